@@ -1,0 +1,53 @@
+"""What PyTorch keeps for each thread, or lets anybody change: the conditions under which the actor runs.
+
+Nothing of it is inherited by a new thread, so it is noted where the first fragment is asked for, and holds for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Ambient"]
+
+
+@dataclass(frozen=True)
+class Ambient:
+    """The calling thread's autocast state, default dtype and device, and number of intra-op threads."""
+
+    kind: str
+    autocast: bool
+    autocast_dtype: torch.dtype
+    default_dtype: torch.dtype
+    default_device: torch.device
+    n_threads: int
+
+    @classmethod
+    def here(cls, device: torch.device) -> Ambient:
+        """Note the conditions in this thread, for an actor on this device."""
+        kind = device.type
+        return cls(
+            kind=kind,
+            autocast=torch.is_autocast_enabled(kind),
+            autocast_dtype=torch.get_autocast_dtype(kind),
+            default_dtype=torch.get_default_dtype(),
+            default_device=torch.get_default_device(),
+            n_threads=torch.get_num_threads(),
+        )
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Run under these conditions, and without gradients (yet not in inference mode: the learner must be able to
+        differentiate through what it is given)."""
+        if torch.get_num_threads() != self.n_threads:
+            torch.set_num_threads(self.n_threads)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.autocast(self.kind, dtype=self.autocast_dtype, enabled=self.autocast))
+            if torch.get_default_device() != self.default_device:
+                stack.enter_context(self.default_device)
+            yield

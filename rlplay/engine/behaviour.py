@@ -1,0 +1,344 @@
+"""The behaviour copy of the actor: what acts in the environments while the learner changes the original.
+
+It adopts snapshots of the weights, keeps a recurrent state and two random generators for each group of environments,
+and checks what the actor answers. Neither queues nor environments.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import nested
+from ..nested import Nested, Structure
+from .core import BaseActorModule, State
+from .space import Field
+from .storage import Leaf
+from .transfer import Lane, Place
+
+__all__ = ["Behaviour", "Group", "Snapshot", "check_actor"]
+
+
+class Snapshot(NamedTuple):
+    """An actor's weights (parameters, then buffers) at one moment, and its modules' train/eval modes."""
+
+    weights: list[Tensor]
+    modes: list[bool]
+
+
+class Group:
+    """A contiguous part of the environments, inferred as a batch of its own.
+
+    Attributes
+    ----------
+    columns : slice
+        The environments, out of all.
+    hx : nested tensors, ``(L, b, ...)``
+        The recurrent state before the next step (not yet reset where an episode has just begun).
+    acting, looking : torch.Generator
+        The random generators for actions, and for virtual steps.
+    """
+
+    def __init__(self, index: int, columns: slice, seed: int, device: torch.device) -> None:
+        """Seed the generators: by keys of two numbers, where environments have keys of one."""
+        self.columns = columns
+        self.hx: Nested = ()
+        self.acting, self.looking = (
+            torch.Generator(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(index, use))))
+            for use in (0, 1)
+        )
+
+    @property
+    def width(self) -> int:
+        """The number of environments in this group."""
+        return int(self.columns.stop - self.columns.start)
+
+
+def split(n_envs: int, groups: int) -> list[slice]:
+    """Split the environments into contiguous parts, equal up to one (the first ones are the larger)."""
+    edges = [int(part[0]) for part in np.array_split(np.arange(n_envs), groups)] + [n_envs]
+    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+class Behaviour:
+    """A copy of the actor that acts by itself, on a device of its own, with randomness of its own."""
+
+    def __init__(self, actor: BaseActorModule, lane: Lane) -> None:
+        """Copy the actor.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See :func:`check_actor`.
+        """
+        check_actor(actor)
+        self._lane = lane
+        try:
+            self._module = copy.deepcopy(actor).to(lane.actor_device).requires_grad_(False)
+        except Exception as error:
+            raise TypeError(
+                f"the actor cannot be copied: copy.deepcopy failed with {error!r}. Tensors that it keeps must be "
+                "parameters, buffers or detached; make what cannot be copied inside `step`, or define __deepcopy__."
+            ) from error
+        self._modules = list(self._module.modules())
+        self._drawing = [module for module in self._modules if isinstance(module, BaseActorModule)]
+        self._names, self._weights = _weights(self._module)
+        self._resets_by_mask = True
+        self._act_spec: Structure
+        self._info_spec: Structure
+
+    def publish(self, actor: BaseActorModule) -> Snapshot:
+        """Take a snapshot of the learner's weights, in memory of the calling thread's current stream.
+
+        Raises
+        ------
+        ValueError
+            If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
+        """
+        names, weights = _weights(actor)
+        modules = list(actor.modules())
+        if names != self._names or len(modules) != len(self._modules):
+            added, gone = sorted(set(names) - set(self._names)), sorted(set(self._names) - set(names))
+            raise ValueError(
+                "the actor no longer has the parameters, buffers and modules that it had when the feed was made: "
+                f"added {added}, gone {gone}. Make a new feed after such a change."
+            )
+        snapshot = []
+        for name, mine, theirs in zip(names, self._weights, weights, strict=True):
+            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+                raise ValueError(
+                    f"the actor's {name!r} has changed its form: expected shape {tuple(mine.shape)}, dtype "
+                    f"{mine.dtype}, got {tuple(theirs.shape)}, {theirs.dtype}. Make a new feed after such a change."
+                )
+            snapshot.append(self._lane.empty(Place.ACTOR, theirs.shape, theirs.dtype))
+        self._lane.copy(snapshot, weights)
+        return Snapshot(snapshot, [module.training for module in modules])
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Act with these weights from now on. They are written in place: their addresses stay."""
+
+        def adopted() -> None:
+            if self._weights:
+                torch._foreach_copy_(self._weights, snapshot.weights)
+            for module, mode in zip(self._modules, snapshot.modes, strict=True):
+                module.training = mode
+
+        self._lane.launch(adopted)
+
+    def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
+        """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
+        group.hx = self._reset(group.hx, fin, begun)
+        return nested.leaves(group.hx)
+
+    def react(
+        self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """React to one row, as the group; unless it is virtual, the recurrent state advances.
+
+        Parameters
+        ----------
+        state : State of tensors, ``(1, b, ...)``, on the actor's device
+        begun : sequence of int
+            Where, in the group, an episode has just begun, so that the recurrent state is to be reset.
+
+        Returns
+        -------
+        lists of tensors, ``(1, b, ...)``
+            The leaves of the action, and of the info.
+        """
+        hx = self._reset(group.hx, state.fin[0], begun)
+        self._draw_from(group.looking if virtual else group.acting)
+        act, new, info = self._module.step(*state, hx=hx, virtual=virtual)
+        if not virtual:
+            group.hx = new
+        return self._act_spec.flatten_up_to(act), self._info_spec.flatten_up_to(info)
+
+    def _draw_from(self, generator: torch.Generator) -> None:
+        for module in self._drawing:
+            module.__dict__["generator"] = generator  # past torch's own bookkeeping of attributes
+
+    def _reset(self, hx: Nested, fin: Tensor, begun: Sequence[int]) -> Nested:
+        if not begun or not nested.leaves(hx):
+            return hx
+        if self._resets_by_mask:
+            return self._module.reset(hx, fin)
+        for at in begun:
+            hx = self._module.reset(hx, at)
+        return hx
+
+    def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
+        """Let the actor react to the first row, virtually, and see what its answers look like.
+
+        Sets the first recurrent state of each group, and draws nothing from any generator that is used later.
+
+        Parameters
+        ----------
+        state : State of tensors, ``(1, B, ...)``, on the actor's device
+        act : nested Field
+            What the action space says of one action.
+
+        Returns
+        -------
+        info, hx : nested Leaf
+            What the leaves of the actor's info and recurrent state look like; the latter without the batch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an answer is not of the form that the contract asks for.
+        """
+        generator = torch.Generator(self._lane.actor_device).manual_seed(0)
+        self._draw_from(generator)
+        for group in groups:
+            part = nested.map(lambda x, columns=group.columns: x[:, columns].clone(), state)
+            with _global_generator_kept(self._lane.actor_device):
+                answer = self._module.step(*part, hx=None, virtual=True)
+                if not isinstance(answer, tuple | list) or len(answer) != 3:
+                    raise TypeError(f"the actor's `step` must return (act, hx, info), got {_sketch(answer)}.")
+                acted, hx, info = answer
+                _check_action(act, acted, group.width)
+                _check_batch("info", info, (1, group.width), "(1, n_envs, ...)")
+                _check_batch("hx", hx, (None, group.width), "(n_layers, n_envs, ...)")
+                self._resets_by_mask = self._honours_mask(hx, group.width)
+                everybody = torch.ones(group.width, dtype=torch.bool, device=self._lane.actor_device)
+                group.hx = self._reset(hx, everybody, range(group.width))
+        self._act_spec, self._info_spec = nested.structure(act), nested.structure(info)
+        return (
+            nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
+            nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), group.hx),
+        )
+
+    def _honours_mask(self, hx: Nested, width: int) -> bool:
+        """Try whether an overridden ``reset`` does with a mask what it does with one index after another."""
+        if type(self._module).reset is BaseActorModule.reset or not nested.leaves(hx):
+            return True
+
+        def filled() -> Nested:  # anew each time, since a reset may write in place
+            return nested.map(lambda x: (torch.arange(x.numel(), device=x.device) % 7 + 1).view(x.shape).to(x.dtype), hx)
+
+        half = [j < (width + 1) // 2 for j in range(width)]
+        for chosen in (half, [True] * width):
+            one_by_one = filled()
+            for j in np.flatnonzero(chosen):
+                one_by_one = self._module.reset(one_by_one, int(j))
+            try:
+                at_once = self._module.reset(filled(), torch.tensor(chosen, device=self._lane.actor_device))
+                alike = nested.structure(at_once) == nested.structure(one_by_one) and all(
+                    torch.equal(x, y)
+                    for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
+                )
+            except Exception:  # whatever it is: this reset does not take masks
+                alike = False
+            if not alike:
+                warnings.warn(
+                    f"{type(self._module).__qualname__}.reset does not honour a bool mask, so it is called for one "
+                    "environment at a time. `x[:, at].zero_()` changes a copy where `at` is a mask; write "
+                    "`x = x.clone(); x[:, at] = 0`, or `torch.where(at[:, None], x.new_zeros(()), x)`.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return False
+        return True
+
+
+def check_actor(actor: Any) -> None:
+    """See that an actor can be copied, and that the copy would follow it.
+
+    Raises
+    ------
+    TypeError
+        If it is no :class:`BaseActorModule`, or wrapped by a compiler or for data parallelism.
+    ValueError
+        If it has parameters that are not initialised yet.
+    """
+    parts = list(actor.modules()) if isinstance(actor, nn.Module) else []
+    for part in parts:
+        inner = next((name for name in ("_orig_mod", "module") if _wraps(part, name)), None)
+        if inner is not None:
+            raise TypeError(
+                f"the actor is or contains a {type(part).__name__}, whose copy would go on using the original's "
+                f"weights: pass the module inside (`.{inner}`); the learner may use the wrapper."
+            )
+        own = sorted({"forward", "reset", "step"} & set(vars(part)))
+        if own:
+            raise TypeError(
+                f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that "
+                "its copy would go on using the original's weights: leave the module as it is, and compile what the "
+                "learner calls under another name."
+            )
+    if not isinstance(actor, BaseActorModule):
+        raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {type(actor).__name__}.")
+    for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
+        if nn.parameter.is_lazy(weight):
+            raise ValueError(
+                f"the actor's {name!r} is lazy and not initialised yet: call the actor once on an example first."
+            )
+        if weight.device.type == "meta":
+            raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
+
+
+def _wraps(module: nn.Module, name: str) -> bool:
+    """Whether this is torch's wrapper for compiling (``_orig_mod``) or for data parallelism (``module``)."""
+    kind = type(module).__name__
+    wrapper = kind == "OptimizedModule" if name == "_orig_mod" else "DataParallel" in kind
+    return wrapper and isinstance(getattr(module, name, None), nn.Module)
+
+
+def _weights(module: nn.Module) -> tuple[list[str], list[Tensor]]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, _ in named], [weight.detach() for _, weight in named]
+
+
+def _seed_of(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _global_generator_kept(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def _check_action(described: Nested, acted: Nested, width: int) -> None:
+    """See that the actor's action is of the structure, shape and kind of the action space."""
+    found, spec = nested.flatten(described)
+    try:
+        parts = spec.flatten_up_to(acted)
+    except ValueError as error:
+        raise ValueError(f"the actor's action is not put together as the action space: {error}") from None
+    field: Field
+    for field, part, name in zip(found, parts, nested.names(described, "act"), strict=True):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(part)}.")
+        expected = (1, width, *field.shape)
+        if tuple(part.shape) != expected:
+            raise ValueError(f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}.")
+        as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
+        if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
+            raise ValueError(
+                f"the actor's {name}: expected {field}, got {part.dtype}, which cannot be cast safely; "
+                f"return e.g. `{name}.long()`."
+            )
+
+
+def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expected: str) -> None:
+    """See that every leaf is a tensor with these leading dimensions (``None``: any)."""
+    for leaf, name in zip(nested.leaves(tree), nested.names(tree, what), strict=True):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(leaf)}.")
+        if leaf.ndim < 2 or any(n not in (None, m) for n, m in zip(leading, leaf.shape, strict=False)):
+            raise ValueError(
+                f"the actor's {name}: expected shape {expected}, here with n_envs = {leading[1]}, "
+                f"got {tuple(leaf.shape)}."
+            )
+
+
+def _sketch(value: Any) -> str:
+    return f"{type(value).__name__} {value!r}"[:200]

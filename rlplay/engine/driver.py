@@ -1,0 +1,229 @@
+"""Who turns the collector's crank: the consumer's own thread, or one in the background.
+
+Knows threads and channels. Neither torch nor what is collected.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+from typing import Protocol
+
+from .handoff import Channel, Closed, Failure, Gate, Late
+from .schedule import Collector, Delivery, Token
+from .trace import Progress
+
+__all__ = ["Background", "Driver", "Inline"]
+
+_PATIENCE = 5.0
+"""Seconds for which closing waits for the environment's step that is under way."""
+
+
+class Driver(Protocol):
+    """What a feed asks of whoever collects."""
+
+    collector: Collector
+
+    def give(self, token: Token) -> None:
+        """Hand over a token. Never blocks."""
+
+    def take(self) -> Delivery:
+        """Receive the next fragment. Raises what collecting it raised, or ``Closed``."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Make the collector stand still at a step's boundary, inside a ``with`` block."""
+
+    def wake(self) -> None:
+        """Wake a consumer that waits in :meth:`take`: the feed is being closed."""
+
+    def stop(self) -> None:
+        """End the collector. Safe in a finalizer, in whichever thread that may run."""
+
+
+class Inline:
+    """Collects when it is asked, in the consumer's own thread."""
+
+    def __init__(self, make: Callable[[Gate], Collector], progress: Progress) -> None:
+        """Make the collector."""
+        self._gate, self._progress = Gate(), progress
+        self._tokens: deque[Token] = deque()
+        self._collecting = threading.RLock()
+        with _noting(progress):
+            self.collector = make(self._gate)
+
+    def give(self, token: Token) -> None:
+        """Keep the token for its turn."""
+        self._tokens.append(token)
+
+    def take(self) -> Delivery:
+        """Collect the next fragment now."""
+        with self._collecting, _noting(self._progress):
+            if self._gate.closed:
+                raise Closed
+            return self.collector.serve(self._tokens.popleft())
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do nothing: nothing moves unless it is asked to."""
+        return nullcontext()
+
+    def wake(self) -> None:
+        """Do nothing: a consumer in another thread comes to the next step's boundary."""
+
+    def stop(self) -> None:
+        """Close the collector, unless it is still busy in another thread, which then is warned about."""
+        self._gate.close()
+        if self._collecting.acquire(timeout=_PATIENCE):
+            try:
+                self._tokens.clear()
+                self.collector.close()
+            finally:
+                self._collecting.release()
+        else:
+            _warn_stuck(self._progress)
+
+
+class Background:
+    """Collects ahead, in a thread of its own, as far as its tokens go."""
+
+    def __init__(
+        self, make: Callable[[Gate], Collector], progress: Progress, *, timeout: float, start_timeout: float
+    ) -> None:
+        """Start the thread, and let it make the collector.
+
+        Raises
+        ------
+        TimeoutError
+            If that takes more than ``start_timeout`` seconds.
+        """
+        self._gate, self._progress, self._timeout = Gate(), progress, timeout
+        self._tokens: Channel[Token] = Channel(reentrant=True)
+        self._deliveries: Channel[Delivery] = Channel()
+        made: Channel[Collector] = Channel()
+        self._thread = threading.Thread(
+            target=_work,
+            args=(make, made, self._tokens, self._deliveries, self._gate, progress),
+            name="rlplay-collector",
+            daemon=True,  # a thread that is not would keep the interpreter from even calling its exit handlers
+        )
+        self._thread.start()
+        try:
+            self.collector = made.get(start_timeout)
+        except Late:
+            self.stop()
+            raise TimeoutError(f"the collector has not started within {start_timeout:g} s: {progress}.") from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def give(self, token: Token) -> None:
+        """Send the token to the thread."""
+        self._tokens.put(token)
+
+    def take(self) -> Delivery:
+        """Wait for the next fragment, for as long as there is progress.
+
+        Raises
+        ------
+        TimeoutError
+            If there is none for ``timeout`` seconds, although nobody has paused the collector.
+        """
+        moment, moved = self._progress.moment(), perf_counter()
+        while True:
+            try:
+                return self._deliveries.get(self._timeout / 8)
+            except Late:
+                now = self._progress.moment()
+                if now != moment or self._gate.shut:
+                    moment, moved = now, perf_counter()
+                elif perf_counter() - moved >= self._timeout:
+                    raise TimeoutError(
+                        f"no progress for {self._timeout:g} s: {self._progress}. If a step may take so long, raise "
+                        "`timeout`."
+                    ) from None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the thread stand still at a step's boundary."""
+        with self._gate.held(self._timeout, lambda: str(self._progress)):
+            yield
+
+    def wake(self) -> None:
+        """Wake a consumer that waits."""
+        self._deliveries.close()
+
+    def stop(self) -> None:
+        """Let the thread end at its next step's boundary, and wait for it a short while."""
+        self._gate.close()
+        self._tokens.close()
+        if self._thread is threading.current_thread():
+            return  # a finalizer that happened to run there; the thread ends by itself
+        self._thread.join(_PATIENCE)
+        if self._thread.is_alive():
+            _warn_stuck(self._progress)
+        else:
+            # all copies have been waited for: what never reached the consumer can be let go
+            self._tokens.drain()
+            self._deliveries.drain()
+
+
+def _work(
+    make: Callable[[Gate], Collector],
+    made: Channel[Collector],
+    tokens: Channel[Token],
+    deliveries: Channel[Delivery],
+    gate: Gate,
+    progress: Progress,
+) -> None:
+    """Collect a fragment for each token, until closed: the whole life of the collector's thread.
+
+    It holds no reference to the feed, so that a forgotten one can be found and closed.
+    """
+    collector: Collector | None = None
+    try:
+        with _noting(progress):
+            collector = make(gate)
+        made.put(collector)
+        while True:
+            progress.doing, started = "waiting for the learner", perf_counter()
+            token = tokens.get()
+            progress.waiting += perf_counter() - started
+            gate.enter()
+            with _noting(progress):
+                delivery = collector.serve(token)
+            gate.leave()
+            deliveries.put(delivery)
+            del token, delivery  # the consumer's now
+    except Closed:
+        pass
+    except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
+        (made if collector is None else deliveries).put(Failure(error))
+    finally:
+        gate.leave()
+        if collector is not None:
+            collector.close()
+
+
+@contextmanager
+def _noting(progress: Progress) -> Iterator[None]:
+    """Note on an exception where it happened."""
+    try:
+        yield
+    except Closed:
+        raise
+    except BaseException as error:
+        # BaseException.add_note, which Python 3.10 does not have
+        error.__notes__ = [*getattr(error, "__notes__", ()), f"rlplay: {progress}"]  # type: ignore[attr-defined]
+        raise
+
+
+def _warn_stuck(progress: Progress) -> None:
+    warnings.warn(
+        f"the collector has not ended within {_PATIENCE:g} s, and is left behind: {progress}. A thread cannot be "
+        "killed; it ends by itself once that call returns.",
+        RuntimeWarning,
+        stacklevel=3,
+    )

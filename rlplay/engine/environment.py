@@ -1,0 +1,292 @@
+"""Environments of three dialects made one: gym up to 0.25, gym 0.26 and gymnasium, told apart by what they return.
+
+Knows numpy rows to write into. Neither torch nor threads, and it imports neither gym nor gymnasium.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import nested
+from ..nested import Nested
+from . import space
+from .core import Episode
+from .info import Entries
+from .mend import mend_gym
+from .storage import Array, Marks, Row
+from .trace import Progress
+
+__all__ = ["Environments", "is_factory", "is_vector", "takes"]
+
+
+def is_vector(source: Any) -> bool:
+    """Whether this is one vector environment rather than a list of environments."""
+    return hasattr(source, "num_envs") and hasattr(source, "single_observation_space")
+
+
+def is_factory(source: Any) -> bool:
+    """Whether this is something that makes an environment: a class, or any callable that is no environment itself."""
+    return callable(source) and (isinstance(source, type) or not hasattr(source, "step"))
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a callable has a parameter of this name."""
+    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in _parameters(function))
+
+
+def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins may have no signature
+        return ()
+
+
+class Environments:
+    """A list of environments, stepped one after the other, that write into rows.
+
+    Instances stay the user's and are never closed; what factories made is closed by :meth:`close`.
+
+    Attributes
+    ----------
+    obs, act : nested :class:`~rlplay.engine.space.Field`
+        What one observation looks like, in the containers that the first one came in; what one action looks like.
+    episodes : list of Episode
+        The episodes that have ended since somebody last took them away.
+    """
+
+    def __init__(self, sources: Sequence[Any], seeds: Sequence[int], entries: Entries, progress: Progress) -> None:
+        """Make what is to be made, and reset each environment exactly once, with its seed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something is no environment, if spaces differ or cannot be recorded, if an observation does not fit.
+        """
+        self._entries, self._progress = entries, progress
+        self._envs: list[Any] = []
+        self._made: list[Any] = []
+        try:
+            self._open(sources, seeds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, sources: Sequence[Any], seeds: Sequence[int]) -> None:
+        progress = self._progress
+        progress.doing = "env.make"
+        for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
+            progress.env = j
+            self._envs.append(self._make(source, seed) if is_factory(source) else source)
+        mend_gym()
+        if len({id(env) for env in self._envs}) < len(self._envs):
+            raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
+        self._check_spaces()
+        described = space.fields(self._envs[0].observation_space)
+        self.act = space.fields(self._envs[0].action_space)
+        self.obs: Nested = None
+        self._pairs: list[bool] = []
+        self._first: list[list[Array]] = []
+        progress.doing = "env.reset"
+        for j, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
+            progress.env = j
+            obs, pair = _told(described, _seeded_reset(env, seed))
+            fitted = space.fit(described, obs)
+            if self.obs is None:
+                self.obs = fitted
+                self._fields, self._spec = nested.flatten(fitted)
+            self._pairs.append(pair)
+            # an environment may well reuse the array on its next step
+            self._first.append([np.array(part) for part in self._parts(obs)])
+        self._act_spec = nested.structure(self.act)
+        # most spaces are a single array, for which taking apart and putting together can be left out
+        self._plain_obs = self.obs if isinstance(self.obs, space.Field) else None
+        self._plain_act = isinstance(self.act, space.Field)
+        self._ret = [0.0] * self.n_envs
+        self._stuck: dict[int, tuple[bool, bool]] = {}
+        self.episodes: list[Episode] = []
+
+    @property
+    def n_envs(self) -> int:
+        """The number of environments, ``B``."""
+        return len(self._envs)
+
+    def _make(self, factory: Callable[..., Any], seed: int) -> Any:
+        env = factory(seed=seed) if takes(factory, "seed") else factory()
+        self._made.append(env)
+        return env
+
+    def _check_spaces(self) -> None:
+        for j, env in enumerate(self._envs):
+            for name in ("reset", "step", "observation_space", "action_space"):
+                if not hasattr(env, name):
+                    raise TypeError(f"environment {j} is no environment: {env!r} has no `{name}`.")
+            for name in ("observation_space", "action_space"):
+                one, other = getattr(self._envs[0], name), getattr(env, name)
+                if not space.same(one, other):
+                    raise ValueError(
+                        f"environments of one feed must have equal spaces: environment {j} has the {name} {other}, "
+                        f"environment 0 has {one}."
+                    )
+
+    def begin(self, row: Row) -> None:
+        """Write the very first observations: row 0 of the first fragment."""
+        row.stepno[:] = 0
+        row.rew[:] = 0
+        row.fin[:] = True
+        for leaf in row.act:
+            leaf[...] = 0
+        for j, parts in enumerate(self._first):
+            for leaf, part in zip(row.obs, parts, strict=True):
+                leaf[j] = part
+        self._first.clear()
+
+    def release(self) -> None:
+        """Let environments whose episode ended go on: a new fragment begins."""
+        self._stuck.clear()
+
+    def step(self, now: Row, then: Row, marks: Marks, last: Row | None, *, sticky: bool) -> list[int]:
+        """Carry out the actions in ``then.act``; fill in the rest of ``then`` and of ``marks``.
+
+        ``marks`` come cleared. The true last observation of an episode that ended is written into ``last``, if given;
+        then its environment is reset.
+
+        Returns
+        -------
+        list of int
+            The environments whose episode ended with this very transition.
+        """
+        progress, ended = self._progress, []
+        np.add(now.stepno, 1, out=then.stepno)
+        for j, env in enumerate(self._envs):
+            if j in self._stuck:
+                self._stand_still(j, now, then, marks)
+                continue
+            progress.env = j
+            obs, reward, terminated, truncated, info = _five(env.step(self._action(then, j)))
+            then.rew[j] = reward
+            self._ret[j] += reward
+            if self._entries.entries:
+                self._entries.record(info, marks.info, j)
+            if terminated or truncated:
+                marks.terminated[j], marks.truncated[j], then.fin[j] = terminated, truncated, True
+                if last is not None:
+                    self._write(last.obs, j, obs)
+                self.episodes.append(Episode(j, self._ret[j], int(then.stepno[j])))
+                self._ret[j] = 0.0
+                then.stepno[j] = 0
+                if sticky:
+                    self._stuck[j] = terminated, truncated
+                ended.append(j)
+                progress.doing = "env.reset"
+                obs = env.reset()
+                if self._pairs[j]:
+                    obs = obs[0]
+                progress.doing = "env.step"
+            self._write(then.obs, j, obs)
+        return ended
+
+    def _stand_still(self, j: int, now: Row, then: Row, marks: Marks) -> None:
+        """Repeat the first row of an episode that is not begun before the next fragment."""
+        for source, target in zip(now.obs + now.act, then.obs + then.act, strict=True):
+            target[j] = source[j]
+        then.stepno[j], then.rew[j], then.fin[j] = 0, 0.0, True
+        marks.terminated[j], marks.truncated[j] = self._stuck[j]
+        marks.valid[j] = False
+
+    def _action(self, row: Row, j: int) -> Any:
+        """Give the environment an action of its own: a numpy scalar or a copy."""
+        if self._plain_act:
+            return row.act[0][j].copy()
+        return self._act_spec.unflatten([leaf[j].copy() for leaf in row.act])
+
+    def _parts(self, obs: Nested) -> list[Any]:
+        found: list[Any] = self._spec.flatten_up_to(obs)
+        return found
+
+    def _write(self, leaves: list[Array], j: int, obs: Nested) -> None:
+        plain = self._plain_obs
+        if plain is not None:
+            if not (type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape):
+                obs = plain.cast(obs)
+            leaves[0][j] = obs
+            return
+        for field, leaf, part in zip(self._fields, leaves, self._parts(obs), strict=True):
+            leaf[j] = field.cast(part)
+
+    def close(self) -> None:
+        """Close what factories made, each once; the user's own instances are left alone."""
+        while self._made:
+            env = self._made.pop()
+            try:
+                getattr(env, "close", bool)()
+            except Exception as error:  # the others must be closed all the same
+                warnings.warn(f"closing {env!r} failed: {error!r}", RuntimeWarning, stacklevel=2)
+
+
+def _five(result: Any) -> tuple[Any, float, bool, bool, Any]:
+    """Read what ``step`` returned, in either dialect."""
+    if not isinstance(result, tuple | list) or len(result) not in (4, 5):
+        got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
+        raise ValueError(
+            "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by "
+            f"the old API, got {got}."
+        )
+    if len(result) == 5:
+        obs, reward, terminated, truncated, info = result
+    else:
+        obs, reward, terminated, info = result
+        truncated = terminated and bool((info or {}).get("TimeLimit.truncated", False))
+        terminated = terminated and not truncated
+    if type(reward) is not float:
+        reward = _scalar(reward)
+    return obs, reward, bool(terminated), bool(truncated), info
+
+
+def _scalar(reward: Any) -> float:
+    array = np.asarray(reward)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise ValueError(f"expected the reward to be a number, got {reward!r}.")
+    return float(array.item())
+
+
+def _told(described: Nested, result: Any) -> tuple[Nested, bool]:
+    """Tell by the space whether ``reset`` returned an observation, or a pair of it and an info dict."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        if _fits(described, result[0]) or not _fits(described, result):
+            return result[0], True
+    return result, False
+
+
+def _fits(described: Nested, value: Any) -> bool:
+    try:
+        space.fit(described, value)
+    except ValueError:
+        return False
+    return True
+
+
+def _seeded_reset(env: Any, seed: int) -> Any:
+    """Reset for the first time, seeding in the way that the environment understands."""
+    if _reset_takes_seed(env):
+        return env.reset(seed=seed)
+    if hasattr(env, "seed"):
+        env.seed(seed)
+    return env.reset()
+
+
+def _reset_takes_seed(env: Any) -> bool:
+    """Whether ``reset(seed=)`` gets through: wrappers of old pass on ``**kwargs``, so ask what they pass them to."""
+    while True:
+        if takes(env.reset, "seed"):
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in _parameters(env.reset)):
+            return False
+        inner = getattr(env, "env", None)
+        if inner is None or inner is env or not hasattr(inner, "reset"):
+            return True
+        env = inner

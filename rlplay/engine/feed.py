@@ -1,0 +1,229 @@
+"""The iterator that users hold: the consumer's side of the law, and how a feed comes to be and ends.
+
+Knows neither how to step nor how to copy.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from .. import nested
+from ..nested import Nested
+from .ambient import Ambient
+from .core import BaseActorModule, Episode, Final, Fragment
+from .driver import Driver
+from .handoff import Closed
+from .schedule import Delivery, Token
+from .trace import CollectorTime, LearnerTime, Progress, Stats
+from .transfer import Lane, Place
+
+__all__ = ["Feed"]
+
+_KEPT_EPISODES = 100_000
+
+
+class Feed(Iterator[Fragment]):
+    """An infinite iterator over fragments, and a context manager. Made by a ``rollout``.
+
+    A feed ends, and with it its thread and whatever it made, by :meth:`close`, at the end of a ``with`` block, when
+    the last reference to it goes, by a KeyboardInterrupt inside ``next()``, by an error, or with the interpreter.
+
+    ``next()`` raises
+
+    - what collecting raised, with its type and traceback and a note of where, after all fragments before it;
+      from then on StopIteration. (A StopIteration of an environment comes as a RuntimeError.)
+    - TimeoutError if an environment or the actor makes no progress (``threaded`` only);
+    - ValueError if the actor's parameters have changed their names, shapes or dtypes; nothing was asked for then,
+      and the feed can go on;
+    - RuntimeError if the feed is closed, or paused by this very thread.
+    """
+
+    def __init__(self, driver: Driver, actor: BaseActorModule, lane: Lane, lag: int, progress: Progress) -> None:
+        """Begin with nothing asked for yet."""
+        self._driver, self._actor, self._lane, self._lag = driver, actor, lane, lag
+        self._progress = progress
+        self._turn = threading.RLock()
+        self._inside = False
+        self._ended = self._closed = False
+        self._asked = 0
+        self._steps = 0
+        self._version: int | None = None
+        self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
+        self._waiting = self._training = 0.0
+        self._began = self._returned = 0.0
+        # holds on to the driver, not to the feed; also called when the interpreter exits
+        self._stop = weakref.finalize(self, driver.stop)
+
+    def __iter__(self) -> Feed:
+        """Return the feed itself: there is one stream of fragments."""
+        return self
+
+    def __next__(self) -> Fragment:
+        """Ask for the next fragment, and wait for it. It is the caller's from then on; see the class for errors."""
+        with self._turn:
+            if self._inside:
+                raise RuntimeError("next() was called inside next() of the same feed, as by one of its environments.")
+            self._inside = True
+            try:
+                return self._next()
+            finally:
+                self._inside = False
+
+    def _next(self) -> Fragment:
+        if self._closed:
+            raise RuntimeError("the feed is closed.")
+        if self._ended:
+            raise StopIteration
+        entered = perf_counter()
+        try:
+            # memory that outlives this call must be neither inference tensors nor part of a graph
+            with torch.inference_mode(False), torch.no_grad():
+                self._ask()
+                fragment = self._receive(self._driver.take())
+        except Closed:
+            raise RuntimeError("the feed is closed.") from None
+        except _NothingAsked as refusal:
+            assert refusal.__cause__ is not None
+            raise refusal.__cause__ from None
+        except StopIteration as error:  # it would end the user's loop as if all were well
+            self._end()
+            raise RuntimeError(f"collecting a fragment raised {error!r}.") from error
+        except BaseException:
+            self._end()
+            raise
+        if not self._began:
+            self._began = entered
+        else:
+            self._training += entered - self._returned
+        self._returned = perf_counter()
+        self._waiting += self._returned - entered
+        return fragment
+
+    def _ask(self) -> None:
+        """Put a token with the weights as they are now; the first ask puts ``lag`` more of the same."""
+        collector = self._driver.collector
+        try:
+            if not self._asked:
+                ambient = Ambient.here(self._lane.actor_device)
+                if ambient != collector.ambient:
+                    collector.prepare(ambient)
+            snapshot = collector.snapshot(self._actor)
+        except Exception as error:
+            raise _NothingAsked from error
+        for _ in range(1 if self._asked else 1 + self._lag):
+            self._driver.give(Token(self._asked, snapshot, collector.vessel(), self._lane.record()))
+        self._asked += 1
+
+    def _receive(self, delivery: Delivery) -> Fragment:
+        self._lane.wait(delivery.copied)  # copied -> read
+        vessel = delivery.vessel
+        fragment = vessel._replace(env=vessel.env._replace(final=self._own(delivery.staged)))
+        self._version = delivery.version
+        self._steps += delivery.steps
+        self._episodes.extend(delivery.episodes)
+        return fragment
+
+    def _own(self, staged: Nested) -> Nested:
+        """Copy the staged rows of ``final`` into memory of the consumer's; on the host it may have them as they are."""
+        if not isinstance(staged, Final) or self._lane.shared(Place.CONSUMER, Place.HOST):
+            return staged
+        own = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), staged)
+        self._lane.copy(own, staged)
+        self._lane.borrow(staged)  # read -> reuse
+        return own
+
+    def _end(self) -> None:
+        self._ended = True
+        self._stop()
+
+    def close(self) -> None:
+        """End the feed: its thread, and what its factories made. May be called often, and from any thread.
+
+        A ``next()`` that waits in another thread raises RuntimeError. Fragments that were received stay as they are.
+        An environment that does not return from its step is waited for a short while, then warned about.
+        """
+        self._closed = True
+        self._driver.wake()
+        self._stop()
+
+    def __enter__(self) -> Feed:
+        """Return the feed."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the feed."""
+        self.close()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Let the collector stand still at a step's boundary inside the ``with`` block; blocks may be nested.
+
+        For what must not be disturbed by another thread: capturing a CUDA graph, compiling the learner.
+
+        Raises
+        ------
+        TimeoutError
+            If the collector does not come to a step's boundary within ``timeout`` seconds.
+        """
+        with self._driver.paused():
+            yield
+
+    @property
+    def open(self) -> bool:
+        """Whether more fragments can be asked for."""
+        return not (self._closed or self._ended)
+
+    @property
+    def version(self) -> int | None:
+        """The number of the snapshot that collected the last delivered fragment (fragment ``k``: ``max(0, k - lag)``).
+
+        None before the first.
+        """
+        return self._version
+
+    @property
+    def steps(self) -> int:
+        """The number of transitions delivered so far, over all environments; those that are not valid do not count."""
+        return self._steps
+
+    def episodes(self) -> list[Episode]:
+        """Take the episodes that ended in fragments delivered since this was last asked, ordered by ``(t, env)``.
+
+        At most the last 100 000 are kept.
+        """
+        taken = list(self._episodes)
+        self._episodes.clear()
+        return taken
+
+    @property
+    def stats(self) -> Stats:
+        """Steps per second, and where the seconds went, since the first fragment was asked for."""
+        progress = self._progress
+        seconds = perf_counter() - self._began if self._began else 0.0
+        return Stats(
+            steps=self._steps,
+            seconds=seconds,
+            steps_per_second=self._steps / seconds if seconds else 0.0,
+            collector=CollectorTime(progress.stepping, progress.inference, progress.transfer, progress.waiting),
+            learner=LearnerTime(self._waiting, self._training),
+        )
+
+    def __repr__(self) -> str:
+        """Say what it has done, and whether it is open."""
+        state = "closed" if self._closed else "ended" if self._ended else "open"
+        return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
+
+
+class _NothingAsked(Exception):
+    """An ask was refused before it had any effect."""

@@ -1,0 +1,100 @@
+"""Collecting ahead, in a background thread: the flagship."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core import BaseActorModule
+from ..feed import Feed
+from ..opening import Device, Info, open_feed
+
+__all__ = ["rollout"]
+
+
+def rollout(
+    envs: Any,
+    actor: BaseActorModule,
+    n_steps: int = 51,
+    *,
+    sticky: bool = False,
+    device: Device = None,
+    actor_device: torch.device | str | None = None,
+    lag: int = 1,
+    groups: int = 1,
+    seed: int | None = None,
+    final: bool = False,
+    info: Info = (),
+    compile: bool = False,
+    workers: int = 0,
+    worker: str = "process",
+    timeout: float = 60.0,
+    start_timeout: float = 300.0,
+) -> Feed:
+    """Collect fragments of ``n_steps`` steps in a background thread, ``lag`` of them ahead of the learner.
+
+    The actor's weights are copied whenever a fragment is asked for, and fragment ``k`` is collected with those of ask
+    ``max(0, k - lag)``, exactly. Given ``seed``, the stream of fragments does not depend on anybody's timing.
+
+    A thread shares the interpreter lock with the learner: it pays where environments, or the actor's kernels, let go
+    of that lock. For small environments written in Python use ``same``.
+
+    Parameters
+    ----------
+    envs : list of environments, list of factories, or one vector environment
+        gym (any version) and gymnasium alike. Each is reset once, at the call. Instances are stepped in the collector's
+        thread and stay the caller's; factories (callables, optionally taking ``seed``) are called in that thread,
+        and what they made is closed with the feed. A vector environment must be of gymnasium's SAME_STEP mode.
+    actor : BaseActorModule
+        Copied at the call; parameters, buffers and the train/eval mode are followed from then on.
+    n_steps : int
+        The length ``T`` of a fragment, in environment steps.
+    sticky : bool
+        Do not step an environment whose episode ended before the next fragment (lists only).
+    device : torch.device, optional
+        Where fragments are delivered; by default where the actor's parameters are.
+    actor_device : torch.device, optional
+        Where the behaviour copy of the actor runs; by default ``device``.
+    lag : int
+        By how many fragments collection runs ahead. 0 is strictly on-policy, and does not overlap; 1 collects the
+        next fragment while the learner trains on this one.
+    groups : int
+        Split the environments into so many contiguous parts, each inferred as a batch of its own.
+    seed : int, optional
+        Of everything random here: environments and actions. By default drawn from torch's global generator.
+    final : bool
+        Deliver the true last observation of each episode, and the actor's reaction to it, in ``env.final``.
+    info : tuple of names, or dict of names to dtypes or example arrays
+        Entries of the environments' info dicts to deliver in ``env.info``. Names alone are float32 scalars, NaN where
+        absent; otherwise NaN, 0 or False is where an entry is absent. A dotted name reaches into nested dicts.
+    compile : bool
+        Not built yet.
+    workers, worker : int, str
+        Not built yet: environments in processes or threads of their own.
+    timeout : float
+        Seconds without any progress, while a fragment is waited for, after which ``next()`` raises TimeoutError.
+    start_timeout : float
+        Seconds within which the environments must have been made and reset.
+
+    Returns
+    -------
+    Feed
+        An iterator over :class:`~rlplay.engine.Fragment`, to be closed when done (it is a context manager).
+
+    Raises
+    ------
+    TypeError, ValueError
+        At the call, if anything is not as described: environments whose spaces differ or whose observations do not
+        fit, an actor whose answers do not, numbers out of range, a device that is not there.
+    """
+    if workers or worker != "process":
+        raise NotImplementedError("`workers` and `worker` are not built yet: leave them out.")
+    for name, seconds in (("timeout", timeout), ("start_timeout", start_timeout)):
+        if not seconds > 0:
+            raise ValueError(f"`{name}` must be a positive number of seconds, got {seconds!r}.")
+    return open_feed(
+        envs, actor, n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups,
+        seed=seed, final=final, info=info, compile=compile,
+        background={"timeout": timeout, "start_timeout": start_timeout},
+    )  # fmt: skip

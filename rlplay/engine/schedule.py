@@ -1,0 +1,195 @@
+"""One turn of the law: a token goes in, a fragment comes out.
+
+Collector and learner are two sequential processes joined by two queues: tokens flow one way, fragments the other.
+Asking for fragment ``k`` puts token ``k`` on the one queue and takes fragment ``k`` from the other, and the first ask
+puts ``lag`` tokens more. Each token carries a snapshot of the weights as they were when it was put, and blank memory
+of the consumer's, so fragment ``k`` is collected with the weights of ask ``max(0, k - lag)``, and at most ``lag + 1``
+fragments are under way. Whatever was allocated on the consumer's stream returns there: the vessel as the fragment,
+the snapshot beside it, to be let go behind the copies that the consumer's stream has waited for.
+
+This is the collector's side. Who calls it, in which thread, is the driver's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import nested
+from ..nested import Nested
+from .ambient import Ambient
+from .behaviour import Behaviour, Group, Snapshot, split
+from .collect import Bench, Faces, carry_over, collect, deliver, make_benches, stage_final
+from .core import BaseActorModule, Episode, Fragment
+from .handoff import Gate
+from .info import Entries
+from .storage import Leaf, Slot, blank, dtype_of, outcome_layout, state_layout
+from .trace import Progress
+from .transfer import Lane, Place
+
+__all__ = ["Collector", "Delivery", "Plan", "Token"]
+
+
+class Token(NamedTuple):
+    """The right to collect one fragment, and what it takes."""
+
+    version: int
+    """The number of the ask whose weights these are."""
+    snapshot: Snapshot
+    vessel: Fragment
+    asked: Any
+    """The event behind the snapshot's copy and the vessel's allocation, on the consumer's stream."""
+
+
+class Delivery(NamedTuple):
+    """A fragment on its way to the consumer."""
+
+    version: int
+    vessel: Fragment
+    staged: Nested
+    """A ``Final`` in memory of the collector's, or ``()``."""
+    copied: Any
+    """The event behind the copies into the vessel, on the collector's stream."""
+    snapshot: Snapshot
+    steps: int
+    """Transitions that were carried out."""
+    episodes: list[Episode]
+
+
+class Plan(NamedTuple):
+    """What a feed was asked to do, checked."""
+
+    n_steps: int
+    groups: int
+    seed: int
+    sticky: bool
+    final: bool
+    entries: Entries
+
+
+class Collector:
+    """The collector's side: environments, behaviour copy and benches, and the order of things between them."""
+
+    def __init__(
+        self,
+        make: Callable[[], Faces],
+        behaviour: Behaviour,
+        lane: Lane,
+        plan: Plan,
+        progress: Progress,
+        gate: Gate,
+    ) -> None:
+        """Make and reset the environments, in this very thread, and lay out the host's memory for them."""
+        self._behaviour, self._lane, self._plan = behaviour, lane, plan
+        self._progress, self._gate = progress, gate
+        self._envs = make()
+        try:
+            self._lay_out()
+        except BaseException:
+            self._envs.close()
+            raise
+
+    def _lay_out(self) -> None:
+        plan, lane, envs = self._plan, self._lane, self._envs
+        if plan.groups > envs.n_envs:
+            raise ValueError(f"`groups` must be at most the number of environments, {envs.n_envs}, got {plan.groups}.")
+        state = state_layout(*(nested.map(lambda f: Leaf(f.shape, dtype_of(f.dtype)), part) for part in (envs.obs, envs.act)))
+        info = {entry.name: Leaf(entry.shape, dtype_of(entry.dtype)) for entry in plan.entries.entries}
+        # the order in which dicts are taken apart is by key, not the one in which the entries were asked for
+        absent = nested.leaves({entry.name: entry.absent for entry in plan.entries.entries})
+        self._state_layout, self._outcome_layout = state, outcome_layout(info)
+
+        def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            return lane.empty(Place.HOST, shape, dtype)
+
+        # while one is being copied away, another can be filled
+        self._slots = [
+            Slot(state, info, absent, plan.n_steps, envs.n_envs, allocate) for _ in range(1 + lane.asynchronous)
+        ]
+        envs.begin(self._slots[0].rows[0])
+        self._groups = [
+            Group(i, columns, plan.seed, lane.actor_device)
+            for i, columns in enumerate(split(envs.n_envs, plan.groups))
+        ]
+        self._benches: list[Bench] = []
+        self._previous: Bench | None = None
+        self._turn = 0
+
+    def prepare(self, ambient: Ambient) -> None:
+        """Learn what the actor answers, by one virtual step; in the calling thread, before the first token.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the actor's answers are not of the form that the contract asks for.
+        """
+        self.ambient = ambient
+        with ambient.applied():
+            here = self._lane.actor_device
+            first = nested.map(lambda x: x[:1].to(here, copy=True), self._slots[0].state)
+            info, hx = self._behaviour.probe(self._groups, first, self._envs.act)
+        self.layout = Fragment(self._state_layout, info, self._outcome_layout, hx)
+
+    def vessel(self) -> Fragment:
+        """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
+
+        def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            return self._lane.empty(Place.CONSUMER, shape, dtype)
+
+        return blank(self.layout, self._plan.n_steps, self._envs.n_envs, allocate)
+
+    def snapshot(self, actor: BaseActorModule) -> Snapshot:
+        """Take a snapshot of the learner's weights; in the consumer's thread."""
+        return self._behaviour.publish(actor)
+
+    def serve(self, token: Token) -> Delivery:
+        """Collect one fragment with the token's weights, into its vessel; in the collector's thread."""
+        with self.ambient.applied(), self._lane.collecting():
+            try:
+                return self._serve(token)
+            except BaseException:
+                self.settle()  # dropped -> released
+                raise
+
+    def _serve(self, token: Token) -> Delivery:
+        lane, plan, progress = self._lane, self._plan, self._progress
+        progress.fragment, progress.row, progress.doing = self._turn, 0, "the hand-over"
+        lane.wait(token.asked)  # asked -> first write
+        self._behaviour.adopt(token.snapshot)
+        if not self._benches:
+            self._benches = make_benches(self._slots, self.layout, self._groups, self._envs.n_envs, lane)
+        bench = self._benches[self._turn % len(self._benches)]
+        lane.host_wait(bench.copied)  # copied -> refill
+        carry_over(self._previous, bench, lane)
+        ends = collect(
+            bench, self._behaviour, self._groups, self._envs, lane, progress, self._boundary,
+            sticky=plan.sticky, final=plan.final,
+        )  # fmt: skip
+        started, progress.doing = perf_counter(), "the hand-over"
+        deliver(bench, token.vessel, lane)
+        staged = stage_final(ends, self.layout, lane) if plan.final else ()
+        bench.copied = lane.record()
+        if lane.shared(Place.CONSUMER, Place.HOST):
+            lane.host_wait(bench.copied)
+        progress.transfer += perf_counter() - started
+        self._previous, self._turn = bench, self._turn + 1
+        episodes, self._envs.episodes = self._envs.episodes, []
+        steps = int(bench.slot.env.valid.sum())
+        return Delivery(token.version, token.vessel, staged, bench.copied, token.snapshot, steps, episodes)
+
+    def _boundary(self) -> None:
+        if self._gate.shut:
+            self._gate.stand(self.settle)
+
+    def settle(self) -> None:
+        """Wait until the collector's stream has done all that it was asked for."""
+        self._lane.host_wait(self._lane.record())
+
+    def close(self) -> None:
+        """End: close the environments that were made for this feed, and let nothing go that is still being used."""
+        with self._lane.collecting():
+            self.settle()  # dropped -> released
+        self._envs.close()

@@ -1,0 +1,83 @@
+"""Where the collector stands, and where the seconds went on both sides: counters that are always on.
+
+Knows clocks. Nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["CollectorTime", "LearnerTime", "Progress", "Stats"]
+
+
+class Progress:
+    """Where the collector stands, kept by plain stores: for the notes on errors, and for whoever waits for it.
+
+    Written by the collector alone. Readers in other threads see each number whole, though not all of one moment,
+    which is enough to tell whether anything moves.
+    """
+
+    __slots__ = ("doing", "env", "fragment", "inference", "row", "stepping", "transfer", "waiting")
+
+    def __init__(self) -> None:
+        self.doing = "starting"
+        """What is being called: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or what the engine does itself."""
+        self.env = -1
+        """The environment whose turn it is; -1 for all of a vector environment."""
+        self.row = 0
+        """The row of the fragment that is reacted to."""
+        self.fragment = 0
+        """The number of the fragment that is being collected."""
+        self.stepping = self.inference = self.transfer = self.waiting = 0.0
+
+    def moment(self) -> tuple[str, int, int, int]:
+        """Return something that differs as soon as there is progress."""
+        return self.doing, self.env, self.row, self.fragment
+
+    def __str__(self) -> str:
+        if self.doing.startswith("env."):
+            who = "the vector environment" if self.env < 0 else f"environment {self.env}"
+            return f"{who}, in {self.doing}, at step {self.row} of fragment {self.fragment}"
+        return f"the collector, in {self.doing}, at step {self.row} of fragment {self.fragment}"
+
+
+class CollectorTime(NamedTuple):
+    """Seconds that the collector has spent in each place."""
+
+    stepping: float
+    """In the environments."""
+    inference: float
+    """In the actor; on CUDA, waiting for its actions included."""
+    transfer: float
+    """Putting the fragment together on the consumer's device."""
+    waiting: float
+    """For the next snapshot, which is to say for the learner."""
+
+
+class LearnerTime(NamedTuple):
+    """Seconds that the learner has spent in each place."""
+
+    waiting: float
+    """Inside ``next()``, for a fragment. (In ``same`` this is the whole of the collection.)"""
+    training: float
+    """Between two calls of ``next()``."""
+
+
+class Stats(NamedTuple):
+    """What a feed has done since its first fragment was asked for."""
+
+    steps: int
+    """Transitions delivered."""
+    seconds: float
+    """Wall-clock time since the first fragment was asked for."""
+    steps_per_second: float
+    """Their ratio."""
+    collector: CollectorTime
+    learner: LearnerTime
+
+    def __str__(self) -> str:
+        def shares(part: CollectorTime | LearnerTime) -> str:
+            total = self.seconds or 1.0
+            return ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in part._asdict().items())
+
+        return f"{self.steps_per_second:.0f} steps/s; collector: {shares(self.collector)}; learner: {shares(self.learner)}"

@@ -1,0 +1,190 @@
+"""Moving data between the host, the actor's device and the consumer's: the only file that names streams and events.
+
+The engine is written in the verbs of a :class:`Lane`, and never asks what kind of lane it is. The plain lane is the
+host, where every call has happened by the time it returns. :class:`CudaLane` has the same verbs as promises, kept in
+the order of a stream: the collector's own, inside :meth:`Lane.collecting`, or whichever is the consumer's current one.
+
+Six edges guard the memory (CONTRIBUTING.md names where each is drawn):
+
+filled -> copy
+    a host row is filled in before its copy is asked for;
+copied -> refill
+    a host slot is not filled in again before the last copy out of it has happened;
+copied -> read
+    the consumer's stream waits for the copies into a fragment before anything reads it;
+read -> reuse
+    memory of the collector's that the consumer's stream copies from (the staged rows of ``final``) is used again only
+    behind that copy;
+asked -> first write
+    the collector's stream waits for the snapshot's copy, and for whatever was still reading the memory that the
+    fragment is now given, before it touches either;
+dropped -> released
+    what never reaches the consumer is let go only after the host has waited for the collector's stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import Enum, auto
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..nested import Nested, leaves
+
+__all__ = ["CudaLane", "Lane", "Place", "lane_between", "parse_device"]
+
+
+class Place(Enum):
+    """Where memory lies."""
+
+    HOST = auto()
+    """On the host; page-locked if anything is copied out of it asynchronously."""
+    ACTOR = auto()
+    """Where the behaviour copy of the actor is."""
+    CONSUMER = auto()
+    """Where fragments are delivered."""
+
+
+class Lane:
+    """The verbs, for the host as its own device."""
+
+    asynchronous = False
+    """Whether calls return before what they ask for has happened."""
+
+    def __init__(self, device: torch.device, actor_device: torch.device) -> None:
+        """Remember where fragments are delivered (``device``) and where the behaviour copy is (``actor_device``)."""
+        self.device, self.actor_device = device, actor_device
+
+    def shared(self, one: Place, other: Place) -> bool:
+        """Whether two places are one, so that nothing need be copied between them."""
+        return True
+
+    def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Allocate memory, on the current stream."""
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
+
+    def copy(self, target: Nested, source: Nested) -> None:
+        """Copy leaf by leaf. A source on the host must stay as it is until the copy has happened."""
+        for one, other in zip(leaves(target), leaves(source), strict=True):
+            one.copy_(other, non_blocking=True)
+
+    def launch(self, work: Callable[[], None]) -> None:
+        """Let the device do what ``work`` asks of it, behind all that the current stream has been asked for."""
+        work()
+
+    def borrow(self, tree: Nested) -> None:
+        """Say that the current stream reads memory of another one: it may be let go, but not be used again before."""
+
+    def record(self) -> Any:
+        """Mark this point of the current stream."""
+        return None
+
+    def wait(self, event: Any) -> None:
+        """Let the current stream, not the host, wait for a point of another one."""
+
+    def host_wait(self, event: Any) -> None:
+        """Let the host wait for a point of a stream."""
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Make the collector's stream the current one of this thread."""
+        yield
+
+
+class CudaLane(Lane):
+    """The verbs for CUDA, with a stream of the collector's own on each device that it touches."""
+
+    asynchronous = True
+
+    def __init__(self, device: torch.device, actor_device: torch.device) -> None:
+        """Create the streams: once a feed, not once a fragment."""
+        super().__init__(device, actor_device)
+        self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
+        # the actor's device comes last, so that it is the current one inside `collecting`
+        used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
+        self._streams = {d: torch.cuda.Stream(d) for d in used}
+
+    def shared(self, one: Place, other: Place) -> bool:
+        """Whether two places are one, so that nothing need be copied between them."""
+        return self._where[one] == self._where[other]
+
+    def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Allocate memory, on the current stream; on the host it is page-locked."""
+        where = self._where[place]
+        return torch.empty(tuple(shape), dtype=dtype, device=where, pin_memory=where.type == "cpu")
+
+    def borrow(self, tree: Nested) -> None:
+        """Tell the caching allocator that the current stream reads memory of another one."""
+        for leaf in leaves(tree):
+            if leaf.device.type == "cuda":
+                leaf.record_stream(torch.cuda.current_stream(leaf.device))
+
+    def record(self) -> Any:
+        """Mark this point of the current stream, on each device."""
+        # a blocking event puts the waiting thread to sleep, where the default would spin on a core
+        return [(d, torch.cuda.current_stream(d).record_event(torch.cuda.Event(blocking=True))) for d in self._streams]
+
+    def wait(self, event: Any) -> None:
+        """Let the current stream of each device wait, and the host go on."""
+        for device, point in event:
+            torch.cuda.current_stream(device).wait_event(point)
+
+    def host_wait(self, event: Any) -> None:
+        """Let the host sleep until the point is reached. The interpreter lock is released meanwhile."""
+        for _, point in event:
+            point.synchronize()
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Make the collector's streams the current ones of this thread; neither stream nor device is inherited."""
+        with ExitStack() as stack:
+            for stream in self._streams.values():
+                stack.enter_context(torch.cuda.stream(stream))
+            yield
+
+
+def parse_device(device: torch.device | str | int, name: str) -> torch.device:
+    """Read a device, and see that it is there.
+
+    Raises
+    ------
+    ValueError
+        If it is neither the CPU nor a CUDA device that this machine has.
+    """
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"`{name}` must be a torch device such as 'cpu' or 'cuda:0', got {device!r}.") from error
+    if parsed.type == "cpu":
+        return torch.device("cpu")
+    if parsed.type != "cuda":
+        raise ValueError(f"`{name}` must be the CPU or a CUDA device, got {parsed}: other kinds are not supported.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = parsed.index if parsed.index is not None else torch.cuda.current_device() if count else 0
+    if index >= count:
+        raise ValueError(f"`{name}` is {parsed}, but this machine has {count} CUDA devices: pass {name}='cpu'?")
+    return torch.device("cuda", index)
+
+
+def lane_between(
+    device: torch.device | str | Lane | None, actor_device: torch.device | str | None, home: torch.device
+) -> Lane:
+    """Make the lane between the behaviour copy and the consumer; ``home`` is where the user's actor is.
+
+    Raises
+    ------
+    ValueError
+        If a device is not there, or not supported.
+    """
+    if isinstance(device, Lane):
+        if actor_device is not None:
+            raise ValueError("`device` is a lane, which has an actor's device of its own: leave `actor_device` out.")
+        return device
+    where = parse_device(home if device is None else device, "device")
+    actor = where if actor_device is None else parse_device(actor_device, "actor_device")
+    if "cuda" in (where.type, actor.type):
+        return CudaLane(where, actor)
+    return Lane(where, actor)

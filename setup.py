@@ -1,0 +1,5 @@
+"""Installs rlplay; everything it has to say stands in setup.cfg."""
+
+from setuptools import setup
+
+setup()
