@@ -40,8 +40,10 @@ class Ambient:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Run under these conditions, and without gradients (yet not in inference mode: the learner must be able to
-        differentiate through what it is given)."""
+        """Run under these conditions, and without gradients.
+
+        Yet not in inference mode: the learner must be able to differentiate through what it is given.
+        """
         if torch.get_num_threads() != self.n_threads:
             torch.set_num_threads(self.n_threads)
         with ExitStack() as stack:

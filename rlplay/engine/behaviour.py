@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class Group:
 def split(n_envs: int, groups: int) -> list[slice]:
     """Split the environments into contiguous parts, equal up to one (the first ones are the larger)."""
     edges = [int(part[0]) for part in np.array_split(np.arange(n_envs), groups)] + [n_envs]
-    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 class Behaviour:
@@ -158,7 +159,9 @@ class Behaviour:
         act, new, info = self._module.step(*state, hx=hx, virtual=virtual)
         if not virtual:
             group.hx = new
-        return self._act_spec.flatten_up_to(act), self._info_spec.flatten_up_to(info)
+        acted: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
+        infos: list[Tensor] = self._info_spec.flatten_up_to(info)  # type: ignore[assignment]
+        return acted, infos
 
     def _draw_from(self, generator: torch.Generator) -> None:
         for module in self._drawing:
@@ -221,7 +224,7 @@ class Behaviour:
             return True
 
         def filled() -> Nested:  # anew each time, since a reset may write in place
-            return nested.map(lambda x: (torch.arange(x.numel(), device=x.device) % 7 + 1).view(x.shape).to(x.dtype), hx)
+            return nested.map(lambda x: (1 + torch.arange(x.numel(), device=x.device) % 7).view(x.shape).to(x), hx)
 
         half = [j < (width + 1) // 2 for j in range(width)]
         for chosen in (half, [True] * width):
@@ -231,8 +234,7 @@ class Behaviour:
             try:
                 at_once = self._module.reset(filled(), torch.tensor(chosen, device=self._lane.actor_device))
                 alike = nested.structure(at_once) == nested.structure(one_by_one) and all(
-                    torch.equal(x, y)
-                    for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
+                    torch.equal(x, y) for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
                 )
             except Exception:  # whatever it is: this reset does not take masks
                 alike = False
@@ -319,7 +321,9 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
             raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(part)}.")
         expected = (1, width, *field.shape)
         if tuple(part.shape) != expected:
-            raise ValueError(f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}.")
+            raise ValueError(
+                f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}."
+            )
         as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
         if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
             raise ValueError(

@@ -66,7 +66,9 @@ class Bench:
         Behind the last copy out of the slot.
     """
 
-    def __init__(self, slot: Slot, state: State, last: State, actor: Nested, hx: Nested, groups: Sequence[Group]) -> None:
+    def __init__(
+        self, slot: Slot, state: State, last: State, actor: Nested, hx: Nested, groups: Sequence[Group]
+    ) -> None:
         """Make the views."""
         self.slot, self.state, self.last, self.actor, self.hx = slot, state, last, actor, hx
         self.copied: Any = None
@@ -206,9 +208,7 @@ def _begin(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: La
     lane.launch(noted)
 
 
-def _react(
-    bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, *, virtual: bool
-) -> None:
+def _react(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, *, virtual: bool) -> None:
     """React to row ``t``: the infos go into it, the actions down into row ``t + 1``."""
     fin = bench.slot.rows[t].fin
     # row 0 was seen to by `_begin`; a reset looked at by a virtual step is done again by the next fragment's

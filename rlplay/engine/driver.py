@@ -215,8 +215,8 @@ def _noting(progress: Progress) -> Iterator[None]:
     except Closed:
         raise
     except BaseException as error:
-        # BaseException.add_note, which Python 3.10 does not have
-        error.__notes__ = [*getattr(error, "__notes__", ()), f"rlplay: {progress}"]  # type: ignore[attr-defined]
+        # as BaseException.add_note does, which Python 3.10 does not have
+        vars(error).setdefault("__notes__", []).append(f"rlplay: {progress}")
         raise
 
 

@@ -256,9 +256,9 @@ def _scalar(reward: Any) -> float:
 
 def _told(described: Nested, result: Any) -> tuple[Nested, bool]:
     """Tell by the space whether ``reset`` returned an observation, or a pair of it and an info dict."""
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
-        if _fits(described, result[0]) or not _fits(described, result):
-            return result[0], True
+    pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)
+    if pair and (_fits(described, result[0]) or not _fits(described, result)):
+        return result[0], True
     return result, False
 
 

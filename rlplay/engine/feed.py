@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
-from typing import Any
 
 import torch
 
@@ -92,8 +91,7 @@ class Feed(Iterator[Fragment]):
         except Closed:
             raise RuntimeError("the feed is closed.") from None
         except _NothingAsked as refusal:
-            assert refusal.__cause__ is not None
-            raise refusal.__cause__ from None
+            raise refusal.error from None
         except StopIteration as error:  # it would end the user's loop as if all were well
             self._end()
             raise RuntimeError(f"collecting a fragment raised {error!r}.") from error
@@ -118,7 +116,7 @@ class Feed(Iterator[Fragment]):
                     collector.prepare(ambient)
             snapshot = collector.snapshot(self._actor)
         except Exception as error:
-            raise _NothingAsked from error
+            raise _NothingAsked(error) from error
         for _ in range(1 if self._asked else 1 + self._lag):
             self._driver.give(Token(self._asked, snapshot, collector.vessel(), self._lane.record()))
         self._asked += 1
@@ -227,3 +225,7 @@ class Feed(Iterator[Fragment]):
 
 class _NothingAsked(Exception):
     """An ask was refused before it had any effect."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error

@@ -45,7 +45,8 @@ class Entries:
         if not all(isinstance(name, str) for name in asked):
             raise TypeError(f"`info` must name entries by strings, got {list(asked)!r}.")
         examples = asked if isinstance(asked, Mapping) else dict.fromkeys(asked, np.float32)
-        self.entries = tuple(_entry(name, example) for name, example in examples.items())
+        # sorted, as the leaves of a dict are
+        self.entries = tuple(_entry(name, examples[name]) for name in sorted(examples))
         self._lookups = tuple((entry, entry.name, entry.name.split(".")) for entry in self.entries)
 
     def record(self, info: Mapping[str, Any] | None, into: list[npt.NDArray[Any]], j: int) -> None:

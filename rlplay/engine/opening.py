@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -86,9 +86,7 @@ def open_feed(
     return feed
 
 
-def _collector(
-    envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate
-) -> Collector:
+def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate) -> Collector:
     return Collector(lambda: _faces(envs, plan, progress), behaviour, lane, plan, progress, gate)
 
 
@@ -110,8 +108,10 @@ def listed(envs: Any) -> list[Any]:
     if is_vector(envs):
         return [envs]
     if hasattr(envs, "step") or callable(envs) or not isinstance(envs, Iterable):
-        raise TypeError(f"`envs` must be a list of environments or of factories, or a vector environment, got {envs!r}: "
-                        "write `[env]` for a single one.")  # fmt: skip
+        raise TypeError(
+            f"`envs` must be a list of environments or of factories, or a vector environment, got {envs!r}; "
+            "write `[env]` for a single one."
+        )
     sources = list(envs)
     if not sources:
         raise ValueError("`envs` is empty: at least one environment is needed.")
@@ -153,8 +153,7 @@ def seed_of(seed: int | None) -> int:
 
 
 def seeds_of(seed: int, n_envs: int) -> list[int]:
-    """Derive each environment's seed: that of child ``j`` of the seed sequence, cut to 31 bits (some simulators keep
-    no more)."""
+    """Derive each environment's seed from child ``j`` of the seed sequence; of 31 bits, for some simulators' sake."""
     children = np.random.SeedSequence(seed).spawn(n_envs)
     return [int(child.generate_state(1)[0] >> 1) for child in children]
 

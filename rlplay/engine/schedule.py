@@ -96,10 +96,9 @@ class Collector:
         plan, lane, envs = self._plan, self._lane, self._envs
         if plan.groups > envs.n_envs:
             raise ValueError(f"`groups` must be at most the number of environments, {envs.n_envs}, got {plan.groups}.")
-        state = state_layout(*(nested.map(lambda f: Leaf(f.shape, dtype_of(f.dtype)), part) for part in (envs.obs, envs.act)))
+        state = state_layout(_leaves_of(envs.obs), _leaves_of(envs.act))
         info = {entry.name: Leaf(entry.shape, dtype_of(entry.dtype)) for entry in plan.entries.entries}
-        # the order in which dicts are taken apart is by key, not the one in which the entries were asked for
-        absent = nested.leaves({entry.name: entry.absent for entry in plan.entries.entries})
+        absent = [entry.absent for entry in plan.entries.entries]
         self._state_layout, self._outcome_layout = state, outcome_layout(info)
 
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -111,8 +110,7 @@ class Collector:
         ]
         envs.begin(self._slots[0].rows[0])
         self._groups = [
-            Group(i, columns, plan.seed, lane.actor_device)
-            for i, columns in enumerate(split(envs.n_envs, plan.groups))
+            Group(i, columns, plan.seed, lane.actor_device) for i, columns in enumerate(split(envs.n_envs, plan.groups))
         ]
         self._benches: list[Bench] = []
         self._previous: Bench | None = None
@@ -193,3 +191,8 @@ class Collector:
         with self._lane.collecting():
             self.settle()  # dropped -> released
         self._envs.close()
+
+
+def _leaves_of(described: Nested) -> Nested:
+    """Say in torch's terms what the fields of a space say in numpy's."""
+    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), described)

@@ -94,9 +94,7 @@ def along(described: Nested, value: Nested, name: str = "obs") -> Nested:
     if isinstance(described, tuple):
         if not isinstance(value, tuple | list) or len(value) != len(described):
             raise ValueError(f"{name}: expected a tuple of {len(described)} parts, got {_sketch(value)}")
-        parts = [
-            along(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(zip(described, value, strict=True))
-        ]
+        parts = [along(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(zip(described, value, strict=True))]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return described
 
@@ -123,7 +121,8 @@ def same(one: Any, other: Any) -> bool:
     """Whether two spaces are equal, as far as can be told: by their own ``==`` where they define it."""
     if fields(one) != fields(other):
         return False
-    return type(one).__eq__ is object.__eq__ or bool(one == other)
+    defines_equality = "__eq__" in {name for cls in type(one).__mro__[:-1] for name in vars(cls)}
+    return bool(one == other) if defines_equality else True
 
 
 def _sketch(value: Any) -> str:

@@ -56,9 +56,7 @@ class Marks(NamedTuple):
 
 def state_layout(obs: Nested, act: Nested) -> State:
     """Complete the leaves of observation and action to those of a whole state."""
-    return State(
-        stepno=Leaf((), torch.int64), obs=obs, act=act, rew=Leaf((), torch.float32), fin=Leaf((), torch.bool)
-    )
+    return State(stepno=Leaf((), torch.int64), obs=obs, act=act, rew=Leaf((), torch.float32), fin=Leaf((), torch.bool))
 
 
 def outcome_layout(info: dict[str, Leaf]) -> Outcome:

@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.doing = "starting"
-        """What is being called: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or what the engine does itself."""
+        """What is under way: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or the engine itself."""
         self.env = -1
         """The environment whose turn it is; -1 for all of a vector environment."""
         self.row = 0
@@ -80,4 +80,5 @@ class Stats(NamedTuple):
             total = self.seconds or 1.0
             return ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in part._asdict().items())
 
-        return f"{self.steps_per_second:.0f} steps/s; collector: {shares(self.collector)}; learner: {shares(self.learner)}"
+        rate = f"{self.steps_per_second:.0f} steps/s"
+        return f"{rate}; collector: {shares(self.collector)}; learner: {shares(self.learner)}"

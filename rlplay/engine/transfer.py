@@ -105,7 +105,7 @@ class CudaLane(Lane):
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
         # the actor's device comes last, so that it is the current one inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
-        self._streams = {d: torch.cuda.Stream(d) for d in used}
+        self._streams = {d: torch.cuda.Stream(d) for d in used}  # type: ignore[no-untyped-call]
 
     def shared(self, one: Place, other: Place) -> bool:
         """Whether two places are one, so that nothing need be copied between them."""
@@ -124,8 +124,7 @@ class CudaLane(Lane):
 
     def record(self) -> Any:
         """Mark this point of the current stream, on each device."""
-        # a blocking event puts the waiting thread to sleep, where the default would spin on a core
-        return [(d, torch.cuda.current_stream(d).record_event(torch.cuda.Event(blocking=True))) for d in self._streams]
+        return [(d, torch.cuda.current_stream(d).record_event(_blocking_event())) for d in self._streams]
 
     def wait(self, event: Any) -> None:
         """Let the current stream of each device wait, and the host go on."""
@@ -144,6 +143,11 @@ class CudaLane(Lane):
             for stream in self._streams.values():
                 stack.enter_context(torch.cuda.stream(stream))
             yield
+
+
+def _blocking_event() -> torch.cuda.Event:
+    """Make an event whose waiting thread sleeps, where the default would spin on a core."""
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
 def parse_device(device: torch.device | str | int, name: str) -> torch.device:

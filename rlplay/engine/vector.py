@@ -130,7 +130,7 @@ def _final_obs(info: Mapping[str, Any], j: int) -> Any:
 
 
 def _one(info: Mapping[str, Any], j: int) -> dict[str, Any]:
-    """Pick the info of part ``j`` out of gymnasium's dict of arrays, where ``_name`` tells for whom ``name`` is there."""
+    """Pick the info of part ``j`` out of a dict of arrays, where ``_name`` tells for whom ``name`` is there."""
     single: dict[str, Any] = {}
     for name, values in info.items():
         there = info.get(f"_{name}")
