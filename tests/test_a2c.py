@@ -169,6 +169,12 @@ def test_what_is_not_valid_is_left_out(obs, terminated, valid):
     torch.testing.assert_close(info["value"], n.mean())
 
 
+def test_transitions_carry_no_gradients():
+    fragment = fragment_of([0, 1, 2], [1.0, 2.0], truncated=[0, 1], final=ended([3], [1]))
+    value, last = torch.zeros(3, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    assert not any(x.requires_grad for x in transitions(fragment, value, last, gamma=0.9))
+
+
 def test_values_must_fit():
     fragment = fragment_of([0, 1, 2], [1.0, 2.0], truncated=[0, 1], final=ended([3], [1]))
     value, last = torch.zeros(3, 1), torch.zeros(1)
@@ -195,6 +201,9 @@ def test_blank_padding_spares_what_is_used():
         assert (shown.obs[3, 1] == 0).all() == blank
         shown.obs[3, 1] = x.state.obs[3, 1]
         assert torch.equal(shown.obs, x.state.obs)
+    x.env.valid[-1, 2] = False
+    x.state.fin[-1, 2] = x.state.act[-1, 2] = 1
+    assert blank_padding(x).state.act[-1, 2] == 0
     images = fragment_of(torch.ones(3, 1, dtype=torch.uint8), torch.ones(2, 1), valid=[1, 0])
     assert blank_padding(images).state.obs is images.state.obs
 
@@ -306,6 +315,16 @@ def test_padding_changes_neither_loss_nor_gradients(recurrent, normalise, garbag
     if not normalise:
         info = unroll(fragment, actor).info
         torch.testing.assert_close(got[2]["value"], info["value"][:-1][valid].mean().detach())
+
+
+def test_reactions_that_are_not_used_may_be_nan():
+    actor = Table()
+    fragment = fragment_of([7, 1, 2], [1.0, 2.0], valid=[0, 1], fin0=True)
+    expected = gradients(fragment, actor)
+    with torch.no_grad():
+        actor.logits[7] = actor.value[7] = math.nan
+    for x, y in zip(nested.leaves(gradients(fragment, actor)), nested.leaves(expected), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_nothing_valid():

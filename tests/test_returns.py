@@ -206,6 +206,19 @@ def test_nothing_leaks_back_over_an_end(kind, poison):
         np.testing.assert_array_equal(x[5:], expected[5:], err_msg=name)  # nor does it leak over the bootstrap
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_the_last_weight_of_an_episode_does_not_count(kind):
+    clean = Problem(5, 8, p_fin=0.0)
+    clean.fin[3] = True
+    spoilt = clean.map(np.copy)
+    spoilt.omega[3] = np.nan
+    if kind == "torch":
+        clean, spoilt = clean.torch(), spoilt.torch()
+    expected, answers = clean.every(), spoilt.every()
+    for name in ("weighted returns", "multistep"):
+        np.testing.assert_array_equal(answers[name], expected[name], err_msg=name)
+
+
 def test_gamma_zero_looks_at_nothing_later():
     rew, fin = np.ones((3, 1)), np.zeros((3, 1), bool)
     huge = np.full((3, 1), 1e4)  # its exponential overflows
@@ -230,6 +243,12 @@ def test_float32_over_long_fragments(kind):
     exact = x.every(gamma=1.0, C=1.0, r_bar=1.0, c_bar=1.0)
     for name, got in (single.torch() if kind == "torch" else single).every(1.0, 1.0, 3, 1.0, 1.0).items():
         assert np.abs(np.asarray(got) - exact[name]).max() <= 1e-3 * np.abs(exact[name]).max(), name
+
+
+@pytest.mark.parametrize("rew", [torch.ones(512, 1, dtype=torch.bfloat16), np.ones((4096, 1), np.float16)])
+def test_short_floats_are_summed_in_longer_ones(rew):
+    fin = rew != rew
+    assert returns(rew, fin, gamma=1.0)[0] == len(rew)  # 256 + 1 is 256 in bfloat16, and so 2048 + 1 in float16
 
 
 @pytest.mark.parametrize("shape", [(), (2,)])

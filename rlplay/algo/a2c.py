@@ -104,11 +104,9 @@ def loss(
 def _heads(info: Nested, fragment: Fragment) -> tuple[Tensor, Tensor]:
     """Take the logits and the value out of the actor's info, or say what is amiss."""
     act: Any = fragment.state.act
-    if not isinstance(act, Tensor) or act.is_floating_point() or act.shape != fragment.state.fin.shape:
+    if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.shape != fragment.state.fin.shape:
         got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
-        raise TypeError(
-            f"A2C is for a single Discrete action space: `state.act` must be an integer tensor (1+T, B), got {got}."
-        )
+        raise TypeError(f"A2C is for a single Discrete action space: `state.act` must be int64 (1+T, B), got {got}.")
     if not isinstance(info, Mapping):
         raise TypeError(
             f"The actor's info must be a mapping with 'logits' and 'value', got {type(info).__name__}; return "

@@ -103,7 +103,7 @@ def columns(
 
     rewards = work(rew)
     last = xp.zeros_like(rewards[0])
-    last[...] = bootstrap if end is None else work(end[0] if end.ndim == rew.ndim else end)
+    last[...] = bootstrap if end is None else work(end)
     return Columns(
         xp=xp,
         rew=rewards,

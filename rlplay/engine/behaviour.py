@@ -119,19 +119,18 @@ class Behaviour:
                     f"{mine.dtype}, got {tuple(theirs.shape)}, {theirs.dtype}. Make a new feed after such a change."
                 )
             snapshot.append(self._lane.empty(Place.ACTOR, theirs.shape, theirs.dtype))
-        self._lane.copy(snapshot, weights)
+        self._lane.copy(snapshot, self._lane.steady(weights))
         return Snapshot(snapshot, [module.training for module in modules])
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Act with these weights from now on. They are written in place: their addresses stay."""
 
-        def adopted() -> None:
-            if self._weights:
-                torch._foreach_copy_(self._weights, snapshot.weights)
+        def switched() -> None:
             for module, mode in zip(self._modules, snapshot.modes, strict=True):
                 module.training = mode
 
-        self._lane.launch(adopted)
+        self._lane.copy(self._weights, snapshot.weights)
+        self._lane.launch(switched)
 
     def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""

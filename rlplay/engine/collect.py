@@ -17,7 +17,7 @@ from .. import nested
 from ..nested import Nested
 from .behaviour import Behaviour, Group
 from .core import Episode, Final, Fragment, State
-from .storage import Leaf, Marks, Row, Slot, blank
+from .storage import Leaf, Marks, Row, Slot, blank, blank_hx, blank_rows
 from .trace import Progress
 from .transfer import Lane, Place
 
@@ -109,10 +109,17 @@ def make_benches(
     def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return lane.empty(Place.ACTOR, shape, dtype)
 
-    own = blank(layout, n_steps, n_envs, allocate)
     if lane.shared(Place.ACTOR, Place.HOST):
-        return [Bench(slot, slot.state, slot.last, own.actor, own.hx, groups) for slot in slots]
-    last = blank(layout, 0, n_envs, allocate).state
+        # what the actor answers lies on the host as well, and is copied away from there like the slot
+        answers = [
+            (blank_rows(layout.actor, 1 + n_steps, n_envs, allocate), blank_hx(layout.hx, n_envs, allocate))
+            for _ in slots
+        ]
+        return [
+            Bench(slot, slot.state, slot.last, *answer, groups) for slot, answer in zip(slots, answers, strict=True)
+        ]
+    own = blank(layout, n_steps, n_envs, allocate)
+    last = blank_rows(layout.state, 1, n_envs, allocate)
     return [Bench(slot, own.state, last, own.actor, own.hx, groups) for slot in slots]
 
 
@@ -176,7 +183,8 @@ def collect(
         progress.row, progress.doing = t, "actor.step"
         started = perf_counter()
         _react(bench, behaviour, groups, lane, t, virtual=False)
-        lane.host_wait(lane.record())  # for the actions, which have come down into row t + 1
+        if not lane.shared(Place.ACTOR, Place.HOST):
+            lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
         acted = perf_counter()
         progress.doing = "env.step"
         now, then = slot.rows[t], slot.rows[t + 1]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
-from typing import Protocol
 
 from .handoff import Channel, Closed, Failure, Gate, Late
 from .schedule import Collector, Delivery, Token
@@ -23,33 +23,46 @@ _PATIENCE = 5.0
 """Seconds for which closing waits for the environment's step that is under way."""
 
 
-class Driver(Protocol):
+class Driver(ABC):
     """What a feed asks of whoever collects."""
 
     collector: Collector
 
+    def __init__(self, progress: Progress, timeout: float) -> None:
+        self._gate, self._progress, self._timeout = Gate(), progress, timeout
+
+    @abstractmethod
     def give(self, token: Token) -> None:
         """Hand over a token. Never blocks."""
 
+    @abstractmethod
     def take(self) -> Delivery:
         """Receive the next fragment. Raises what collecting it raised, or ``Closed``."""
 
-    def paused(self) -> AbstractContextManager[None]:
-        """Make the collector stand still at a step's boundary, inside a ``with`` block."""
-
+    @abstractmethod
     def wake(self) -> None:
         """Wake a consumer that waits in :meth:`take`: the feed is being closed."""
 
+    @abstractmethod
     def stop(self) -> None:
         """End the collector. Safe in a finalizer, in whichever thread that may run."""
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Make the collector stand still at a step's boundary, inside a ``with`` block."""
+        return self._gate.held(self._timeout, lambda: str(self._progress))
 
-class Inline:
+    @property
+    def paused_by_me(self) -> bool:
+        """Whether waiting for a fragment in this thread would be for ever."""
+        return self._gate.holds_me()
+
+
+class Inline(Driver):
     """Collects when it is asked, in the consumer's own thread."""
 
     def __init__(self, make: Callable[[Gate], Collector], progress: Progress) -> None:
         """Make the collector."""
-        self._gate, self._progress = Gate(), progress
+        super().__init__(progress, _PATIENCE)
         self._tokens: deque[Token] = deque()
         self._collecting = threading.RLock()
         with _noting(progress):
@@ -61,14 +74,13 @@ class Inline:
 
     def take(self) -> Delivery:
         """Collect the next fragment now."""
-        with self._collecting, _noting(self._progress):
-            if self._gate.closed:
-                raise Closed
-            return self.collector.serve(self._tokens.popleft())
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Do nothing: nothing moves unless it is asked to."""
-        return nullcontext()
+        with self._collecting:
+            self._gate.enter()
+            try:
+                with _noting(self._progress):
+                    return self.collector.serve(self._tokens.popleft())
+            finally:
+                self._gate.leave()
 
     def wake(self) -> None:
         """Do nothing: a consumer in another thread comes to the next step's boundary."""
@@ -86,7 +98,7 @@ class Inline:
             _warn_stuck(self._progress)
 
 
-class Background:
+class Background(Driver):
     """Collects ahead, in a thread of its own, as far as its tokens go."""
 
     def __init__(
@@ -99,7 +111,7 @@ class Background:
         TimeoutError
             If that takes more than ``start_timeout`` seconds.
         """
-        self._gate, self._progress, self._timeout = Gate(), progress, timeout
+        super().__init__(progress, timeout)
         self._tokens: Channel[Token] = Channel(reentrant=True)
         self._deliveries: Channel[Delivery] = Channel()
         made: Channel[Collector] = Channel()
@@ -144,12 +156,6 @@ class Background:
                         f"no progress for {self._timeout:g} s: {self._progress}. If a step may take so long, raise "
                         "`timeout`."
                     ) from None
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let the thread stand still at a step's boundary."""
-        with self._gate.held(self._timeout, lambda: str(self._progress)):
-            yield
 
     def wake(self) -> None:
         """Wake a consumer that waits."""

@@ -82,6 +82,8 @@ class Feed(Iterator[Fragment]):
             raise RuntimeError("the feed is closed.")
         if self._ended:
             raise StopIteration
+        if self._driver.paused_by_me:
+            raise RuntimeError("the feed is paused by this very thread: leave the `with feed.pause():` block first.")
         entered = perf_counter()
         try:
             # memory that outlives this call must be neither inference tensors nor part of a graph
@@ -174,7 +176,7 @@ class Feed(Iterator[Fragment]):
         TimeoutError
             If the collector does not come to a step's boundary within ``timeout`` seconds.
         """
-        with self._driver.paused():
+        with self._driver.paused():  # and with a reference to the feed: it is not forgotten while it is paused
             yield
 
     @property

@@ -156,6 +156,8 @@ class Collector:
         lane, plan, progress = self._lane, self._plan, self._progress
         progress.fragment, progress.row, progress.doing = self._turn, 0, "the hand-over"
         lane.wait(token.asked)  # asked -> first write
+        if lane.shared(Place.ACTOR, Place.HOST):
+            lane.host_wait(token.asked)  # the behaviour copy is the host's to read
         self._behaviour.adopt(token.snapshot)
         if not self._benches:
             self._benches = make_benches(self._slots, self.layout, self._groups, self._envs.n_envs, lane)
@@ -169,14 +171,14 @@ class Collector:
         started, progress.doing = perf_counter(), "the hand-over"
         deliver(bench, token.vessel, lane)
         staged = stage_final(ends, self.layout, lane) if plan.final else ()
-        bench.copied = lane.record()
+        bench.copied = copied = lane.record()
         if lane.shared(Place.CONSUMER, Place.HOST):
-            lane.host_wait(bench.copied)
+            lane.host_wait(copied)
         progress.transfer += perf_counter() - started
         self._previous, self._turn = bench, self._turn + 1
         episodes, self._envs.episodes = self._envs.episodes, []
         steps = int(bench.slot.env.valid.sum())
-        return Delivery(token.version, token.vessel, staged, bench.copied, token.snapshot, steps, episodes)
+        return Delivery(token.version, token.vessel, staged, copied, token.snapshot, steps, episodes)
 
     def _boundary(self) -> None:
         if self._gate.shut:

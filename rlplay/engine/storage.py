@@ -19,7 +19,19 @@ from .. import nested
 from ..nested import Nested
 from .core import Fragment, Outcome, State
 
-__all__ = ["Array", "Leaf", "Marks", "Row", "Slot", "blank", "state_layout"]
+__all__ = [
+    "Array",
+    "Leaf",
+    "Marks",
+    "Row",
+    "Slot",
+    "blank",
+    "blank_hx",
+    "blank_rows",
+    "dtype_of",
+    "outcome_layout",
+    "state_layout",
+]
 
 Array = npt.NDArray[Any]
 Allocate = Callable[[Sequence[int], torch.dtype], Tensor]
@@ -66,20 +78,23 @@ def outcome_layout(info: dict[str, Leaf]) -> Outcome:
 
 
 def blank(layout: Fragment, n_steps: int, n_envs: int, allocate: Allocate) -> Fragment:
-    """Allocate an uninitialised fragment, a tensor a leaf (so that keeping one leaf keeps no other alive).
-
-    ``layout`` holds :class:`Leaf` instead of tensors. The leaves of ``hx`` have the batch as second dimension.
-    """
-
-    def rows(n: int) -> Callable[[Leaf], Tensor]:
-        return lambda leaf: allocate((n, n_envs, *leaf.shape), leaf.dtype)
-
+    """Allocate an uninitialised fragment. ``layout`` holds :class:`Leaf` instead of tensors."""
     return Fragment(
-        state=nested.map(rows(1 + n_steps), layout.state),
-        actor=nested.map(rows(1 + n_steps), layout.actor),
-        env=nested.map(rows(n_steps), layout.env),
-        hx=nested.map(lambda leaf: allocate((leaf.shape[0], n_envs, *leaf.shape[1:]), leaf.dtype), layout.hx),
+        state=blank_rows(layout.state, 1 + n_steps, n_envs, allocate),
+        actor=blank_rows(layout.actor, 1 + n_steps, n_envs, allocate),
+        env=blank_rows(layout.env, n_steps, n_envs, allocate),
+        hx=blank_hx(layout.hx, n_envs, allocate),
     )
+
+
+def blank_rows(layout: Nested, n: int, n_envs: int, allocate: Allocate) -> Nested:
+    """Allocate rows ``(n, B, ...)``, a tensor a leaf, so that keeping one leaf keeps no other alive."""
+    return nested.map(lambda leaf: allocate((n, n_envs, *leaf.shape), leaf.dtype), layout)
+
+
+def blank_hx(layout: Nested, n_envs: int, allocate: Allocate) -> Nested:
+    """Allocate a recurrent state ``(L, B, ...)``: the batch is the second dimension."""
+    return nested.map(lambda leaf: allocate((leaf.shape[0], n_envs, *leaf.shape[1:]), leaf.dtype), layout)
 
 
 class Slot:

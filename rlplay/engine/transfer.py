@@ -68,11 +68,16 @@ class Lane:
 
     def copy(self, target: Nested, source: Nested) -> None:
         """Copy leaf by leaf. A source on the host must stay as it is until the copy has happened."""
-        for one, other in zip(leaves(target), leaves(source), strict=True):
-            one.copy_(other, non_blocking=True)
+        targets, sources = leaves(target), leaves(source)
+        if targets:
+            torch._foreach_copy_(targets, sources, non_blocking=True)
+
+    def steady(self, sources: list[Tensor]) -> list[Tensor]:
+        """Turn tensors that their owner may change at any moment into such as can be copied from later."""
+        return sources
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Let the device do what ``work`` asks of it, behind all that the current stream has been asked for."""
+        """Let the actor's device do what ``work`` asks of it, behind all that the current stream has been asked for."""
         work()
 
     def borrow(self, tree: Nested) -> None:
@@ -115,6 +120,10 @@ class CudaLane(Lane):
         """Allocate memory, on the current stream; on the host it is page-locked."""
         where = self._where[place]
         return torch.empty(tuple(shape), dtype=dtype, device=where, pin_memory=where.type == "cpu")
+
+    def steady(self, sources: list[Tensor]) -> list[Tensor]:
+        """Copy what is on the host into page-locked memory; what is on a device changes in the order of its stream."""
+        return [x if x.is_cuda else torch.empty_like(x, pin_memory=True).copy_(x) for x in sources]
 
     def borrow(self, tree: Nested) -> None:
         """Tell the caching allocator that the current stream reads memory of another one."""

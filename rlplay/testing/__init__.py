@@ -1,0 +1,39 @@
+"""For tests, ours and yours: environments and actors whose every number says where it comes from.
+
+``make_ledger``, ``LedgerEnv``, ``OldLedgerEnv``
+    An environment that keeps the books: observations and rewards name environment, episode and step.
+``CountingActor``
+    An actor that returns what it saw as its info, and whose recurrent state counts.
+``LaggingLane``
+    A simulated accelerator on which everything happens late.
+"""
+
+from .actors import CountingActor
+from .lagging import LaggingLane
+from .ledger import (
+    ACTIONS,
+    FORMS,
+    LedgerEnv,
+    OldLedgerEnv,
+    Origin,
+    action_space,
+    decode,
+    encode,
+    make_ledger,
+    observation_space,
+)
+
+__all__ = [
+    "make_ledger",
+    "LedgerEnv",
+    "OldLedgerEnv",
+    "CountingActor",
+    "LaggingLane",
+    "Origin",
+    "encode",
+    "decode",
+    "observation_space",
+    "action_space",
+    "FORMS",
+    "ACTIONS",
+]

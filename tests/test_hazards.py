@@ -1,0 +1,239 @@
+"""The six edges that guard memory on an asynchronous device: with each of them gone, alone, something goes wrong.
+
+On the lagging device everything happens at the last moment (or, where that is the danger, at the first). A scenario
+must come out right as the engine is, and must come out wrong with its edge taken out.
+"""
+
+import threading
+
+import gym
+import numpy as np
+import pytest
+import torch
+
+from rlplay import nested, sampling
+from rlplay.engine import BaseActorModule, collect, schedule
+from rlplay.engine.collect import Bench
+from rlplay.engine.rollout import same, threaded
+from rlplay.engine.transfer import Place
+from rlplay.testing import LaggingLane
+
+N_ENVS, N_STEPS, N_FRAGMENTS = 3, 15, 6
+
+
+class Actor(BaseActorModule):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, obs, *, hx=None, **ignored):
+        logits = self.head(obs)
+        return sampling.categorical(logits, generator=self.generator), hx, logits
+
+
+def make_envs():
+    return [gym.make("CartPole-v1") for _ in range(N_ENVS)]
+
+
+def fragments_of(engine, lane=None, **options):
+    """Collect fragments, each read and learnt from on the consumer's stream, and nothing waited for until the end."""
+    torch.manual_seed(0)
+    actor, read = Actor(), []
+    device = {} if lane is None else {"device": lane}
+    launch = (lambda work: work()) if lane is None else lane.launch
+
+    def learn():
+        with torch.no_grad():
+            actor.head.weight.add_(0.1)
+
+    with engine.rollout(make_envs(), actor, N_STEPS, seed=0, final=True, **device, **options) as feed:
+        for _ in range(N_FRAGMENTS):
+            fragment = next(feed)
+            # the consumer's kernels hold on to no memory: the fragment is dropped before it has been read
+            launch_reading(lane, fragment, read)
+            del fragment
+            launch(learn)
+        if lane is not None:
+            lane.synchronize()
+    return read
+
+
+def launch_reading(lane, fragment, read):
+    if lane is None:
+        read.append(nested.map(torch.clone, fragment))
+        return
+    copy = nested.map(lambda x: torch.empty(x.shape, dtype=x.dtype), fragment)
+    lane.copy(copy, fragment)
+    read.append(copy)
+
+
+def all_equal(some, others):
+    pairs = zip(nested.leaves(some), nested.leaves(others), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def uploads_ask_before_filling(monkeypatch, lane):
+    upload = collect._upload
+
+    def too_early(bench, lane, t):
+        upload(bench, lane, t)
+        if t < bench.n_steps:
+            upload(bench, lane, t + 1)
+
+    def not_again(bench, lane, t):
+        if t == 0:
+            too_early(bench, lane, 0)
+        elif t < bench.n_steps:
+            upload(bench, lane, t + 1)
+
+    monkeypatch.setattr(collect, "_upload", not_again)
+
+
+def slots_are_refilled_at_once(monkeypatch, lane):
+    monkeypatch.setattr(Bench, "copied", property(lambda self: None, lambda self, event: None), raising=False)
+
+
+def consumers_do_not_wait(monkeypatch, lane):
+    wait = lane.wait
+    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.consumer else wait(event))
+
+
+def collectors_do_not_wait(monkeypatch, lane):
+    wait = lane.wait
+    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.collector else wait(event))
+
+
+def borrowing_is_not_said(monkeypatch, lane):
+    monkeypatch.setattr(lane, "borrow", lambda tree: None)
+
+
+# how to take the edge out, on what kind of device, and with which lag nothing else happens to stand in for it
+FIVE_EDGES = {
+    "filled -> copy": (uploads_ask_before_filling, {"haste": 1.0}, 1),
+    "copied -> refill": (slots_are_refilled_at_once, {"actor_on_host": True}, 3),
+    "copied -> read": (consumers_do_not_wait, {}, 0),
+    "read -> reuse": (borrowing_is_not_said, {}, 1),
+    "asked -> first write": (collectors_do_not_wait, {}, 1),
+}
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+@pytest.mark.parametrize("edge", FIVE_EDGES)
+def test_fragments_are_right_with_an_edge_and_wrong_without(edge, engine, monkeypatch):
+    take_out, kind, lag = FIVE_EDGES[edge]
+    expected = fragments_of(same, lag=lag)
+    assert all_equal(fragments_of(engine, LaggingLane(**kind), lag=lag), expected)
+    lane = LaggingLane(**kind)
+    take_out(monkeypatch, lane)
+    try:
+        got = fragments_of(engine, lane, lag=lag)
+    except Exception:  # garbage for an action or an index may well be noticed
+        return
+    assert not all_equal(got, expected)
+
+
+class Announcing(gym.Wrapper):
+    """Tells when it has taken so many steps."""
+
+    def __init__(self, env, at, reached):
+        super().__init__(env)
+        self.left, self.reached = at, reached
+
+    def step(self, action):
+        result = self.env.step(action)
+        self.left -= 1
+        if not self.left:
+            self.reached.set()
+        return result
+
+
+def memory_after_closing(monkeypatch, *, with_the_edge):
+    """Close a feed with a fragment that was never taken, use its memory for something else, and see what is in it."""
+    lane, reached = LaggingLane(), threading.Event()
+    if not with_the_edge:
+        monkeypatch.setattr(schedule.Collector, "settle", lambda self: None)
+    env = Announcing(gym.make("CartPole-v1"), 2 * N_STEPS, reached)
+    feed = threaded.rollout([env], Actor(), N_STEPS, lag=1, seed=0, device=lane)
+    next(feed)
+    assert reached.wait(60)  # then the second fragment is on its way: no step's boundary comes any more
+    feed.close()
+    del feed
+    mine = [lane.empty(Place.CONSUMER, (1 + N_STEPS, 1, 4), torch.float32) for _ in range(3)]
+    for tensor in mine:
+        lane.launch(lambda tensor=tensor: tensor.fill_(7.0))
+    lane.synchronize()
+    with lane.collecting():
+        lane.synchronize()
+    return mine
+
+
+def test_what_was_never_delivered_is_let_go_only_when_nothing_writes_to_it_any_more(monkeypatch):
+    """Dropped -> released."""
+    assert all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=True))
+    assert not all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=False))
+
+
+def test_released_memory_is_spoilt_in_the_order_of_its_stream():
+    lane = LaggingLane()
+    source = torch.arange(4.0)
+    one = lane.empty(Place.CONSUMER, (4,), torch.float32)
+    assert torch.isnan(one).all()
+    copy = torch.empty(4)
+    lane.copy(one, source)
+    lane.copy(copy, one)
+    address = one.data_ptr()
+    del one
+    other = lane.empty(Place.CONSUMER, (4,), torch.float32)
+    assert other.data_ptr() == address
+    lane.synchronize()
+    assert torch.equal(copy, source)
+    assert torch.isnan(other).all()
+
+
+def test_nothing_happens_before_it_is_waited_for_or_else_at_once():
+    for haste in (0.0, 1.0):
+        lane = LaggingLane(haste=haste)
+        device, host = lane.empty(Place.ACTOR, (2,), torch.int64), torch.tensor([1, 2])
+        lane.copy(device, host)
+        host += 1
+        lane.synchronize()
+        assert device.tolist() == ([2, 3] if haste == 0 else [1, 2])
+
+
+def test_an_exception_on_the_device_comes_to_whoever_waits():
+    class Breaking(Actor):
+        def forward(self, obs, *, virtual, **inputs):
+            if not virtual:
+                raise ArithmeticError("on the device")
+            return super().forward(obs, **inputs)
+
+    for engine in (same, threaded):
+        feed = engine.rollout(make_envs(), Breaking(), N_STEPS, seed=0, device=LaggingLane())
+        with pytest.raises(ArithmeticError, match="on the device"):
+            next(feed)
+
+
+def test_a_fragment_that_is_delivered_to_the_host_can_be_read_at_once():
+    expected = fragments_of(same, lag=1)
+    torch.manual_seed(0)
+    actor, got = Actor(), []
+    with threaded.rollout(
+        make_envs(), actor, N_STEPS, seed=0, lag=1, final=True, device=LaggingLane(consumer_on_host=True)
+    ) as feed:
+        for _ in range(N_FRAGMENTS):
+            got.append(nested.map(torch.clone, next(feed)))
+            with torch.no_grad():
+                actor.head.weight.add_(0.1)
+    assert all_equal(got, expected)
+
+
+def test_no_memory_is_lost_over_many_fragments():
+    """Vessels, snapshots and staged rows come back to where they were allocated: the device's memory stays flat."""
+    lane = LaggingLane(haste=0.5)
+    sizes = []
+    with threaded.rollout(make_envs(), Actor(), N_STEPS, seed=0, lag=2, final=True, device=lane) as feed:
+        for _ in range(40):
+            next(feed)
+            lane.synchronize()
+            sizes.append(sum(block.bytes.size for block in lane._blocks.values() if block.bytes.size > 600))
+    assert np.max(sizes[20:]) == sizes[20]
