@@ -44,6 +44,9 @@ class Faces(Protocol):
     def step(self, now: Row, then: Row, marks: Marks, last: Row | None, *, sticky: bool) -> list[int]:
         """Carry out the actions in ``then``, and write what follows; return whose episode ended."""
 
+    def render(self) -> None:
+        """Let the environments show themselves."""
+
     def close(self) -> None:
         """Close what was made for this feed."""
 
@@ -72,15 +75,16 @@ class Bench:
         """Make the views."""
         self.slot, self.state, self.last, self.actor, self.hx = slot, state, last, actor, hx
         self.copied: Any = None
+        n = len(slot.rows)
         self.ups = [
             (nested.leaves(one), nested.leaves(other))
-            for one, other in zip(_split(state), _split(slot.state), strict=True)
+            for one, other in zip(_split(state, n), _split(slot.state, n), strict=True)
         ]
         columns = [group.columns for group in groups]
-        self.inputs = [_split(_columns(state, part)) for part in columns]
+        self.inputs = [_split(_columns(state, part), n) for part in columns]
         self.lasts = [_columns(last, part) for part in columns]
-        self.infos = [[nested.leaves(row) for row in _split(_columns(actor, part))] for part in columns]
-        self.downs = [[nested.leaves(row) for row in _split(_columns(slot.state.act, part))] for part in columns]
+        self.infos = [[nested.leaves(row) for row in _split(_columns(actor, part), n)] for part in columns]
+        self.downs = [[nested.leaves(row) for row in _split(_columns(slot.state.act, part), n)] for part in columns]
         self.hxs = [nested.leaves(_columns(hx, part)) for part in columns]
 
     @property
@@ -93,11 +97,11 @@ def _columns(tree: Nested, part: slice) -> Nested:
     return nested.map(lambda x: x[:, part], tree)
 
 
-def _split(tree: Nested) -> list[Any]:
+def _split(tree: Nested, n: int) -> list[Any]:
     """Take rows apart: one nested thing of ``(n, ...)`` into ``n`` of ``(1, ...)``."""
     found, spec = nested.flatten(tree)
-    rows = zip(*(leaf.split(1) for leaf in found), strict=True)
-    return [spec.unflatten(row) for row in rows]
+    columns = [leaf.split(1) for leaf in found]
+    return [spec.unflatten([column[t] for column in columns]) for t in range(n)]
 
 
 def make_benches(

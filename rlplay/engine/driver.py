@@ -17,7 +17,7 @@ from .handoff import Channel, Closed, Failure, Gate, Late
 from .schedule import Collector, Delivery, Token
 from .trace import Progress
 
-__all__ = ["Background", "Driver", "Inline"]
+__all__ = ["Background", "Driver", "Inline", "noting"]
 
 _PATIENCE = 5.0
 """Seconds for which closing waits for the environment's step that is under way."""
@@ -65,7 +65,7 @@ class Inline(Driver):
         super().__init__(progress, _PATIENCE)
         self._tokens: deque[Token] = deque()
         self._collecting = threading.RLock()
-        with _noting(progress):
+        with noting(progress):
             self.collector = make(self._gate)
 
     def give(self, token: Token) -> None:
@@ -77,7 +77,7 @@ class Inline(Driver):
         with self._collecting:
             self._gate.enter()
             try:
-                with _noting(self._progress):
+                with noting(self._progress):
                     return self.collector.serve(self._tokens.popleft())
             finally:
                 self._gate.leave()
@@ -190,7 +190,7 @@ def _work(
     """
     collector: Collector | None = None
     try:
-        with _noting(progress):
+        with noting(progress):
             collector = make(gate)
         made.put(collector)
         while True:
@@ -198,7 +198,7 @@ def _work(
             token = tokens.get()
             progress.waiting += perf_counter() - started
             gate.enter()
-            with _noting(progress):
+            with noting(progress):
                 delivery = collector.serve(token)
             gate.leave()
             deliveries.put(delivery)
@@ -214,7 +214,7 @@ def _work(
 
 
 @contextmanager
-def _noting(progress: Progress) -> Iterator[None]:
+def noting(progress: Progress) -> Iterator[None]:
     """Note on an exception where it happened."""
     try:
         yield

@@ -218,6 +218,11 @@ class Environments:
         for field, leaf, part in zip(self._fields, leaves, self._parts(obs), strict=True):
             leaf[j] = field.cast(part)
 
+    def render(self) -> None:
+        """Let every environment show itself."""
+        for env in self._envs:
+            env.render()
+
     def close(self) -> None:
         """Close what factories made, each once; the user's own instances are left alone."""
         while self._made:

@@ -29,7 +29,7 @@ from .trace import Progress
 from .transfer import Lane, lane_between
 from .vector import VectorEnvironment
 
-__all__ = ["Device", "Info", "claim", "home_of", "listed", "open_feed", "seed_of", "seeds_of"]
+__all__ = ["Device", "Info", "at_least", "claim", "faces", "home_of", "listed", "open_feed", "seed_of"]
 
 Device: TypeAlias = torch.device | str | Lane | None
 Info: TypeAlias = Sequence[str] | Mapping[str, Any]
@@ -87,13 +87,14 @@ def open_feed(
 
 
 def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate) -> Collector:
-    return Collector(lambda: _faces(envs, plan, progress), behaviour, lane, plan, progress, gate)
+    return Collector(lambda: faces(envs, plan.seed, plan.entries, progress), behaviour, lane, plan, progress, gate)
 
 
-def _faces(envs: Any, plan: Plan, progress: Progress) -> Faces:
+def faces(envs: Any, seed: int, entries: Entries, progress: Progress) -> Faces:
+    """Make, reset and check environments: one vector environment, or a list of instances and factories."""
     if is_vector(envs):
-        return VectorEnvironment(envs, seeds_of(plan.seed, int(envs.num_envs)), plan.entries, progress)
-    return Environments(envs, seeds_of(plan.seed, len(envs)), plan.entries, progress)
+        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress)
+    return Environments(envs, seeds_of(seed, len(envs)), entries, progress)
 
 
 def listed(envs: Any) -> list[Any]:

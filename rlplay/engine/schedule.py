@@ -26,7 +26,7 @@ from .collect import Bench, Faces, carry_over, collect, deliver, make_benches, s
 from .core import BaseActorModule, Episode, Fragment
 from .handoff import Gate
 from .info import Entries
-from .storage import Leaf, Slot, blank, dtype_of, outcome_layout, state_layout
+from .storage import Leaf, Slot, blank, dtype_of, fields_to_leaves, outcome_layout, state_layout
 from .trace import Progress
 from .transfer import Lane, Place
 
@@ -96,7 +96,7 @@ class Collector:
         plan, lane, envs = self._plan, self._lane, self._envs
         if plan.groups > envs.n_envs:
             raise ValueError(f"`groups` must be at most the number of environments, {envs.n_envs}, got {plan.groups}.")
-        state = state_layout(_leaves_of(envs.obs), _leaves_of(envs.act))
+        state = state_layout(fields_to_leaves(envs.obs), fields_to_leaves(envs.act))
         info = {entry.name: Leaf(entry.shape, dtype_of(entry.dtype)) for entry in plan.entries.entries}
         absent = [entry.absent for entry in plan.entries.entries]
         self._state_layout, self._outcome_layout = state, outcome_layout(info)
@@ -193,8 +193,3 @@ class Collector:
         with self._lane.collecting():
             self.settle()  # dropped -> released
         self._envs.close()
-
-
-def _leaves_of(described: Nested) -> Nested:
-    """Say in torch's terms what the fields of a space say in numpy's."""
-    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), described)

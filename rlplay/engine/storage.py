@@ -29,6 +29,7 @@ __all__ = [
     "blank_hx",
     "blank_rows",
     "dtype_of",
+    "fields_to_leaves",
     "outcome_layout",
     "state_layout",
 ]
@@ -69,6 +70,11 @@ class Marks(NamedTuple):
 def state_layout(obs: Nested, act: Nested) -> State:
     """Complete the leaves of observation and action to those of a whole state."""
     return State(stepno=Leaf((), torch.int64), obs=obs, act=act, rew=Leaf((), torch.float32), fin=Leaf((), torch.bool))
+
+
+def fields_to_leaves(described: Nested) -> Nested:
+    """Say in torch's terms what the fields of a space say in numpy's."""
+    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), described)
 
 
 def outcome_layout(info: dict[str, Leaf]) -> Outcome:

@@ -113,6 +113,10 @@ class VectorEnvironment:
             source = info.get("final_info", {}) if j in ended else info
             self._entries.record(_one(source, j), into, j)
 
+    def render(self) -> None:
+        """Let the environment show itself."""
+        self._env.render()
+
     def close(self) -> None:
         """Do nothing: the vector environment stays the user's."""
 

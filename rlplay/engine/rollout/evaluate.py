@@ -1,0 +1,127 @@
+"""Playing whole episodes to see how good an actor is. Not a feed: it returns when they have ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import nested
+from ...nested import Nested
+from ..ambient import Ambient
+from ..behaviour import Behaviour, Group
+from ..collect import Faces
+from ..core import BaseActorModule
+from ..driver import noting
+from ..environment import is_vector
+from ..info import Entries
+from ..opening import at_least, claim, faces, home_of, listed, seed_of
+from ..storage import Array, Slot, fields_to_leaves, state_layout
+from ..trace import Progress
+from ..transfer import Place, lane_between
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    envs: Any,
+    actor: BaseActorModule,
+    *,
+    n_steps: int | None = None,
+    render: bool = False,
+    device: torch.device | str | None = None,
+) -> tuple[Array, Nested]:
+    """Play every environment to the end of one episode.
+
+    Whether the actor is greedy is for its train/eval mode to say. Seeds are drawn from torch's global generator, so
+    that ``torch.manual_seed`` makes an evaluation repeat.
+
+    Parameters
+    ----------
+    envs : list of environments, list of factories, or one vector environment
+        As in :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset at the call.
+    actor : BaseActorModule
+        Copied at the call, with its train/eval mode.
+    n_steps : int, optional
+        Stop after so many steps of each environment, even if its episode has not ended.
+    render : bool
+        Call ``render`` of every environment after the reset and after each step.
+    device : torch.device, optional
+        Where the copy of the actor runs; by default where the actor's parameters are.
+
+    Returns
+    -------
+    rewards : float32 array, ``(T, B)``
+        ``T`` is the length of the longest episode. Rewards after the end of an episode are 0, so the returns are
+        ``rewards.sum(axis=0)``.
+    info : nested arrays, ``(1+T, B, ...)``
+        The actor's info. Row ``T`` is its virtual reaction to the last row; what stands in rows after the end of an
+        episode is its reaction to the first observation of the next one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As ``rollout`` does, if the arguments are not as described.
+    """
+    if n_steps is not None:
+        at_least("n_steps", n_steps, 1)
+    sources, seed = listed(envs), seed_of(None)
+    lane = lane_between(device, None, home_of(actor))
+    behaviour, progress = Behaviour(actor, lane), Progress()
+    claim(sources)
+    with noting(progress):
+        stage = faces(envs if is_vector(envs) else sources, seed, Entries(()), progress)
+        try:
+            with Ambient.here(lane.actor_device).applied():
+                group = Group(0, slice(0, stage.n_envs), seed, lane.actor_device)
+                layout = state_layout(fields_to_leaves(stage.obs), fields_to_leaves(stage.act))
+                slot = Slot(layout, {}, [], 1, stage.n_envs, lambda *form: lane.empty(Place.HOST, *form))
+                return _play(stage, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs))
+        finally:
+            stage.close()
+
+
+def _play(
+    envs: Faces,
+    behaviour: Behaviour,
+    group: Group,
+    slot: Slot,
+    progress: Progress,
+    n_steps: int | None,
+    render: bool,
+    *,
+    sticky: bool,
+) -> tuple[Array, Nested]:
+    (now, then), (marks,) = slot.rows, slot.marks
+    envs.begin(now)
+    here = group.acting.device
+    info_layout, _ = behaviour.probe([group], _first_row(slot, here), envs.act)
+    rewards: list[Array] = []
+    infos: list[list[Array]] = []
+    going_on = np.ones(envs.n_envs, bool)
+    while True:
+        if render:
+            envs.render()
+        last = not going_on.any() or len(rewards) == n_steps
+        progress.doing, progress.row = "actor.step", len(rewards)
+        begun = now.fin.nonzero()[0].tolist()
+        act, info = behaviour.react(group, _first_row(slot, here), begun=begun, virtual=last)
+        infos.append([leaf[0].cpu().numpy().copy() for leaf in info])
+        if last:
+            break
+        for value, row in zip(act, then.act, strict=True):
+            row[...] = value[0].cpu().numpy()
+        slot.clear()
+        progress.doing = "env.step"
+        ended = envs.step(now, then, marks, None, sticky=sticky)
+        rewards.append(np.where(going_on, then.rew, np.float32(0)))
+        going_on[ended] = False
+        for leaf in nested.leaves(slot.state):
+            leaf[0].copy_(leaf[1])
+    stacked = [np.stack(column) for column in zip(*infos, strict=True)]
+    return np.stack(rewards), nested.structure(info_layout).unflatten(stacked)
+
+
+def _first_row(slot: Slot, device: torch.device) -> Nested:
+    return nested.map(lambda x: x[:1].to(device, copy=True), slot.state)
