@@ -47,8 +47,8 @@ class Faces(Protocol):
     def render(self) -> None:
         """Let the environments show themselves."""
 
-    def close(self) -> None:
-        """Close what was made for this feed."""
+    def close(self) -> list[str]:
+        """Close what was made for this feed; return what went wrong with it."""
 
 
 class Bench:
@@ -179,6 +179,7 @@ def collect(
         Filled in only if ``final``. On an asynchronous lane its lists of tensors grow behind what was launched.
     """
     slot, ends = bench.slot, Ends()
+    progress.doing = "actor.reset"
     envs.release()
     slot.clear()
     _begin(bench, behaviour, groups, lane)
@@ -201,6 +202,7 @@ def collect(
         if final and ended:
             _complete_last(slot, now, then, ended)
             _react_to_last(bench, behaviour, groups, lane, t, ended, ends)
+    progress.row = bench.n_steps
     _react(bench, behaviour, groups, lane, bench.n_steps, virtual=True)
     return ends
 

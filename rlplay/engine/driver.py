@@ -15,7 +15,7 @@ from time import perf_counter
 
 from .handoff import Channel, Closed, Failure, Gate, Late
 from .schedule import Collector, Delivery, Token
-from .trace import Progress
+from .trace import Progress, note
 
 __all__ = ["Background", "Driver", "Inline", "noting"]
 
@@ -30,6 +30,7 @@ class Driver(ABC):
 
     def __init__(self, progress: Progress, timeout: float) -> None:
         self._gate, self._progress, self._timeout = Gate(), progress, timeout
+        self._complaints: list[str] = []
 
     @abstractmethod
     def give(self, token: Token) -> None:
@@ -51,6 +52,17 @@ class Driver(ABC):
         """Make the collector stand still at a step's boundary, inside a ``with`` block."""
         return self._gate.held(self._timeout, lambda: str(self._progress))
 
+    def _complain(self) -> None:
+        """Warn, in the consumer's thread, of what went wrong in ending."""
+        while self._complaints:
+            warnings.warn(self._complaints.pop(0), RuntimeWarning, stacklevel=3)
+
+    def _left_behind(self) -> str:
+        return (
+            f"the collector has not ended within {_PATIENCE:g} s, and is left behind: {self._progress}. A thread "
+            "cannot be killed; it ends by itself once that call returns."
+        )
+
     @property
     def paused_by_me(self) -> bool:
         """Whether waiting for a fragment in this thread would be for ever."""
@@ -65,6 +77,7 @@ class Inline(Driver):
         super().__init__(progress, _PATIENCE)
         self._tokens: deque[Token] = deque()
         self._collecting = threading.RLock()
+        self._left = False
         with noting(progress):
             self.collector = make(self._gate)
 
@@ -81,21 +94,28 @@ class Inline(Driver):
                     return self.collector.serve(self._tokens.popleft())
             finally:
                 self._gate.leave()
+                if self._left:
+                    self._end()
 
     def wake(self) -> None:
         """Do nothing: a consumer in another thread comes to the next step's boundary."""
 
     def stop(self) -> None:
-        """Close the collector, unless it is still busy in another thread, which then is warned about."""
+        """Close the collector; if another thread is still busy with it, that one will."""
         self._gate.close()
         if self._collecting.acquire(timeout=_PATIENCE):
             try:
-                self._tokens.clear()
-                self.collector.close()
+                self._end()
             finally:
                 self._collecting.release()
         else:
-            _warn_stuck(self._progress)
+            self._left = True
+            self._complaints.append(self._left_behind())
+        self._complain()
+
+    def _end(self) -> None:
+        self._tokens.clear()
+        self._complaints += self.collector.close()
 
 
 class Background(Driver):
@@ -117,7 +137,7 @@ class Background(Driver):
         made: Channel[Collector] = Channel()
         self._thread = threading.Thread(
             target=_work,
-            args=(make, made, self._tokens, self._deliveries, self._gate, progress),
+            args=(make, made, self._tokens, self._deliveries, self._gate, progress, self._complaints),
             name="rlplay-collector",
             daemon=True,  # a thread that is not would keep the interpreter from even calling its exit handlers
         )
@@ -169,11 +189,12 @@ class Background(Driver):
             return  # a finalizer that happened to run there; the thread ends by itself
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
-            _warn_stuck(self._progress)
+            self._complaints.append(self._left_behind())
         else:
             # all copies have been waited for: what never reached the consumer can be let go
             self._tokens.drain()
             self._deliveries.drain()
+        self._complain()
 
 
 def _work(
@@ -183,6 +204,7 @@ def _work(
     deliveries: Channel[Delivery],
     gate: Gate,
     progress: Progress,
+    complaints: list[str],
 ) -> None:
     """Collect a fragment for each token, until closed: the whole life of the collector's thread.
 
@@ -210,7 +232,7 @@ def _work(
     finally:
         gate.leave()
         if collector is not None:
-            collector.close()
+            complaints += collector.close()
 
 
 @contextmanager
@@ -221,15 +243,5 @@ def noting(progress: Progress) -> Iterator[None]:
     except Closed:
         raise
     except BaseException as error:
-        # as BaseException.add_note does, which Python 3.10 does not have
-        vars(error).setdefault("__notes__", []).append(f"rlplay: {progress}")
+        note(error, str(progress))
         raise
-
-
-def _warn_stuck(progress: Progress) -> None:
-    warnings.warn(
-        f"the collector has not ended within {_PATIENCE:g} s, and is left behind: {progress}. A thread cannot be "
-        "killed; it ends by itself once that call returns.",
-        RuntimeWarning,
-        stacklevel=3,
-    )

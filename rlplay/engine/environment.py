@@ -6,7 +6,6 @@ Knows numpy rows to write into. Neither torch nor threads, and it imports neithe
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from .core import Episode
 from .info import Entries
 from .mend import mend_gym
 from .storage import Array, Marks, Row
-from .trace import Progress
+from .trace import Progress, note
 
 __all__ = ["Environments", "is_factory", "is_vector", "takes"]
 
@@ -72,8 +71,9 @@ class Environments:
         self._made: list[Any] = []
         try:
             self._open(sources, seeds)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            for complaint in self.close():
+                note(error, complaint)
             raise
 
     def _open(self, sources: Sequence[Any], seeds: Sequence[int]) -> None:
@@ -83,6 +83,7 @@ class Environments:
             progress.env = j
             self._envs.append(self._make(source, seed) if is_factory(source) else source)
         mend_gym()
+        progress.doing, progress.env = "checking the spaces", -1
         if len({id(env) for env in self._envs}) < len(self._envs):
             raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
         self._check_spaces()
@@ -102,6 +103,7 @@ class Environments:
             self._pairs.append(pair)
             # an environment may well reuse the array on its next step
             self._first.append([np.array(part) for part in self._parts(obs)])
+        progress.doing, progress.env = "getting ready", -1
         self._act_spec = nested.structure(self.act)
         # most spaces are a single array, for which taking apart and putting together can be left out
         self._plain_obs = self.obs if isinstance(self.obs, space.Field) else None
@@ -117,7 +119,8 @@ class Environments:
 
     def _make(self, factory: Callable[..., Any], seed: int) -> Any:
         env = factory(seed=seed) if takes(factory, "seed") else factory()
-        self._made.append(env)
+        if not any(env is other for other in self._made):
+            self._made.append(env)
         return env
 
     def _check_spaces(self) -> None:
@@ -223,14 +226,16 @@ class Environments:
         for env in self._envs:
             env.render()
 
-    def close(self) -> None:
-        """Close what factories made, each once; the user's own instances are left alone."""
+    def close(self) -> list[str]:
+        """Close what factories made, each once, and say what went wrong; the user's own instances are left alone."""
+        complaints = []
         while self._made:
             env = self._made.pop()
             try:
                 getattr(env, "close", bool)()
-            except Exception as error:  # the others must be closed all the same
-                warnings.warn(f"closing {env!r} failed: {error!r}", RuntimeWarning, stacklevel=2)
+            except BaseException as error:  # the others must be closed all the same
+                complaints.append(f"closing {env!r} failed: {error!r}.")
+        return complaints
 
 
 def _five(result: Any) -> tuple[Any, float, bool, bool, Any]:

@@ -129,12 +129,12 @@ def claim(sources: Iterable[Any]) -> None:
     for j, source in enumerate(sources):
         older = _serving.pop(id(source), None)
         if older is not None and older.open:
+            older.close()
             warnings.warn(
                 f"environment {j} still served an open feed, which is closed now: an environment serves one feed.",
                 RuntimeWarning,
                 stacklevel=4,
             )
-            older.close()
 
 
 def at_least(name: str, value: Any, least: int) -> None:

@@ -27,7 +27,7 @@ from .core import BaseActorModule, Episode, Fragment
 from .handoff import Gate
 from .info import Entries
 from .storage import Leaf, Slot, blank, dtype_of, fields_to_leaves, outcome_layout, state_layout
-from .trace import Progress
+from .trace import Progress, note
 from .transfer import Lane, Place
 
 __all__ = ["Collector", "Delivery", "Plan", "Token"]
@@ -88,8 +88,9 @@ class Collector:
         self._envs = make()
         try:
             self._lay_out()
-        except BaseException:
-            self._envs.close()
+        except BaseException as error:
+            for complaint in self._envs.close():
+                note(error, complaint)
             raise
 
     def _lay_out(self) -> None:
@@ -129,6 +130,7 @@ class Collector:
             here = self._lane.actor_device
             first = nested.map(lambda x: x[:1].to(here, copy=True), self._slots[0].state)
             info, hx = self._behaviour.probe(self._groups, first, self._envs.act)
+            self.settle()  # the stream that fragments are asked for on may be another one
         self.layout = Fragment(self._state_layout, info, self._outcome_layout, hx)
 
     def vessel(self) -> Fragment:
@@ -161,6 +163,7 @@ class Collector:
         self._behaviour.adopt(token.snapshot)
         if not self._benches:
             self._benches = make_benches(self._slots, self.layout, self._groups, self._envs.n_envs, lane)
+            lane.borrow([group.hx for group in self._groups])  # which the calling thread's stream has allocated
         bench = self._benches[self._turn % len(self._benches)]
         lane.host_wait(bench.copied)  # copied -> refill
         carry_over(self._previous, bench, lane)
@@ -185,11 +188,20 @@ class Collector:
             self._gate.stand(self.settle)
 
     def settle(self) -> None:
-        """Wait until the collector's stream has done all that it was asked for."""
+        """Wait until the current stream has done all that it was asked for."""
         self._lane.host_wait(self._lane.record())
 
-    def close(self) -> None:
-        """End: close the environments that were made for this feed, and let nothing go that is still being used."""
-        with self._lane.collecting():
-            self.settle()  # dropped -> released
-        self._envs.close()
+    def close(self) -> list[str]:
+        """End: close the environments that were made for this feed, and let nothing go that is still being used.
+
+        Returns
+        -------
+        list of str
+            What went wrong in closing: the consumer is to be warned about it.
+        """
+        try:
+            with self._lane.collecting():
+                self.settle()  # dropped -> released
+        except Exception as error:
+            return [f"waiting for the device failed: {error!r}.", *self._envs.close()]
+        return self._envs.close()

@@ -1,13 +1,18 @@
 """Where the collector stands, and where the seconds went on both sides: counters that are always on.
 
-Knows clocks. Nothing else.
+Knows nothing else.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CollectorTime", "LearnerTime", "Progress", "Stats"]
+__all__ = ["CollectorTime", "LearnerTime", "Progress", "Stats", "note"]
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a note to an exception, as ``add_note`` does, which Python 3.10 does not have."""
+    vars(error).setdefault("__notes__", []).append(f"rlplay: {text}")
 
 
 class Progress:

@@ -91,7 +91,7 @@ class Lane:
         """Let the current stream, not the host, wait for a point of another one."""
 
     def host_wait(self, event: Any) -> None:
-        """Let the host wait for a point of a stream."""
+        """Let the host wait for a point of a stream; None is one that has been reached long since."""
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -142,7 +142,7 @@ class CudaLane(Lane):
 
     def host_wait(self, event: Any) -> None:
         """Let the host sleep until the point is reached. The interpreter lock is released meanwhile."""
-        for _, point in event:
+        for _, point in event or ():
             point.synchronize()
 
     @contextmanager

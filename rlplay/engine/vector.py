@@ -52,6 +52,7 @@ class VectorEnvironment:
         space.fit(batched, obs)
         self.obs: Nested = space.along(described, obs)
         self._fields, self._spec = nested.flatten(space.along(batched, obs))
+        progress.doing = "getting ready"
         self._first = [np.array(part) for part in self._spec.flatten_up_to(obs)]
         self._ret = np.zeros(self.n_envs)
         self.episodes: list[Episode] = []
@@ -117,8 +118,9 @@ class VectorEnvironment:
         """Let the environment show itself."""
         self._env.render()
 
-    def close(self) -> None:
+    def close(self) -> list[str]:
         """Do nothing: the vector environment stays the user's."""
+        return []
 
 
 def _final_obs(info: Mapping[str, Any], j: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..environment import is_vector
 from ..info import Entries
 from ..opening import at_least, claim, faces, home_of, listed, seed_of
 from ..storage import Array, Slot, fields_to_leaves, state_layout
-from ..trace import Progress
+from ..trace import Progress, note
 from ..transfer import Place, lane_between
 
 __all__ = ["evaluate"]
@@ -77,9 +78,14 @@ def evaluate(
                 group = Group(0, slice(0, stage.n_envs), seed, lane.actor_device)
                 layout = state_layout(fields_to_leaves(stage.obs), fields_to_leaves(stage.act))
                 slot = Slot(layout, {}, [], 1, stage.n_envs, lambda *form: lane.empty(Place.HOST, *form))
-                return _play(stage, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs))
-        finally:
-            stage.close()
+                played = _play(stage, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs))
+        except BaseException as error:
+            for complaint in stage.close():
+                note(error, complaint)
+            raise
+    for complaint in stage.close():
+        warnings.warn(complaint, RuntimeWarning, stacklevel=2)
+    return played
 
 
 def _play(

@@ -1,0 +1,885 @@
+"""When things go wrong: errors reach the consumer in their place, and whatever happens, feeds end and can be closed."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import signal
+import threading
+import traceback
+import warnings
+import weakref
+from contextlib import suppress
+from functools import partial
+from typing import ClassVar
+
+import pytest
+import torch
+from faulty import LENGTH, Actor, Broken, Env, Script, Stop, raising
+from torch import nn
+
+from rlplay.engine import driver
+from rlplay.engine.rollout import same, threaded
+
+T, B = 5, 2
+LONG = 60  # seconds: for what must happen, however slow the machine
+
+THREADED = {f"threaded-{lag}": partial(threaded.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)}
+ENGINES = {f"same-{lag}": partial(same.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)} | THREADED
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES)
+def rollout(request):
+    """Any engine, with any lag."""
+    return request.param
+
+
+@pytest.fixture(params=THREADED.values(), ids=THREADED)
+def ahead(request):
+    """An engine that collects in the background, with any lag."""
+    return request.param
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Closing does not wait long for a step that is under way."""
+    monkeypatch.setattr(driver, "_PATIENCE", 0.05)
+
+
+class InThread(threading.Thread):
+    """Calls a function elsewhere, and keeps what it returned or raised."""
+
+    def __init__(self, function):
+        super().__init__(daemon=True)
+        self.function, self.error, self.value = function, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.value = self.function()
+        except BaseException as error:
+            self.error = error
+
+    def wait(self):
+        self.join(LONG)
+        assert not self.is_alive()
+        return self
+
+
+def until(condition):
+    """Wait for something that another thread is about to do, and cannot announce."""
+    for _ in range(1000 * LONG):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it never happened")
+
+
+EARLIER = set()  # threads of tests before, which the traceback of a failed one may keep
+
+
+@pytest.fixture(autouse=True)
+def earlier():
+    EARLIER.clear()
+    EARLIER.update(threading.enumerate())
+
+
+def collectors():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("rlplay") and thread not in EARLIER]
+
+
+def is_fragment(k, fragment):
+    """Whether this is fragment ``k`` of `Env`s, all of it: their steps are but counted."""
+    g = torch.arange(k * T, (k + 1) * T + 1)[:, None].expand(1 + T, B)
+    state, env = fragment.state, fragment.env
+    return (
+        torch.equal(state.obs, torch.stack([g // LENGTH, g % LENGTH], -1).float())
+        and torch.equal(state.stepno, g % LENGTH)
+        and torch.equal(state.rew, g.float())
+        and torch.equal(state.fin, g % LENGTH == 0)
+        and torch.equal(env.terminated, g[1:] % LENGTH == 0)
+        and not env.truncated.any()
+        and env.valid.all()
+        and torch.equal(fragment.actor["hx"], (g % LENGTH).float())
+    )
+
+
+def is_closed(feed):
+    with pytest.raises(RuntimeError, match="closed"):
+        next(feed)
+    return not feed.open
+
+
+def functions_in(error):
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+
+
+# an error reaches the consumer, in its place
+
+
+AFTER_THE_CALL = {
+    # whose, which call, the how many-th from now on -> at which step of which fragment, doing what
+    "first env.step": ("env", "step", 1, 0, 0, "env.step"),
+    "later env.step": ("env", "step", 8, 2, 1, "env.step"),
+    "last env.step of a fragment": ("env", "step", 10, 4, 1, "env.step"),
+    "first env.reset after an episode": ("env", "reset", 1, 2, 0, "env.reset"),
+    "later env.reset": ("env", "reset", 4, 1, 2, "env.reset"),
+    "first actor.step": ("actor", "act", 1, 0, 0, "actor"),
+    "later actor.step": ("actor", "act", 13, 2, 2, "actor"),
+    "first virtual actor.step": ("actor", "look", 1, 5, 0, "actor"),
+    "later virtual actor.step": ("actor", "look", 3, 5, 2, "actor"),
+    "first actor.reset": ("actor", "forget", 1, 0, 0, "actor"),
+    "later actor.reset": ("actor", "forget", 5, 2, 2, "actor"),
+}
+
+
+@pytest.mark.parametrize(("who", "call", "n", "step", "k", "doing"), AFTER_THE_CALL.values(), ids=AFTER_THE_CALL)
+def test_an_error_is_raised_in_its_turn_after_all_fragments_before_it(rollout, who, call, n, step, k, doing):
+    mine, made, actor, error = Env(), Env(), Actor(), Broken("one", 2)
+    feed = rollout([mine, lambda: made], actor)
+    script = made.script if who == "env" else actor.script
+    script.at(call, n, raising(error))
+
+    for number in range(k):
+        assert is_fragment(number, next(feed))
+    with pytest.raises(Broken, match="one and 2") as caught:
+        next(feed)
+
+    assert caught.value is error
+    assert "explode" in functions_in(error)
+    (note,) = error.__notes__
+    assert f"step {step} of fragment {k}" in note
+    assert doing in note
+    assert ("environment 1" in note) == (who == "env")
+    assert not collectors()
+    assert (mine.counts["close"], made.counts["close"]) == (0, 1)
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(feed)
+    assert not feed.open
+    feed.close()
+    assert is_closed(feed)
+    assert (mine.counts["close"], made.counts["close"]) == (0, 1)
+
+
+AT_THE_CALL = {
+    "factory": ("env", "make"),
+    "env.reset": ("env", "reset"),
+    "actor.step": ("actor", "look"),
+    "actor.reset": ("actor", "forget"),
+}
+
+
+@pytest.mark.parametrize(("who", "call"), AT_THE_CALL.values(), ids=AT_THE_CALL)
+def test_an_error_at_the_call_is_raised_there(rollout, who, call):
+    mine, early, late, actor, error = Env(), Env(), Env(), Actor(), Broken("one", 2)
+    script = late.script if who == "env" else actor.script
+    script.at(call, 1, raising(error))
+
+    def factory():
+        late.script("make")
+        return late
+
+    with pytest.raises(Broken) as caught:
+        rollout([mine, lambda: early, factory], actor)
+
+    assert caught.value is error
+    assert "explode" in functions_in(error)
+    if who == "env":
+        (note,) = error.__notes__
+        assert "environment 2" in note
+        assert f"env.{call}" in note
+    assert not collectors()
+    assert [env.counts["close"] for env in (mine, early, late)] == [0, 1, call != "make"]
+    assert not any(env.counts["step"] for env in (mine, early, late))
+
+
+def test_the_loop_over_a_feed_does_not_end_silently_where_an_environment_raises_stop_iteration(rollout):
+    env = Env(Script().at("step", 7, raising(StopIteration("from within"))))
+    feed, seen = rollout([env, Env()], Actor()), []
+    with pytest.raises(RuntimeError, match="from within") as caught:
+        seen.extend(feed)
+    assert len(seen) == 1
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert "explode" in functions_in(caught.value.__cause__)
+    assert not collectors()
+    assert list(feed) == []
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_exceptions_that_are_meant_for_the_interpreter_reach_the_consumer_too(rollout, kind):
+    feed = rollout([Env(), Env(Script().at("step", 2, raising(kind("from within"))))], Actor())
+    with pytest.raises(kind, match="from within") as caught:
+        next(feed)
+    assert "environment 1" in caught.value.__notes__[0]
+    assert not collectors()
+    with pytest.raises(StopIteration):
+        next(feed)
+
+
+def test_an_observation_that_no_longer_fits_is_an_error_with_the_environment_and_the_step(rollout):
+    class Grows(Env):
+        def _obs(self):
+            return super()._obs().repeat(1 if self.counts["step"] < 7 else 2)
+
+    feed = rollout([Env(), Grows()], Actor())
+    assert is_fragment(0, next(feed))
+    with pytest.raises(ValueError, match=r"expected shape \(2,\).*got shape \(4,\)") as caught:
+        next(feed)
+    assert "environment 1" in caught.value.__notes__[0]
+    assert "step 1 of fragment 1" in caught.value.__notes__[0]
+
+
+def test_an_answer_of_the_actor_that_no_longer_fits_is_an_error_and_not_broadcast(rollout):
+    class Shrinks(Actor):
+        def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+            act, hx, info = super().step(stepno, obs, act, rew, fin, hx=hx, virtual=virtual)
+            return act, hx, info if self.script.counts["act"] < 7 else {**info, "weight": info["weight"][:, :1]}
+
+    feed = rollout([Env(), Env()], Shrinks())
+    assert is_fragment(0, next(feed))
+    with pytest.raises(ValueError, match=r"expected \(1, 2\), got \(1, 1\)"):
+        next(feed)
+
+
+def test_an_info_entry_that_does_not_fit_is_an_error_with_the_environment_the_step_and_the_entry(rollout):
+    class Tells(Env):
+        def step(self, action):
+            return *super().step(action)[:4], {"speed": 1.0 if self.counts["step"] < 7 else "fast"}
+
+    feed = rollout([Env(), Tells()], Actor(), info=("speed",))
+    assert next(feed).env.info["speed"].nan_to_num(-1).tolist() == [[-1, 1]] * T
+    with pytest.raises(ValueError, match=r"'speed'.*'fast'") as caught:
+        next(feed)
+    assert "environment 1" in caught.value.__notes__[0]
+    assert "step 1 of fragment 1" in caught.value.__notes__[0]
+
+
+def test_an_error_of_a_vector_environment_is_told_to_be_one_of_all(rollout):
+    class Vector:
+        metadata: ClassVar = {"autoreset_mode": "SAME_STEP"}
+        num_envs, single_observation_space, single_action_space = B, Env.observation_space, Env.action_space
+
+        def reset(self, *, seed):
+            return torch.zeros(B, 2).numpy(), {}
+
+        def step(self, action):
+            raise Broken("one", 2)
+
+    feed = rollout(Vector(), Actor())
+    with pytest.raises(Broken) as caught:
+        next(feed)
+    assert "the vector environment, in env.step, at step 0 of fragment 0" in caught.value.__notes__[0]
+
+
+def test_a_step_that_returns_nonsense_is_an_error_that_says_what_was_expected(rollout):
+    class Silent(Env):
+        def step(self, action):
+            return None if self.counts["step"] else super().step(action)
+
+    feed = rollout([Silent(), Env()], Actor())
+    with pytest.raises(ValueError, match=r"expected `step` to return .*got NoneType") as caught:
+        next(feed)
+    assert "environment 0" in caught.value.__notes__[0]
+
+
+def test_an_error_does_not_change_the_fragments_received_before_it(rollout):
+    feed = rollout([Env(), Env(Script().at("step", 13, raising(Broken("one", 2))))], Actor())
+    fragments = [next(feed), next(feed)]
+    with pytest.raises(Broken):
+        next(feed)
+    assert all(itertools.starmap(is_fragment, enumerate(fragments)))
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_an_environment_that_asks_its_own_feed_is_told_so(lag):
+    script = Script()
+    feed = same.rollout([Env(script), Env()], Actor(), T, lag=lag)
+    script.at("step", 2, lambda: next(feed))
+    with pytest.raises(RuntimeError, match=r"inside next\(\)") as caught:
+        next(feed)
+    assert "environment 0" in caught.value.__notes__[0]
+
+
+def test_an_environment_that_asks_its_own_feed_in_the_background_makes_no_progress(ahead, impatient):
+    script = Script()
+    feed = ahead([Env(script), Env()], Actor(), timeout=0.2)
+    script.at("step", 2, lambda: next(feed))
+    with (
+        pytest.warns(RuntimeWarning, match="environment 0, in env.step"),
+        pytest.raises(TimeoutError, match=r"environment 0, in env.step"),
+    ):
+        next(feed)
+    until(lambda: not collectors())
+
+
+# environments that were made for a feed are closed with it
+
+
+def test_environments_from_factories_are_closed_once_with_the_feed_and_instances_never(rollout):
+    mine, made = Env(), Env()
+    with rollout([mine, lambda: made], Actor()) as feed:
+        next(feed)
+        assert made.counts["close"] == 0
+    feed.close()
+    del feed
+    gc.collect()
+    assert (mine.counts["close"], made.counts["close"]) == (0, 1)
+
+
+def test_an_environment_that_two_factories_return_is_refused_and_closed_once(rollout):
+    made = Env()
+    with pytest.raises(ValueError, match="twice"):
+        rollout([lambda: made, lambda: made], Actor())
+    assert made.counts["close"] == 1
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_an_error_in_closing_an_environment_is_a_warning_and_the_others_are_closed(rollout, kind):
+    good, bad = [Env(), Env()], Env(Script().at("close", 1, raising(kind("no"))))
+    feed = rollout([lambda: good[0], lambda: bad, lambda: good[1]], Actor())
+    next(feed)
+    with pytest.warns(RuntimeWarning, match=r"closing .* failed: .*no"):
+        feed.close()
+    assert [env.counts["close"] for env in (*good, bad)] == [1, 1, 1]
+    assert not collectors()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_others_are_closed_even_if_warnings_are_errors(rollout):
+    good, bad = [Env(), Env()], Env(Script().at("close", 1, raising(ValueError("no"))))
+    feed = rollout([lambda: good[0], lambda: bad, lambda: good[1]], Actor())
+    next(feed)
+    with warnings.catch_warnings(), suppress(RuntimeWarning):
+        warnings.simplefilter("error", RuntimeWarning)
+        feed.close()
+    assert [env.counts["close"] for env in (*good, bad)] == [1, 1, 1]
+
+
+def test_an_error_in_closing_does_not_hide_the_error_before_it(rollout):
+    script = Script().at("step", 3, raising(Broken("one", 2))).at("close", 1, raising(ValueError("no")))
+    feed = rollout([Env(), lambda: Env(script)], Actor())
+    with pytest.warns(RuntimeWarning, match=r"closing .* failed: .*no"), pytest.raises(Broken):
+        next(feed)
+    assert not collectors()
+
+
+# no progress
+
+
+def test_an_environment_that_blocks_is_named_after_the_timeout(ahead, impatient):
+    stop, script = Stop(), Script()
+    made = Env(script.at("step", 8, stop))
+    feed = ahead([Env(), lambda: made], Actor(), timeout=0.3)
+    assert is_fragment(0, next(feed))
+    (thread,) = collectors()
+    with (
+        pytest.warns(RuntimeWarning, match="environment 1, in env.step.*cannot be killed"),
+        pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.step, at step 2 of fragment 1.*`timeout`"),
+    ):
+        next(feed)
+    with pytest.raises(StopIteration):
+        next(feed)
+    assert made.counts["close"] == 0
+    stop.release.set()
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert made.counts["close"] == 1
+
+
+def test_an_actor_that_blocks_is_named_after_the_timeout(ahead, impatient):
+    stop, actor = Stop(), Actor()
+    feed = ahead([Env(), Env()], actor, timeout=0.3)
+    actor.script.at("act", 2, stop)
+    (thread,) = collectors()
+    with (
+        pytest.warns(RuntimeWarning, match="left behind"),
+        pytest.raises(TimeoutError, match=r"actor.step, at step 1 of fragment 0"),
+    ):
+        next(feed)
+    stop.release.set()
+    thread.join(LONG)
+    assert not thread.is_alive()
+
+
+def test_a_fragment_may_take_longer_than_the_timeout_while_there_is_progress():
+    slow = threading.Event()  # never set: its timeout is the work of a slow environment
+    script = Script()
+    for n in range(1, 31):
+        script.at("step", n, lambda: slow.wait(0.05))
+    with threaded.rollout([Env(script)], Actor(), 30, timeout=1.0) as feed:
+        next(feed)
+
+
+def test_a_factory_that_blocks_is_named_and_what_it_makes_is_closed_when_it_returns(impatient):
+    stop, early, late = Stop(), Env(), Env()
+
+    def factory():
+        stop()
+        return late
+
+    with (
+        pytest.warns(RuntimeWarning, match="left behind"),
+        pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.make"),
+    ):
+        threaded.rollout([lambda: early, factory], Actor(), start_timeout=0.3)
+    (thread,) = collectors()
+    stop.release.set()
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert (early.counts["close"], late.counts["close"]) == (1, 1)
+
+
+def test_close_warns_of_an_environment_that_does_not_return(ahead, impatient):
+    stop, made = Stop(), Env()
+    feed = ahead([lambda: made, Env()], Actor())
+    made.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    with pytest.warns(RuntimeWarning, match="environment 0, in env.step"):
+        feed.close()
+    assert "closed" in str(consumer.wait().error)
+    (thread,) = collectors()
+    stop.release.set()
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert made.counts["close"] == 1
+
+
+def test_an_environment_that_closing_could_not_wait_for_is_closed_when_it_returns(rollout, impatient):
+    stop, made = Stop(), Env()
+    feed = rollout([lambda: made, Env()], Actor())
+    made.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    with pytest.warns(RuntimeWarning, match="environment 0, in env.step"):
+        feed.close()
+    threads = [consumer, *collectors()]
+    stop.release.set()
+    for thread in threads:
+        thread.join(LONG)
+    assert "closed" in str(consumer.error)
+    assert made.counts["close"] == 1
+
+
+# closing
+
+
+def test_close_may_be_called_before_the_first_fragment_and_often(rollout):
+    mine, made = Env(), Env()
+    feed = rollout([mine, lambda: made], Actor())
+    for _ in range(3):
+        feed.close()
+        assert is_closed(feed)
+        assert not collectors()
+    assert (mine.counts["close"], made.counts["close"]) == (0, 1)
+    assert not mine.counts["step"]
+
+
+def test_fragments_that_wait_in_the_queue_are_dropped_by_close(ahead):
+    env = Env()
+    feed = ahead([env, Env()], Actor())
+    first = next(feed)
+    # all tokens are used up: nothing moves any more
+    until(lambda: feed._progress.doing == "waiting for the learner")
+    feed.close()
+    assert is_closed(feed)
+    assert not collectors()
+    assert is_fragment(0, first)
+
+
+def test_close_may_be_called_from_another_thread(rollout):
+    feed = rollout([Env(), lambda: Env()], Actor())
+    next(feed)
+    assert InThread(feed.close).wait().error is None
+    assert is_closed(feed)
+    assert not collectors()
+
+
+def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(ahead):
+    stop, env, made = Stop(), Env(), Env()
+    feed = ahead([env, lambda: made], Actor())
+    env.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    closer = InThread(feed.close)
+    consumer.wait()  # before the environment returns
+    assert isinstance(consumer.error, RuntimeError)
+    assert "closed" in str(consumer.error)
+    stop.release.set()
+    assert closer.wait().error is None
+    assert (env.counts["step"], made.counts["step"], made.counts["close"]) == (3, 3, 1)
+    assert not collectors()
+
+
+def test_a_next_that_is_at_work_in_another_thread_while_close_runs_raises_that_it_is_closed(rollout):
+    stop, env, made = Stop(), Env(), Env()
+    feed = rollout([env, lambda: made], Actor())
+    env.script.at("step", 8, stop)
+    next(feed)
+    consumers = [InThread(lambda: list(feed)) for _ in range(2)]
+    assert stop.entered.wait(LONG)
+    closer = InThread(feed.close)
+    until(lambda: not feed.open)
+    stop.release.set()
+    assert closer.wait().error is None
+    for consumer in consumers:
+        assert isinstance(consumer.wait().error, RuntimeError)
+        assert "closed" in str(consumer.error)
+    assert env.counts["step"] == 8
+    assert made.counts["close"] == 1
+    assert not collectors()
+
+
+def test_an_environment_may_close_its_own_feed(rollout):
+    env, made = Env(), Env()
+    feed = rollout([env, lambda: made], Actor())
+    env.script.at("step", 3, feed.close)
+    with pytest.raises(RuntimeError, match="closed"):
+        list(feed)
+    until(lambda: not collectors())
+    assert env.counts["step"] == 3
+    assert made.counts["close"] == 1
+
+
+def test_leaving_the_with_block_closes_whatever_the_reason(rollout):
+    made, error = Env(), Broken("one", 2)
+    feed = rollout([lambda: made, Env()], Actor())
+    next(feed)
+    with pytest.raises(Broken) as caught, feed:
+        raise error
+    assert caught.value is error
+    assert made.counts["close"] == 1
+    assert is_closed(feed)
+    assert not collectors()
+
+
+def test_fragments_outlive_their_feed(rollout):
+    with rollout([Env(), Env()], Actor()) as feed:
+        fragments = [next(feed) for _ in range(4)]
+    del feed
+    gc.collect()
+    assert all(itertools.starmap(is_fragment, enumerate(fragments)))
+
+
+def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
+    made, main = Env(), threading.main_thread().ident
+    # CPython may miss a signal that comes just before it begins to wait; it then comes at an eighth of the timeout
+    feed = rollout([Env(), lambda: made], Actor(), **({"timeout": 4.0} if rollout in THREADED.values() else {}))
+
+    def interrupt():  # while the main thread cannot but be inside next: this is the first fragment
+        signal.pthread_kill(main, signal.SIGINT)
+        until(lambda: feed._ended)
+
+    made.script.at("step", 2, interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(feed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(StopIteration):
+        next(feed)
+    assert not collectors()
+    assert (made.counts["step"], made.counts["close"]) == (2, 1)
+
+
+# forgetting
+
+
+def test_dropping_the_last_reference_ends_the_feed_at_once(rollout):
+    made = Env()
+    feed = rollout([Env(), lambda: made], Actor())
+    next(feed)
+    del feed
+    assert not collectors()
+    assert made.counts["close"] == 1
+
+
+def test_a_feed_that_was_never_asked_is_ended_when_it_is_dropped(rollout):
+    made = Env()
+    rollout([Env(), lambda: made], Actor())
+    assert not collectors()
+    assert made.counts["close"] == 1
+
+
+def test_a_loop_that_is_left_ends_a_feed_without_a_name(rollout):
+    made = Env()
+    for fragment in rollout([lambda: made, Env()], Actor()):
+        assert is_fragment(0, fragment)
+        break
+    assert not collectors()
+    assert made.counts["close"] == 1
+
+
+def test_a_feed_in_a_reference_cycle_is_ended_by_the_garbage_collector(rollout):
+    made = Env()
+    cycle = [rollout([Env(), lambda: made], Actor())]
+    cycle.append(cycle)
+    next(cycle[0])
+    del cycle
+    gc.collect()
+    assert not collectors()
+    assert made.counts["close"] == 1
+
+
+def test_a_feed_that_its_actor_holds_is_ended_by_the_garbage_collector(rollout):
+    made, actor = Env(), Actor()
+    actor.feed = rollout([Env(), lambda: made], actor)
+    next(actor.feed)
+    del actor
+    gc.collect()
+    assert not collectors()
+    assert made.counts["close"] == 1
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_the_book_of_environments_keeps_neither_feeds_nor_environments_alive(rollout, close):
+    env, actor = Env(), Actor()
+    feed = rollout([env, Env()], actor)
+    next(feed)
+    if close:
+        feed.close()
+    gone = [weakref.ref(thing) for thing in (feed, env, actor)]
+    del feed, env, actor
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None, None]
+
+
+def test_an_error_keeps_nothing_alive_once_it_is_forgotten(rollout):
+    env = Env(Script().at("step", 2, raising(Broken("one", 2))))
+    feed = rollout([env, Env()], Actor())
+    with suppress(Broken):
+        next(feed)
+    gone = [weakref.ref(feed), weakref.ref(env)]
+    del feed, env
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+# one feed for an environment
+
+
+def test_a_new_feed_over_an_environment_in_use_closes_the_older_one_with_a_warning(rollout):
+    env, made = Env(), Env()
+    older = rollout([lambda: made, env], Actor())
+    next(older)
+    with pytest.warns(RuntimeWarning, match="environment 0.*closed") as caught:
+        newer = rollout([env, Env()], Actor())
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert is_closed(older)
+    assert made.counts["close"] == 1
+    resets, steps = env.counts["reset"], env.counts["step"]
+    with newer:
+        fragment = next(newer)
+    g = torch.arange(1 + T)
+    assert torch.equal(fragment.state.obs[:, 0, 0], resets - 1.0 + g // LENGTH)
+    assert torch.equal(fragment.state.rew[1:, 0], steps + g[1:].float())  # stepped by nobody else
+
+
+def test_the_older_feed_is_closed_even_if_warnings_are_errors(rollout):
+    env = Env()
+    older = rollout([env, Env()], Actor())
+    with pytest.raises(RuntimeWarning, match="environment 0"):  # as the settings of these tests have it
+        rollout([env, Env()], Actor())
+    assert is_closed(older)
+    assert not collectors()
+
+
+@pytest.mark.parametrize("end", ["close", "del", "error"])
+def test_an_environment_whose_feed_has_ended_is_free_without_a_warning(rollout, end):
+    env = Env()
+    older = rollout([env, Env()], Actor())
+    if end == "close":
+        older.close()
+    elif end == "del":
+        del older
+    else:
+        env.script.at("step", 1, raising(Broken("one", 2)))
+        with pytest.raises(Broken):
+            next(older)
+    rollout([env, Env()], Actor()).close()
+
+
+def test_environments_from_factories_serve_as_many_feeds_as_are_made(rollout):
+    with rollout([Env, Env], Actor()) as one, rollout([Env, Env], Actor()) as other:
+        for k in range(2):
+            assert is_fragment(k, next(one))
+            assert is_fragment(k, next(other))
+
+
+# pausing
+
+
+def test_a_paused_collector_stands_still_between_two_steps(rollout):
+    env, other, stop = Env(), Env(), Stop()
+    feed = rollout([env, other], Actor(), n_steps=200)
+    env.script.at("step", 20, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    pauser = feed.pause()
+    threading.Timer(0.05, stop.release.set).start()  # so that the pause begins in the middle of a step
+    with pauser:
+        counts = env.counts["step"], other.counts["step"]
+        assert counts[0] == counts[1] < 200
+        moved = Stop()
+        moved.release.set()
+        other.script.at("step", 1, moved)
+        assert not moved.entered.wait(0.2)
+        assert (env.counts["step"], other.counts["step"]) == counts
+        assert consumer.is_alive()
+    fragment = consumer.wait().value
+    assert torch.equal(fragment.state.stepno[:, 0], torch.arange(201) % LENGTH)
+    feed.close()
+
+
+def test_pauses_may_be_nested(rollout):
+    env, stop = Env(), Stop()
+    feed = rollout([env, Env()], Actor(), n_steps=50)
+    env.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    threading.Timer(0.05, stop.release.set).start()
+    with feed.pause():
+        with feed.pause():
+            pass
+        moved = Stop()
+        moved.release.set()
+        env.script.at("step", 1, moved)
+        assert not moved.entered.wait(0.2)
+    assert consumer.wait().error is None
+    assert moved.entered.is_set()
+    feed.close()
+
+
+def test_the_collector_goes_on_after_an_exception_in_a_paused_block(rollout):
+    with rollout([Env(), Env()], Actor()) as feed:
+        next(feed)
+        with pytest.raises(Broken), feed.pause():
+            raise Broken("one", 2)
+        assert is_fragment(1, next(feed))
+
+
+def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(ahead):
+    env, stop = Env(), Stop()
+    feed = ahead([env, Env()], Actor(), timeout=0.2)
+    env.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    threading.Timer(0.02, stop.release.set).start()
+    with feed.pause():
+        consumer.join(0.6)
+        assert consumer.is_alive()
+    assert is_fragment(0, consumer.wait().value)
+    feed.close()
+
+
+def test_a_feed_may_be_paused_before_the_first_fragment_and_after_the_last(rollout):
+    feed = rollout([Env(), Env()], Actor())
+    with feed.pause():
+        pass
+    assert is_fragment(0, next(feed))
+    feed.close()
+    with feed.pause():
+        pass
+
+
+def test_a_feed_may_be_closed_inside_a_paused_block(rollout):
+    made, stop = Env(), Stop()
+    feed = rollout([lambda: made, Env()], Actor(), n_steps=50)
+    made.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    threading.Timer(0.05, stop.release.set).start()
+    with feed.pause():
+        feed.close()
+        assert not collectors()
+    assert "closed" in str(consumer.wait().error)
+    assert made.counts["close"] == 1
+
+
+def test_a_pause_gives_up_on_an_environment_that_blocks_and_the_feed_goes_on_when_it_returns(ahead, monkeypatch):
+    env, stop = Env(), Stop()
+    feed = ahead([Env(), env], Actor())
+    env.script.at("step", 3, stop)
+    consumer = InThread(feed.__next__)
+    assert stop.entered.wait(LONG)
+    monkeypatch.setattr(feed._driver, "_timeout", 0.2)
+    with pytest.raises(TimeoutError, match=r"cannot pause.*environment 1, in env.step"), feed.pause():
+        raise AssertionError("it is not paused")
+    monkeypatch.undo()
+    stop.release.set()
+    assert is_fragment(0, consumer.wait().value)
+    feed.close()
+
+
+def test_a_next_inside_ones_own_pause_is_refused_and_does_not_hang(rollout):
+    feed = rollout([Env(), Env()], Actor())
+
+    def asks_within():
+        with feed.pause():
+            for _ in range(4):
+                next(feed)
+
+    asker = InThread(asks_within)
+    asker.join(2)
+    hangs = asker.is_alive()
+    feed.close()
+    asker.wait()
+    assert not hangs
+    assert isinstance(asker.error, RuntimeError)
+    assert "pause" in str(asker.error)
+
+
+# changes of the learner's parameters
+
+
+@pytest.mark.parametrize("change", ["renamed", "reshaped", "retyped", "added"])
+def test_a_changed_parameter_is_refused_at_that_next_and_mending_it_lets_the_feed_go_on(rollout, change):
+    actor = Actor()
+    original = actor.weight
+    with rollout([Env(), Env()], actor) as feed:
+        for k in range(2):
+            assert is_fragment(k, next(feed))
+        if change == "renamed":
+            del actor.weight
+            actor.heft = original
+        elif change == "reshaped":
+            actor.weight = nn.Parameter(torch.zeros(3))
+        elif change == "retyped":
+            actor.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        else:
+            actor.register_buffer("heft", torch.zeros(()))
+        for _ in range(2):
+            with pytest.raises(ValueError, match="'heft'" if change in ("renamed", "added") else "'weight'"):
+                next(feed)
+        assert feed.open
+        for name in ("weight", "heft"):
+            if hasattr(actor, name):
+                delattr(actor, name)
+        actor.weight = original
+        for k in range(2, 5):
+            assert is_fragment(k, next(feed))
+        assert feed.version == 4 - rollout.keywords["lag"]
+
+
+def test_a_parameter_replaced_by_one_of_the_same_form_is_followed(rollout):
+    actor, seen = Actor(), []
+    with rollout([Env(), Env()], actor) as feed:
+        for k in range(6):
+            actor.weight = nn.Parameter(torch.tensor(float(k)))
+            seen.append(next(feed).actor["weight"].unique().tolist())
+    lag = rollout.keywords["lag"]
+    assert seen == [[max(0, k - lag)] for k in range(6)]
+
+
+def test_mending_may_be_needed_at_the_very_first_next(rollout):
+    actor = Actor()
+    original = actor.weight
+    with rollout([Env(), Env()], actor) as feed:
+        actor.weight = nn.Parameter(torch.zeros(3))
+        with pytest.raises(ValueError, match="'weight'"):
+            next(feed)
+        actor.weight = original
+        assert is_fragment(0, next(feed))

@@ -1,0 +1,270 @@
+"""Stock environments of gym and gymnasium, as users make them: nothing to install, nothing to wrap."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rlplay import nested, sampling
+from rlplay.algo import returns
+from rlplay.engine import BaseActorModule
+from rlplay.engine.rollout import same, threaded
+from rlplay.testing import CountingActor, LedgerEnv
+
+N_ENVS = 3
+
+libraries = pytest.mark.parametrize("library", ["gym", "gymnasium"])
+engines = pytest.mark.parametrize("engine", [same, threaded], ids=["same", "threaded"])
+
+
+class Actor(BaseActorModule):
+    """The smallest actor that learns anything."""
+
+    def __init__(self, n_obs, n_actions):
+        super().__init__()
+        self.policy, self.value = nn.Linear(n_obs, n_actions), nn.Linear(n_obs, 1)
+
+    def forward(self, obs, *, hx=None, **ignored):
+        logits = self.policy(obs).log_softmax(dim=-1)
+        act = sampling.categorical(logits, generator=self.generator)
+        return act, hx, {"logits": logits, "value": self.value(obs)[..., 0]}
+
+
+def actor_for(env):
+    torch.manual_seed(0)
+    return Actor(env.observation_space.shape[0], env.action_space.n)
+
+
+def policy_gradient(fragment, actor):
+    state, env = fragment.state, fragment.env
+    _, _, info = actor(state.obs)
+    gain = returns.returns(state.rew[1:], state.fin[1:], gamma=0.99, bootstrap=info["value"][-1].detach())
+    logp = info["logits"][:-1].gather(-1, state.act[1:, :, None])[..., 0]
+    advantage = gain - info["value"][:-1]
+    return (-(logp * advantage.detach()) + advantage.square())[env.valid].mean()
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1"])
+@libraries
+@engines
+def test_the_loop_of_the_readme_runs_over_stock_environments(engine, library, name):
+    gym = pytest.importorskip(library)
+    envs = [gym.make(name) for _ in range(N_ENVS)]
+    actor = actor_for(envs[0])
+    optim = torch.optim.SGD(actor.parameters(), lr=1e-2)
+    before = actor.policy.weight.detach().clone()
+
+    feed = engine.rollout(envs, actor, n_steps=30, seed=1)
+    for _, fragment in zip(range(4), feed):  # noqa: B905 (as users write it)
+        loss = policy_gradient(fragment, actor)
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+    feed.close()
+
+    assert fragment.state.obs.shape == (31, N_ENVS, envs[0].observation_space.shape[0])
+    assert fragment.state.obs.dtype == torch.float32
+    assert feed.steps == 4 * 30 * N_ENVS
+    assert not torch.equal(actor.policy.weight, before)
+    ended = feed.episodes()
+    assert bool(ended) == (name == "CartPole-v1")
+    assert all(episode.ret == episode.length for episode in ended)
+
+
+@libraries
+def test_a_stock_environment_gives_what_it_gives_when_stepped_by_hand(library):
+    gym = pytest.importorskip(library)
+    env, other = gym.make("CartPole-v1", max_episode_steps=7), gym.make("CartPole-v1", max_episode_steps=7)
+    seeds = []
+    reset = env.reset
+
+    def noted(*, seed=None, options=None):
+        seeds.append(seed)
+        return reset(seed=seed, options=options)
+
+    env.reset = noted
+    with threaded.rollout([env], actor_for(env), n_steps=25, final=True, info=("TimeLimit.truncated",)) as feed:
+        fragment = next(feed)
+    state, outcome, last = fragment.state, fragment.env, []
+    obs, _ = other.reset(seed=seeds[0])
+    for t in range(25):
+        assert np.array_equal(state.obs[t, 0], obs)
+        obs, rew, terminated, truncated, info = other.step(int(state.act[t + 1, 0]))
+        assert (float(state.rew[t + 1, 0]), bool(state.fin[t + 1, 0])) == (rew, terminated or truncated)
+        assert (bool(outcome.terminated[t, 0]), bool(outcome.truncated[t, 0])) == (terminated, truncated)
+        entry = np.float32(info.get("TimeLimit.truncated", np.nan))
+        np.testing.assert_array_equal(outcome.info["TimeLimit.truncated"][t, 0].numpy(), entry)
+        if terminated or truncated:
+            last.append(obs)
+            obs, _ = other.reset()
+    assert np.array_equal(outcome.final.obs, last)
+    assert outcome.truncated.any()
+    assert seeds[0] is not None
+    assert set(seeds[1:]) == {None}
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="NumPy 1 has all the names that gym uses")
+@engines
+def test_gym_is_mended_and_numpy_is_not_touched(engine):
+    """In a process of its own, in which nobody can have done anything yet."""
+    script = f"""
+import gym, numpy as np, torch
+from rlplay.engine.rollout.{engine.__name__.rpartition(".")[2]} import rollout
+from rlplay.testing import CountingActor
+
+before, first = dict(vars(np)), gym.make("CartPole-v1")
+class Actor(CountingActor):
+    def forward(self, obs, **inputs):
+        act, hx, info = super().forward(obs, **inputs)
+        return act % 2, hx, info
+with rollout([first, lambda: gym.make("CartPole-v1")], Actor(), 20) as feed:  # the second one is made later
+    next(feed)
+with rollout([lambda: gym.make("Acrobot-v1")], Actor(), 20) as feed:  # its module is imported later
+    next(feed)
+assert {{name for name in vars(np) if name not in before}} <= {{"__warningregistry__"}}
+assert all(vars(np)[name] is value for name, value in before.items())
+assert not hasattr(np, "bool8") and not hasattr(np, "float_")
+assert np.bool is np.bool_
+import gym.spaces.box, gym.envs.classic_control.cartpole, gym.core
+assert gym.spaces.box.np is gym.envs.classic_control.cartpole.np is gym.core.np is np
+mended = gym.utils.passive_env_checker.np
+assert mended is not np and mended.bool8 is np.bool_ and mended.ndarray is np.ndarray
+assert gym.envs.classic_control.acrobot.np.float_ is np.float64
+print("all is well")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "all is well", done.stderr
+
+
+def test_gymnasium_is_left_as_it_is():
+    gymnasium = pytest.importorskip("gymnasium")
+    with same.rollout([gymnasium.make("Acrobot-v1")], actor_for(gymnasium.make("Acrobot-v1")), 3) as feed:
+        next(feed)
+    for name in ("gymnasium.utils.passive_env_checker", "gymnasium.envs.classic_control.acrobot"):
+        assert importlib.import_module(name).np is np
+
+
+# --- vector environments ----------------------------------------------------------------------------------------------
+
+
+def vector_of(makers, mode="SAME_STEP"):
+    vector = pytest.importorskip("gymnasium").vector
+    return vector.SyncVectorEnv(makers, autoreset_mode=vector.AutoresetMode[mode])
+
+
+def compared(makers, actor, n_steps, n_fragments=4, *, engine=same, **how):
+    """Collect from a vector environment and from a list of the same ones; everything is the same."""
+    got = []
+    for envs in (vector_of(makers), [make() for make in makers]):
+        with engine.rollout(envs, actor, n_steps, seed=5, final=True, **how) as feed:
+            got.append([(next(feed), feed.episodes(), feed.steps) for _ in range(n_fragments)])
+    assert sum(len(episodes) for _, episodes, _ in got[0]) > 5
+    for k, ((one, *said), (other, *too)) in enumerate(zip(*got, strict=True)):
+        assert said == too
+        assert nested.structure(one) == nested.structure(other)
+        names = nested.names(other, f"fragments[{k}]")
+        for x, y, name in zip(nested.leaves(one), nested.leaves(other), names, strict=True):
+            assert x.dtype == y.dtype, name
+            np.testing.assert_array_equal(x.numpy(), y.numpy(), name)
+    return [fragment for fragment, *_ in got[0]]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@engines
+def test_a_vector_environment_gives_what_the_list_of_its_parts_gives(engine, groups):
+    gymnasium = pytest.importorskip("gymnasium")
+
+    def make():
+        env = gymnasium.make("CartPole-v1", max_episode_steps=12)
+        return gymnasium.wrappers.RecordEpisodeStatistics(env)
+
+    actor = actor_for(make())
+    names = {"episode.r": float, "episode.l": np.int64}
+    for fragment in compared([make] * N_ENVS, actor, 20, engine=engine, groups=groups, info=names):
+        env = fragment.env
+        assert torch.equal(env.info["episode.l"] > 0, env.terminated | env.truncated)
+        assert torch.equal(env.info["episode.r"].isnan(), ~(env.terminated | env.truncated))
+
+
+@pytest.mark.parametrize("form", ["vector", "dict", "pair", "scalar", "discrete"])
+@engines
+def test_a_vector_environment_may_have_observations_of_any_form(engine, form):
+    spaces = pytest.importorskip("gymnasium.spaces")
+    makers = [lambda j=j: LedgerEnv(spaces, j, form=form, lengths=[4, 1, 2, 7, 1]) for j in range(N_ENVS)]
+    entries = {
+        "code": float,
+        "even": np.int64,
+        "first": bool,
+        "place": np.zeros(2, np.int32),
+        "nested.deep.step": np.int32,
+        "nested.deep.over": bool,
+        "episode.r": float,
+        "TimeLimit.truncated": bool,
+        "a.b": float,
+        "never": float,
+    }
+    compared(makers, CountingActor(), 9, engine=engine, info=entries)
+
+
+@pytest.mark.parametrize("action", ["discrete", "multidiscrete", "box", "multibinary", "dict"])
+def test_a_vector_environment_may_have_actions_of_any_space(action):
+    spaces = pytest.importorskip("gymnasium.spaces")
+    makers = [lambda j=j: LedgerEnv(spaces, j, action=action) for j in range(N_ENVS)]
+    compared(makers, CountingActor(action), 9)
+
+
+@engines
+def test_the_readme_loop_takes_a_vector_environment(engine):
+    gymnasium = pytest.importorskip("gymnasium")
+    kwargs = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+    envs = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync", vector_kwargs=kwargs)
+    actor = Actor(4, 2)
+    with engine.rollout(envs, actor, n_steps=20) as feed:
+        for _, fragment in zip(range(2), feed):  # noqa: B905
+            assert fragment.state.obs.shape == (21, 4, 4)
+            assert fragment.env.valid.all()
+            policy_gradient(fragment, actor).backward()
+
+
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "DISABLED"])
+@engines
+def test_a_vector_environment_of_another_mode_is_refused_at_the_call(engine, mode):
+    spaces = pytest.importorskip("gymnasium.spaces")
+    envs = vector_of([lambda: LedgerEnv(spaces)], mode)
+    with pytest.raises(ValueError, match=f"within the step, got autoreset mode .*{mode}.*SAME_STEP"):
+        engine.rollout(envs, CountingActor(), 3)
+    assert [env.resets for env in envs.envs] == [0]
+
+
+@engines
+def test_a_vector_environment_cannot_be_sticky(engine):
+    spaces = pytest.importorskip("gymnasium.spaces")
+    with pytest.raises(ValueError, match="pass a list"):
+        engine.rollout(vector_of([lambda: LedgerEnv(spaces)]), CountingActor(), 3, sticky=True)
+
+
+# --- what cannot be recorded ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["observation_space", "action_space"])
+@pytest.mark.parametrize("kind", ["Text", "Sequence", "Dict"])
+@libraries
+@engines
+def test_spaces_whose_values_have_no_fixed_shape_are_refused(engine, library, kind, where):
+    spaces = pytest.importorskip(f"{library}.spaces")
+    env = LedgerEnv(spaces)
+    odd = {
+        "Text": lambda: spaces.Text(5),
+        "Sequence": lambda: spaces.Sequence(spaces.Discrete(2)),
+        "Dict": lambda: spaces.Dict({"good": spaces.Discrete(2), "odd": spaces.Text(5)}),
+    }[kind]()
+    setattr(env, where, odd)
+    with pytest.raises(TypeError, match=r"cannot record .*(Text|Sequence)\(.*Box, Discrete"):
+        engine.rollout([env], CountingActor(), 3)
+    assert env.resets == 0
