@@ -298,7 +298,7 @@ def _weights(module: nn.Module) -> tuple[list[str], list[Tensor]]:
 
 
 def _seed_of(sequence: np.random.SeedSequence) -> int:
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager

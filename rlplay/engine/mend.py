@@ -32,10 +32,10 @@ class _NumPyWith(ModuleType):
 
 
 def mend_gym() -> None:
-    """Mend those of gym's modules that are loaded and in need of it. Costs nothing when none is."""
+    """Mend those of gym's modules that are loaded. Does nothing on NumPy 1, or where it has been done."""
+    if int(np.__version__.split(".")[0]) < 2:
+        return
     for name, removed in _REMOVED.items():
         module = sys.modules.get(name)
         if module is not None and getattr(module, "np", None) is np:
-            missing = {key: value for key, value in removed.items() if not hasattr(np, key)}
-            if missing:
-                vars(module)["np"] = _NumPyWith(missing)
+            vars(module)["np"] = _NumPyWith(removed)

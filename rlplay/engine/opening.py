@@ -156,7 +156,7 @@ def seed_of(seed: int | None) -> int:
 def seeds_of(seed: int, n_envs: int) -> list[int]:
     """Derive each environment's seed from child ``j`` of the seed sequence; of 31 bits, for some simulators' sake."""
     children = np.random.SeedSequence(seed).spawn(n_envs)
-    return [int(child.generate_state(1)[0] >> 1) for child in children]
+    return [int(child.generate_state(1)[0]) >> 1 for child in children]
 
 
 def home_of(actor: Any) -> torch.device:

@@ -13,6 +13,7 @@ This is the collector's side. Who calls it, in which thread, is the driver's bus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -151,7 +152,8 @@ class Collector:
             try:
                 return self._serve(token)
             except BaseException:
-                self.settle()  # dropped -> released
+                with suppress(Exception):  # which would hide what really happened
+                    self.settle()  # dropped -> released
                 raise
 
     def _serve(self, token: Token) -> Delivery:
