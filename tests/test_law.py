@@ -39,9 +39,11 @@ class Recurrent(BaseActorModule):
 
 def train(actor, dice, launch):
     """Change every kind of thing that a learner changes, and draw from the global generator meanwhile."""
+    by = 1 + dice.random()
     for weight in actor.parameters():
-        launch(lambda weight=weight.data, noise=torch.randn_like(weight): weight.add_(noise, alpha=0.1))
-    launch(lambda by=1 + dice.random(): actor.temperature.mul_(by))
+        noise = torch.randn_like(weight)
+        launch(lambda weight=weight.data, noise=noise: weight.add_(noise, alpha=0.1))
+    launch(lambda: actor.temperature.mul_(by))
     actor.train(dice.random() < 0.5)
     if dice.random() < 0.3:  # a parameter that was replaced is followed
         old, new = actor.head.weight.data, torch.empty(3, 8)

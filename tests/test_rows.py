@@ -111,6 +111,20 @@ def test_observations_may_be_of_any_form_and_overwritten_by_their_environment(di
         check(engine, dialect, n_steps=6, n_fragments=2, final=True, form=form, reuse=reuse, sticky=sticky)
 
 
+def test_environments_may_share_one_array():
+    class Shared(LedgerEnv):
+        array = np.zeros(6, np.float32)
+
+        def _observe(self):
+            self.array[...] = self.vector()
+            return self.array
+
+    envs, others = [Shared(gym.spaces, j) for j in range(3)], ledgers("gym")
+    pairs = [iter(same.rollout(some, CountingActor(), 9, seed=7, final=True)) for some in (envs, others)]
+    for _ in range(2):
+        assert_same(next(pairs[0]), nested.map(torch.Tensor.numpy, next(pairs[1])))
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 @dialects
 def test_actions_may_be_of_any_space_and_are_not_clipped(dialect, action):
@@ -138,6 +152,29 @@ def test_whatever_the_lengths_of_episodes_and_fragments(data):
         action=data.draw(st.sampled_from(ACTIONS), "action"),
         info=("even", "TimeLimit.truncated"),
     )
+
+
+def test_a_time_limit_of_the_old_api_counts_only_when_done():
+    class Early(OldLedgerEnv):
+        def step(self, action):
+            obs, reward, done, _ = super().step(action)
+            return obs, reward, done, {"TimeLimit.truncated": not done or self.episode == 1}
+
+    with same.rollout([Early(gym.spaces, lengths=[4, 3])], CountingActor(), 11) as feed:
+        env = next(feed).env
+    assert env.terminated[:, 0].nonzero().flatten().tolist() == [3, 10]
+    assert env.truncated[:, 0].nonzero().flatten().tolist() == [6]
+
+
+def test_old_infos_may_be_missing():
+    class Silent(OldLedgerEnv):
+        def step(self, action):
+            return *super().step(action)[:3], None
+
+    with same.rollout([Silent(gym.spaces, lengths=[2])], CountingActor(), 4, info=("code",)) as feed:
+        env = next(feed).env
+    assert env.terminated.flatten().tolist() == [False, True, False, True]
+    assert env.info["code"].isnan().all()
 
 
 def test_dict_observations_may_come_in_any_order():

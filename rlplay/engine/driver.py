@@ -6,7 +6,6 @@ Knows threads and channels. Neither torch nor what is collected.
 from __future__ import annotations
 
 import threading
-import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,15 +21,19 @@ __all__ = ["Background", "Driver", "Inline", "noting"]
 _PATIENCE = 5.0
 """Seconds for which closing waits for the environment's step that is under way."""
 
+_GLANCE = 0.5
+"""Seconds after which a consumer that waits looks up: an interrupt can slip in just before a wait, and be seen late."""
+
 
 class Driver(ABC):
     """What a feed asks of whoever collects."""
 
     collector: Collector
+    stalled = False
+    """Whether a consumer has given up waiting. The collector is to end then, but nobody has waited for it."""
 
     def __init__(self, progress: Progress, timeout: float) -> None:
         self._gate, self._progress, self._timeout = Gate(), progress, timeout
-        self._complaints: list[str] = []
 
     @abstractmethod
     def give(self, token: Token) -> None:
@@ -45,28 +48,24 @@ class Driver(ABC):
         """Wake a consumer that waits in :meth:`take`: the feed is being closed."""
 
     @abstractmethod
-    def stop(self) -> None:
-        """End the collector. Safe in a finalizer, in whichever thread that may run."""
+    def stop(self) -> list[str]:
+        """End the collector, and say what went wrong with that. Safe in a finalizer, in whichever thread it may run."""
 
     def paused(self) -> AbstractContextManager[None]:
         """Make the collector stand still at a step's boundary, inside a ``with`` block."""
         return self._gate.held(self._timeout, lambda: str(self._progress))
 
-    def _complain(self) -> None:
-        """Warn, in the consumer's thread, of what went wrong in ending."""
-        while self._complaints:
-            warnings.warn(self._complaints.pop(0), RuntimeWarning, stacklevel=3)
+    def hindrance(self) -> str | None:
+        """Say why waiting for a fragment in this very thread would be for ever, if it would."""
+        if self._gate.holds_me():
+            return "the feed is paused by this very thread: leave the `with feed.pause():` block first."
+        return None
 
     def _left_behind(self) -> str:
         return (
             f"the collector has not ended within {_PATIENCE:g} s, and is left behind: {self._progress}. A thread "
             "cannot be killed; it ends by itself once that call returns."
         )
-
-    @property
-    def paused_by_me(self) -> bool:
-        """Whether waiting for a fragment in this thread would be for ever."""
-        return self._gate.holds_me()
 
 
 class Inline(Driver):
@@ -100,22 +99,21 @@ class Inline(Driver):
     def wake(self) -> None:
         """Do nothing: a consumer in another thread comes to the next step's boundary."""
 
-    def stop(self) -> None:
+    def stop(self) -> list[str]:
         """Close the collector; if another thread is still busy with it, that one will."""
         self._gate.close()
-        if self._collecting.acquire(timeout=_PATIENCE):
-            try:
-                self._end()
-            finally:
-                self._collecting.release()
-        else:
+        if not self._collecting.acquire(timeout=_PATIENCE):
             self._left = True
-            self._complaints.append(self._left_behind())
-        self._complain()
+            if not self._collecting.acquire(blocking=False):  # or it has ended just before it could see that
+                return [self._left_behind()]
+        try:
+            return self._end()
+        finally:
+            self._collecting.release()
 
-    def _end(self) -> None:
+    def _end(self) -> list[str]:
         self._tokens.clear()
-        self._complaints += self.collector.close()
+        return self.collector.close()
 
 
 class Background(Driver):
@@ -132,6 +130,7 @@ class Background(Driver):
             If that takes more than ``start_timeout`` seconds.
         """
         super().__init__(progress, timeout)
+        self._complaints: list[str] = []
         self._tokens: Channel[Token] = Channel(reentrant=True)
         self._deliveries: Channel[Delivery] = Channel()
         made: Channel[Collector] = Channel()
@@ -145,10 +144,10 @@ class Background(Driver):
         try:
             self.collector = made.get(start_timeout)
         except Late:
-            self.stop()
-            raise TimeoutError(f"the collector has not started within {start_timeout:g} s: {progress}.") from None
-        except BaseException:
-            self.stop()
+            raise self._stall(f"the collector has not started within {start_timeout:g} s: {progress}.") from None
+        except BaseException as error:
+            for complaint in self.stop():
+                note(error, complaint)
             raise
 
     def give(self, token: Token) -> None:
@@ -166,13 +165,13 @@ class Background(Driver):
         moment, moved = self._progress.moment(), perf_counter()
         while True:
             try:
-                return self._deliveries.get(self._timeout / 8)
+                return self._deliveries.get(min(self._timeout / 8, _GLANCE))
             except Late:
                 now = self._progress.moment()
                 if now != moment or self._gate.shut:
                     moment, moved = now, perf_counter()
                 elif perf_counter() - moved >= self._timeout:
-                    raise TimeoutError(
+                    raise self._stall(
                         f"no progress for {self._timeout:g} s: {self._progress}. If a step may take so long, raise "
                         "`timeout`."
                     ) from None
@@ -181,20 +180,34 @@ class Background(Driver):
         """Wake a consumer that waits."""
         self._deliveries.close()
 
-    def stop(self) -> None:
-        """Let the thread end at its next step's boundary, and wait for it a short while."""
+    def hindrance(self) -> str | None:
+        """Say why waiting for a fragment in this very thread would be for ever, if it would."""
+        if self._thread is threading.current_thread():
+            return "next() was called by one of the feed's own environments, or by its actor."
+        return super().hindrance()
+
+    def _stall(self, why: str) -> TimeoutError:
+        """Give up waiting, which is at once: what is stuck ends by itself if ever it returns."""
+        self.stalled = True
+        self._give_notice()
+        return TimeoutError(why)
+
+    def _give_notice(self) -> None:
         self._gate.close()
         self._tokens.close()
+
+    def stop(self) -> list[str]:
+        """Let the thread end at its next step's boundary, and wait for it a short while."""
+        self._give_notice()
         if self._thread is threading.current_thread():
-            return  # a finalizer that happened to run there; the thread ends by itself
+            return []  # a finalizer that happened to run there; the thread ends by itself
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
-            self._complaints.append(self._left_behind())
-        else:
-            # all copies have been waited for: what never reached the consumer can be let go
-            self._tokens.drain()
-            self._deliveries.drain()
-        self._complain()
+            return [self._left_behind()]
+        # all copies have been waited for: what never reached the consumer can be let go
+        self._tokens.drain()
+        self._deliveries.drain()
+        return self._complaints
 
 
 def _work(

@@ -228,13 +228,17 @@ class Environments:
 
     def close(self) -> list[str]:
         """Close what factories made, each once, and say what went wrong; the user's own instances are left alone."""
-        complaints = []
+        complaints, interrupt = [], None
         while self._made:
             env = self._made.pop()
             try:
                 getattr(env, "close", bool)()
+            except KeyboardInterrupt as error:
+                interrupt = error
             except BaseException as error:  # the others must be closed all the same
                 complaints.append(f"closing {env!r} failed: {error!r}.")
+        if interrupt is not None:
+            raise interrupt
         return complaints
 
 

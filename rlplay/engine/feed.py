@@ -6,6 +6,7 @@ Knows neither how to step nor how to copy.
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from .core import BaseActorModule, Episode, Final, Fragment
 from .driver import Driver
 from .handoff import Closed
 from .schedule import Delivery, Token
-from .trace import CollectorTime, LearnerTime, Progress, Stats
+from .trace import CollectorTime, LearnerTime, Progress, Stats, note
 from .transfer import Lane, Place
 
 __all__ = ["Feed"]
@@ -43,7 +44,7 @@ class Feed(Iterator[Fragment]):
     - TimeoutError if an environment or the actor makes no progress (``threaded`` only);
     - ValueError if the actor's parameters have changed their names, shapes or dtypes; nothing was asked for then,
       and the feed can go on;
-    - RuntimeError if the feed is closed, or paused by this very thread.
+    - RuntimeError if the feed is closed, paused by this very thread, or asked by its own environments.
     """
 
     def __init__(self, driver: Driver, actor: BaseActorModule, lane: Lane, lag: int, progress: Progress) -> None:
@@ -60,7 +61,7 @@ class Feed(Iterator[Fragment]):
         self._waiting = self._training = 0.0
         self._began = self._returned = 0.0
         # holds on to the driver, not to the feed; also called when the interpreter exits
-        self._stop = weakref.finalize(self, driver.stop)
+        self._forgotten = weakref.finalize(self, _stop_forgotten, driver)
 
     def __iter__(self) -> Feed:
         """Return the feed itself: there is one stream of fragments."""
@@ -68,6 +69,9 @@ class Feed(Iterator[Fragment]):
 
     def __next__(self) -> Fragment:
         """Ask for the next fragment, and wait for it. It is the caller's from then on; see the class for errors."""
+        hindrance = self._driver.hindrance()
+        if hindrance is not None and self.open:
+            raise RuntimeError(hindrance)
         with self._turn:
             if self._inside:
                 raise RuntimeError("next() was called inside next() of the same feed, as by one of its environments.")
@@ -82,8 +86,6 @@ class Feed(Iterator[Fragment]):
             raise RuntimeError("the feed is closed.")
         if self._ended:
             raise StopIteration
-        if self._driver.paused_by_me:
-            raise RuntimeError("the feed is paused by this very thread: leave the `with feed.pause():` block first.")
         entered = perf_counter()
         try:
             # memory that outlives this call must be neither inference tensors nor part of a graph
@@ -95,10 +97,10 @@ class Feed(Iterator[Fragment]):
         except _NothingAsked as refusal:
             raise refusal.error from None
         except StopIteration as error:  # it would end the user's loop as if all were well
-            self._end()
+            self._end(error)
             raise RuntimeError(f"collecting a fragment raised {error!r}.") from error
-        except BaseException:
-            self._end()
+        except BaseException as error:
+            self._end(error)
             raise
         if not self._began:
             self._began = entered
@@ -141,9 +143,16 @@ class Feed(Iterator[Fragment]):
         self._lane.borrow(staged)  # read -> reuse
         return own
 
-    def _end(self) -> None:
+    def _end(self, error: BaseException) -> None:
         self._ended = True
-        self._stop()
+        if self._driver.stalled:
+            return  # the consumer is to hear of it at once; `close` will wait a little for what is stuck
+        for complaint in self._stop():
+            note(error, complaint)
+
+    def _stop(self) -> list[str]:
+        """End the driver, unless that has been done, and say what went wrong with it."""
+        return self._driver.stop() if self._forgotten.detach() else []
 
     def close(self) -> None:
         """End the feed: its thread, and what its factories made. May be called often, and from any thread.
@@ -151,9 +160,13 @@ class Feed(Iterator[Fragment]):
         A ``next()`` that waits in another thread raises RuntimeError. Fragments that were received stay as they are.
         An environment that does not return from its step is waited for a short while, then warned about.
         """
+        self._close(stacklevel=3)
+
+    def _close(self, stacklevel: int) -> None:
         self._closed = True
         self._driver.wake()
-        self._stop()
+        for complaint in self._stop():
+            warnings.warn(complaint, RuntimeWarning, stacklevel=stacklevel)
 
     def __enter__(self) -> Feed:
         """Return the feed."""
@@ -163,7 +176,7 @@ class Feed(Iterator[Fragment]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the feed."""
-        self.close()
+        self._close(stacklevel=3)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -223,6 +236,11 @@ class Feed(Iterator[Fragment]):
         """Say what it has done, and whether it is open."""
         state = "closed" if self._closed else "ended" if self._ended else "open"
         return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
+
+
+def _stop_forgotten(driver: Driver) -> None:
+    for complaint in driver.stop():
+        warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 
 
 class _NothingAsked(Exception):

@@ -25,7 +25,7 @@ from .handoff import Gate
 from .info import Entries
 from .mend import mend_gym
 from .schedule import Collector, Plan
-from .trace import Progress
+from .trace import Progress, note
 from .transfer import Lane, lane_between
 from .vector import VectorEnvironment
 
@@ -76,8 +76,9 @@ def open_feed(
     driver = Inline(make, progress) if background is None else Background(make, progress, **background)
     try:
         driver.collector.prepare(Ambient.here(lane.actor_device))
-    except BaseException:
-        driver.stop()
+    except BaseException as error:
+        for complaint in driver.stop():
+            note(error, complaint)
         raise
     feed = Feed(driver, actor, lane, lag, progress)
     for source in sources:

@@ -126,13 +126,12 @@ class Collector:
         TypeError, ValueError
             If the actor's answers are not of the form that the contract asks for.
         """
-        self.ambient = ambient
         with ambient.applied():
             here = self._lane.actor_device
             first = nested.map(lambda x: x[:1].to(here, copy=True), self._slots[0].state)
             info, hx = self._behaviour.probe(self._groups, first, self._envs.act)
             self.settle()  # the stream that fragments are asked for on may be another one
-        self.layout = Fragment(self._state_layout, info, self._outcome_layout, hx)
+        self.ambient, self.layout = ambient, Fragment(self._state_layout, info, self._outcome_layout, hx)
 
     def vessel(self) -> Fragment:
         """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
