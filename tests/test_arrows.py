@@ -44,7 +44,8 @@ MAY_IMPORT = {
         "engine.storage",
         "engine.trace",
     },
-    "engine.behaviour": {"nested", "engine.core", "engine.space", "engine.storage", "engine.transfer"},
+    "engine.inspection": {"nested", "engine.core", "engine.space"},
+    "engine.behaviour": {"nested", "engine.core", "engine.inspection", "engine.storage", "engine.transfer"},
     "engine.collect": {
         "nested",
         "engine.behaviour",

@@ -181,8 +181,8 @@ def test_dict_observations_may_come_in_any_order():
     class Shuffled(LedgerEnv):
         def _observe(self):
             items = list(super()._observe().items())
-            k = self.stepno % 3
-            return (OrderedDict if self.stepno % 2 else dict)(items[k:] + items[:k])
+            k = (self.stepno + 1) % 3
+            return (dict if self.stepno % 2 else OrderedDict)(items[k:] + items[:k])
 
     envs = [Shuffled(gym.spaces, j, form="dict") for j in range(3)]
     with same.rollout(envs, CountingActor(), 9, seed=7, final=True) as feed:
@@ -334,6 +334,23 @@ def test_environments_get_actions_of_their_space(dialect, action):
         if action == "discrete":
             assert all(type(got) is np.int64 for got in env.actions)
             assert all(env.action_space.contains(got) for got in env.actions)
+
+
+def test_discrete_spaces_take_integers_of_any_width():
+    class Small(LedgerEnv):
+        def __init__(self, index=0):
+            super().__init__(gym.spaces, index, action="multidiscrete")
+            self.observation_space = self.action_space = gym.spaces.MultiDiscrete([64, 64], np.uint8)
+
+        def _observe(self):
+            return np.array([self.stepno, self.index], [np.int64, np.uint16, np.uint8][self.stepno % 3])
+
+    actor, env = CountingActor("multidiscrete"), Small()  # whose actions are int64
+    with same.rollout([env], actor, 7) as feed:
+        state = next(feed).state
+    assert state.obs.dtype == state.act.dtype == torch.uint8
+    assert state.obs[:, 0, 0].tolist() == state.stepno[:, 0].tolist() == [0, 1, 2, 3, 0, 0, 1, 2]
+    assert [action.dtype for action in env.actions] == [np.uint8] * 7
 
 
 def test_actions_may_be_tuples():
