@@ -181,7 +181,7 @@ def test_dict_observations_may_come_in_any_order():
     class Shuffled(LedgerEnv):
         def _observe(self):
             items = list(super()._observe().items())
-            k = (self.stepno + 1) % 3
+            k = (self.stepno + 2) % 3  # 2 first: not the sorted order
             return (dict if self.stepno % 2 else OrderedDict)(items[k:] + items[:k])
 
     envs = [Shuffled(gym.spaces, j, form="dict") for j in range(3)]
@@ -334,6 +334,18 @@ def test_environments_get_actions_of_their_space(dialect, action):
         if action == "discrete":
             assert all(type(got) is np.int64 for got in env.actions)
             assert all(env.action_space.contains(got) for got in env.actions)
+
+
+@pytest.mark.parametrize("what", ["act", "info"])
+def test_an_answer_that_changes_its_dtype_is_not_rounded_in_silence(what):
+    class Fickle(BaseActorModule):
+        def forward(self, obs, *, stepno, hx=None, virtual=False, **ignored):
+            answer = stepno if virtual else stepno + 0.75
+            rest = torch.zeros_like(stepno)
+            return (answer, hx, {"x": rest}) if what == "act" else (rest, hx, {"x": answer})
+
+    with same.rollout([LedgerEnv(gym.spaces)], Fickle(), 3) as feed, pytest.raises((TypeError, ValueError), match=what):
+        next(feed)
 
 
 def test_discrete_spaces_take_integers_of_any_width():

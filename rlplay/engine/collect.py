@@ -209,24 +209,25 @@ def collect(
 
 def _begin(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane) -> None:
     """Note the recurrent state at row 0, reset where an episode has just begun."""
-    fin = bench.slot.rows[0].fin
+    begun = _begun(bench, groups, 0)
 
     def noted() -> None:
-        for group, inputs, hx in zip(groups, bench.inputs, bench.hxs, strict=True):
-            _store(behaviour.begin(group, inputs[0].fin[0], begun(group)), hx, "hx")
+        for g, group in enumerate(groups):
+            _store(behaviour.begin(group, bench.inputs[g][0].fin[0], begun[g]), bench.hxs[g], "hx")
 
-    def begun(group: Group) -> list[int]:
-        return where[group.columns].nonzero()[0].tolist()
-
-    where = fin.copy()
     lane.launch(noted)
+
+
+def _begun(bench: Bench, groups: Sequence[Group], t: int) -> list[list[int]]:
+    """List for each group where an episode has just begun at row ``t``; on the host, so nobody has to wait for it."""
+    fin = bench.slot.rows[t].fin
+    return [fin[group.columns].nonzero()[0].tolist() for group in groups]
 
 
 def _react(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, *, virtual: bool) -> None:
     """React to row ``t``: the infos go into it, the actions down into row ``t + 1``."""
-    fin = bench.slot.rows[t].fin
-    # row 0 was seen to by `_begin`; a reset looked at by a virtual step is done again by the next fragment's
-    begun = [fin[group.columns].nonzero()[0].tolist() if t else [] for group in groups]
+    # row 0 was seen to by `_begin`; a reset that a virtual step looks at is done again by that of the next fragment
+    begun = _begun(bench, groups, t) if t else [[] for _ in groups]
 
     def reacted() -> None:
         for g, group in enumerate(groups):
