@@ -159,6 +159,11 @@ class Behaviour:
             group.hx = new
         acted: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
         infos: list[Tensor] = self._info_spec.flatten_up_to(info)  # type: ignore[assignment]
+        dtypes = [part.dtype for part in acted + infos]
+        if dtypes != self._dtypes:  # or it would be rounded, silently
+            raise ValueError(
+                f"the dtypes of the actor's act or info have changed: expected {self._dtypes}, got {dtypes}."
+            )
         return acted, infos
 
     def _draw_from(self, generator: torch.Generator) -> None:
@@ -201,12 +206,13 @@ class Behaviour:
             part = nested.map(lambda x, columns=group.columns: x[:, columns].clone(), state)
             with _global_generator_kept(self._lane.actor_device):
                 answer = self._module.step(*part, hx=None, virtual=True)
-                hx, info = check_answer(answer, act, group.width)
+                acted, hx, info = check_answer(answer, act, group.width)
                 if group is groups[0]:
                     self._resets_by_mask = honours_mask(self._module, hx, group.width, self._lane.actor_device)
                 everybody = torch.ones(group.width, dtype=torch.bool, device=self._lane.actor_device)
                 group.hx = self._reset(hx, everybody, range(group.width))
         self._act_spec, self._info_spec = nested.structure(act), nested.structure(info)
+        self._dtypes = [part.dtype for part in self._act_spec.flatten_up_to(acted) + nested.leaves(info)]
         return (
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
             nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), group.hx),

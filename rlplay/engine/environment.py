@@ -96,16 +96,15 @@ class Environments:
         for j, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
             progress.env = j
             obs, pair = _told(described, _seeded_reset(env, seed))
-            fitted = space.fit(described, obs)
-            if self.obs is None:
-                self.obs = fitted
-                self._fields, self._spec = nested.flatten(fitted)
+            # copies: an environment may well reuse the array on its next step
+            self._first.append([np.array(part) for part in space.cast(described, obs)])
             self._pairs.append(pair)
-            # an environment may well reuse the array on its next step
-            self._first.append([np.array(part) for part in self._parts(obs)])
+            if self.obs is None:
+                self.obs = space.along(described, obs)
         progress.doing, progress.env = "getting ready", -1
         self._act_spec = nested.structure(self.act)
         # most spaces are a single array, for which taking apart and putting together can be left out
+        self._described = described
         self._plain_obs = self.obs if isinstance(self.obs, space.Field) else None
         self._plain_act = isinstance(self.act, space.Field)
         self._ret = [0.0] * self.n_envs
@@ -207,19 +206,13 @@ class Environments:
             return row.act[0][j].copy()
         return self._act_spec.unflatten([leaf[j].copy() for leaf in row.act])
 
-    def _parts(self, obs: Nested) -> list[Any]:
-        found: list[Any] = self._spec.flatten_up_to(obs)
-        return found
-
     def _write(self, leaves: list[Array], j: int, obs: Nested) -> None:
         plain = self._plain_obs
-        if plain is not None:
-            if not (type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape):
-                obs = plain.cast(obs)
+        if plain is not None and type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
             leaves[0][j] = obs
             return
-        for field, leaf, part in zip(self._fields, leaves, self._parts(obs), strict=True):
-            leaf[j] = field.cast(part)
+        for leaf, part in zip(leaves, space.cast(self._described, obs), strict=True):
+            leaf[j] = part
 
     def render(self) -> None:
         """Let every environment show itself."""
@@ -278,7 +271,7 @@ def _told(described: Nested, result: Any) -> tuple[Nested, bool]:
 
 def _fits(described: Nested, value: Any) -> bool:
     try:
-        space.fit(described, value)
+        space.cast(described, value)
     except ValueError:
         return False
     return True

@@ -95,8 +95,8 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
     return True
 
 
-def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested]:
-    """See that what ``step`` returned is of the right form, and return its recurrent state and info.
+def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, Nested]:
+    """See that what ``step`` returned is of the right form, and return it.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested]:
     _check_action(act, acted, width)
     _check_batch("info", info, (1, width), "(1, n_envs, ...)")
     _check_batch("hx", hx, (None, width), "(n_layers, n_envs, ...)")
-    return hx, info
+    return acted, hx, info
 
 
 def _check_action(described: Nested, acted: Nested, width: int) -> None:
@@ -130,9 +130,10 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
             )
         as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
         if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
+            wanted = "long()" if field.integral else f"to(torch.{field.dtype})"
             raise ValueError(
-                f"the actor's {name}: expected {field}, got {part.dtype}, which cannot be cast safely; "
-                f"return e.g. `{name}.long()`."
+                f"the actor's {name}: expected {field}, got {part.dtype}, which cannot be cast safely: return e.g. "
+                f"`{name}.{wanted}`."
             )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .. import nested
 from ..nested import Nested
 
-__all__ = ["Field", "along", "fields", "fit", "same"]
+__all__ = ["Field", "along", "cast", "fields", "same"]
 
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them"
 
@@ -99,8 +99,8 @@ def along(described: Nested, value: Nested, name: str = "obs") -> Nested:
     return described
 
 
-def fit(described: Nested, value: Nested, name: str = "obs") -> Nested:
-    """Check a value against its space; return the fields, put together as the value is.
+def cast(described: Nested, value: Nested, name: str = "obs") -> list[npt.NDArray[Any]]:
+    """Take a value of a space apart into arrays of the very shapes and dtypes that its fields say.
 
     Raises
     ------
@@ -109,12 +109,13 @@ def fit(described: Nested, value: Nested, name: str = "obs") -> Nested:
     """
     described = along(described, value, name)
     found, spec = nested.flatten(described)
-    for leaf, part, path in zip(found, spec.flatten_up_to(value), nested.names(described, name), strict=True):
+    arrays = []
+    for k, (leaf, part) in enumerate(zip(found, spec.flatten_up_to(value), strict=True)):
         try:
-            leaf.cast(part)
+            arrays.append(leaf.cast(part))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return described
+            raise ValueError(f"{nested.names(described, name)[k]}: {error}") from None
+    return arrays
 
 
 def same(one: Any, other: Any) -> bool:

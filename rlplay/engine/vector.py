@@ -36,24 +36,23 @@ class VectorEnvironment:
         mode = getattr(env, "metadata", {}).get("autoreset_mode")
         if getattr(mode, "name", mode) != "SAME_STEP":
             raise ValueError(
-                f"vector environments must reset their parts within the step, got autoreset mode {mode}: make it with "
-                "`vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}`, or pass a list of "
-                "single environments (the other modes are not supported yet)."
+                f"vector environments must be gymnasium's, and reset their parts within the step, got {env!r} with "
+                f"autoreset mode {mode}: make it with `vector_kwargs={{'autoreset_mode': "
+                "gymnasium.vector.AutoresetMode.SAME_STEP}`, or pass a list of single environments (the other modes, "
+                "and gym's own vector environments, are not supported yet)."
             )
         mend_gym()
         self._env, self._entries, self._progress = env, entries, progress
         self.n_envs = int(env.num_envs)
-        described = space.fields(env.single_observation_space)
+        self._described = space.fields(env.single_observation_space)
+        self._batch = nested.map(self._batched, self._described)
         self.act: Nested = space.fields(env.single_action_space)
         self._act_spec = nested.structure(self.act)
         progress.doing, progress.env = "env.reset", -1
         obs, _ = env.reset(seed=list(seeds))
-        batched = nested.map(self._batched, described)
-        space.fit(batched, obs)
-        self.obs: Nested = space.along(described, obs)
-        self._fields, self._spec = nested.flatten(space.along(batched, obs))
+        self._first = [np.array(part) for part in space.cast(self._batch, obs)]
+        self.obs: Nested = space.along(self._described, obs)
         progress.doing = "getting ready"
-        self._first = [np.array(part) for part in self._spec.flatten_up_to(obs)]
         self._ret = np.zeros(self.n_envs)
         self.episodes: list[Episode] = []
 
@@ -95,17 +94,16 @@ class VectorEnvironment:
         for j in ended:
             self.episodes.append(Episode(j, float(self._ret[j]), int(then.stepno[j])))
             if last is not None:
-                parts = self._spec.flatten_up_to(_final_obs(info, j))
-                for field, leaf, part in zip(self._fields, last.obs, parts, strict=True):
-                    leaf[j] = space.Field(field.shape[1:], field.dtype, field.integral).cast(part)
+                for leaf, part in zip(last.obs, space.cast(self._described, _final_obs(info, j)), strict=True):
+                    leaf[j] = part
         self._record(info, marks.info, ended)
         self._ret[ended] = 0.0
         then.stepno[ended] = 0
         return ended
 
     def _write(self, leaves: list[Array], obs: Nested) -> None:
-        for field, leaf, part in zip(self._fields, leaves, self._spec.flatten_up_to(obs), strict=True):
-            leaf[...] = field.cast(part)
+        for leaf, part in zip(leaves, space.cast(self._batch, obs), strict=True):
+            leaf[...] = part
 
     def _record(self, info: Mapping[str, Any], into: list[Array], ended: Sequence[int]) -> None:
         if not self._entries.entries:
