@@ -1,0 +1,92 @@
+"""The demo, as its user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SHORT = ["--n-envs", "4", "--n-steps", "16"]
+
+
+def command(*options):
+    return [sys.executable, "-m", "rlplay", "demo", *options]
+
+
+def run(*options, **settings):
+    return subprocess.run(command(*options), capture_output=True, text=True, timeout=110, **settings)
+
+
+def assert_is_png(path):
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("engine", ["same", "threaded"])
+def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, engine):
+    done = run(*SHORT, "--engine", engine, "--total-steps", "4000", "--seed", "1", "--out", str(tmp_path / "there"))
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "there") in done.stdout
+    summary = json.loads((tmp_path / "there" / "summary.json").read_text())
+    assert summary["steps"] == 3968  # the whole fragments of 64 that fit
+    assert summary["options"]["engine"] == engine
+    assert summary["episodes"] > 50
+    assert 10 < summary["mean return of the last 100 episodes"] < 200
+    assert not summary["interrupted"]
+    assert "return" in done.stderr
+    assert "stepping" in done.stderr
+    assert_is_png(tmp_path / "there" / "curve.png")
+
+
+@pytest.mark.parametrize("engine", ["same", "threaded"])
+def test_an_interrupt_ends_it_with_the_curve_so_far(tmp_path, engine):
+    options = command("--engine", engine, "--total-steps", "100000000", "--env", "Acrobot-v1", "--out", str(tmp_path))
+    # Acrobot is not solved within seconds; the bar is on standard error
+    child = subprocess.Popen(options, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    seen = ""
+    while "stepping" not in seen:
+        seen += child.stderr.read(1)
+    os.kill(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "interrupted" in out
+    assert "Traceback" not in seen + err
+    assert json.loads((tmp_path / "summary.json").read_text())["interrupted"]
+    assert_is_png(tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lag", "-1"], "must be at least 0"),
+        (["--n-envs", "0"], "must be at least 1"),
+        (["--n-steps", "many"], "invalid int"),
+        (["--engine", "quantum"], "invalid choice"),
+        (["--env", "Pendulum-v1"], "Discrete"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_bad_options_are_refused_with_a_message(tmp_path, options, message):
+    done = run(*options, cwd=tmp_path)
+    assert done.returncode not in (0, 130)
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_and_the_pictures_are_light_to_import():
+    code = (
+        "import sys, rlplay.__main__, rlplay.plotting\n"
+        "print([name for name in ('gym', 'gymnasium', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demo_solves_cartpole_by_default(tmp_path, seed):
+    done = run("--seed", str(seed), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["best mean return of 100 episodes"] >= 475
