@@ -385,6 +385,20 @@ def test_an_environment_that_blocks_is_named_after_the_timeout(ahead, impatient)
     assert made.counts["close"] == 1
 
 
+def test_close_waits_and_warns_again_until_what_is_stuck_has_returned(ahead, impatient):
+    stop, script = Stop(), Script()
+    feed = ahead([Env(), Env(script.at("step", 2, stop))], Actor(), timeout=0.2)
+    (thread,) = collectors()
+    with pytest.raises(TimeoutError):
+        next(feed)
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="left behind"):
+            feed.close()
+    stop.release.set()
+    thread.join(LONG)
+    feed.close()
+
+
 def test_the_timeout_is_raised_even_if_warnings_are_errors(ahead, impatient):
     stop, script = Stop(), Script()
     feed = ahead([Env(), Env(script.at("step", 2, stop))], Actor(), timeout=0.2)

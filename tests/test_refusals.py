@@ -359,8 +359,8 @@ ACTORS = {
     "data parallel": (lambda: nn.DataParallel(Actor()), TypeError, ["DataParallel", "`.module`"]),
     "DDP": (lambda: DistributedDataParallel(Actor()), TypeError, ["DistributedDataParallel", "`.module`", "learner"]),
     "a DDP part": (lambda: Nest(DistributedDataParallel(nn.Linear(2, 2))), TypeError, ["DistributedDataParallel"]),
-    "step set on the instance": (with_step_replaced, TypeError, ["`step`", "instance", "another name"]),
-    "a part's forward compiled": (compiled_in_place, TypeError, ["`forward`", "instance", "another name"]),
+    "step set on the instance": (with_step_replaced, TypeError, ["`step`", "instance", "outside of it"]),
+    "a part's forward compiled": (compiled_in_place, TypeError, ["`forward`", "instance", "outside of it"]),
     "a tensor with a graph": (with_a_graph, TypeError, ["cannot be copied", "deepcopy", "parameters, buffers or"]),
     "a lock": (with_a_lock, TypeError, ["cannot be copied", "deepcopy", "lock", "__deepcopy__"]),
 }

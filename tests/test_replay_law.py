@@ -74,7 +74,7 @@ ACTORS = {
     "one by one": OneByOne,
 }
 # as it says, once, that it is not honoured: see the class above
-unmasked = pytest.mark.filterwarnings("ignore:OneByOne.reset does not honour a bool mask:RuntimeWarning")
+unmasked = pytest.mark.filterwarnings("ignore:the actor.s reset does not honour a bool mask:RuntimeWarning")
 actors = pytest.mark.parametrize("kind", [pytest.param(kind, marks=unmasked) for kind in ACTORS])
 
 

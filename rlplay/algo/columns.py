@@ -103,7 +103,7 @@ def columns(
 
     rewards = work(rew)
     last = xp.zeros_like(rewards[0])
-    last[...] = bootstrap if end is None else work(end)
+    last[...] = float(bootstrap) if isinstance(bootstrap, Real) else work(end)
     return Columns(
         xp=xp,
         rew=rewards,

@@ -1,6 +1,6 @@
-"""What PyTorch keeps for each thread, or lets anybody change: the conditions under which the actor runs.
+"""What PyTorch keeps for each thread: the conditions under which the actor runs.
 
-Nothing of it is inherited by a new thread, so it is noted where the first fragment is asked for, and holds for all.
+A new thread inherits nothing of it, so it is noted where the first fragment is asked for, and holds for all.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ __all__ = ["Ambient"]
 
 @dataclass(frozen=True)
 class Ambient:
-    """The calling thread's autocast state, default dtype and device, and number of intra-op threads."""
+    """The calling thread's autocast state, default dtype and default device.
+
+    The default dtype is everybody's, and cannot be applied to one thread: it is noted to see whether it has changed.
+    """
 
     kind: str
     autocast: bool
     autocast_dtype: torch.dtype
     default_dtype: torch.dtype
     default_device: torch.device
-    n_threads: int
 
     @classmethod
     def here(cls, device: torch.device) -> Ambient:
@@ -35,7 +37,6 @@ class Ambient:
             autocast_dtype=torch.get_autocast_dtype(kind),
             default_dtype=torch.get_default_dtype(),
             default_device=torch.get_default_device(),
-            n_threads=torch.get_num_threads(),
         )
 
     @contextmanager
@@ -44,8 +45,9 @@ class Ambient:
 
         Yet not in inference mode: the learner must be able to differentiate through what it is given.
         """
-        if torch.get_num_threads() != self.n_threads:
-            torch.set_num_threads(self.n_threads)
+        # By being asked, a new thread takes over the number of intra-op threads that was set. Kernels that never ask
+        # would use all cores in it, and round otherwise than they do in the caller's thread.
+        torch.get_num_threads()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())

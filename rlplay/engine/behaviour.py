@@ -20,6 +20,7 @@ from .. import nested
 from ..nested import Nested, Structure
 from .core import BaseActorModule, State
 from .inspection import check_actor, check_answer, honours_mask
+from .space import along
 from .storage import Leaf
 from .transfer import Lane, Place
 
@@ -87,10 +88,19 @@ class Behaviour:
                 f"the actor cannot be copied: copy.deepcopy failed with {error!r}. Tensors that it keeps must be "
                 "parameters, buffers or detached; make what cannot be copied inside `step`, or define __deepcopy__."
             ) from error
-        self._modules = list(self._module.modules())
-        self._drawing = [module for module in self._modules if isinstance(module, BaseActorModule)]
-        self._names, self._weights = _weights(self._module)
-        self._resets_by_mask = True
+        self._modules = dict(self._module.named_modules())
+        self._drawing = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
+        self._weights = _weights(self._module)
+        # where each of them hangs: a module may well put another tensor into the place of its buffer
+        self._places = [
+            (store, name, weight)
+            for module in self._modules.values()
+            for store in (module._parameters, module._buffers)
+            for name, weight in store.items()
+            if weight is not None
+        ]
+        self.resets_by_mask = True
+        """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.inspection.honours_mask`)."""
         self._act_spec: Structure
         self._info_spec: Structure
 
@@ -102,39 +112,51 @@ class Behaviour:
         ValueError
             If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
         """
-        names, weights = _weights(actor)
-        modules = list(actor.modules())
-        if names != self._names or len(modules) != len(self._modules):
-            added, gone = sorted(set(names) - set(self._names)), sorted(set(self._names) - set(names))
-            raise ValueError(
-                "the actor no longer has the parameters, buffers and modules that it had when the feed was made: "
-                f"added {added}, gone {gone}. Make a new feed after such a change."
-            )
+        weights, modules = _weights(actor), dict(actor.named_modules())
+        for what, then, now in (
+            ("parameters and buffers", self._weights, weights),
+            ("modules", self._modules, modules),
+        ):
+            if then.keys() != now.keys():
+                raise ValueError(
+                    f"the actor no longer has the {what} that it had when the feed was made: added "
+                    f"{sorted(now.keys() - then.keys())}, gone {sorted(then.keys() - now.keys())}. Make a new feed "
+                    "after such a change."
+                )
         snapshot = []
-        for name, mine, theirs in zip(names, self._weights, weights, strict=True):
+        for name, mine in self._weights.items():
+            theirs = weights[name]
             if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
                 raise ValueError(
                     f"the actor's {name!r} has changed its form: expected shape {tuple(mine.shape)}, dtype "
                     f"{mine.dtype}, got {tuple(theirs.shape)}, {theirs.dtype}. Make a new feed after such a change."
                 )
             snapshot.append(self._lane.empty(Place.ACTOR, theirs.shape, theirs.dtype))
-        self._lane.copy(snapshot, self._lane.steady(weights))
-        return Snapshot(snapshot, [module.training for module in modules])
+        self._lane.copy(snapshot, self._lane.steady([weights[name] for name in self._weights]))
+        return Snapshot(snapshot, [modules[name].training for name in self._modules])
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Act with these weights from now on. They are written in place: their addresses stay."""
 
         def switched() -> None:
-            for module, mode in zip(self._modules, snapshot.modes, strict=True):
+            for store, name, weight in self._places:
+                if store[name] is not weight:
+                    store[name] = weight
+            for module, mode in zip(self._modules.values(), snapshot.modes, strict=True):
                 module.training = mode
 
-        self._lane.copy(self._weights, snapshot.weights)
+        self._lane.copy(list(self._weights.values()), snapshot.weights)
         self._lane.launch(switched)
 
     def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
+        self._draw_from(group.acting)
         group.hx = self._reset(group.hx, fin, begun)
         return nested.leaves(group.hx)
+
+    def keep(self, group: Group) -> None:
+        """Make the group's recurrent state its own: an actor may answer with a view of what it was given."""
+        group.hx = nested.map(torch.clone, group.hx)
 
     def react(
         self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
@@ -152,15 +174,17 @@ class Behaviour:
         lists of tensors, ``(1, b, ...)``
             The leaves of the action, and of the info.
         """
-        hx = self._reset(group.hx, state.fin[0], begun)
         self._draw_from(group.looking if virtual else group.acting)
+        hx = self._reset(group.hx, state.fin[0], begun)
+        if virtual:
+            hx = nested.map(torch.clone, hx)  # should the actor advance it in place
         act, new, info = self._module.step(*state, hx=hx, virtual=virtual)
         if not virtual:
             group.hx = new
         acted: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
         infos: list[Tensor] = self._info_spec.flatten_up_to(info)  # type: ignore[assignment]
         dtypes = [part.dtype for part in acted + infos]
-        if dtypes != self._dtypes:  # or it would be rounded, silently
+        if dtypes != self._dtypes and not all(map(_alike, dtypes, self._dtypes)):  # or it would be rounded, silently
             raise ValueError(
                 f"the dtypes of the actor's act or info have changed: expected {self._dtypes}, got {dtypes}."
             )
@@ -173,7 +197,7 @@ class Behaviour:
     def _reset(self, hx: Nested, fin: Tensor, begun: Sequence[int]) -> Nested:
         if not begun or not nested.leaves(hx):
             return hx
-        if self._resets_by_mask:
+        if self.resets_by_mask:
             return self._module.reset(hx, fin)
         for at in begun:
             hx = self._module.reset(hx, at)
@@ -208,10 +232,10 @@ class Behaviour:
                 answer = self._module.step(*part, hx=None, virtual=True)
                 acted, hx, info = check_answer(answer, act, group.width)
                 if group is groups[0]:
-                    self._resets_by_mask = honours_mask(self._module, hx, group.width, self._lane.actor_device)
+                    self.resets_by_mask = honours_mask(self._module, hx, group.width, self._lane.actor_device)
                 everybody = torch.ones(group.width, dtype=torch.bool, device=self._lane.actor_device)
                 group.hx = self._reset(hx, everybody, range(group.width))
-        self._act_spec, self._info_spec = nested.structure(act), nested.structure(info)
+        self._act_spec, self._info_spec = nested.structure(along(act, acted, "act")), nested.structure(info)
         self._dtypes = [part.dtype for part in self._act_spec.flatten_up_to(acted) + nested.leaves(info)]
         return (
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
@@ -219,9 +243,13 @@ class Behaviour:
         )
 
 
-def _weights(module: nn.Module) -> tuple[list[str], list[Tensor]]:
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return [name for name, _ in named], [weight.detach() for _, weight in named]
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _alike(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether dtypes differ at most in precision, as they do when the default dtype is changed in between."""
+    return one == other or (one.is_floating_point and other.is_floating_point)
 
 
 def _seed_of(sequence: np.random.SeedSequence) -> int:

@@ -29,6 +29,8 @@ class Driver(ABC):
     """What a feed asks of whoever collects."""
 
     collector: Collector
+    ended = False
+    """Whether the collector has come to its end."""
     stalled = False
     """Whether a consumer has given up waiting. The collector is to end then, but nobody has waited for it."""
 
@@ -102,6 +104,8 @@ class Inline(Driver):
     def stop(self) -> list[str]:
         """Close the collector; if another thread is still busy with it, that one will."""
         self._gate.close()
+        if self.ended:
+            return []
         if not self._collecting.acquire(timeout=_PATIENCE):
             self._left = True
             if not self._collecting.acquire(blocking=False):  # or it has ended just before it could see that
@@ -112,6 +116,7 @@ class Inline(Driver):
             self._collecting.release()
 
     def _end(self) -> list[str]:
+        self.ended = True
         self._tokens.clear()
         return self.collector.close()
 
@@ -204,10 +209,12 @@ class Background(Driver):
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
             return [self._left_behind()]
+        self.ended = True
         # all copies have been waited for: what never reached the consumer can be let go
         self._tokens.drain()
         self._deliveries.drain()
-        return self._complaints
+        complaints, self._complaints = self._complaints, []
+        return complaints
 
 
 def _work(

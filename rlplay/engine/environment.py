@@ -58,15 +58,25 @@ class Environments:
         The episodes that have ended since somebody last took them away.
     """
 
-    def __init__(self, sources: Sequence[Any], seeds: Sequence[int], entries: Entries, progress: Progress) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        seeds: Sequence[int],
+        entries: Entries,
+        progress: Progress,
+        *,
+        once: bool = False,
+    ) -> None:
         """Make what is to be made, and reset each environment exactly once, with its seed.
+
+        With ``once`` no environment is reset again: after its episode it has to stand still.
 
         Raises
         ------
         TypeError, ValueError
             If something is no environment, if spaces differ or cannot be recorded, if an observation does not fit.
         """
-        self._entries, self._progress = entries, progress
+        self._entries, self._progress, self._once = entries, progress, once
         self._envs: list[Any] = []
         self._made: list[Any] = []
         try:
@@ -117,7 +127,8 @@ class Environments:
         return len(self._envs)
 
     def _make(self, factory: Callable[..., Any], seed: int) -> Any:
-        env = factory(seed=seed) if takes(factory, "seed") else factory()
+        bound = getattr(factory, "keywords", {})  # of a functools.partial
+        env = factory(seed=seed) if takes(factory, "seed") and "seed" not in bound else factory()
         if not any(env is other for other in self._made):
             self._made.append(env)
         return env
@@ -184,13 +195,16 @@ class Environments:
                 if sticky:
                     self._stuck[j] = terminated, truncated
                 ended.append(j)
-                progress.doing = "env.reset"
-                obs = env.reset()
-                if self._pairs[j]:
-                    obs = obs[0]
-                progress.doing = "env.step"
+                if not self._once:
+                    obs = self._begin_again(j)
             self._write(then.obs, j, obs)
         return ended
+
+    def _begin_again(self, j: int) -> Nested:
+        self._progress.doing = "env.reset"
+        obs = self._envs[j].reset()
+        self._progress.doing = "env.step"
+        return obs[0] if self._pairs[j] else obs
 
     def _stand_still(self, j: int, now: Row, then: Row, marks: Marks) -> None:
         """Repeat the first row of an episode that is not begun before the next fragment."""
@@ -263,7 +277,7 @@ def _scalar(reward: Any) -> float:
 
 def _told(described: Nested, result: Any) -> tuple[Nested, bool]:
     """Tell by the space whether ``reset`` returned an observation, or a pair of it and an info dict."""
-    pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)
+    pair = isinstance(result, tuple) and len(result) == 2 and (result[1] is None or isinstance(result[1], Mapping))
     if pair and (_fits(described, result[0]) or not _fits(described, result)):
         return result[0], True
     return result, False
@@ -295,5 +309,5 @@ def _reset_takes_seed(env: Any) -> bool:
             return False
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):
-            return True
+            return not hasattr(env, "seed")  # the old API's way, which nobody would have who knows the new one
         env = inner

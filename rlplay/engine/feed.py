@@ -98,7 +98,7 @@ class Feed(Iterator[Fragment]):
             raise refusal.error from None
         except StopIteration as error:  # it would end the user's loop as if all were well
             self._end(error)
-            raise RuntimeError(f"collecting a fragment raised {error!r}.") from error
+            raise RuntimeError(f"collecting a fragment raised {error!r}: {self._progress}.") from error
         except BaseException as error:
             self._end(error)
             raise
@@ -122,11 +122,14 @@ class Feed(Iterator[Fragment]):
         except Exception as error:
             raise _NothingAsked(error) from error
         for _ in range(1 if self._asked else 1 + self._lag):
-            self._driver.give(Token(self._asked, snapshot, collector.vessel(), self._lane.record()))
+            token = Token(self._asked, snapshot, collector.vessel(), self._lane.current, self._lane.record())
+            self._driver.give(token)
         self._asked += 1
 
     def _receive(self, delivery: Delivery) -> Fragment:
         self._lane.wait(delivery.copied)  # copied -> read
+        if delivery.home != self._lane.current:  # the user has changed streams since the ask
+            self._lane.borrow((delivery.vessel, delivery.snapshot.weights))
         vessel = delivery.vessel
         fragment = vessel._replace(env=vessel.env._replace(final=self._own(delivery.staged)))
         self._version = delivery.version
@@ -151,8 +154,11 @@ class Feed(Iterator[Fragment]):
             note(error, complaint)
 
     def _stop(self) -> list[str]:
-        """End the driver, unless that has been done, and say what went wrong with it."""
-        return self._driver.stop() if self._forgotten.detach() else []
+        """End the driver, and say what went wrong with it; what cannot be ended now is tried again later."""
+        complaints = self._driver.stop()
+        if self._driver.ended:
+            self._forgotten.detach()
+        return complaints
 
     def close(self) -> None:
         """End the feed: its thread, and what its factories made. May be called often, and from any thread.

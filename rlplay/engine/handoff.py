@@ -64,9 +64,12 @@ class Channel(Generic[T]):
             The failure that was sent.
         """
         try:
-            item = _CLOSED if self._closed else self._queue.get(timeout=timeout)
+            item = _CLOSED if self._closed else self._queue.get(timeout=timeout and min(timeout, threading.TIMEOUT_MAX))
         except queue.Empty:
             raise Late from None
+        except RuntimeError as error:
+            # an interrupt in the middle of a wait can leave its lock released, and comes behind the complaint
+            raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
         if item is _CLOSED or self._closed:
             self._queue.put(_CLOSED)  # there may be others who wait
             raise Closed
@@ -146,7 +149,7 @@ class Gate:
             yield
         finally:
             with self._change:
-                self._holders.pop()
+                self._holders.remove(threading.get_ident())
                 self.shut = self.closed or bool(self._holders)
                 self._change.notify_all()
 

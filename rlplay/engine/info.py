@@ -1,6 +1,6 @@
 """Recording named entries of the environments' info dicts in arrays of fixed shape and dtype.
 
-Knows dicts and numpy. Not environments, nor torch memory.
+Knows dicts and numpy. Not environments, nor who asks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from .space import Field
+
 __all__ = ["Entries", "Entry"]
 
 _MISSING = object()
@@ -21,8 +23,7 @@ class Entry(NamedTuple):
     """One named entry: what its value looks like, and the number that stands for "not there"."""
 
     name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    field: Field
     absent: float | int | bool
 
 
@@ -87,15 +88,15 @@ def _entry(name: str, example: Any) -> Entry:
     kind = array.dtype.kind
     if kind not in "biuf":
         raise TypeError(f"`info[{name!r}]` must be numeric or bool, got {example!r} of dtype {array.dtype}.")
-    return Entry(name, array.shape, array.dtype, float("nan") if kind == "f" else False if kind == "b" else 0)
+    absent = float("nan") if kind == "f" else False if kind == "b" else 0
+    return Entry(name, Field(array.shape, array.dtype, integral=False), absent)
 
 
 def _fitted(entry: Entry, value: Any) -> npt.NDArray[Any]:
-    array = np.asarray(value)
-    if array.shape == entry.shape and np.can_cast(array.dtype, entry.dtype, "same_kind"):
-        return array
-    raise ValueError(
-        f"info entry {entry.name!r}: expected shape {entry.shape} and a dtype that fits {entry.dtype}, "
-        f"got shape {array.shape}, dtype {array.dtype} ({value!r}). "
-        f"Give `info={{{entry.name!r}: <an example value>}}` if its form is another."
-    )
+    try:
+        return entry.field.cast(value)
+    except ValueError as error:
+        raise ValueError(
+            f"info entry {entry.name!r}: {error}. Give `info={{{entry.name!r}: <an example value>}}` if its form is "
+            "another."
+        ) from None

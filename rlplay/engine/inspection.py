@@ -5,7 +5,7 @@ Everything here happens at the call of a ``rollout``, and is said in words that 
 
 from __future__ import annotations
 
-import warnings
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,16 @@ from torch import Tensor, nn
 from .. import nested
 from ..nested import Nested
 from .core import BaseActorModule
-from .space import Field
+from .space import Field, along
 
-__all__ = ["check_actor", "check_answer", "honours_mask"]
+__all__ = ["SLOW_RESET", "check_actor", "check_answer", "honours_mask"]
+
+SLOW_RESET = (
+    "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
+    "`x[:, at].zero_()` changes a copy where `at` is a mask; write `x = x.clone(); x[:, at] = 0`, or "
+    "`torch.where(at[:, None], x.new_zeros(()), x)`."
+)
+"""What to warn of where :func:`honours_mask` says no."""
 
 
 def check_actor(actor: Any) -> None:
@@ -39,11 +46,12 @@ def check_actor(actor: Any) -> None:
                 f"weights: pass the module inside (`.{inner}`); the learner may use the wrapper."
             )
         own = sorted({"forward", "reset", "step"} & set(vars(part)))
+        own += [name for name, value in vars(part).items() if _holds(value, parts)]
         if own:
             raise TypeError(
                 f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that "
-                "its copy would go on using the original's weights: leave the module as it is, and compile what the "
-                "learner calls under another name."
+                "its copy would go on using the original's weights: leave the actor as it is, and keep what the "
+                "learner compiles outside of it."
             )
     if not isinstance(actor, BaseActorModule):
         raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {type(actor).__name__}.")
@@ -56,6 +64,17 @@ def check_actor(actor: Any) -> None:
             raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
 
 
+def _holds(value: Any, modules: list[nn.Module]) -> bool:
+    """Whether this is a function that keeps one of the modules, or their weights, where copying does not reach them."""
+    if not isinstance(value, FunctionType):
+        return False
+    own = {id(thing) for module in modules for thing in (module, *module.parameters(False), *module.buffers(False))}
+    kept = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()] + [
+        *(value.__defaults__ or ())
+    ]
+    return hasattr(value, "_torchdynamo_orig_callable") or any(id(thing) in own for thing in kept)
+
+
 def _wraps(module: nn.Module, name: str) -> bool:
     """Whether this is torch's wrapper for compiling (``_orig_mod``) or for data parallelism (``module``)."""
     kind = type(module).__name__
@@ -64,11 +83,13 @@ def _wraps(module: nn.Module, name: str) -> bool:
 
 
 def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.device) -> bool:
-    """Try whether an overridden ``reset`` does with a mask what it does with one index after another; warn if not."""
+    """Try whether an overridden ``reset`` does with a mask what it does with one index after another."""
     if type(actor).reset is BaseActorModule.reset or not nested.leaves(hx):
         return True
 
-    def filled() -> Nested:  # anew each time, since a reset may write in place
+    def filled() -> Nested:  # anew each time, since a reset may write in place, and may draw
+        if actor.generator is not None:
+            actor.generator.manual_seed(0)
         return nested.map(lambda x: (1 + torch.arange(x.numel(), device=x.device) % 7).view(x.shape).to(x), hx)
 
     half = [j < (width + 1) // 2 for j in range(width)]
@@ -84,13 +105,6 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
         except Exception:  # whatever it is: this reset does not take masks
             alike = False
         if not alike:
-            warnings.warn(
-                f"{type(actor).__qualname__}.reset does not honour a bool mask, so it is called for one "
-                "environment at a time. `x[:, at].zero_()` changes a copy where `at` is a mask; write "
-                "`x = x.clone(); x[:, at] = 0`, or `torch.where(at[:, None], x.new_zeros(()), x)`.",
-                RuntimeWarning,
-                stacklevel=6,
-            )
             return False
     return True
 
@@ -114,11 +128,11 @@ def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, 
 
 def _check_action(described: Nested, acted: Nested, width: int) -> None:
     """See that the actor's action is of the structure, shape and kind of the action space."""
-    found, spec = nested.flatten(described)
     try:
-        parts = spec.flatten_up_to(acted)
+        found, spec = nested.flatten(along(described, acted, "act"))
     except ValueError as error:
         raise ValueError(f"the actor's action is not put together as the action space: {error}") from None
+    parts = spec.flatten_up_to(acted)
     field: Field
     for field, part, name in zip(found, parts, nested.names(described, "act"), strict=True):
         if not isinstance(part, Tensor):

@@ -18,11 +18,12 @@ from .ambient import Ambient
 from .behaviour import Behaviour
 from .collect import Faces
 from .core import BaseActorModule
-from .driver import Background, Driver, Inline
+from .driver import Background, Driver, Inline, noting
 from .environment import Environments, is_factory, is_vector
 from .feed import Feed
 from .handoff import Gate
 from .info import Entries
+from .inspection import SLOW_RESET
 from .mend import mend_gym
 from .schedule import Collector, Plan
 from .trace import Progress, note
@@ -68,18 +69,22 @@ def open_feed(
     if sticky and is_vector(envs):
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
     lane = lane_between(device, actor_device, home_of(actor))
-    behaviour = Behaviour(actor, lane)
-    claim(sources)
-    progress = Progress()
-    make = partial(_collector, envs if is_vector(envs) else sources, behaviour, lane, plan, progress)
-    driver: Driver
-    driver = Inline(make, progress) if background is None else Background(make, progress, **background)
-    try:
-        driver.collector.prepare(Ambient.here(lane.actor_device))
-    except BaseException as error:
-        for complaint in driver.stop():
-            note(error, complaint)
-        raise
+    with torch.inference_mode(False):  # what is made here will be written to
+        behaviour = Behaviour(actor, lane)
+        claim(sources, stacklevel=4)
+        progress = Progress()
+        make = partial(_collector, envs if is_vector(envs) else sources, behaviour, lane, plan, progress)
+        driver: Driver
+        driver = Inline(make, progress) if background is None else Background(make, progress, **background)
+        try:
+            with noting(progress):
+                driver.collector.prepare(Ambient.here(lane.actor_device))
+        except BaseException as error:
+            for complaint in driver.stop():
+                note(error, complaint)
+            raise
+    if not behaviour.resets_by_mask:
+        warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
     feed = Feed(driver, actor, lane, lag, progress)
     for source in sources:
         if not is_factory(source):
@@ -91,11 +96,14 @@ def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress
     return Collector(lambda: faces(envs, plan.seed, plan.entries, progress), behaviour, lane, plan, progress, gate)
 
 
-def faces(envs: Any, seed: int, entries: Entries, progress: Progress) -> Faces:
-    """Make, reset and check environments: one vector environment, or a list of instances and factories."""
+def faces(envs: Any, seed: int, entries: Entries, progress: Progress, *, once: bool = False) -> Faces:
+    """Make, reset and check environments: one vector environment, or a list of instances and factories.
+
+    With ``once`` those of a list are not reset when an episode has ended: its last observation stays.
+    """
     if is_vector(envs):
         return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress)
-    return Environments(envs, seeds_of(seed, len(envs)), entries, progress)
+    return Environments(envs, seeds_of(seed, len(envs)), entries, progress, once=once)
 
 
 def listed(envs: Any) -> list[Any]:
@@ -125,8 +133,8 @@ def listed(envs: Any) -> list[Any]:
     return sources
 
 
-def claim(sources: Iterable[Any]) -> None:
-    """Close, with a warning, the open feeds that any of these environments still serve."""
+def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
+    """Close, with a warning at the user's line, the open feeds that any of these environments still serve."""
     for j, source in enumerate(sources):
         older = _serving.pop(id(source), None)
         if older is not None and older.open:
@@ -134,7 +142,7 @@ def claim(sources: Iterable[Any]) -> None:
             warnings.warn(
                 f"environment {j} still served an open feed, which is closed now: an environment serves one feed.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
 

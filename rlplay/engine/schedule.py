@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from .collect import Bench, Faces, carry_over, collect, deliver, make_benches, s
 from .core import BaseActorModule, Episode, Fragment
 from .handoff import Gate
 from .info import Entries
-from .storage import Leaf, Slot, blank, dtype_of, fields_to_leaves, outcome_layout, state_layout
+from .storage import Slot, blank, fields_to_leaves, outcome_layout, state_layout
 from .trace import Progress, note
 from .transfer import Lane, Place
 
@@ -41,6 +42,8 @@ class Token(NamedTuple):
     """The number of the ask whose weights these are."""
     snapshot: Snapshot
     vessel: Fragment
+    home: Any
+    """The consumer's stream on which these were allocated."""
     asked: Any
     """The event behind the snapshot's copy and the vessel's allocation, on the consumer's stream."""
 
@@ -54,6 +57,8 @@ class Delivery(NamedTuple):
     """A ``Final`` in memory of the collector's, or ``()``."""
     copied: Any
     """The event behind the copies into the vessel, on the collector's stream."""
+    home: Any
+    """As in the token."""
     snapshot: Snapshot
     steps: int
     """Transitions that were carried out."""
@@ -99,7 +104,7 @@ class Collector:
         if plan.groups > envs.n_envs:
             raise ValueError(f"`groups` must be at most the number of environments, {envs.n_envs}, got {plan.groups}.")
         state = state_layout(fields_to_leaves(envs.obs), fields_to_leaves(envs.act))
-        info = {entry.name: Leaf(entry.shape, dtype_of(entry.dtype)) for entry in plan.entries.entries}
+        info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
         absent = [entry.absent for entry in plan.entries.entries]
         self._state_layout, self._outcome_layout = state, outcome_layout(info)
 
@@ -126,6 +131,7 @@ class Collector:
         TypeError, ValueError
             If the actor's answers are not of the form that the contract asks for.
         """
+        self._progress.doing = "actor.step"
         with ambient.applied():
             here = self._lane.actor_device
             first = nested.map(lambda x: x[:1].to(here, copy=True), self._slots[0].state)
@@ -166,6 +172,8 @@ class Collector:
             self._benches = make_benches(self._slots, self.layout, self._groups, self._envs.n_envs, lane)
             lane.borrow([group.hx for group in self._groups])  # which the calling thread's stream has allocated
         bench = self._benches[self._turn % len(self._benches)]
+        for group in self._groups:
+            lane.launch(partial(self._behaviour.keep, group))
         lane.host_wait(bench.copied)  # copied -> refill
         carry_over(self._previous, bench, lane)
         ends = collect(
@@ -182,7 +190,7 @@ class Collector:
         self._previous, self._turn = bench, self._turn + 1
         episodes, self._envs.episodes = self._envs.episodes, []
         steps = int(bench.slot.env.valid.sum())
-        return Delivery(token.version, token.vessel, staged, copied, token.snapshot, steps, episodes)
+        return Delivery(token.version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes)
 
     def _boundary(self) -> None:
         if self._gate.shut:

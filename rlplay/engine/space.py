@@ -44,14 +44,16 @@ class Field:
         array = np.asarray(value)
         if array.shape != self.shape:
             raise ValueError(f"expected {self}, got shape {array.shape}, dtype {array.dtype}")
-        if self.accepts(array.dtype):
-            return array.astype(self.dtype, copy=False)
         if array.dtype.kind in "iu" and self.dtype.kind in "iu" and not isinstance(value, np.ndarray | np.generic):
-            # plain Python integers have no dtype of their own: they fit wherever their values do
+            # plain Python integers have no dtype of their own: they fit wherever their values do, and nowhere else
             cast = array.astype(self.dtype)
             if np.array_equal(cast, array):
                 return cast
-        raise ValueError(f"expected {self}, got dtype {array.dtype}, which cannot be cast safely (same_kind)")
+        elif self.accepts(array.dtype):
+            return array.astype(self.dtype, copy=False)
+        raise ValueError(
+            f"expected {self}, got {value!r} of dtype {array.dtype}, which cannot be cast safely (same_kind)"
+        )
 
     def accepts(self, dtype: np.dtype[Any]) -> bool:
         """Whether arrays of this dtype can be cast safely."""

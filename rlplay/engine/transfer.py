@@ -70,7 +70,7 @@ class Lane:
         """Copy leaf by leaf. A source on the host must stay as it is until the copy has happened."""
         targets, sources = leaves(target), leaves(source)
         if targets:
-            torch._foreach_copy_(targets, sources, non_blocking=True)
+            torch._foreach_copy_(targets, sources, non_blocking=self.asynchronous)
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
         """Turn tensors that their owner may change at any moment into such as can be copied from later."""
@@ -79,6 +79,11 @@ class Lane:
     def launch(self, work: Callable[[], None]) -> None:
         """Let the actor's device do what ``work`` asks of it, behind all that the current stream has been asked for."""
         work()
+
+    @property
+    def current(self) -> Any:
+        """Something that is equal for equal current streams."""
+        return None
 
     def borrow(self, tree: Nested) -> None:
         """Say that the current stream reads memory of another one: it may be let go, but not be used again before."""
@@ -120,6 +125,11 @@ class CudaLane(Lane):
         """Allocate memory, on the current stream; on the host it is page-locked."""
         where = self._where[place]
         return torch.empty(tuple(shape), dtype=dtype, device=where, pin_memory=where.type == "cpu")
+
+    @property
+    def current(self) -> Any:
+        """The current stream of each device."""
+        return [torch.cuda.current_stream(d) for d in self._streams]
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
         """Copy what is on the host into page-locked memory; what is on a device changes in the order of its stream."""

@@ -17,6 +17,7 @@ from ..core import BaseActorModule
 from ..driver import noting
 from ..environment import is_vector
 from ..info import Entries
+from ..inspection import SLOW_RESET
 from ..opening import at_least, claim, faces, home_of, listed, seed_of
 from ..storage import Array, Slot, fields_to_leaves, state_layout
 from ..trace import Progress, note
@@ -57,8 +58,9 @@ def evaluate(
         ``T`` is the length of the longest episode. Rewards after the end of an episode are 0, so the returns are
         ``rewards.sum(axis=0)``.
     info : nested arrays, ``(1+T, B, ...)``
-        The actor's info. Row ``T`` is its virtual reaction to the last row; what stands in rows after the end of an
-        episode is its reaction to the first observation of the next one.
+        The actor's info (bfloat16 as float32). Row ``T`` is its virtual reaction to the last row. After the end of
+        an episode the environment stands still, and its last observation is repeated, with ``fin`` True. (The parts
+        of a vector environment go on instead.)
 
     Raises
     ------
@@ -69,10 +71,11 @@ def evaluate(
         at_least("n_steps", n_steps, 1)
     sources, seed = listed(envs), seed_of(None)
     lane = lane_between(device, None, home_of(actor))
-    behaviour, progress = Behaviour(actor, lane), Progress()
-    claim(sources)
+    with torch.inference_mode(False):
+        behaviour, progress = Behaviour(actor, lane), Progress()
+    claim(sources, stacklevel=3)
     with noting(progress):
-        stage = faces(envs if is_vector(envs) else sources, seed, Entries(()), progress)
+        stage = faces(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
         try:
             with Ambient.here(lane.actor_device).applied():
                 group = Group(0, slice(0, stage.n_envs), seed, lane.actor_device)
@@ -83,7 +86,7 @@ def evaluate(
             for complaint in stage.close():
                 note(error, complaint)
             raise
-    for complaint in stage.close():
+    for complaint in [*stage.close(), *([] if behaviour.resets_by_mask else [SLOW_RESET])]:
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
     return played
 
@@ -113,11 +116,11 @@ def _play(
         progress.doing, progress.row = "actor.step", len(rewards)
         begun = now.fin.nonzero()[0].tolist()
         act, info = behaviour.react(group, _first_row(slot, here), begun=begun, virtual=last)
-        infos.append([leaf[0].cpu().numpy().copy() for leaf in info])
+        infos.append([_numpy(leaf[0]) for leaf in info])
         if last:
             break
         for value, row in zip(act, then.act, strict=True):
-            row[...] = value[0].cpu().numpy()
+            row[...] = _numpy(value[0])
         slot.clear()
         progress.doing = "env.step"
         ended = envs.step(now, then, marks, None, sticky=sticky)
@@ -127,6 +130,12 @@ def _play(
             leaf[0].copy_(leaf[1])
     stacked = [np.stack(column) for column in zip(*infos, strict=True)]
     return np.stack(rewards), nested.structure(info_layout).unflatten(stacked)
+
+
+def _numpy(x: torch.Tensor) -> Array:
+    """Copy to numpy, which has no bfloat16: that comes as float32."""
+    array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy().copy()
+    return array
 
 
 def _first_row(slot: Slot, device: torch.device) -> Nested:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -91,8 +92,10 @@ def rollout(
     if workers or worker != "process":
         raise NotImplementedError("`workers` and `worker` are not built yet: leave them out.")
     for name, seconds in (("timeout", timeout), ("start_timeout", start_timeout)):
-        if not seconds > 0:
-            raise ValueError(f"`{name}` must be a positive number of seconds, got {seconds!r}.")
+        if not isinstance(seconds, Real) or not seconds > 0:
+            raise ValueError(
+                f"`{name}` must be a positive number of seconds, got {seconds!r}; math.inf waits for ever."
+            )
     return open_feed(
         envs, actor, n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups,
         seed=seed, final=final, info=info, compile=compile,
