@@ -12,6 +12,16 @@ import rlplay
 
 ROOT = Path(rlplay.__file__).parent
 
+FACES = {
+    "nested",
+    "engine.space",
+    "engine.core",
+    "engine.info",
+    "engine.mend",
+    "engine.storage",
+    "engine.trace",
+}
+
 # each room may import these rooms of the package, and no others
 MAY_IMPORT = {
     "nested": set(),
@@ -26,24 +36,8 @@ MAY_IMPORT = {
     "engine.space": {"nested"},
     "engine.transfer": {"nested"},
     "engine.storage": {"nested", "engine.core"},
-    "engine.environment": {
-        "nested",
-        "engine.space",
-        "engine.core",
-        "engine.info",
-        "engine.mend",
-        "engine.storage",
-        "engine.trace",
-    },
-    "engine.vector": {
-        "nested",
-        "engine.space",
-        "engine.core",
-        "engine.info",
-        "engine.mend",
-        "engine.storage",
-        "engine.trace",
-    },
+    "engine.environment": FACES,
+    "engine.vector": FACES,
     "engine.inspection": {"nested", "engine.core", "engine.space"},
     "engine.behaviour": {
         "nested",

@@ -148,11 +148,7 @@ class Environments:
 
     def begin(self, row: Row) -> None:
         """Write the very first observations: row 0 of the first fragment."""
-        row.stepno[:] = 0
-        row.rew[:] = 0
-        row.fin[:] = True
-        for leaf in row.act:
-            leaf[...] = 0
+        row.begin()
         for j, parts in enumerate(self._first):
             for leaf, part in zip(row.obs, parts, strict=True):
                 leaf[j] = part

@@ -57,6 +57,12 @@ class Row(NamedTuple):
     rew: Array
     fin: Array
 
+    def begin(self) -> None:
+        """Make this the very first row, but for the observations: nothing has been done or received yet."""
+        self.fin[:] = True
+        for leaf in (self.stepno, self.rew, *self.act):
+            leaf[...] = 0
+
 
 class Marks(NamedTuple):
     """What is noted of the transition ``t -> t+1``, as numpy views of shape ``(B, ...)``; ``info`` in a flat list."""

@@ -61,11 +61,7 @@ class VectorEnvironment:
 
     def begin(self, row: Row) -> None:
         """Write the very first observations: row 0 of the first fragment."""
-        row.stepno[:] = 0
-        row.rew[:] = 0
-        row.fin[:] = True
-        for leaf in row.act:
-            leaf[...] = 0
+        row.begin()
         for leaf, part in zip(row.obs, self._first, strict=True):
             leaf[...] = part
         self._first.clear()
