@@ -13,7 +13,7 @@ import torch
 
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule, collect, schedule
-from rlplay.engine.collect import Bench
+from rlplay.engine.bench import Bench
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.transfer import Place
 from rlplay.testing import LaggingLane
@@ -73,20 +73,15 @@ def all_equal(some, others):
 
 
 def uploads_ask_before_filling(monkeypatch, lane):
-    upload = collect._upload
+    react, upload = collect._react, collect.upload
 
-    def too_early(bench, lane, t):
-        upload(bench, lane, t)
-        if t < bench.n_steps:
+    def react_and_upload_the_next_row(bench, behaviour, groups, lane, t, *, virtual):
+        react(bench, behaviour, groups, lane, t, virtual=virtual)
+        if not virtual:
             upload(bench, lane, t + 1)
 
-    def not_again(bench, lane, t):
-        if t == 0:
-            too_early(bench, lane, 0)
-        elif t < bench.n_steps:
-            upload(bench, lane, t + 1)
-
-    monkeypatch.setattr(collect, "_upload", not_again)
+    monkeypatch.setattr(collect, "_react", react_and_upload_the_next_row)
+    monkeypatch.setattr(collect, "upload", lambda bench, lane, t: None)
 
 
 def slots_are_refilled_at_once(monkeypatch, lane):

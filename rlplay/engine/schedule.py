@@ -24,8 +24,10 @@ from .. import nested
 from ..nested import Nested
 from .ambient import Ambient
 from .behaviour import Behaviour, Group, Snapshot, split
-from .collect import Bench, Faces, carry_over, collect, deliver, make_benches, stage_final
+from .bench import Bench, carry_over, deliver, make_benches
+from .collect import Faces, collect
 from .core import BaseActorModule, Episode, Fragment
+from .ends import stage_final
 from .handoff import Gate
 from .info import Entries
 from .storage import Slot, blank, fields_to_leaves, outcome_layout, state_layout

@@ -1,0 +1,126 @@
+"""Where one fragment is put together: a host slot, and the memory beside the actor, with every view that a step needs.
+
+Knows the verbs of a lane, not what they do. Neither environments nor what an actor is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import nested
+from ..nested import Nested
+from .behaviour import Group
+from .core import Fragment, State
+from .storage import Slot, blank, blank_hx, blank_rows
+from .transfer import Lane, Place
+
+__all__ = ["Bench", "carry_over", "deliver", "make_benches", "upload"]
+
+
+class Bench:
+    """A host slot, and the memory beside the actor: where one fragment is put together.
+
+    On the host they are one memory. Elsewhere each host row is uploaded once, and the actor-side rows are shared by
+    all slots, at addresses that never change. All views that a step needs are made here, once.
+
+    Attributes
+    ----------
+    slot : Slot
+        What the environments write into.
+    state, last : State of tensors, ``(1+T, B, ...)`` and ``(1, B, ...)``
+        The same rows, where the actor reads them.
+    actor, hx : nested tensors, ``(1+T, B, ...)`` and ``(L, B, ...)``
+        The actor's infos, and its recurrent state at row 0.
+    copied : event
+        Behind the last copy out of the slot.
+    """
+
+    def __init__(
+        self, slot: Slot, state: State, last: State, actor: Nested, hx: Nested, groups: Sequence[Group]
+    ) -> None:
+        """Make the views."""
+        self.slot, self.state, self.last, self.actor, self.hx = slot, state, last, actor, hx
+        self.copied: Any = None
+        n = len(slot.rows)
+        self.ups = [
+            (nested.leaves(one), nested.leaves(other))
+            for one, other in zip(_split(state, n), _split(slot.state, n), strict=True)
+        ]
+        columns = [group.columns for group in groups]
+        self.inputs = [_split(_columns(state, part), n) for part in columns]
+        self.lasts = [_columns(last, part) for part in columns]
+        self.infos = [[nested.leaves(row) for row in _split(_columns(actor, part), n)] for part in columns]
+        self.downs = [[nested.leaves(row) for row in _split(_columns(slot.state.act, part), n)] for part in columns]
+        self.hxs = [nested.leaves(_columns(hx, part)) for part in columns]
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps in a fragment, ``T``."""
+        return len(self.slot.marks)
+
+
+def _columns(tree: Nested, part: slice) -> Nested:
+    return nested.map(lambda x: x[:, part], tree)
+
+
+def _split(tree: Nested, n: int) -> list[Any]:
+    """Take rows apart: one nested thing of ``(n, ...)`` into ``n`` of ``(1, ...)``."""
+    found, spec = nested.flatten(tree)
+    columns = [leaf.split(1) for leaf in found]
+    return [spec.unflatten([column[t] for column in columns]) for t in range(n)]
+
+
+def make_benches(
+    slots: Sequence[Slot], layout: Fragment, groups: Sequence[Group], n_envs: int, lane: Lane
+) -> list[Bench]:
+    """Allocate the memory beside the actor, and put a bench around each slot."""
+    n_steps = len(slots[0].marks)
+
+    def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return lane.empty(Place.ACTOR, shape, dtype)
+
+    if lane.shared(Place.ACTOR, Place.HOST):
+        # what the actor answers lies on the host as well, and is copied away from there like the slot
+        answers = [
+            (blank_rows(layout.actor, 1 + n_steps, n_envs, allocate), blank_hx(layout.hx, n_envs, allocate))
+            for _ in slots
+        ]
+        return [
+            Bench(slot, slot.state, slot.last, *answer, groups) for slot, answer in zip(slots, answers, strict=True)
+        ]
+    own = blank(layout, n_steps, n_envs, allocate)
+    last = blank_rows(layout.state, 1, n_envs, allocate)
+    return [Bench(slot, own.state, last, own.actor, own.hx, groups) for slot in slots]
+
+
+def upload(bench: Bench, lane: Lane, t: int) -> None:
+    """Bring a row that has been filled in to the actor's device."""
+    if not lane.shared(Place.ACTOR, Place.HOST):
+        lane.copy(*bench.ups[t])
+
+
+def carry_over(previous: Bench | None, bench: Bench, lane: Lane) -> None:
+    """Make the last row of the previous fragment the first of this one, wherever rows lie.
+
+    There is no previous one at first: then row 0 of the slot is filled in already.
+    """
+    if previous is None:
+        upload(bench, lane, 0)
+        return
+    for target, source in zip(bench.ups[0][1], previous.ups[-1][1], strict=True):
+        target.copy_(source)
+    if not lane.shared(Place.ACTOR, Place.HOST):
+        lane.copy(bench.ups[0][0], previous.ups[-1][0])
+
+
+def deliver(bench: Bench, vessel: Fragment, lane: Lane) -> None:
+    """Copy what a bench holds into the consumer's memory, from as near as it lies."""
+    near = bench.state if lane.shared(Place.ACTOR, Place.CONSUMER) else bench.slot.state
+    lane.copy(vessel.state, near)
+    lane.copy(vessel.env, bench.slot.env)
+    lane.copy(vessel.actor, bench.actor)
+    lane.copy(vessel.hx, bench.hx)
