@@ -9,19 +9,9 @@
 """
 
 from .actors import CountingActor
+from .forms import ACTIONS, FORMS, Origin, action_space, decode, encode, observation_space
 from .lagging import LaggingLane
-from .ledger import (
-    ACTIONS,
-    FORMS,
-    LedgerEnv,
-    OldLedgerEnv,
-    Origin,
-    action_space,
-    decode,
-    encode,
-    make_ledger,
-    observation_space,
-)
+from .ledger import LedgerEnv, OldLedgerEnv, make_ledger
 
 __all__ = [
     "make_ledger",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import nested, sampling
 from ..engine import BaseActorModule
 from ..nested import Nested
-from .ledger import ACTIONS
+from .forms import ACTIONS
 
 __all__ = ["CountingActor"]
 

@@ -7,127 +7,13 @@ what it is told. It needs no gym: the module of spaces, ``gym.spaces`` or ``gymn
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "ACTIONS",
-    "FORMS",
-    "LedgerEnv",
-    "OldLedgerEnv",
-    "Origin",
-    "action_space",
-    "decode",
-    "encode",
-    "make_ledger",
-    "observation_space",
-]
+from .forms import FINE, N_ENVS, N_EPISODES, N_STEPS, Sight, action_space, encode, observation_space
 
-FORMS = ("vector", "dict", "tuple", "pair", "scalar", "discrete")
-"""The forms of observation, see :func:`observation_space`."""
-
-ACTIONS = ("discrete", "multidiscrete", "box", "multibinary", "dict")
-"""The action spaces, see :func:`action_space`."""
-
-_STEPS, _EPISODES, _ENVS = 64, 1024, 256  # 2**24 together: the integers that float32 can hold
-_FINE = 2.0**-20  # beside any code it takes float64
-
-
-class Origin(NamedTuple):
-    """Where a number comes from."""
-
-    env: int
-    """The environment, up to 255."""
-    episode: int
-    """Its episode, modulo 1024."""
-    step: int
-    """The step in the episode, up to 63: the ``step``-th transition led here; 0 is what a reset gives."""
-
-
-class Sight(NamedTuple):
-    """An observation of the form ``"tuple"``."""
-
-    vector: Any
-    step: Any
-
-
-def encode(env: int, episode: int, step: int) -> int:
-    """Make one number of an origin: below ``2**24``, so that float32 holds it exactly."""
-    return (env * _EPISODES + episode % _EPISODES) * _STEPS + step
-
-
-def decode(code: float) -> Origin:
-    """Read an origin off a number made by :func:`encode`, such as a reward.
-
-    Raises
-    ------
-    ValueError
-        If it is none of those numbers.
-    """
-    if not 0 <= code < _ENVS * _EPISODES * _STEPS or code != int(code):
-        raise ValueError(f"{code!r} names no environment, episode and step.")
-    rest, step = divmod(int(code), _STEPS)
-    env, episode = divmod(rest, _EPISODES)
-    return Origin(env, episode, step)
-
-
-def observation_space(spaces: Any, form: str) -> Any:
-    """Make the observation space of a form.
-
-    Parameters
-    ----------
-    spaces : module
-        ``gym.spaces`` or ``gymnasium.spaces``.
-    form : str
-        ``"vector"``: float32 ``(6,)``, :meth:`LedgerEnv.vector`. ``"dict"``: nested, with that vector, a uint8 image
-        ``(2, 3)``, a Discrete that comes as a Python integer, and float64 numbers that float32 could not hold.
-        ``"tuple"``: vector and Discrete, in a named tuple. ``"pair"``: a vector and a dict, which looks like what a
-        reset returns. ``"scalar"``: the code in a float32 array without dimensions. ``"discrete"``: the code, a Python
-        integer.
-    """
-    vector = spaces.Box(-np.inf, np.inf, (6,), np.float32)
-    if form == "vector":
-        return vector
-    if form == "dict":
-        inner = {"step": spaces.Discrete(_STEPS), "exact": spaces.Box(-np.inf, np.inf, (2,), np.float64)}
-        image = spaces.Box(0, 255, (2, 3), np.uint8)
-        return spaces.Dict({"vector": vector, "image": image, "inner": spaces.Dict(inner)})
-    if form == "tuple":
-        return spaces.Tuple((vector, spaces.Discrete(_STEPS)))
-    if form == "pair":
-        return spaces.Tuple((vector, spaces.Dict({"step": spaces.Discrete(_STEPS)})))
-    if form == "scalar":
-        return spaces.Box(-np.inf, np.inf, (), np.float32)
-    if form == "discrete":
-        return spaces.Discrete(_ENVS * _EPISODES * _STEPS)
-    raise ValueError(f"`form` must be one of {FORMS}, got {form!r}.")
-
-
-def action_space(spaces: Any, kind: str) -> Any:
-    """Make the action space of a kind.
-
-    Parameters
-    ----------
-    spaces : module
-        ``gym.spaces`` or ``gymnasium.spaces``.
-    kind : str
-        ``"discrete"``: of 5. ``"multidiscrete"``: of 3 and 4. ``"box"``: float32 ``(2,)`` in [-1, 1].
-        ``"multibinary"``: of 3. ``"dict"``: all of them, nested.
-    """
-    if kind == "discrete":
-        return spaces.Discrete(5)
-    if kind == "multidiscrete":
-        return spaces.MultiDiscrete([3, 4])
-    if kind == "box":
-        return spaces.Box(-1.0, 1.0, (2,), np.float32)
-    if kind == "multibinary":
-        return spaces.MultiBinary(3)
-    if kind == "dict":
-        part = {name: action_space(spaces, name) for name in ACTIONS[:-1]}
-        aim = spaces.Dict({"box": part["box"], "bits": part["multibinary"]})
-        return spaces.Dict({"move": part["discrete"], "aim": aim, "gears": part["multidiscrete"]})
-    raise ValueError(f"`action` must be one of {ACTIONS}, got {kind!r}.")
+__all__ = ["LedgerEnv", "OldLedgerEnv", "make_ledger"]
 
 
 def make_ledger(spaces: Any, index: int, *, api: str = "new", **options: Any) -> LedgerEnv | OldLedgerEnv:
@@ -169,10 +55,10 @@ class _Ledger:
         reuse: bool = False,
         reward: Callable[[float], Any] = float,
     ) -> None:
-        if not 0 <= index < _ENVS:
-            raise ValueError(f"`index` must be below {_ENVS}, got {index}.")
-        if not all(1 <= length < _STEPS for length in lengths):
-            raise ValueError(f"`lengths` must be from 1 to {_STEPS - 1}, got {tuple(lengths)}.")
+        if not 0 <= index < N_ENVS:
+            raise ValueError(f"`index` must be below {N_ENVS}, got {index}.")
+        if not all(1 <= length < N_STEPS for length in lengths):
+            raise ValueError(f"`lengths` must be from 1 to {N_STEPS - 1}, got {tuple(lengths)}.")
         self.index, self.form, self.lengths, self.ends = index, form, tuple(lengths), tuple(ends)
         self.observation_space = observation_space(spaces, form)
         self.action_space = action_space(spaces, action)
@@ -207,7 +93,7 @@ class _Ledger:
         """List environment, episode, step, a digest of the last action (-1: none yet), and the seed in two halves."""
         seed = next((seed for seed in reversed(self.seeds) if seed is not None), None)
         halves = (-1, -1) if seed is None else divmod(seed, 2**16)
-        return [self.index, self.episode % _EPISODES, self.stepno, self._digest, *halves]
+        return [self.index, self.episode % N_EPISODES, self.stepno, self._digest, *halves]
 
     def _begin(self) -> Any:
         self.resets += 1
@@ -257,7 +143,7 @@ class _Ledger:
             return vector, {"step": np.int64(self.stepno)}
         numbers = [*self.vector()[:4], self.code, 255]
         image = self._array("image", np.array(numbers, np.int64).reshape(2, 3) % 256, np.uint8)
-        exact = self._array("exact", [self.code + _FINE, self._digest - _FINE], np.float64)
+        exact = self._array("exact", [self.code + FINE, self._digest - FINE], np.float64)
         return {"vector": vector, "image": image, "inner": {"step": self.stepno, "exact": exact}}
 
     def _array(self, name: str, numbers: Any, dtype: Any) -> Any:
