@@ -3,54 +3,139 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status (0, or 130 if it was interrupted)."""
-    parser = argparse.ArgumentParser(prog="python -m rlplay", description="Rollouts, with the loop in your hands.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_demo(commands.add_parser("demo", help="train on an environment of gym, and draw the learning curve"))
-    options = vars(parser.parse_args(arguments))
-    del options["command"]
-    missing = [name for name in ("gym", "matplotlib", "tqdm") if importlib.util.find_spec(name) is None]
-    if missing:
-        parser.error(f'the demo needs {", ".join(missing)}: pip install -e ".[demo]"')
+    """Run a command.
 
-    from .demo import demo
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the command line.
 
-    return 130 if demo(**options)["interrupted"] else 0
-
-
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--env", default="CartPole-v1", help="an environment of gym with discrete actions")
-    parser.add_argument("--engine", default="threaded", choices=["same", "threaded"], help="which rollout to use")
-    parser.add_argument("--lag", default=1, type=_at_least(0), help="fragments that collection runs ahead")
-    parser.add_argument("--device", default="cpu", type=_device, help="where the actor is, such as cuda:0")
-    parser.add_argument("--n-envs", default=8, type=_at_least(1), help="environments side by side")
-    parser.add_argument("--n-steps", default=64, type=_at_least(1), help="steps in a fragment")
-    parser.add_argument("--total-steps", default=1_000_000, type=_at_least(1), help="stop after so many steps")
-    parser.add_argument("--seed", default=0, type=_at_least(0), help="of everything random")
-    parser.add_argument("--out", default="rlplay-demo", help="the folder for the curve and the summary")
+    Returns
+    -------
+    int
+        The exit code: 0, or 130 if Ctrl-C ended it. (A usage error exits with 2.)
+    """
+    try:
+        options = vars(build_parser().parse_args(arguments))
+        run, parser = options.pop("run"), options.pop("parser")
+        code: int = run(parser, options)
+    except KeyboardInterrupt:  # there was nothing to keep yet
+        return INTERRUPTED
+    return code
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-        return value
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the commands and their options. The heavy imports wait until a command runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlplay", description="Reinforcement learning where you write the loop."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    return parser
 
-    parse.__name__ = "int"  # argparse names it in its message
-    return parse
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="learn to balance a pole, in less than a minute",
+        description="""Train an actor-critic (A2C) until the environment is solved: until the mean return over 100
+            consecutive episodes reaches the environment's own threshold. Ctrl-C ends the training early. Either way,
+            a learning curve (PNG) and a summary (JSON) are written.""",
+        epilog="The exit code is 0, solved or not; 130 after Ctrl-C; 2 if an option is wrong.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.set_defaults(run=_demo, parser=demo)
+    option = demo.add_argument
+    option(
+        "--env", default="CartPole-v1", metavar="ID", help="a gym environment: flat Box observations, Discrete actions"
+    )
+    option(
+        "--engine",
+        default="threaded",
+        choices=["same", "threaded"],
+        help="same: collect when asked; threaded: ahead of the learner, in a background thread",
+    )
+    option(
+        "--lag",
+        default=1,
+        type=_at_least(0),
+        metavar="N",
+        help="by how many fragments the acting weights are behind; 0: strictly on-policy",
+    )
+    option("--device", default="cpu", type=_device, help="where to act and to learn: cpu, cuda, cuda:1")
+    option("--n-envs", default=8, type=_at_least(1), metavar="N", help="environments side by side")
+    option("--n-steps", default=64, type=_at_least(1), metavar="N", help="steps of each environment in a fragment")
+    option(
+        "--total-steps",
+        default=1_000_000,
+        type=_at_least(1),
+        metavar="N",
+        help="give up after so many steps, of all environments together; the learning rate falls until then",
+    )
+    option(
+        "--seed",
+        default=0,
+        type=_at_least(0),
+        metavar="N",
+        help="of the environments, the actions and the initial weights",
+    )
+    option(
+        "--out",
+        default=Path("rlplay-demo"),
+        type=Path,
+        metavar="FOLDER",
+        help="where to write the learning curve and the summary",
+    )
+
+
+def _demo(parser: argparse.ArgumentParser, options: dict[str, Any]) -> int:
+    from . import plotting
+
+    try:
+        plotting.require()
+    except ImportError as error:
+        parser.error(str(error))
+
+    from .demo import demo, make_envs
+
+    try:
+        make_envs(options["env"], 1)
+    except ValueError as error:
+        parser.error(f"argument --env: {error}")
+    try:
+        options["out"].mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --out: {error}")
+    summary = demo(**options)
+    return INTERRUPTED if summary["outcome"] == "interrupted" else 0
+
+
+def _at_least(least: int) -> Any:
+    """Make a converter to an integer that is no less than ``least``, for argparse."""
+
+    def integer(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}")
+        return number
+
+    return integer
 
 
 def _device(text: str) -> str:
+    """See that there is such a device."""
     from .engine.transfer import parse_device
 
     try:

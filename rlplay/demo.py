@@ -1,41 +1,46 @@
-"""Train an actor-critic on an environment of gym: a whole training script on one page, to be copied and changed.
+"""The demo, and the page to copy: advantage actor-critic (A2C) learns to balance a pole, with the loop in plain sight.
 
-``python -m rlplay demo`` runs it. What belongs to reinforcement learning is here; rlplay collects, and sums up returns.
+``python -m rlplay demo`` runs it. Its three parts are the actor, the loop, and the book-keeping, which learns nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
+import math
+import platform
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import gym
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import rlplay
 from rlplay import plotting, sampling
 from rlplay.algo import a2c
-from rlplay.engine import BaseActorModule, Episode
+from rlplay.engine import BaseActorModule
+from rlplay.engine.feed import Feed
 from rlplay.engine.rollout import same, threaded
+
+__all__ = ["Actor", "demo", "make_envs"]
+
+ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
 
 
 class Actor(BaseActorModule):
-    """A policy and its critic, two small networks side by side."""
+    """Two small networks: the policy proposes actions, the critic tells how much reward is still to come."""
 
-    def __init__(self, n_inputs: int, n_actions: int, width: int = 64) -> None:
+    def __init__(self, n_obs: int, n_act: int) -> None:
         super().__init__()
-
-        def network(n_outputs: int) -> nn.Module:
-            hidden = nn.Linear(n_inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
-            return nn.Sequential(*hidden, nn.Linear(width, n_outputs))
-
-        self.policy, self.critic = network(n_actions), network(1)
+        self.policy = nn.Sequential(nn.Linear(n_obs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, n_act))
+        self.critic = nn.Sequential(nn.Linear(n_obs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
 
     def forward(self, obs: Tensor, *, hx: Any = None, **ignored: Any) -> tuple[Tensor, Any, dict[str, Tensor]]:
-        """Draw an action; return what the loss needs beside it."""
-        logits, value = self.policy(obs), self.critic(obs).squeeze(-1)
+        """React to observations ``(n_seq, B, n_obs)``: with actions, and with what the loss is made of."""
+        logits, value = self.policy(obs.float()), self.critic(obs.float()).squeeze(-1)
         return sampling.categorical(logits, generator=self.generator), hx, {"logits": logits, "value": value}
 
 
@@ -48,32 +53,32 @@ def demo(
     n_steps: int = 64,
     total_steps: int = 1_000_000,
     seed: int = 0,
-    out: str = "rlplay-demo",
+    out: str | Path = "rlplay-demo",
 ) -> dict[str, Any]:
-    """Train until the environment counts as solved, for ``total_steps`` at most, or until Ctrl-C.
+    """Train until the environment is solved, ``total_steps`` are done, or Ctrl-C; then write the curve and a summary.
 
-    Writes ``curve.png`` and ``summary.json`` into the folder ``out``, and returns the summary.
+    Solved means: over the last 100 episodes the mean return is at least the environment's own ``reward_threshold``.
+    What the options are, ``python -m rlplay demo --help`` tells. Returns the summary.
     """
+    options = dict(locals())
+    plotting.require()  # before training rather than after it
+    Path(out).mkdir(parents=True, exist_ok=True)
+
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # for networks as small as these more threads only get in each other's way
-    envs = [gym.make(env) for _ in range(n_envs)]
-    n_inputs, n_actions = sizes(envs[0])
-    goal = envs[0].spec.reward_threshold
+    torch.set_num_threads(1)  # networks this small are done before a second thread has woken up
+    envs = make_envs(env, n_envs)
+    actor = Actor(envs[0].observation_space.shape[0], envs[0].action_space.n).to(device)
 
-    actor = Actor(n_inputs, n_actions).to(device)
     optim = torch.optim.Adam(actor.parameters(), lr=1e-3)
-    n_fragments = max(1, total_steps // (n_envs * n_steps))
-    decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=n_fragments)
+    n_updates = max(1, total_steps // (n_envs * n_steps))
+    decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=n_updates)
 
-    rollout = {"same": same.rollout, "threaded": threaded.rollout}[engine]
-    feed = rollout(envs, actor, n_steps, lag=lag, seed=seed, final=True)
-    history: list[tuple[int, Episode]] = []  # at which step an episode was delivered, and what it was
-    recent: deque[float] = deque(maxlen=100)
-    best, solved_at, interrupted = float("-inf"), None, False
-
-    with feed, tqdm(total=n_fragments * n_envs * n_steps, unit=" steps", unit_scale=True) as bar:
+    # with `final`, an episode that was cut by a time limit is bootstrapped from its true last observation
+    feed = ENGINES[engine](envs, actor, n_steps, lag=lag, seed=seed, final=True)
+    log = Log(feed, goal=envs[0].spec.reward_threshold, total=n_updates * n_envs * n_steps)
+    with feed, log.bar:
         try:
-            for _, fragment in zip(range(n_fragments), feed, strict=False):
+            for fragment in islice(feed, n_updates):
                 loss, _ = a2c.loss(fragment, actor, gamma=0.99, C=0.95, entropy_weight=0.01, normalise=True)
                 optim.zero_grad()
                 loss.backward()
@@ -81,70 +86,86 @@ def demo(
                 optim.step()
                 decay.step()
 
-                for episode in feed.episodes():
-                    history.append((feed.steps, episode))
-                    recent.append(episode.ret)
-                mean = sum(recent) / max(1, len(recent))
-                bar.set_postfix_str(f"return {mean:.1f}; {shares(feed)}", refresh=False)
-                bar.update(feed.steps - bar.n)
-                if len(recent) == 100:
-                    best = max(best, mean)
-                    if goal is not None and mean >= goal:
-                        solved_at = feed.steps
-                        break
+                log.update()
+                if log.solved:
+                    break
         except KeyboardInterrupt:
-            interrupted = True
-
-    summary = {
-        "environment": env,
-        "options": {"engine": engine, "lag": lag, "device": device, "n_envs": n_envs, "n_steps": n_steps, "seed": seed},
-        "steps": feed.steps,
-        "episodes": len(history),
-        "mean return of the last 100 episodes": sum(recent) / max(1, len(recent)),
-        "best mean return of 100 episodes": best if len(history) >= 100 else None,
-        "solved at step": solved_at,
-        "interrupted": interrupted,
-        "steps per second": round(feed.stats.steps_per_second),
-        "where the time went": str(feed.stats),
-    }
-    report(Path(out), summary, history, goal)
-    return summary
+            log.interrupted = True
+    return log.write(Path(out), options)
 
 
-def sizes(env: Any) -> tuple[int, int]:
-    """Tell how many numbers the actor sees, and among how many actions it chooses."""
-    n_inputs, n_actions = env.observation_space.shape, getattr(env.action_space, "n", None)
-    if n_inputs is None or len(n_inputs) != 1 or n_actions is None:
-        raise SystemExit(
-            f"this demo needs flat observations and a Discrete action space, got {env.observation_space} and "
-            f"{env.action_space}: copy rlplay/demo.py, and change the actor."
+def make_envs(name: str, n_envs: int) -> list[Any]:
+    """Make environments; raise ValueError if there are none, or not of the kind that the actor is for."""
+    try:
+        envs = [gym.make(name) for _ in range(n_envs)]
+    except gym.error.Error as error:
+        raise ValueError(str(error)) from error
+    obs, act = envs[0].observation_space, envs[0].action_space
+    if not (isinstance(obs, gym.spaces.Box) and len(obs.shape) == 1 and isinstance(act, gym.spaces.Discrete)):
+        raise ValueError(f"the demo is for flat Box observations and Discrete actions; {name} has {obs} and {act}.")
+    return envs
+
+
+class Log:
+    """The book-keeping: what has been achieved, in how many steps and seconds. It asks nothing of the device."""
+
+    def __init__(self, feed: Feed, goal: float | None, total: int) -> None:
+        self.feed, self.stats, self.goal = feed, feed.stats, goal
+        self.episodes: list[tuple[int, float]] = []  # after how many steps each one came in, and its return
+        self.interrupted = False
+        self.bar = tqdm(total=total, unit="step", unit_scale=True, dynamic_ncols=True)
+
+    def update(self) -> None:
+        """Take note of the episodes that have ended, and move the progress bar."""
+        self.stats = self.feed.stats
+        self.episodes += [(self.stats.steps, episode.ret) for episode in self.feed.episodes()]
+        env, actor, _, idle = (f"{spent / self.stats.seconds:.0%}" for spent in self.stats.collector)
+        wait, train = (f"{spent / self.stats.seconds:.0%}" for spent in self.stats.learner)
+        status = (
+            f"return {self.mean:.0f} | collector: env {env} actor {actor} idle {idle} | learner: {train} idle {wait}"
         )
-    return int(n_inputs[0]), int(n_actions)
+        self.bar.set_postfix_str(status, refresh=False)
+        self.bar.update(self.stats.steps - self.bar.n)
 
+    @property
+    def mean(self) -> float:
+        """The mean return over the last 100 episodes, or over all if there are fewer."""
+        last = [ret for _, ret in self.episodes[-100:]]
+        return sum(last) / len(last) if last else math.nan
 
-def shares(feed: Any) -> str:
-    """Say where the time goes: in the collector, and in the learner beside it."""
-    _, seconds, _, collector, learner = feed.stats
-    parts = {"stepping": collector.stepping, "inference": collector.inference, "training": learner.training}
-    return ", ".join(f"{name} {spent / seconds:.0%}" for name, spent in parts.items())
+    @property
+    def solved(self) -> bool:
+        """Whether the last 100 episodes reach the goal."""
+        return self.goal is not None and len(self.episodes) >= 100 and self.mean >= self.goal
 
+    def write(self, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+        """Write the learning curve and the summary, and say on stdout where they are."""
+        stats, solved = self.stats, self.solved
+        steps, returns = [step for step, _ in self.episodes], [ret for _, ret in self.episodes]
+        means = plotting.moving_mean(returns, 100).round(2).tolist()
+        summary = {
+            "outcome": "solved" if solved else "interrupted" if self.interrupted else "not solved",
+            "options": {**options, "out": str(folder)},
+            "steps": stats.steps,
+            "seconds": round(stats.seconds, 1),
+            "steps per second": round(stats.steps_per_second),
+            "episodes": len(returns),
+            "best mean return over 100 episodes": max(means, default=None),
+            "last mean return over 100 episodes": means[-1] if means else None,
+            "mean return to reach": self.goal,
+            "solved at step": stats.steps if solved else None,
+            "collector's seconds": {place: round(spent, 1) for place, spent in stats.collector._asdict().items()},
+            "learner's seconds": {place: round(spent, 1) for place, spent in stats.learner._asdict().items()},
+            "versions": {"python": platform.python_version()}
+            | {x.__name__: x.__version__ for x in (rlplay, torch, np, gym)},
+        }
+        run = "{engine}, lag {lag}, on {device}; {n_envs} environments, fragments of {n_steps} steps; seed {seed}"
+        caption = f"{run.format(**options)}; {stats.steps_per_second:,.0f} steps/s"
+        figure = plotting.learning_curve(steps, returns, threshold=self.goal, title=options["env"], caption=caption)
 
-def report(folder: Path, summary: dict[str, Any], history: list[tuple[int, Episode]], goal: float | None) -> None:
-    """Leave the curve and the summary in a folder, and say so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    steps, returns = [step for step, _ in history], [episode.ret for _, episode in history]
-    figure = plotting.learning_curve(steps, returns, goal=goal, title=summary["environment"], note=caption(summary))
-    figure.savefig(folder / "curve.png", dpi=150)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    solved = summary["solved at step"]
-    print("interrupted" if summary["interrupted"] else f"solved at step {solved}" if solved else "not solved", end="; ")
-    print(f"the curve and a summary are in {folder}{'/'}")
-
-
-def caption(summary: dict[str, Any]) -> str:
-    """Say under the picture how it came about."""
-    options = summary["options"]
-    return (
-        f"{options['engine']}, lag {options['lag']}, {options['n_envs']} environments, fragments of "
-        f"{options['n_steps']} steps, seed {options['seed']}; {summary['steps per second']:,} steps/s"
-    )
+        stem = folder / "{env}-{engine}-seed{seed}".format(**options).replace("/", "-")
+        figure.savefig(f"{stem}.png")
+        Path(f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        print(f"{summary['outcome']} after {stats.steps:,} steps, {stats.seconds:.1f} s: mean return {self.mean:.1f}")
+        print(f"learning curve: {stem}.png\nsummary: {stem}.json")
+        return summary

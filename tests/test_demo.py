@@ -29,15 +29,15 @@ def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, 
     done = run(*SHORT, "--engine", engine, "--total-steps", "4000", "--seed", "1", "--out", str(tmp_path / "there"))
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "there") in done.stdout
-    summary = json.loads((tmp_path / "there" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "there" / f"CartPole-v1-{engine}-seed1.json").read_text())
     assert summary["steps"] == 3968  # the whole fragments of 64 that fit
     assert summary["options"]["engine"] == engine
     assert summary["episodes"] > 50
-    assert 10 < summary["mean return of the last 100 episodes"] < 200
-    assert not summary["interrupted"]
+    assert 10 < summary["last mean return over 100 episodes"] < 200
+    assert summary["outcome"] == "not solved"
     assert "return" in done.stderr
-    assert "stepping" in done.stderr
-    assert_is_png(tmp_path / "there" / "curve.png")
+    assert "collector: env" in done.stderr
+    assert_is_png(tmp_path / "there" / f"CartPole-v1-{engine}-seed1.png")
 
 
 @pytest.mark.parametrize("engine", ["same", "threaded"])
@@ -46,15 +46,17 @@ def test_an_interrupt_ends_it_with_the_curve_so_far(tmp_path, engine):
     # Acrobot is not solved within seconds; the bar is on standard error
     child = subprocess.Popen(options, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     seen = ""
-    while "stepping" not in seen:
+    while "collector:" not in seen:
         seen += child.stderr.read(1)
     os.kill(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "interrupted" in out
     assert "Traceback" not in seen + err
-    assert json.loads((tmp_path / "summary.json").read_text())["interrupted"]
-    assert_is_png(tmp_path / "curve.png")
+    summary = json.loads((tmp_path / f"Acrobot-v1-{engine}-seed0.json").read_text())
+    assert summary["outcome"] == "interrupted"
+    assert summary["steps"] > 0
+    assert_is_png(tmp_path / f"Acrobot-v1-{engine}-seed0.png")
 
 
 @pytest.mark.parametrize(
@@ -62,9 +64,10 @@ def test_an_interrupt_ends_it_with_the_curve_so_far(tmp_path, engine):
     [
         (["--lag", "-1"], "must be at least 0"),
         (["--n-envs", "0"], "must be at least 1"),
-        (["--n-steps", "many"], "invalid int"),
+        (["--n-steps", "many"], "invalid"),
         (["--engine", "quantum"], "invalid choice"),
         (["--env", "Pendulum-v1"], "Discrete"),
+        (["--env", "CartPole-v99"], "--env"),
         (["--device", "cuda:99"], "cuda:99"),
     ],
 )
@@ -89,4 +92,5 @@ def test_the_command_line_and_the_pictures_are_light_to_import():
 def test_the_demo_solves_cartpole_by_default(tmp_path, seed):
     done = run("--seed", str(seed), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["best mean return of 100 episodes"] >= 475
+    summary = json.loads((tmp_path / f"CartPole-v1-threaded-seed{seed}.json").read_text())
+    assert summary["best mean return over 100 episodes"] >= 475
