@@ -15,7 +15,7 @@ from .. import nested
 from ..nested import Nested
 from .behaviour import Group
 from .core import Fragment, State
-from .storage import Slot, blank, blank_hx, blank_rows
+from .storage import Slot, blank_hx, blank_rows
 from .transfer import Lane, Place
 
 __all__ = ["Bench", "carry_over", "deliver", "make_benches", "upload"]
@@ -83,18 +83,15 @@ def make_benches(
     def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return lane.empty(Place.ACTOR, shape, dtype)
 
+    def answers() -> tuple[Nested, Nested]:
+        return blank_rows(layout.actor, 1 + n_steps, n_envs, allocate), blank_hx(layout.hx, n_envs, allocate)
+
     if lane.shared(Place.ACTOR, Place.HOST):
         # what the actor answers lies on the host as well, and is copied away from there like the slot
-        answers = [
-            (blank_rows(layout.actor, 1 + n_steps, n_envs, allocate), blank_hx(layout.hx, n_envs, allocate))
-            for _ in slots
-        ]
-        return [
-            Bench(slot, slot.state, slot.last, *answer, groups) for slot, answer in zip(slots, answers, strict=True)
-        ]
-    own = blank(layout, n_steps, n_envs, allocate)
-    last = blank_rows(layout.state, 1, n_envs, allocate)
-    return [Bench(slot, own.state, last, own.actor, own.hx, groups) for slot in slots]
+        return [Bench(slot, slot.state, slot.last, *answers(), groups) for slot in slots]
+    state, last = (blank_rows(layout.state, n, n_envs, allocate) for n in (1 + n_steps, 1))
+    own = answers()
+    return [Bench(slot, state, last, *own, groups) for slot in slots]
 
 
 def upload(bench: Bench, lane: Lane, t: int) -> None:
