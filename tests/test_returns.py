@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlplay.algo import returns as module
 from rlplay.algo.returns import deltas, gae, multistep, returns, vtrace
 
 GAMMAS = (0.0, 0.5, 0.99, 1.0)
 CLIPS = (None, 0.0, 0.5, 1.0, 2.0)
+
+host = importlib.import_module("rlplay.algo.columns")
+
+
+@pytest.fixture(params=["numpy", "torch", "device"])
+def kind(request, monkeypatch):
+    """Bring a problem to a kind of array: two are walked over; the third is scanned, as if not on the host."""
+    if request.param == "device":
+        monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+    return (lambda x: x) if request.param == "numpy" else Problem.torch
 
 
 class Problem:
@@ -99,13 +113,59 @@ def test_literal_sums(T, gamma, trailing):
     same(x.torch().every(**args), expected)
 
 
+def products(c):
+    """Multiply all ``c[t:k]``, for ``t <= k <= T``: ``(T, 1+T, ...)``."""
+    found = np.zeros((len(c), 1 + len(c), *c.shape[1:]))
+    for t in range(len(c)):
+        found[t, t], found[t, t + 1 :] = 1, np.cumprod(c[t:], 0)
+    return found
+
+
+def matrices(x, gamma, C, h, r_bar, c_bar):
+    """Write the sums as matrices times columns: the same O(T^2) terms as :func:`literal`, for longer fragments."""
+    T = len(x.rew)
+    n = gamma * (1.0 - x.fin).reshape(*x.fin.shape, *(1,) * (x.rew.ndim - 2))
+    ratio = np.exp(x.omega).reshape(n.shape)
+    rho, c = np.minimum(ratio, r_bar), np.minimum(ratio, c_bar)
+    value, both = np.concatenate([x.val, x.bootstrap[None]]), np.concatenate([x.rew, x.bootstrap[None]])
+    delta = x.rew + n * value[1:] - value[:-1]
+
+    weights, (t, k) = products(n * rho), np.indices((T, 1 + T))
+    near, edge = (y.reshape(T, 1 + T, *(1,) * (x.rew.ndim - 1)) for y in (k < np.minimum(t + h, T), k == t + h))
+    edge = edge | (k == T).reshape(edge.shape) & (t + h > T).reshape(edge.shape)
+    return {
+        "returns": (products(n) * both).sum(1),
+        "weighted returns": (weights * both).sum(1),
+        "multistep": (weights * near * both).sum(1) + (weights * edge * value).sum(1),
+        "deltas": rho * delta,
+        "gae": (products(n * C)[:, :-1] * delta).sum(1),
+        "vtrace": x.val + (products(n * c)[:, :-1] * rho * delta).sum(1),
+    }
+
+
+LENGTHS = [*range(1, 41), 63, 64, 65, 127, 128, 129, 255, 256, 257]
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+def test_every_length_in_both_forms(T, monkeypatch):
+    x = Problem(T, T, 2, trailing=(2,) if T % 2 else (), p_fin=0.05)
+    for gamma, h in zip(GAMMAS, (1, 3, T // 2, T - 1), strict=True):
+        args = {"gamma": gamma, "C": 0.9, "h": h, "r_bar": 1.1, "c_bar": 1.05}
+        expected = matrices(x, **args)
+        if T < 8:
+            same(expected, literal(x, **args), 1e-12)
+        same(x.every(**args), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+            same(x.torch().every(**args), expected)
+
+
 @pytest.mark.parametrize("r_bar", CLIPS)
 @pytest.mark.parametrize("c_bar", CLIPS)
-def test_clips(r_bar, c_bar):
+def test_clips(r_bar, c_bar, kind):
     x = Problem(3, 9, trailing=(2,))
     args = {"gamma": 0.9, "C": 0.0, "h": 2, "r_bar": r_bar, "c_bar": c_bar}
-    same(x.every(**args), literal(x, **args))
-    same(x.torch().every(**args), literal(x, **args))
+    same(kind(x).every(**args), literal(x, **args))
 
 
 problems = st.builds(
@@ -189,34 +249,59 @@ def test_multistep_reaches_from_values_to_returns(x, gamma, r_bar):
     np.testing.assert_allclose(one - x.val, difference, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_nothing_leaks_back_over_an_end(kind, poison):
     clean = Problem(5, 8, p_fin=0.0)
     clean.fin[3] = clean.fin[-1] = True
     spoilt = clean.map(np.copy)
     spoilt.rew[4], spoilt.val[4], spoilt.omega[4], spoilt.bootstrap[:] = poison, poison, -poison, poison
-    if kind == "torch":
-        clean, spoilt = clean.torch(), spoilt.torch()
-    with np.errstate(invalid="ignore"):  # within the spoilt row infinity is taken from infinity
-        answers = spoilt.every()
-    for name, x in answers.items():
+    clean, spoilt = kind(clean), kind(spoilt)
+    for name, x in spoilt.every().items():
         expected = clean.every()[name]
         np.testing.assert_array_equal(x[:4], expected[:4], err_msg=name)
         np.testing.assert_array_equal(x[5:], expected[5:], err_msg=name)  # nor does it leak over the bootstrap
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_the_last_weight_of_an_episode_does_not_count(kind):
     clean = Problem(5, 8, p_fin=0.0)
     clean.fin[3] = True
     spoilt = clean.map(np.copy)
     spoilt.omega[3] = np.nan
-    if kind == "torch":
-        clean, spoilt = clean.torch(), spoilt.torch()
+    clean, spoilt = kind(clean), kind(spoilt)
     expected, answers = clean.every(), spoilt.every()
     for name in ("weighted returns", "multistep"):
         np.testing.assert_array_equal(answers[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_not_finite_spreads_alike_in_both_forms(seed, monkeypatch):
+    x, rng = Problem(seed, 33, 4, p_fin=0.1), np.random.default_rng(seed)
+    for y in (x.rew, x.val, x.omega):
+        bad = rng.random(y.shape) < 0.03
+        y[bad] = rng.choice([np.nan, np.inf, -np.inf], bad.sum())
+    walked = x.every(h=5)
+    assert not any(np.isfinite(y).all() for y in walked.values())
+    monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+    same(walked, x.torch().map(torch.clone).every(h=5))
+
+
+def test_an_end_splits_the_scan_to_the_last_bit(monkeypatch):
+    monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+    for cut in range(1, 23):
+        x = Problem(cut, 23).torch()
+        x.fin[cut - 1] = True
+        first, second = x.map(lambda y, cut=cut: y[:cut]), x.map(lambda y, cut=cut: y[cut:])
+        first.bootstrap = second.bootstrap = x.bootstrap
+        first, second = first.every(h=None), second.every(h=None)
+        for name, y in x.every(h=None).items():
+            np.testing.assert_array_equal(torch.cat([first[name], second[name]]), y, err_msg=name)
+
+
+def test_products_of_weights_may_overflow_where_there_is_nothing_to_be_weighted(kind):
+    x = Problem(0, 64).map(lambda y: y.astype(np.float32) * 0 if y.dtype != bool else y & False)
+    x.omega[:] = 60.0
+    for name, y in kind(x).every(1.0, 1.0, 17, None, None).items():
+        assert (y == 0).all(), name
 
 
 def test_gamma_zero_looks_at_nothing_later():
@@ -226,22 +311,20 @@ def test_gamma_zero_looks_at_nothing_later():
     assert (gae(rew, fin, np.zeros((3, 1)), gamma=0.0, C=1.0, bootstrap=np.inf) == 1).all()
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_overflowing_weights_are_clipped(kind, dtype):
     x = Problem(6, 5).map(lambda y: y.astype(dtype) if y.dtype != bool else y)
     x.omega[:] = 6e4
-    answer = (x.torch() if kind == "torch" else x).every(r_bar=1.0, c_bar=1.0)
+    answer = kind(x).every(r_bar=1.0, c_bar=1.0)
     x.omega[:] = 0
     same(answer, x.every(r_bar=1.0, c_bar=1.0), 2e-3 if dtype == "float16" else 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_float32_over_long_fragments(kind):
     x = Problem(7, 4096, 2, p_fin=0.001)
     single = x.map(lambda y: y.astype(np.float32) if y.dtype != bool else y)
     exact = x.every(gamma=1.0, C=1.0, r_bar=1.0, c_bar=1.0)
-    for name, got in (single.torch() if kind == "torch" else single).every(1.0, 1.0, 3, 1.0, 1.0).items():
+    for name, got in kind(single).every(1.0, 1.0, 3, 1.0, 1.0).items():
         assert np.abs(np.asarray(got) - exact[name]).max() <= 1e-3 * np.abs(exact[name]).max(), name
 
 
@@ -285,18 +368,69 @@ def test_answers_in_kind():
         assert returns(rew, y.fin, gamma=0.9, bootstrap=y.bootstrap).dtype == torch.float64
 
 
-def test_the_answer_is_new_and_without_gradients():
-    x, y = Problem(10), Problem(10).torch()
-    for problem in (x, y):
-        kept = problem.map(lambda z: z.copy() if isinstance(z, np.ndarray) else z.clone())
-        answer = multistep(problem.rew, problem.fin, problem.val, gamma=0.9, n_lookahead=0)
+def test_the_answer_is_new_and_without_gradients(kind):
+    x = kind(Problem(10))
+    kept = x.map(lambda z: z.copy() if isinstance(z, np.ndarray) else z.clone())
+    for answer in (*x.every(0.0).values(), *x.every(h=0).values(), *x.every(h=None, r_bar=None).values()):
         answer[:] = 0
-        problem.every()
-        for name, z in vars(problem).items():
-            np.testing.assert_array_equal(z, getattr(kept, name))
-    for z in (y.rew, y.val, y.omega, y.bootstrap):
-        z.requires_grad_()
-    assert not any(z.requires_grad for z in y.every().values())
+    for name, z in vars(x).items():
+        np.testing.assert_array_equal(z, getattr(kept, name))
+    if isinstance(x.rew, torch.Tensor):
+        for z in (x.rew, x.val, x.omega, x.bootstrap):
+            z.requires_grad_()
+        assert not any(z.requires_grad for z in x.every().values())
+
+
+@pytest.mark.parametrize(
+    "arrange", [lambda x: x.swapaxes(0, 1).copy().swapaxes(0, 1), lambda x: x.repeat(2, -1)[..., ::2]]
+)
+def test_memory_in_any_order(arrange, kind):
+    x = Problem(13, 9, 4, (3,))
+    y = x.map(lambda z: arrange(z) if z.ndim > 1 else z)
+    assert not y.rew.flags.c_contiguous
+    same(kind(y).every(), x.every(), 1e-12)
+
+
+class Launches(TorchDispatchMode):
+    """Count the operations that compute something: views do not."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func._schema.returns[0].alias_info
+        self.count += result is None or result.is_write
+        return func(*args, **(kwargs or {}))
+
+
+def launches(T, name, h):
+    x = Problem(14, T).torch().map(lambda z: z.to("meta"))
+    end = {"gamma": 0.9, "bootstrap": x.bootstrap}
+    weights = {"omega": x.omega, "r_bar": 1.0}
+    with Launches() as counter:
+        match name:
+            case "returns":
+                returns(x.rew, x.fin, **end, **weights)
+            case "multistep":
+                multistep(x.rew, x.fin, x.val, n_lookahead=h, **end, **weights)
+            case "deltas":
+                deltas(x.rew, x.fin, x.val, **end, **weights)
+            case "gae":
+                gae(x.rew, x.fin, x.val, C=0.9, **end)
+            case "vtrace":
+                vtrace(x.rew, x.fin, x.val, c_bar=1.0, **end, **weights)
+    return counter.count
+
+
+@pytest.mark.parametrize(
+    ("name", "per_doubling", "at_first"),
+    [("returns", 5, 25), ("multistep", 5, 25), ("deltas", 0, 25), ("gae", 5, 25), ("vtrace", 5, 33)],
+)
+def test_launches_grow_with_the_logarithm_of_the_steps(name, per_doubling, at_first):
+    counts = [launches(2**i, name, 2 ** (i - 1)) for i in range(4, 13)]
+    assert set(np.diff(counts)) == {per_doubling}
+    for T in (1, 2, 3, 17, 100, 255, 257):  # T - 1 has more binary ones than half of T: five more launches for each
+        most = per_doubling * (1 + (name == "multistep")) * math.log2(T) + at_first
+        assert launches(T, name, T - 1) <= most
 
 
 def test_never_waits_for_the_device():

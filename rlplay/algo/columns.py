@@ -10,6 +10,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 import numpy as np
 import torch
 
+from .recursion import through
+
 __all__ = ["Array", "Columns", "columns", "fraction"]
 
 Array = TypeVar("Array", "np.ndarray[Any, Any]", torch.Tensor)
@@ -18,50 +20,55 @@ Array = TypeVar("Array", "np.ndarray[Any, Any]", torch.Tensor)
 
 @dataclass(frozen=True)
 class Columns(Generic[Array]):
-    """What the recursions are made of: in the working dtype, without gradients, ready to be broadcast."""
+    """What the recursions are made of: in the working dtype, without gradients, ready to be broadcast.
+
+    Tensors on the host are seen as the NumPy arrays that share their memory: an operation on a short row costs NumPy a
+    third of what it costs torch. So there are two cases, the host's arrays and a device's tensors.
+    """
 
     xp: Any
     """The module whose arrays they are, ``numpy`` or ``torch``; only names that both know are asked of it."""
     rew: Any
-    """``(T, B, ...)``: ``r_{t+1}``."""
-    fin: Any
-    """Bool, broadcasts to ``rew``: ``d_{t+1}``."""
+    """``(T, B, ...)``: ``r_{t+1}``. Perhaps the caller's own memory, as is ``val``: only to be read."""
+    discount: Any
+    """Broadcasts to ``rew``: ``gamma n_t``, how much of what comes later counts. New: it may be written to."""
     val: Any
     """The shape of ``rew``: ``V(s_t)``, or None."""
-    omega: Any
-    """Broadcasts to ``rew``: ``log pi - log mu``, or None."""
+    ratio: Any
+    """Broadcasts to ``rew``: ``pi / mu``, or None."""
     end: Any
     """``(B, ...)``: ``V(s_T)``."""
     dtype: Any
-    """Of the answer."""
+    """Of the answer: NumPy's or torch's."""
 
     def weight(self, name: str, bar: float | None) -> Any:
-        """Compute ``min(exp(omega_t), bar)``. It is always finite, so that a discount of zero times it is zero."""
+        """Compute ``min(exp(omega_t), bar)``. Never infinite, so that zero times it is zero."""
         if bar is not None and not (isinstance(bar, Real) and bar >= 0):
             raise ValueError(f"`{name}` must be a number >= 0, or None for no clipping; got {bar!r}.")
-        if self.omega is None:
-            return self.xp.ones_like(self.rew)
-        with np.errstate(over="ignore"):  # infinity is clipped like any other number
-            ratio = self.xp.exp(self.omega)
-        largest = float(self.xp.finfo(ratio.dtype).max)
-        return ratio.clip(None, largest if bar is None else min(float(bar), largest))
+        if self.ratio is None:
+            return 1.0
+        largest = float(self.xp.finfo(self.ratio.dtype).max)
+        return self.ratio.clip(None, largest if bar is None else min(float(bar), largest))
 
-    def discount(self, gamma: float, weight: Any = None) -> Any:
-        """Compute ``gamma n_t weight_t``: how much of what comes later counts."""
-        weight = self.xp.ones_like(self.rew) if weight is None else weight
-        return self.xp.where(self.fin, 0.0, fraction("gamma", gamma) * weight)
+    def carried(self, name: str, bar: float | None) -> Any:
+        """Compute ``gamma n_t min(exp(omega_t), bar)``: the discount, weighted."""
+        weight = self.weight(name, bar)
+        return self.discount if self.ratio is None else through(self.discount, weight)
 
-    def later(self, val: Any) -> Any:
-        """Shift values by a step: ``V(s_{t+1})``."""
-        return self.xp.concatenate([val[1:], self.end[None]])
+    def surprise(self) -> Any:
+        """Compute the temporal differences ``rew_t + gamma n_t V_{t+1} - V_t``, unweighted, a new array."""
+        found = through(self.discount, self.xp.concatenate([self.val[1:], self.end[None]]))
+        found += self.rew
+        found -= self.val
+        return found
 
     def answer(self, x: Any) -> Array:
-        """Give back an array that is the caller's own, of the dtype promised."""
-        mine = x is not self.val
-        if self.xp is torch:
-            given: Array = x.to(self.dtype, copy=not mine)
+        """Give back the array in kind, of the dtype promised."""
+        if isinstance(self.dtype, torch.dtype):
+            tensor: Any = x if self.xp is torch else torch.from_numpy(x)
+            given: Array = tensor.to(self.dtype)
         else:
-            given = x.astype(self.dtype, copy=not mine)
+            given = x.astype(self.dtype, copy=False)
         return given
 
 
@@ -70,6 +77,7 @@ def columns(
     fin: Array,
     val: Array | None = None,
     *,
+    gamma: float,
     bootstrap: float | Array,
     omega: Array | None = None,
 ) -> Columns[Array]:
@@ -82,7 +90,6 @@ def columns(
     ValueError
         The shapes do not fit, or the tensors are on several devices.
     """
-    xp: Any = torch if isinstance(rew, torch.Tensor) else np
     end: Any = None if isinstance(bootstrap, Real) else bootstrap
     floats: dict[str, Any] = {"rew": rew, "val": val, "omega": omega, "bootstrap": end}
     floats = {name: x for name, x in floats.items() if x is not None}
@@ -92,24 +99,30 @@ def columns(
     _check_shapes(rew, fin, val, omega, end)
 
     # a zero-dimensional bootstrap is a number: it has no say in the dtype
-    dtype = reduce(xp.promote_types, [x.dtype for x in floats.values() if x.ndim])
-    working = xp.promote_types(dtype, xp.float32)
+    kind: Any = torch if isinstance(rew, torch.Tensor) else np
+    dtype = reduce(kind.promote_types, [x.dtype for x in floats.values() if x.ndim])
+    working = kind.promote_types(dtype, kind.float32)
+    on_host = _on_host(rew)
+    xp: Any = np if on_host else torch
 
     def work(x: Any) -> Any:
-        return x.detach().to(working) if xp is torch else x.astype(working, copy=False)
+        if kind is np:
+            return x.astype(working, copy=False)
+        return x.to(working).numpy(force=True) if on_host else x.detach().to(working)
 
     def aligned(x: Any) -> Any:
         return x.reshape(*x.shape, *(1,) * (rew.ndim - x.ndim))
 
-    rewards = work(rew)
+    rewards, discount = work(rew), aligned(work(~fin))
+    discount *= fraction("gamma", gamma)
     last = xp.zeros_like(rewards[0])
     last[...] = float(bootstrap) if isinstance(bootstrap, Real) else work(end)
     return Columns(
         xp=xp,
         rew=rewards,
-        fin=aligned(fin),
+        discount=discount,
         val=None if val is None else work(val),
-        omega=None if omega is None else aligned(work(omega)),
+        ratio=None if omega is None else xp.exp(aligned(work(omega))),
         end=last,
         dtype=dtype,
     )
@@ -132,6 +145,11 @@ def fraction(name: str, x: float) -> float:
     return float(x)
 
 
+def _on_host(x: Any) -> bool:
+    """Whether NumPy can see the memory."""
+    return not isinstance(x, torch.Tensor) or x.device.type == "cpu"
+
+
 def _check_kind(name: str, x: Any, rew: Any, dtype: str) -> None:
     """Refuse what is no array, is of another kind or device than ``rew``, or has not the dtype."""
     if not isinstance(x, np.ndarray | torch.Tensor):
@@ -144,7 +162,7 @@ def _check_kind(name: str, x: Any, rew: Any, dtype: str) -> None:
         if x.device != rew.device:
             raise ValueError(f"`{name}` is on {x.device}, `rew` on {rew.device}; bring them to one device with `.to`.")
     else:
-        fits = np.issubdtype(x.dtype, np.bool_ if dtype == "bool" else np.floating)
+        fits = x.dtype.kind == dtype[0]
     if not fits:
         remedy = {"bool": f"`{name} != 0`", "float": f"`{name}.float()` or `{name}.astype(np.float32)`"}[dtype]
         raise TypeError(f"`{name}` must be of dtype {dtype}, got {x.dtype}; convert it by {remedy}.")

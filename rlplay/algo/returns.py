@@ -36,7 +36,8 @@ r_bar, c_bar : float >= 0, or None
 
 All are NumPy arrays, or all are torch tensors on one device, of any float dtypes. The answer is a new array of that
 kind, on that device, with the shape of ``rew`` and the dtype to which the float arguments promote (16-bit floats are
-computed in float32). It carries no gradients, and tensors are never synchronised with the host.
+computed in float32). It carries no gradients, and a device is never waited for. What is not finite shows in the answer,
+without warnings.
 
 Wrong types and dtypes raise ``TypeError``, wrong shapes and values ``ValueError``.
 """
@@ -44,14 +45,18 @@ Wrong types and dtypes raise ``TypeError``, wrong shapes and values ``ValueError
 from __future__ import annotations
 
 from numbers import Integral
-from types import ModuleType
-from typing import Any
 
-from .columns import Array, Columns, columns, fraction
+import numpy as np
+
+from .columns import Array, columns, fraction
+from .recursion import ahead, backward
 
 __all__ = ["deltas", "gae", "multistep", "returns", "vtrace"]
 
+_quiet = np.errstate(over="ignore", invalid="ignore")
 
+
+@_quiet
 def returns(
     rew: Array,
     fin: Array,
@@ -78,11 +83,12 @@ def returns(
     float array, ``(T, B, ...)``
         ``G_t``.
     """
-    x = columns(rew, fin, bootstrap=bootstrap, omega=omega)
-    b = x.discount(gamma, x.weight("r_bar", r_bar))
-    return x.answer(_backward(x.xp, x.rew, b, x.end))
+    x = columns(rew, fin, gamma=gamma, bootstrap=bootstrap, omega=omega)
+    b = x.carried("r_bar", r_bar)
+    return x.answer(backward(x.rew, b, x.end))
 
 
+@_quiet
 def multistep(
     rew: Array,
     fin: Array,
@@ -105,28 +111,25 @@ def multistep(
     rew, fin, val, gamma, bootstrap, omega, r_bar
         See the module's docstring.
     n_lookahead : int >= 0, or None
-        How many steps. The time taken is proportional to it.
+        How many steps. The time taken is proportional to it; on a device, to its logarithm.
 
     Returns
     -------
     float array, ``(T, B, ...)``
         The value targets.
     """
-    x = columns(rew, fin, val, bootstrap=bootstrap, omega=omega)
-    b = x.discount(gamma, x.weight("r_bar", r_bar))
+    x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
+    b = x.carried("r_bar", r_bar)
     if not isinstance(n_lookahead, Integral | None):
         raise TypeError(f"`n_lookahead` must be a whole number of steps, or None for all; got {n_lookahead!r}.")
     if n_lookahead is not None and n_lookahead < 0:
         raise ValueError(f"`n_lookahead` must be a number of steps >= 0, got {n_lookahead}.")
     if n_lookahead is None or n_lookahead >= len(rew):
-        return x.answer(_backward(x.xp, x.rew, b, x.end))
-
-    ahead = x.val
-    for _ in range(n_lookahead):
-        ahead = x.rew + _through(x.xp, b, x.later(ahead))
-    return x.answer(ahead)
+        return x.answer(backward(x.rew, b, x.end))
+    return x.answer(ahead(x.rew, b, x.end, x.val, int(n_lookahead)))
 
 
+@_quiet
 def deltas(
     rew: Array,
     fin: Array,
@@ -151,10 +154,13 @@ def deltas(
     float array, ``(T, B, ...)``
         ``D_t``.
     """
-    x = columns(rew, fin, val, bootstrap=bootstrap, omega=omega)
-    return x.answer(x.weight("r_bar", r_bar) * _surprise(x, gamma))
+    x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
+    found = x.surprise()
+    found *= x.weight("r_bar", r_bar)
+    return x.answer(found)
 
 
+@_quiet
 def gae(
     rew: Array,
     fin: Array,
@@ -186,12 +192,13 @@ def gae(
     Schulman et al. (2016), "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16. The
     paper's reward ``r_t`` is our ``rew_t = r_{t+1}``; its sums run for ever, ours end with the episode and at ``T``.
     """
-    x = columns(rew, fin, val, bootstrap=bootstrap)
-    a = _surprise(x, gamma)
-    b = x.discount(gamma) * fraction("C", C)
-    return x.answer(_backward(x.xp, a, b, x.xp.zeros_like(x.end)))
+    x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap)
+    a, b = x.surprise(), x.discount
+    b *= fraction("C", C)
+    return x.answer(backward(a, b, x.xp.zeros_like(x.end)))
 
 
+@_quiet
 def vtrace(
     rew: Array,
     fin: Array,
@@ -225,25 +232,9 @@ def vtrace(
     eq. 1, with ``n`` reaching to ``T``. The paper's reward ``r_t`` is our ``rew_t = r_{t+1}``; it requires
     ``r_bar >= c_bar``, and here that is not enforced.
     """
-    x = columns(rew, fin, val, bootstrap=bootstrap, omega=omega)
-    a = x.weight("r_bar", r_bar) * _surprise(x, gamma)
-    b = x.discount(gamma, x.weight("c_bar", c_bar))
-    return x.answer(x.val + _backward(x.xp, a, b, x.xp.zeros_like(x.end)))
-
-
-def _backward(xp: ModuleType, a: Any, b: Any, end: Any) -> Any:
-    """Solve ``x_t = a_t + b_t x_{t+1}`` for all ``t < T``, given ``x_T = end``: the kernel."""
-    x, solved = end, xp.empty_like(a)
-    for t in reversed(range(len(a))):
-        solved[t] = x = a[t] + _through(xp, b[t], x)
-    return solved
-
-
-def _through(xp: ModuleType, b: Any, x: Any) -> Any:
-    """Multiply, where zero lets nothing through: zero times NaN is zero here."""
-    return b * xp.where(b == 0, 0.0, x)
-
-
-def _surprise(x: Columns[Array], gamma: float) -> Any:
-    """Compute the temporal differences ``delta_t``, unweighted."""
-    return x.rew + _through(x.xp, x.discount(gamma), x.later(x.val)) - x.val
+    x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
+    a = x.surprise()
+    a *= x.weight("r_bar", r_bar)
+    found = backward(a, x.carried("c_bar", c_bar), x.xp.zeros_like(x.end))
+    found += x.val
+    return x.answer(found)
