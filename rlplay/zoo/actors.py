@@ -1,0 +1,238 @@
+"""Small actors: a body, perhaps a core that remembers, and the heads of an actor-critic or a Q-network.
+
+What they return in a fragment is what the losses of :mod:`rlplay.algo` ask for; :class:`ActorCritic`,
+:class:`GaussianActorCritic` and :class:`QNetwork` say what that is. Their parts are plain torch modules, so that
+widths, shared or separate trunks, and memory are a matter of what is put in ::
+
+    ActorCritic(mlp(4, 64, 64, 2), mlp(4, 64, 64, 1))                                # two networks, nothing shared
+    ActorCritic(nn.Linear(512, 6), nn.Linear(512, 1), body=NatureCNN(4))             # shared features
+    ActorCritic(nn.Linear(32, 3), nn.Linear(32, 1), core=nn.LSTM(4, 32))             # with memory
+    QNetwork(Duelling(mlp(4, 64, 1), mlp(4, 64, 2)), epsilon=0.1)
+    QNetwork(nn.Linear(64, 2), body=mlp(4, 64), core=nn.GRU(64, 64), epsilon=0.1)    # with memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import sampling
+from ..engine import BaseActorModule
+from ..nested import Nested
+
+__all__ = ["ActorCritic", "Duelling", "GaussianActorCritic", "Modular", "NatureCNN", "QNetwork", "mlp"]
+
+
+def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Make a multilayer perceptron: linear layers of these sizes, with activations between them, none at the end."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class NatureCNN(nn.Module):
+    """The convolutional body of Mnih et al. (2015), "Human-level control through deep reinforcement learning".
+
+    Takes uint8 images ``(n_seq, B, in_channels, 84, 84)`` (frames stacked as channels), scales them from 0..255 to
+    0..1 where they are, and gives features ``(n_seq, B, 512)``.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 32, kernel_size=8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, kernel_size=3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * 7 * 7, 512),
+            nn.ReLU(),
+        )
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Turn images into features; a convolution knows one batch dimension, so time and environments share it."""
+        features: Tensor = self.layers(obs.flatten(0, 1) / 255)
+        return features.view(*obs.shape[:2], -1)
+
+
+class Duelling(nn.Module):
+    """Action values as a state's value and the actions' advantages (Wang et al., 2016, equation 9).
+
+    ::
+
+        q(s, a) = v(s) + adv(s, a) - mean over a' of adv(s, a')
+
+    Parameters
+    ----------
+    value : module
+        From features ``(..., F)`` to ``(..., 1)``.
+    advantage : module
+        From features ``(..., F)`` to ``(..., A)``.
+    """
+
+    def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
+        super().__init__()
+        self.value, self.advantage = value, advantage
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features ``(..., F)`` into action values ``(..., A)``."""
+        advantage: Tensor = self.advantage(features)
+        q: Tensor = self.value(features) + advantage - advantage.mean(dim=-1, keepdim=True)
+        return q
+
+
+class Modular(BaseActorModule):
+    """What the actors have in common: a body, and perhaps a core. Subclasses have heads, and :meth:`react`.
+
+    Parameters
+    ----------
+    body : module, optional
+        From observations ``(n_seq, B, ...)`` to features ``(n_seq, B, F)``; by default the observations are those.
+    core : torch.nn.LSTM or torch.nn.GRU, optional
+        From features ``(n_seq, B, F)`` and a recurrent state ``(L, B, H)`` to features ``(n_seq, B, H)`` and the next
+        recurrent state: time-major and in one direction, as they are by default.
+    """
+
+    def __init__(self, body: nn.Module | None = None, core: nn.LSTM | nn.GRU | None = None) -> None:
+        super().__init__()
+        self.body, self.core = nn.Identity() if body is None else body, core
+
+    def forward(self, obs: Nested, *, hx: Nested = None, **ignored: Any) -> tuple[Tensor, Nested, dict[str, Tensor]]:
+        """React to ``(n_seq, B, ...)`` rows that no reset comes between: return actions, recurrent state and info."""
+        features = self.body(obs)
+        if self.core is not None:
+            features, hx = self.core(features, hx)
+        act, info = self.react(features)
+        return act, hx, info
+
+    def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Turn features into actions and info."""
+        raise NotImplementedError
+
+
+class ActorCritic(Modular):
+    """An actor-critic for one discrete action, drawn from its policy; in eval mode it is the likeliest one.
+
+    Its action is int64 ``(n_seq, B)``, its info ``{"logits": float (n_seq, B, A), "value": float (n_seq, B)}``.
+
+    Parameters
+    ----------
+    policy : module
+        From features ``(n_seq, B, F)`` to unnormalised log-probabilities ``(n_seq, B, A)``.
+    value : module
+        From features to ``(n_seq, B, 1)``.
+    body, core : module, optional
+        As for :class:`Modular`.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        value: nn.Module,
+        *,
+        body: nn.Module | None = None,
+        core: nn.LSTM | nn.GRU | None = None,
+    ) -> None:
+        super().__init__(body, core)
+        self.policy, self.value = policy, value
+
+    def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw an action for each row."""
+        logits = self.policy(features)
+        act = sampling.categorical(logits, generator=self.generator) if self.training else logits.argmax(dim=-1)
+        return act, {"logits": logits, "value": self.value(features).squeeze(-1)}
+
+
+class GaussianActorCritic(Modular):
+    """An actor-critic for a vector of real numbers, drawn from a normal distribution; in eval mode it is the mean.
+
+    Its action is float32 ``(n_seq, B, D)``, and may lie anywhere: environments clip what they do not take. Its info is
+    ``{"mean": float (n_seq, B, D), "log_std": float (n_seq, B, D), "value": float (n_seq, B)}``.
+
+    Parameters
+    ----------
+    policy : module
+        From features ``(n_seq, B, F)`` to the mean ``(n_seq, B, D)``.
+    value : module
+        From features to ``(n_seq, B, 1)``.
+    n_dims : int
+        ``D``.
+    body, core : module, optional
+        As for :class:`Modular`.
+
+    Attributes
+    ----------
+    log_std : parameter, ``(D,)``
+        The logarithm of the standard deviation, the same in all states; 0 at first.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        value: nn.Module,
+        n_dims: int,
+        *,
+        body: nn.Module | None = None,
+        core: nn.LSTM | nn.GRU | None = None,
+    ) -> None:
+        super().__init__(body, core)
+        self.policy, self.value = policy, value
+        self.log_std = nn.Parameter(torch.zeros(n_dims))
+
+    def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw an action for each row."""
+        mean = self.policy(features)
+        log_std = self.log_std.expand_as(mean)
+        act = mean.detach().float()
+        if self.training:
+            act = torch.normal(act, log_std.detach().float().exp(), generator=self.generator)
+        return act, {"mean": mean, "log_std": log_std, "value": self.value(features).squeeze(-1)}
+
+
+class QNetwork(Modular):
+    """Action values, acted upon epsilon-greedily; in eval mode greedily.
+
+    Its action is int64 ``(n_seq, B)``, its info ``{"q": float (n_seq, B, A)}``.
+
+    Parameters
+    ----------
+    q : module
+        From features ``(n_seq, B, F)`` to action values ``(n_seq, B, A)``, such as a :class:`Duelling`.
+    epsilon : float in [0, 1]
+        The probability of a uniformly drawn action.
+    body, core : module, optional
+        As for :class:`Modular`.
+
+    Attributes
+    ----------
+    epsilon : buffer, no dimensions
+        Follow a schedule by ``actor.epsilon.fill_(...)``: being a buffer, it reaches the behaviour copy.
+    """
+
+    epsilon: Tensor
+
+    def __init__(
+        self,
+        q: nn.Module,
+        *,
+        epsilon: float,
+        body: nn.Module | None = None,
+        core: nn.LSTM | nn.GRU | None = None,
+    ) -> None:
+        super().__init__(body, core)
+        self.q = q
+        self.register_buffer("epsilon", torch.tensor(float(epsilon)))
+
+    def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Take the best action or any for each row."""
+        q = self.q(features)
+        greedy = not self.training
+        act = q.argmax(dim=-1) if greedy else sampling.epsilon_greedy(q, self.epsilon, generator=self.generator)
+        return act, {"q": q}

@@ -1,0 +1,69 @@
+"""Catching a falling ball."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gym
+import numpy as np
+import numpy.typing as npt
+from gym import spaces
+
+__all__ = ["Catch"]
+
+Obs = npt.NDArray[np.float32]
+
+
+class Catch(gym.Env[Obs, int]):
+    """Be under the ball when it comes down. After the "catch" of Osband et al. (2020), "Behaviour Suite".
+
+    - A ball falls from a column of the top row, drawn uniformly, by one row each step. A paddle begins in the middle of
+      the bottom row; the actions move it one column to the left (0), not at all (1), or to the right (2).
+    - The episode terminates when the ball is in the bottom row, after ``rows - 1`` steps: then the reward is 1 if the
+      paddle is there too, and -1 if not. All other rewards are 0.
+
+    Parameters
+    ----------
+    rows, columns : int
+        The size of the board. With ``rows > columns // 2`` every ball can be caught.
+
+    Attributes
+    ----------
+    observation_space : Box, float32, ``(rows * columns,)``
+        The board, row by row: 1 where ball or paddle are.
+    action_space : Discrete(3)
+        Left, stay, right.
+    optimum : float
+        1.
+    chance : float
+        ``2 / columns - 1``: where the ball falls does not depend on where the paddle goes.
+    """
+
+    def __init__(self, rows: int = 10, columns: int = 5) -> None:
+        if rows <= columns // 2:
+            raise ValueError(f"`rows` must be above columns // 2 = {columns // 2} to catch every ball, got {rows}.")
+        self.rows, self.columns = rows, columns
+        self.observation_space = spaces.Box(0.0, 1.0, (rows * columns,), np.float32)
+        self.action_space = spaces.Discrete(3)
+        self.optimum = 1.0
+        self.chance = 2 / columns - 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Throw a new ball."""
+        super().reset(seed=seed)
+        self._row, self._column = 0, int(self.np_random.integers(self.columns))
+        self._paddle = self.columns // 2
+        return self._look(), {}
+
+    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Move the paddle, and let the ball fall."""
+        self._paddle = min(max(self._paddle + int(action) - 1, 0), self.columns - 1)
+        self._row += 1
+        landed = self._row == self.rows - 1
+        rew = (1.0 if self._paddle == self._column else -1.0) if landed else 0.0
+        return self._look(), rew, landed, False, {}
+
+    def _look(self) -> Obs:
+        board = np.zeros((self.rows, self.columns), np.float32)
+        board[self._row, self._column] = board[-1, self._paddle] = 1
+        return board.ravel()

@@ -1,0 +1,57 @@
+"""An episode that a clock cuts although nothing ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gym
+import numpy as np
+import numpy.typing as npt
+from gym import spaces
+
+__all__ = ["Endless"]
+
+Obs = npt.NDArray[np.float32]
+
+
+class Endless(gym.Env[Obs, int]):
+    """Get 1 at every step, whatever is done, until a time limit cuts the episode (truncated).
+
+    The observation is always the same, so that every state has the same value, ``1 / (1 - gamma)``. A critic that does
+    not bootstrap from the last state of an episode falls short of it.
+
+    Parameters
+    ----------
+    limit : int
+        The length of an episode, in steps.
+
+    Attributes
+    ----------
+    observation_space : Box, float32, ``(1,)``
+        Always 1.
+    action_space : Discrete(2)
+        Without meaning.
+    optimum, chance : float
+        ``limit``, before discounting.
+    """
+
+    def __init__(self, limit: int = 20) -> None:
+        self.limit = limit
+        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.optimum = self.chance = float(limit)
+
+    def value(self, gamma: float) -> float:
+        """Compute the value of the one state under a discount in [0, 1)."""
+        return 1 / (1 - gamma)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Set the clock to zero."""
+        super().reset(seed=seed)
+        self._stepno = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Let the clock tick."""
+        self._stepno += 1
+        return np.ones(1, np.float32), 1.0, False, self._stepno == self.limit, {}
