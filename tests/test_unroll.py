@@ -144,6 +144,16 @@ def test_meets_the_same_reactions_again(kind, sticky, ends, T):
             close(final, fragment.env.final.actor)
 
 
+def test_an_episode_may_begin_with_what_is_no_transition():
+    # in the NEXT_STEP mode of vector environments the recurrent state is carried over from such a row
+    actor = make(Recurrent)
+    fragment, hx = collect(actor, ends=0.4)
+    for valid in (~fragment.state.fin[:-1], torch.zeros_like(fragment.env.valid)):
+        info, last, _ = unroll(fragment._replace(env=fragment.env._replace(valid=valid)), actor)
+        close(info, fragment.actor)
+        close(last, hx)
+
+
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])
 def test_gradients_are_those_of_stepping_row_by_row(kind):
     actor = make(kind)
@@ -193,6 +203,20 @@ def test_calls_of_a_recurrent_actor():
         fragment.state.fin[t, 1] = True
     unroll(fragment, actor)
     assert actor.calls == [((4, 3), False), ((1, 3), False), ((7, 3), False), ((1, 3), True)]
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_padding_does_not_interrupt_a_run(final):
+    actor = make(Recurrent)
+    fragment, _ = collect(actor, sticky=True, final=final)
+    fragment.state.fin[0] = False
+    unroll(fragment, actor)
+    padding = int((~fragment.env.valid).sum())
+    ends = set((fragment.state.fin[1:] & fragment.env.valid).nonzero()[:, 0].tolist()) - {11}
+    runs, *rest = actor.calls[: 1 + len(ends) * final], *actor.calls[1 + len(ends) * final :]
+    assert len(ends) > 1
+    assert sum(rows for (rows, _), _ in runs) == 12
+    assert rest == [((1, 3), True), ((1, padding), True)] + [((1, 3), True)] * final
 
 
 def test_final_not_asked_for():

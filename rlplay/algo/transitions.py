@@ -6,6 +6,7 @@ What learns wants columns of ``T`` transitions, in which it need not ask how an 
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from .. import nested
 from ..engine import Final, Fragment
 from ..nested import Nested
+from .masked import like
 
-__all__ = ["Transitions", "blank_padding", "transitions"]
+__all__ = ["Transitions", "blank_padding", "taken", "transitions"]
 
 
 class Transitions(NamedTuple):
@@ -84,15 +86,20 @@ def transitions(
     value, rew = value.detach().to(dtype), state.rew[1:].to(dtype)
     if isinstance(final_value, Tensor):
         beyond = torch.zeros_like(rew).index_put((env.final.t, env.final.b), final_value.detach().to(dtype))
-        rew = torch.where(_like(env.truncated & ~env.terminated, rew), rew + gamma * beyond, rew)
+        rew = torch.where(like(env.truncated & ~env.terminated, rew), rew + gamma * beyond, rew)
 
     return Transitions(
-        rew=rew.masked_fill(_like(~env.valid, rew), 0),
+        rew=rew.masked_fill(like(~env.valid, rew), 0),
         fin=env.terminated | env.truncated | ~env.valid,
-        val=value[:-1].masked_fill(_like(~env.valid, rew), 0),
+        val=value[:-1].masked_fill(like(~env.valid, rew), 0),
         bootstrap=value[-1],
         valid=env.valid,
     )
+
+
+def taken(fragment: Fragment) -> Nested:
+    """Take the actions that were carried out: ``a_t``, nested ``(T, B, ...)``, views of the fragment."""
+    return nested.map(itemgetter(slice(1, None)), fragment.state.act)
 
 
 def blank_padding(fragment: Fragment) -> Fragment:
@@ -119,18 +126,13 @@ def blank_padding(fragment: Fragment) -> Fragment:
     unused = torch.cat([unused, ~valid[-1:]])
 
     def blank(x: Tensor) -> Tensor:
-        return x.masked_fill(_like(unused, x), 0)
+        return x.masked_fill(like(unused, x), 0)
 
     def blank_float(x: Tensor) -> Tensor:
         return blank(x) if x.is_floating_point() else x
 
     obs, act = nested.map(blank_float, state.obs), nested.map(blank, state.act)
     return fragment._replace(state=state._replace(obs=obs, act=act, rew=blank(state.rew)))
-
-
-def _like(mask: Tensor, x: Tensor) -> Tensor:
-    """Give a mask trailing dimensions, so that it broadcasts over those of ``x``."""
-    return mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim))
 
 
 def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing: tuple[int, ...]) -> None:

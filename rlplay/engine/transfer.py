@@ -115,7 +115,7 @@ class CudaLane(Lane):
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
         # the actor's device comes last, so that it is the current one inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
-        self._streams = {d: torch.cuda.Stream(d) for d in used}  # type: ignore[no-untyped-call]
+        self._streams = {d: torch.cuda.Stream(d) for d in used}
 
     def shared(self, one: Place, other: Place) -> bool:
         """Whether two places are one, so that nothing need be copied between them."""
@@ -166,7 +166,7 @@ class CudaLane(Lane):
 
 def _blocking_event() -> torch.cuda.Event:
     """Make an event whose waiting thread sleeps, where the default would spin on a core."""
-    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(blocking=True)
 
 
 def parse_device(device: torch.device | str | int, name: str) -> torch.device:

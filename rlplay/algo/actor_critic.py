@@ -1,0 +1,174 @@
+"""What the actor-critic losses share: how an actor's info is read, and how the terms of a loss are put together.
+
+By convention the info of an actor-critic is a mapping with ::
+
+    "value"              float (n_seq, B)           the critic's value of the state, and
+    "logits"             float (n_seq, B, A)        for a Discrete space: unnormalised log-probabilities, or
+    "mean", "log_std"    float, the shape of act    for a Box: independent normal distributions
+
+``-inf`` among the logits forbids an action. :mod:`rlplay.zoo` has actors of this kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from ..engine import Final, Fragment
+from ..nested import Nested
+from . import masked
+from .transitions import Transitions, transitions
+
+__all__ = ["Reaction", "entry", "objective", "reaction", "valued"]
+
+
+class Reaction(NamedTuple):
+    """What an actor-critic makes of transitions. Where these are not valid: placeholders, which pass no gradients."""
+
+    log_p: Tensor
+    """Float ``(T, B)``: ``log pi(a_t | s_t)`` of the actions that were carried out; for a Box, a log-density."""
+    entropy: Tensor
+    """Float ``(T, B)``: of ``pi(. | s_t)``, in nats."""
+    value: Tensor
+    """Float ``(T, B)``: ``V(s_t)``."""
+
+
+def reaction(info: Nested, act: Nested, valid: Tensor) -> Reaction:
+    """Read what an actor-critic's info says of transitions.
+
+    Parameters
+    ----------
+    info : mapping of float tensors, ``(T, B, ...)``
+        The module's docstring says of which. Rows that they have in excess, such as a look-ahead row, are left alone.
+    act : int64 tensor ``(T, B)``, or float tensor ``(T, B, ...)``
+        The actions that were carried out: of one ``Discrete`` space (from 0), or of one ``Box``.
+    valid : bool tensor, ``(T, B)``
+        Which transitions were.
+
+    Returns
+    -------
+    Reaction
+        In float32 at least, with gradients to the info.
+
+    Raises
+    ------
+    TypeError
+        The info is no mapping, or the actions are of another kind.
+    ValueError
+        The info lacks an entry, or it has another shape.
+    """
+
+    def rows(name: str, *trailing: int | None) -> Tensor:
+        x = entry(info, name)
+        if len(x) < len(valid) or not _fits(x.shape[1:], trailing):
+            expected = ", ".join("A" if n is None else str(n) for n in ("n_seq", *trailing))
+            raise ValueError(
+                f"`{name}` must be (n_seq, B, ...) = ({expected}), with n_seq >= {len(valid)}; got {tuple(x.shape)}. "
+                f"Does a dimension of one want `.squeeze(-1)`?"
+            )
+        # what is masked is what goes in: then no gradient goes into rows that never happened, whatever they hold
+        x = x[: len(valid)]
+        x = x.masked_fill(~masked.like(valid, x), 0)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    policy: Distribution
+    if isinstance(act, Tensor) and act.dtype == torch.int64 and act.ndim == 2:
+        policy = Categorical(logits=rows("logits", *act.shape[1:], None), validate_args=False)
+    elif isinstance(act, Tensor) and act.is_floating_point():
+        mean, log_std = rows("mean", *act.shape[1:]), rows("log_std", *act.shape[1:])
+        policy = Independent(Normal(mean, log_std.exp(), validate_args=False), act.ndim - 2, validate_args=False)
+    else:
+        got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
+        raise TypeError(
+            f"The actions must be those of a single Discrete space, int64 (T, B), or of a single Box, float; got "
+            f"{got}. A loss of your own for others is made of `rlplay.algo.unroll`, `transitions` and `returns`."
+        )
+    log_p = policy.log_prob(act.masked_fill(~masked.like(valid, act), 0))
+    return Reaction(log_p, policy.entropy(), rows("value", *valid.shape[1:]))
+
+
+def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
+    return len(shape) == len(expected) and all(n in (m, None) for n, m in zip(expected, shape, strict=True))
+
+
+def valued(fragment: Fragment, info: Nested, final: Nested, *, gamma: float) -> Transitions:
+    """Make transitions of a fragment by the values that an info has.
+
+    Parameters
+    ----------
+    fragment : Fragment
+        See :func:`rlplay.algo.transitions`.
+    info, final : mapping of float tensors
+        ``"value"`` is float ``(1+T, B)`` in the one, ``(K,)`` in the other (unless the fragment has no ``final``).
+    gamma : float in [0, 1]
+        The discount.
+
+    Returns
+    -------
+    Transitions
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such entry, or it has another shape.
+    """
+    last = entry(final, "value") if isinstance(fragment.env.final, Final) else ()
+    return transitions(fragment, entry(info, "value"), last, gamma=gamma)
+
+
+def objective(
+    now: Reaction, gain: Tensor, target: Tensor, valid: Tensor, *, value_weight: float, entropy_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Put the terms together: minus the policy's gain, the critic's squared error, minus the entropy.
+
+    Parameters
+    ----------
+    now : Reaction
+        The current actor's, with gradients.
+    gain : float tensor, ``(T, B)``
+        What the policy is to raise, with gradients to it.
+    target : float tensor, ``(T, B)``
+        What the critic should have said, without gradients.
+    valid : bool tensor, ``(T, B)``
+        Over which transitions means are taken.
+    value_weight, entropy_weight : float
+        How much the terms count.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+    info : dict of float tensors, ``()``
+        Detached: ``policy_loss``, ``value_loss``, ``entropy``, and the mean ``value``.
+    """
+    policy_loss = -masked.mean(gain, valid)
+    value_loss = masked.mean((target - now.value).square(), valid)
+    entropy = masked.mean(now.entropy, valid)
+    loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
+    terms = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    terms["value"] = masked.mean(now.value, valid)
+    return loss, {name: term.detach() for name, term in terms.items()}
+
+
+def entry(info: Nested, name: str) -> Tensor:
+    """Take an entry out of an actor's info.
+
+    Raises
+    ------
+    TypeError
+        The info is no mapping.
+    ValueError
+        It has no such entry.
+    """
+    if not isinstance(info, Mapping):
+        raise TypeError(
+            f"The actor's info must be a mapping from names to tensors, among them {name!r}; got "
+            f"{type(info).__name__}. Return `act, hx, {{{name!r}: ..., ...}}` from its `forward`."
+        )
+    if name not in info:
+        raise ValueError(f"The actor's info lacks {name!r}; it has {sorted(info)}.")
+    x: Tensor = info[name]
+    return x

@@ -1,0 +1,209 @@
+"""Deep Q-learning over fragments (with recurrent networks, too) and over batches from a replay buffer.
+
+Mnih et al. (2015), "Human-level control through deep reinforcement learning", and with ``double=True`` van Hasselt et
+al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
+
+The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
+``Discrete`` space. :mod:`rlplay.zoo` has such networks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import nested
+from ..engine import BaseActorModule, Final, Fragment, State
+from ..nested import Nested
+from ..replay import Batch
+from . import masked
+from .actor_critic import entry
+from .returns import multistep
+from .transitions import blank_padding, taken, transitions
+from .unroll import react, unroll
+
+__all__ = ["loss", "replayed"]
+
+
+def loss(
+    fragment: Fragment,
+    actor: BaseActorModule,
+    *,
+    gamma: float,
+    target: BaseActorModule | None = None,
+    n_lookahead: int | None = 1,
+    double: bool = True,
+    huber: float | None = 1.0,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the Q-learning loss of a fragment, to be minimised.
+
+    ::
+
+        loss = mean(w_t l(y_t - Q(s_t, a_t)))
+        y_t = r_{t+1} + gamma r_{t+2} + ... + gamma^n V(s_{t+n})
+        V(s) = Q'(s, argmax_a Q(s, a))      double
+             = max_a Q'(s, a)               not double
+
+    where ``Q'`` is the target network, and ``l`` is Huber's loss or half the square. Targets are constants. Means are
+    over the valid transitions. Where a time limit cut an episode, its return is bootstrapped from its last state if the
+    fragment has ``final`` (see :func:`rlplay.algo.transitions`). Near the end of the fragment fewer steps are looked
+    ahead, as there are no more. More than one step is not corrected for actions that a greedy policy would not take.
+
+    Parameters
+    ----------
+    fragment : Fragment
+        On the actor's device. Its actions are those of a single ``Discrete`` space: int64 ``(1+T, B)``, from 0.
+    actor : BaseActorModule
+        Its info must have ``"q"``, float ``(n_seq, B, A)``. It is unrolled over the fragment, with gradients.
+    gamma : float in [0, 1]
+        The discount.
+    target : BaseActorModule, optional
+        The target network; its recurrent state, if any, starts from ``fragment.hx`` as well. ``None``: the actor.
+    n_lookahead : int >= 1, or None
+        How many rewards to take from the fragment; ``None``: all.
+    double : bool
+        Whether the actor chooses the actions that the target network evaluates.
+    huber : float > 0, or None
+        Where Huber's loss goes over from half the square to a slope of ``huber``. ``None``: half the square throughout.
+    weight : float tensor, optional
+        Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: one.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters.
+    info : dict of float tensors
+        Detached, on the device: ``td_error``, ``(T, B)``, that is ``y_t - Q(s_t, a_t)``, zero where not valid; and the
+        means ``q`` and ``target``, ``()``. The host is not made to wait, but for a recurrent actor
+        (:func:`rlplay.algo.unroll`).
+
+    Raises
+    ------
+    TypeError
+        An info is no mapping, or the actions are of another kind.
+    ValueError
+        An info has no ``"q"``, or of another shape; a number is out of range.
+    """
+    _check_huber(huber)
+    if n_lookahead is not None and n_lookahead < 1:
+        raise ValueError(f"`n_lookahead` must be a number of steps >= 1, or None for all; got {n_lookahead}.")
+    fragment, valid = blank_padding(fragment), fragment.env.valid
+    ended = isinstance(fragment.env.final, Final)
+    info, _, final = unroll(fragment, actor)
+    q = _values(info, fragment.state.act)
+    with torch.no_grad():
+        info_, _, final_ = (info, None, final) if target is None else unroll(fragment, target)
+        value = _greedy(info, info_, double)
+        x = transitions(fragment, value, _greedy(final, final_, double) if ended else (), gamma=gamma)
+        y = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
+
+    q = q[:-1].masked_fill(~valid.unsqueeze(-1), 0)
+    act = taken(fragment).masked_fill(~valid, 0).unsqueeze(-1)
+    chosen = q.gather(-1, act).squeeze(-1)
+    errors = _errors(chosen, y, huber)
+    total = masked.mean(errors if weight is None else errors * weight, valid)
+    return total, {
+        "td_error": (y - chosen).detach(),
+        "q": masked.mean(chosen.detach(), valid),
+        "target": masked.mean(y, valid),
+    }
+
+
+def replayed(
+    batch: Batch,
+    actor: BaseActorModule,
+    *,
+    target: BaseActorModule | None = None,
+    double: bool = True,
+    huber: float | None = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the Q-learning loss of transitions from a replay buffer, to be minimised.
+
+    ::
+
+        loss = mean(w_i l(y_i - Q(s_i, a_i))),    y_i = rew_i + discount_i V(next_i)
+
+    with ``V`` and ``l`` as for :func:`loss`. Discount, looking ahead and ends of episodes are in the batch already.
+
+    Parameters
+    ----------
+    batch : rlplay.replay.Batch
+        ``N`` transitions, on the actor's device.
+    actor, target : BaseActorModule
+        As for :func:`loss`, but without recurrent state (for one with, sample sequences and use :func:`loss`).
+    double, huber
+        As for :func:`loss`.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters.
+    info : dict of float tensors
+        Detached, on the device: ``td_error``, ``(N,)``, whose magnitude is for ``buffer.update(batch.ids, ...)``; and the
+        means ``q`` and ``target``, ``()``. The host is not made to wait.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`loss`.
+    """
+    _check_huber(huber)
+    q = _values(_asked(actor, batch.state), batch.act)
+    with torch.no_grad():
+        info = _asked(actor, batch.next) if double or target is None else ()
+        value = _greedy(info, info if target is None else _asked(target, batch.next), double)
+        y = batch.rew + torch.where(batch.discount == 0, 0, batch.discount * value)
+
+    chosen = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
+    total = (_errors(chosen, y, huber) * batch.weight).mean()
+    return total, {
+        "td_error": (y - chosen).detach().squeeze(0),
+        "q": chosen.detach().mean(),
+        "target": y.mean(),
+    }
+
+
+def _values(info: Nested, act: Nested) -> Tensor:
+    """Read the values of the actions, or say what is amiss."""
+    if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.ndim != 2:
+        got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
+        raise TypeError(f"Q-learning is for the actions of a single Discrete space, int64 (n_seq, B); got {got}.")
+    q = entry(info, "q")
+    if q.ndim != 3 or q.shape[:2] != act.shape:
+        raise ValueError(f"`q` must be (n_seq, B, A) = {(*act.shape, 'A')}, got {tuple(q.shape)}.")
+    return q.to(torch.promote_types(q.dtype, torch.float32))
+
+
+def _greedy(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
+    """Compute the values of states: by one network of the actions that another, or the same, would take there."""
+    q = entry(evaluated_by, "q").detach()
+    if not double:
+        return q.amax(-1)
+    best = entry(chosen_by, "q").detach().argmax(-1, keepdim=True)
+    return q.gather(-1, best).squeeze(-1)
+
+
+def _errors(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
+    """Compute Huber's loss, or half the square, of each error."""
+    y = y.to(q.dtype)
+    if huber is None:
+        return F.mse_loss(q, y, reduction="none") / 2
+    return F.huber_loss(q, y, reduction="none", delta=huber)
+
+
+def _asked(actor: BaseActorModule, state: State) -> Nested:
+    """Let an actor without recurrent state react to the states of a batch."""
+    info, hx = react(actor, state, None)
+    if nested.leaves(hx):
+        raise ValueError(
+            f"{type(actor).__qualname__} has a recurrent state, of which single transitions know nothing: sample "
+            f"sequences, and use `dqn.loss` on their fragment."
+        )
+    return info
+
+
+def _check_huber(huber: float | None) -> None:
+    if huber is not None and not huber > 0:
+        raise ValueError(f"`huber` must be a number > 0, or None for half the square; got {huber!r}.")

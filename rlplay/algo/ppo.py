@@ -1,0 +1,207 @@
+"""Proximal policy optimisation: several epochs over each fragment, while the policy stays near the one that acted.
+
+Schulman et al. (2017), "Proximal Policy Optimization Algorithms", eq. 7 and algorithm 1, with GAE. What the behaviour
+policy said of the fragment stands in ``fragment.actor``. Advantages and old probabilities are made of that, so they are
+the same in all epochs, and right whatever the feed's ``lag``. The critic's error is not clipped, as in the paper.
+
+One loop over the fragments, one over the minibatches::
+
+    for fragment in feed:
+        for loss, info in ppo.losses(fragment, actor, gamma=0.99, n_epochs=4, n_minibatches=4):
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import nested
+from ..engine import BaseActorModule, Final, Fragment
+from ..nested import Nested
+from . import masked
+from .actor_critic import objective, reaction, valued
+from .returns import gae
+from .transitions import blank_padding, taken
+from .unroll import unroll
+
+__all__ = ["loss", "losses"]
+
+
+class _Batch(NamedTuple):
+    """What is learnt from, without gradients. Minibatches are cut from the second dimension of every leaf."""
+
+    fragment: Fragment
+    """What the actor is shown."""
+    act: Nested
+    """``(T, B, ...)``: the actions that were carried out."""
+    log_p: Tensor
+    """Float ``(T, B)``: what the behaviour policy said of them."""
+    advantage: Tensor
+    """Float ``(T, B)``."""
+    target: Tensor
+    """Float ``(T, B)``: what the critic should say."""
+    valid: Tensor
+    """Bool ``(T, B)``."""
+
+
+def loss(
+    fragment: Fragment,
+    actor: BaseActorModule,
+    *,
+    gamma: float,
+    C: float = 0.95,
+    clip: float = 0.2,
+    value_weight: float = 0.5,
+    entropy_weight: float = 0.01,
+    normalise: bool = True,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the clipped loss of a whole fragment, to be minimised.
+
+    ::
+
+        loss = mean(-min(w_t A_t, clamp(w_t, 1 - clip, 1 + clip) A_t))
+             + value_weight mean((A_t + V_t - V(s_t))^2) - entropy_weight mean(H_t)
+
+    where ``w_t = pi(a_t | s_t) / mu(a_t | s_t)``, and ``A_t`` and ``V_t`` are of the behaviour policy ``mu`` and its
+    critic, constants. Means are over the valid transitions. Where a time limit cut an episode, its return is
+    bootstrapped from its last state if the fragment has ``final`` (see :func:`rlplay.algo.transitions`).
+
+    Parameters
+    ----------
+    fragment : Fragment
+        On the actor's device. Its actions are those of a single ``Discrete`` space or of a single ``Box``, and its info
+        (``fragment.actor``) is that of an actor-critic.
+    actor : BaseActorModule
+        Its info must be that of an actor-critic, see :mod:`rlplay.algo.actor_critic`. It is unrolled over the fragment,
+        with gradients.
+    gamma : float in [0, 1]
+        The discount.
+    C : float in [0, 1]
+        GAE's lambda.
+    clip : float > 0
+        How far from one the ratio ``w_t`` may go before there is nothing more to be gained.
+    value_weight, entropy_weight : float
+        How much the critic's error and the policy's entropy (in nats) count.
+    normalise : bool
+        Whether to bring the advantages of the fragment to mean zero and deviation one. The value targets stay.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters.
+    info : dict of float tensors, ``()``
+        Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value``, ``kl`` (an
+        estimate of the divergence of ``pi`` from ``mu``, in nats, never negative) and ``clipped`` (the share of ratios
+        outside of the bounds). The host is not made to wait, but for a recurrent actor (:func:`rlplay.algo.unroll`).
+
+    Raises
+    ------
+    TypeError
+        An info is no mapping, or the actions are of another kind.
+    ValueError
+        An info lacks an entry, or it has another shape; a number is out of range.
+    """
+    _check_clip(clip)
+    batch = _prepared(fragment, gamma=gamma, C=C, normalise=normalise)
+    return _loss(batch, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
+
+
+def losses(
+    fragment: Fragment,
+    actor: BaseActorModule,
+    *,
+    gamma: float,
+    C: float = 0.95,
+    clip: float = 0.2,
+    n_epochs: int = 4,
+    n_minibatches: int = 4,
+    value_weight: float = 0.5,
+    entropy_weight: float = 0.01,
+    normalise: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Go over a fragment several times, in random minibatches; yield what :func:`loss` returns for each.
+
+    Each is computed when it is asked for, with the weights that the actor has then. Minibatches are made of single
+    transitions if the actor has no recurrent state, and of whole columns if it has one. (Those that are not valid are
+    among them and count for nothing, so that a minibatch of a sticky fragment may be somewhat smaller.)
+
+    Parameters
+    ----------
+    fragment, actor, gamma, C, clip, value_weight, entropy_weight, normalise
+        As for :func:`loss`. Advantages are normalised over the whole fragment.
+    n_epochs : int
+        How often to go over the fragment.
+    n_minibatches : int
+        Into how many parts, equal up to one, the ``T B`` transitions are divided, or the ``B`` columns.
+    generator : torch.Generator, optional
+        On the fragment's device: draws the minibatches. ``None``: torch's global one.
+
+    Yields
+    ------
+    loss, info
+        ``n_epochs n_minibatches`` times. To stop early, leave the loop.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`loss`, at the call; or more minibatches than there is to be divided.
+    """
+    _check_clip(clip)
+    batch = _prepared(fragment, gamma=gamma, C=C, normalise=normalise)
+    if not nested.leaves(fragment.hx):
+        batch = nested.map(lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch)  # each transition a column
+    n_columns, unit = batch.valid.shape[1], "columns" if nested.leaves(fragment.hx) else "transitions"
+    if not (n_epochs >= 0 and 1 <= n_minibatches <= n_columns):
+        raise ValueError(
+            f"`n_minibatches` must be from 1 to the fragment's {n_columns} {unit}, and `n_epochs` at least 0; got "
+            f"{n_minibatches} and {n_epochs}."
+        )
+
+    def minibatches() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for _ in range(n_epochs):
+            order = torch.randperm(n_columns, generator=generator, device=batch.valid.device)
+            for chosen in order.tensor_split(n_minibatches):
+                part = nested.map(lambda x, chosen=chosen: x[:, chosen], batch)
+                yield _loss(part, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
+
+    return minibatches()
+
+
+def _prepared(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> _Batch:
+    """Note what the behaviour policy said of the fragment, and make advantages and targets of it."""
+    final = fragment.env.final.actor if isinstance(fragment.env.final, Final) else ()
+    x = valued(fragment, fragment.actor, final, gamma=gamma)
+    act = taken(fragment)
+    then = reaction(fragment.actor, act, x.valid)
+    advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
+    scaled = masked.normalised(advantage, x.valid) if normalise else advantage
+    # the last states have been made use of
+    shown = blank_padding(fragment)._replace(actor=(), env=fragment.env._replace(info={}, final=()))
+    return _Batch(shown, act, then.log_p, scaled, advantage + x.val, x.valid)
+
+
+def _loss(
+    batch: _Batch, actor: BaseActorModule, *, clip: float, value_weight: float, entropy_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    now = reaction(unroll(batch.fragment, actor).info, batch.act, batch.valid)
+    omega = now.log_p - batch.log_p
+    ratio = omega.exp()
+    gain = torch.minimum(ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage)
+
+    weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
+    loss, terms = objective(now, gain, batch.target, batch.valid, **weights)
+    with torch.no_grad():
+        more = {"kl": ratio - 1 - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
+        return loss, terms | {name: masked.mean(y, batch.valid) for name, y in more.items()}
+
+
+def _check_clip(clip: float) -> None:
+    if not clip > 0:
+        raise ValueError(f"`clip` must be a number > 0, got {clip!r}.")

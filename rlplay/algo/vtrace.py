@@ -1,0 +1,90 @@
+"""V-trace actor-critic: learning from fragments that a somewhat older policy has collected.
+
+Espeholt et al. (2018), "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures",
+section 4. The behaviour policy ``mu`` is the one that collected the fragment, and stands in ``fragment.actor``; the
+target policy ``pi`` is the current actor. They differ by the feed's ``lag``, or by the fragment's age in a buffer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..engine import BaseActorModule, Fragment
+from . import masked, returns
+from .actor_critic import objective, reaction, valued
+from .transitions import blank_padding, taken
+from .unroll import unroll
+
+__all__ = ["loss"]
+
+
+def loss(
+    fragment: Fragment,
+    actor: BaseActorModule,
+    *,
+    gamma: float,
+    r_bar: float | None = 1.0,
+    c_bar: float | None = 1.0,
+    value_weight: float = 0.5,
+    entropy_weight: float = 0.01,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the off-policy actor-critic loss of a fragment, to be minimised.
+
+    ::
+
+        loss = mean(-log pi(a_t | s_t) rho_t A_t) + value_weight mean((v_t - V(s_t))^2) - entropy_weight mean(H_t)
+        A_t = r_{t+1} + gamma v_{t+1} - V(s_t)
+
+    where ``v_t`` are the V-trace targets (eq. 1) and ``rho_t = min(pi / mu, r_bar)``. All but ``log pi``, ``V`` and the
+    entropies are constants. Means are over the valid transitions. Where a time limit cut an episode, its return is
+    bootstrapped from its last state if the fragment has ``final`` (see :func:`rlplay.algo.transitions`).
+
+    Parameters
+    ----------
+    fragment : Fragment
+        On the actor's device. Its actions are those of a single ``Discrete`` space or of a single ``Box``, and its info
+        (``fragment.actor``) has the parameters of ``mu``.
+    actor : BaseActorModule
+        Its info must be that of an actor-critic, see :mod:`rlplay.algo.actor_critic`. It is unrolled over the fragment,
+        with gradients.
+    gamma : float in [0, 1]
+        The discount.
+    r_bar, c_bar : float >= 0, or None
+        Where importance weights are clipped, in the temporal differences and in the traces. ``r_bar`` decides to which
+        policy's values the critic converges (infinite: that of ``pi``), ``c_bar`` only how fast. ``None``: not at all.
+    value_weight, entropy_weight : float
+        How much the critic's error and the policy's entropy (in nats) count.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters.
+    info : dict of float tensors, ``()``
+        Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value``, ``advantage``
+        (``A_t``), ``rho`` (after clipping) and ``kl`` (an estimate of the divergence of ``pi`` from ``mu``, in nats).
+
+    Raises
+    ------
+    TypeError
+        An info is no mapping, or the actions are of another kind.
+    ValueError
+        An info lacks an entry, or it has another shape; a number is out of range.
+    """
+    info, _, final = unroll(blank_padding(fragment), actor)
+    act, valid = taken(fragment), fragment.env.valid
+    now, then = reaction(info, act, valid), reaction(fragment.actor, act, valid)
+    omega = (now.log_p - then.log_p).detach()
+
+    x = valued(fragment, info, final, gamma=gamma)
+    bars = {"r_bar": r_bar, "c_bar": c_bar}
+    v = returns.vtrace(x.rew, x.fin, x.val, omega, gamma=gamma, bootstrap=x.bootstrap, **bars)
+    ahead = returns.multistep(x.rew, x.fin, v, gamma=gamma, n_lookahead=1, bootstrap=x.bootstrap)
+    rho = omega.exp().clamp(max=math.inf if r_bar is None else r_bar)
+    advantage = ahead - x.val
+
+    weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
+    loss, terms = objective(now, now.log_p * rho * advantage, v, valid, **weights)
+    more = {"advantage": advantage, "rho": rho, "kl": -omega}
+    return loss, terms | {name: masked.mean(y, valid) for name, y in more.items()}
