@@ -7,7 +7,7 @@ import pytest
 import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-LOOP, ACTOR = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOOP, ACTOR, REPLAY = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def loss_of(fragment, actor):
@@ -27,6 +27,11 @@ def test_the_loop_of_the_readme_runs_word_for_word(library, engine):
     assert names["fragment"].state.obs.shape == (121, 8, 4)
     assert names["feed"].steps == 100 * 120 * 8
     names["feed"].close()
+
+    if engine == "threaded":
+        exec(REPLAY, names)
+        assert len(names["buffer"]) == 20 * 32 * 8
+        names["feed"].close()
 
 
 def test_the_links_of_the_readme_lead_somewhere():
