@@ -29,6 +29,7 @@ first_seed_always = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, mar
 def descend(optim, loss):
     optim.zero_grad()
     loss.backward()
+    nn.utils.clip_grad_norm_(optim.param_groups[0]["params"], 10.0)
     optim.step()
 
 
@@ -171,17 +172,17 @@ def test_cartpole_by_prioritized_replay(seed):
     actor = QNetwork(Duelling(value, advantage), epsilon=1.0)
     target, draws = copy.deepcopy(actor), torch.Generator().manual_seed(seed)
     buffer = Prioritized(50_000)
-    optim = torch.optim.Adam(actor.parameters(), lr=2e-3)
-    decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.5, total_iters=200)
+    optim = torch.optim.Adam(actor.parameters(), lr=1e-3)
+    decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=250)
     returns = []
     with threaded.rollout([gym.make("CartPole-v1") for _ in range(8)], actor, 32, seed=seed, final=True) as feed:
         for k, fragment in zip(range(400), feed, strict=False):
             buffer.commit(fragment)
             target.load_state_dict(actor.state_dict())
-            done = min(1.0, k / 200)
+            done = min(1.0, k / 250)
             actor.epsilon.fill_(max(0.02, 1 - 5 * done))
             for _ in range(64):
-                batch = buffer.sample(128, n_steps=3, gamma=0.99, beta=0.4 + 0.6 * done, generator=draws)
+                batch = buffer.sample(128, n_steps=10, gamma=0.99, beta=0.4 + 0.6 * done, generator=draws)
                 loss, info = dqn.replayed(batch, actor, target=target)
                 descend(optim, loss)
                 buffer.update(batch.ids, info["td_error"].abs())
