@@ -39,6 +39,8 @@ class Group:
 
     Attributes
     ----------
+    number : int
+        Its place among the groups.
     columns : slice
         The environments, out of all.
     hx : nested tensors, ``(L, b, ...)``
@@ -49,7 +51,7 @@ class Group:
 
     def __init__(self, index: int, columns: slice, seed: int, device: torch.device) -> None:
         """Seed the generators: by keys of two numbers, where environments have keys of one."""
-        self.columns = columns
+        self.number, self.columns = index, columns
         self.hx: Nested = ()
         self.acting, self.looking = (
             torch.Generator(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(index, use))))

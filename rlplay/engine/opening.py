@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from .ambient import Ambient
-from .behaviour import Behaviour
-from .collect import Faces
+from .behaviour import Behaviour, split
 from .core import BaseActorModule
+from .crew import Alone, Crew, Faces
 from .driver import Background, Driver, Inline, noting
 from .environment import Environments, is_factory, is_vector
 from .feed import Feed
@@ -64,8 +64,11 @@ def open_feed(
     at_least("groups", groups, 1)
     if compile:
         raise NotImplementedError("`compile=True` is not built yet: leave it out.")
-    plan = Plan(n_steps, groups, seed_of(seed), sticky, final, Entries(info))
     sources = listed(envs)
+    n_envs = int(envs.num_envs) if is_vector(envs) else len(sources)
+    if groups > n_envs:
+        raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {groups}.")
+    plan = Plan(n_steps, split(n_envs, groups), seed_of(seed), sticky, final, Entries(info))
     if sticky and is_vector(envs):
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
     lane = lane_between(device, actor_device, home_of(actor))
@@ -93,7 +96,10 @@ def open_feed(
 
 
 def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate) -> Collector:
-    return Collector(lambda: faces(envs, plan.seed, plan.entries, progress), behaviour, lane, plan, progress, gate)
+    def crew() -> Crew:
+        return Alone(faces(envs, plan.seed, plan.entries, progress), plan.groups)
+
+    return Collector(crew, behaviour, lane, plan, progress, gate)
 
 
 def faces(envs: Any, seed: int, entries: Entries, progress: Progress, *, once: bool = False) -> Faces:

@@ -12,14 +12,15 @@ from ... import nested
 from ...nested import Nested
 from ..ambient import Ambient
 from ..behaviour import Behaviour, Group
-from ..collect import Faces
 from ..core import BaseActorModule
+from ..crew import Faces
 from ..driver import noting
 from ..environment import is_vector
 from ..info import Entries
 from ..inspection import SLOW_RESET
 from ..opening import at_least, claim, faces, home_of, listed, seed_of
-from ..storage import Array, Slot, fields_to_leaves, state_layout
+from ..rows import Array
+from ..storage import Slot, fields_to_leaves, state_layout
 from ..trace import Progress, note
 from ..transfer import Place, lane_between
 
