@@ -206,7 +206,11 @@ class Background(Driver):
         self._give_notice()
         if self._thread is threading.current_thread():
             return []  # a finalizer that happened to run there; the thread ends by itself
-        self._thread.join(_PATIENCE)
+        self._thread.join(0 if self.stalled and self._gate.hurry else _PATIENCE)
+        if self._thread.is_alive():
+            for give_up in self._gate.hurry:
+                give_up()
+            self._thread.join(_PATIENCE)
         if self._thread.is_alive():
             return [self._left_behind()]
         self.ended = True

@@ -107,6 +107,8 @@ class Gate:
         self._change = threading.Condition()
         self._moving = False
         self._holders: list[int] = []
+        self.hurry: list[Callable[[], None]] = []
+        """What makes a collector that is stuck give up, if anything does. Called from another thread."""
 
     def enter(self) -> None:
         """Set out, as soon as nobody objects. Raises :class:`Closed`."""

@@ -26,6 +26,7 @@ from .info import Entries
 from .inspection import SLOW_RESET
 from .mend import mend_gym
 from .schedule import Collector, Plan
+from .team import Team, shares
 from .trace import Progress, note
 from .transfer import Lane, lane_between
 from .vector import VectorEnvironment
@@ -53,6 +54,8 @@ def open_feed(
     final: bool,
     info: Info,
     compile: bool,
+    workers: int = 0,
+    worker: str = "process",
     background: Mapping[str, float] | None,
 ) -> Feed:
     """Check everything, reset the environments once, copy the actor, let it react once: and nothing more.
@@ -68,6 +71,7 @@ def open_feed(
     n_envs = int(envs.num_envs) if is_vector(envs) else len(sources)
     if groups > n_envs:
         raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {groups}.")
+    _check_workers(workers, worker, envs, sources)
     plan = Plan(n_steps, split(n_envs, groups), seed_of(seed), sticky, final, Entries(info))
     if sticky and is_vector(envs):
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
@@ -76,7 +80,9 @@ def open_feed(
         behaviour = Behaviour(actor, lane)
         claim(sources, stacklevel=4)
         progress = Progress()
-        make = partial(_collector, envs if is_vector(envs) else sources, behaviour, lane, plan, progress)
+        make = partial(
+            _collector, envs if is_vector(envs) else sources, workers, worker, behaviour, lane, plan, progress
+        )
         driver: Driver
         driver = Inline(make, progress) if background is None else Background(make, progress, **background)
         try:
@@ -95,9 +101,44 @@ def open_feed(
     return feed
 
 
-def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate) -> Collector:
+def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any]) -> None:
+    """See that there can be so many workers of this kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If not.
+    """
+    at_least("workers", workers, 0)
+    if worker not in ("process", "thread"):
+        raise ValueError(f"`worker` must be 'process' or 'thread', got {worker!r}.")
+    if workers and is_vector(envs):
+        raise ValueError("`workers` are for a list of environments: a vector environment steps its parts by itself.")
+    if workers > len(sources):
+        raise ValueError(f"`workers` must be at most the number of environments, {len(sources)}, got {workers}.")
+    instances = [j for j, source in enumerate(sources) if not is_factory(source)]
+    if workers and worker == "process" and instances:
+        raise TypeError(
+            f"worker processes make their own environments: `envs[{instances[0]}]` is an instance; pass factories "
+            "instead, such as `[lambda: gym.make(name)] * n`, or use `worker='thread'`."
+        )
+
+
+def _collector(
+    envs: Any,
+    workers: int,
+    worker: str,
+    behaviour: Behaviour,
+    lane: Lane,
+    plan: Plan,
+    progress: Progress,
+    gate: Gate,
+) -> Collector:
     def crew() -> Crew:
-        return Alone(faces(envs, plan.seed, plan.entries, progress), plan.groups)
+        if not workers:
+            return Alone(faces(envs, plan.seed, plan.entries, progress), plan.groups)
+        dealt = shares(envs, seeds_of(plan.seed, len(envs)), plan.groups, split(len(envs), workers))
+        return Team(dealt, plan.entries, plan.groups, worker, progress, gate.hurry)
 
     return Collector(crew, behaviour, lane, plan, progress, gate)
 

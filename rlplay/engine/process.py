@@ -152,6 +152,15 @@ class Child:
                 return f"{self.name} (process {self.pid}) was killed by {signal.Signals(-code).name}"
         return f"{self.name} (process {self.pid}) has ended with exit code {code}"
 
+    def last_words(self, patience: float) -> list[str]:
+        """Wait for what the process has to say in the end; nothing, if it does not say it in time."""
+        ready, _, _ = select.select([self.link], [], [], max(0.0, patience))
+        with suppress(Gone):
+            if ready:
+                words: list[str] = self.link.receive()[0]
+                return words
+        return []
+
     def kill(self) -> None:
         """Kill the process. Whoever waits for it finds it :class:`Gone`. Safe in any thread."""
         with suppress(OSError):

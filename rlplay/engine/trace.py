@@ -5,7 +5,8 @@ Knows nothing else.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 __all__ = ["CollectorTime", "LearnerTime", "Progress", "Stats", "note"]
 
@@ -22,7 +23,7 @@ class Progress:
     which is enough to tell whether anything moves.
     """
 
-    __slots__ = ("doing", "env", "fragment", "inference", "row", "stepping", "transfer", "waiting")
+    __slots__ = ("busy", "doing", "env", "fragment", "inference", "row", "stepping", "transfer", "waiting")
 
     def __init__(self) -> None:
         self.doing = "starting"
@@ -33,13 +34,19 @@ class Progress:
         """The row of the fragment that is reacted to."""
         self.fragment = 0
         """The number of the fragment that is being collected."""
+        self.busy: Sequence[tuple[str, Progress]] = ()
+        """The workers that are under way, and where each of them stands."""
         self.stepping = self.inference = self.transfer = self.waiting = 0.0
 
-    def moment(self) -> tuple[str, int, int, int]:
+    def moment(self) -> tuple[Any, ...]:
         """Return something that differs as soon as there is progress."""
-        return self.doing, self.env, self.row, self.fragment
+        workers = [(name, progress.doing, progress.env) for name, progress in self.busy]
+        return self.doing, self.env, self.row, self.fragment, workers
 
     def __str__(self) -> str:
+        if self.doing.startswith("env.") and self.busy:
+            where = "; ".join(f"{name}: environment {at.env}, in {at.doing}" for name, at in self.busy)
+            return f"{where}, at step {self.row} of fragment {self.fragment}"
         if self.doing.startswith("env."):
             who = "the vector environment" if self.env < 0 else f"environment {self.env}"
             return f"{who}, in {self.doing}, at step {self.row} of fragment {self.fragment}"

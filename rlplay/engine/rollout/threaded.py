@@ -89,8 +89,6 @@ def rollout(
         At the call, if anything is not as described: environments whose spaces differ or whose observations do not
         fit, an actor whose answers do not, numbers out of range, a device that is not there.
     """
-    if workers or worker != "process":
-        raise NotImplementedError("`workers` and `worker` are not built yet: leave them out.")
     for name, seconds in (("timeout", timeout), ("start_timeout", start_timeout)):
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(
@@ -98,6 +96,6 @@ def rollout(
             )
     return open_feed(
         envs, actor, n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups,
-        seed=seed, final=final, info=info, compile=compile,
+        seed=seed, final=final, info=info, compile=compile, workers=workers, worker=worker,
         background={"timeout": timeout, "start_timeout": start_timeout},
     )  # fmt: skip

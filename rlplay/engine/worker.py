@@ -1,0 +1,201 @@
+"""What a worker does: it keeps some of the environments, and steps a part of them when it is told to.
+
+Runs in a worker's process or thread. Neither torch nor threads here, so that a process need not load torch.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..nested import Nested
+from .crew import SlotViews, Step
+from .environment import Environments
+from .info import Entries
+from .process import Gone, Link, map_memory, packed
+from .rows import Array, Cuts, Episode, Marks, Row, read
+from .trace import Progress
+
+__all__ = ["CLOSE", "COMMAND", "DONE", "FAILED", "STEP", "Board", "Errand", "Kept", "Portrait", "Share", "serve"]
+
+COMMAND = struct.Struct("<BBBBHxxI")
+"""What to do, for which of the worker's shares, ``final``, ``sticky``, the slot, the step."""
+CLOSE, STEP = range(2)
+DONE, FAILED = b"\0", b"\1"
+
+
+class Share(NamedTuple):
+    """Environments that step together: consecutive ones, of one group and one worker."""
+
+    columns: slice
+    sources: Sequence[Any]
+    seeds: Sequence[int]
+
+
+class Errand(NamedTuple):
+    """What a worker process is told at first."""
+
+    number: int
+    shares: list[Share]
+    entries: Entries
+    n_workers: int
+    n_envs: int
+
+
+class Portrait(NamedTuple):
+    """What the environments of a share look like."""
+
+    obs: Nested
+    act: Nested
+    spaces: tuple[Any, Any]
+
+
+class Kept:
+    """The environments of a share, where they are kept."""
+
+    def __init__(self, share: Share, entries: Entries, progress: Progress) -> None:
+        """Make and reset them, in the worker."""
+        self._columns = share.columns
+        self.faces = Environments(share.sources, share.seeds, entries, progress, first=share.columns.start)
+        self.portrait = Portrait(self.faces.obs, self.faces.act, self.faces.spaces)
+        self._progress = progress
+        self._slots: list[tuple[list[Row], list[Marks], Row]] = []
+
+    def settle_in(self, slots: Sequence[tuple[list[Row], list[Marks], Row]]) -> None:
+        """Get to know the slots, and write this share of the very first row of the first."""
+        part = self._columns
+        for rows, marks, last in slots:
+            views = [row.part(part) for row in rows], [mark.part(part) for mark in marks], last.part(part)
+            self._slots.append(views)
+        self.faces.begin(self._slots[0][0][0])
+
+    def step(self, step: Step) -> tuple[list[int], list[Episode]]:
+        """Make a step; return whose episode ended with it, and these."""
+        rows, marks, last = self._slots[step.slot]
+        if not step.t:
+            self.faces.release()
+        self._progress.row, self._progress.doing = step.t, "env.step"
+        now, then = rows[step.t : step.t + 2]
+        ended = self.faces.step(now, then, marks[step.t], last if step.final else None, sticky=step.sticky)
+        episodes, self.faces.episodes = self.faces.episodes, []
+        return [self._columns.start + j for j in ended], episodes
+
+
+class Board:
+    """Shared memory of all worker processes: where each one stands, and what the last episode of each environment was.
+
+    A worker writes, and has written before its answer is read; only where it stands is looked at in between.
+    """
+
+    def __init__(self, memory: Array, n_workers: int, n_envs: int) -> None:
+        """Lay it out."""
+        words = memory[: self.size(n_workers, n_envs)].view(np.int64)
+        self.places = words[: 2 * n_workers].reshape(n_workers, 2)
+        self.length = words[2 * n_workers :][:n_envs]
+        self.ret = words[2 * n_workers + n_envs :][:n_envs].view(np.float64)
+
+    @staticmethod
+    def size(n_workers: int, n_envs: int) -> int:
+        """How many bytes it takes."""
+        return 8 * (2 * n_workers + 2 * n_envs)
+
+    def progress(self, number: int) -> Progress:
+        """Return a worker's progress: written in its process, read on the other side."""
+        return _Posted(self.places[number])
+
+
+class _Posted(Progress):
+    """A progress whose place and environment stand on the board."""
+
+    __slots__ = ("_place",)
+
+    _DOINGS = ("starting", "env.make", "checking the spaces", "env.reset", "getting ready", "env.step")
+
+    def __init__(self, place: Array) -> None:
+        self._place = place
+        self.row = self.fragment = 0
+
+    @property
+    def doing(self) -> str:
+        return self._DOINGS[self._place[0]]
+
+    @doing.setter
+    def doing(self, doing: str) -> None:
+        self._place[0] = self._DOINGS.index(doing)
+
+    @property
+    def env(self) -> int:
+        return int(self._place[1])
+
+    @env.setter
+    def env(self, env: int) -> None:
+        self._place[1] = env
+
+
+def serve(link: Link, errand: Errand) -> None:
+    """Live the whole life of a worker process: make the environments, step them when told, close them."""
+    _, (fd,) = link.receive()
+    board = Board(_mapped(fd), errand.n_workers, errand.n_envs)
+    progress = board.progress(errand.number)
+    shares: list[Kept] = []
+    if not _answered(link, lambda: shares.extend(Kept(share, errand.entries, progress) for share in errand.shares)):
+        _close(shares)
+        return
+    try:
+        link.send([kept.portrait for kept in shares])
+        cuts, fds = link.receive()
+        _settle_in(shares, cuts, fds)
+        link.write(DONE)
+        while True:
+            what, number, final, sticky, slot, t = COMMAND.unpack(link.read(COMMAND.size))
+            if what == CLOSE:
+                break
+            kept, step = shares[number], Step(slot, t, bool(final), bool(sticky))
+
+            def made(kept: Kept = kept, step: Step = step) -> None:
+                for episode in kept.step(step)[1]:
+                    board.ret[episode.env], board.length[episode.env] = episode.ret, episode.length
+
+            _answered(link, made)
+        complaints = _close(shares)
+        link.send(complaints)
+    except Gone:
+        _close(shares)
+        raise
+
+
+def _answered(link: Link, work: Callable[[], None]) -> bool:
+    """Do some work, and answer that it is done, or what it raised."""
+    try:
+        work()
+    except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
+        data = packed(error)
+        link.write(FAILED + struct.pack("<Q", len(data)) + data)
+        return False
+    link.write(DONE)
+    return True
+
+
+def _settle_in(shares: Sequence[Kept], cuts: Cuts, fds: Sequence[int]) -> None:
+    slots = [read(_mapped(fd), cuts) for fd in fds]
+    for kept in shares:
+        kept.settle_in(slots)
+
+
+def _mapped(fd: int) -> Array:
+    memory = map_memory(fd)
+    os.close(fd)
+    return memory
+
+
+def _close(shares: Sequence[Kept]) -> list[str]:
+    return [complaint for kept in shares for complaint in kept.faces.close()]
+
+
+def views_of(slot: SlotViews) -> tuple[list[Row], list[Marks], Row]:
+    """Take the rows of a slot as :func:`~rlplay.engine.rows.read` would give them."""
+    return slot.rows, slot.marks, slot.last_row
