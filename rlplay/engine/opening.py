@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -25,13 +25,15 @@ from .handoff import Gate
 from .info import Entries
 from .inspection import SLOW_RESET
 from .mend import mend_gym
+from .outpost import Errand
+from .remote import RemoteCollector
 from .schedule import Collector, Plan
 from .team import Team, shares
 from .trace import Progress, note
-from .transfer import Lane, lane_between
+from .transfer import Lane, lane_between, parse_device
 from .vector import VectorEnvironment
 
-__all__ = ["Device", "Info", "at_least", "claim", "faces", "home_of", "listed", "open_feed", "seed_of"]
+__all__ = ["Device", "Info", "at_least", "claim", "faces", "home_of", "listed", "open_feed", "open_remote", "seed_of"]
 
 Device: TypeAlias = torch.device | str | Lane | None
 Info: TypeAlias = Sequence[str] | Mapping[str, Any]
@@ -99,6 +101,69 @@ def open_feed(
         if not is_factory(source):
             _serving[id(source)] = feed
     return feed
+
+
+def open_remote(
+    factory: Callable[..., Any],
+    actor: BaseActorModule,
+    *,
+    n_steps: int,
+    n_actors: int,
+    n_per_actor: int,
+    sticky: bool,
+    device: Device,
+    actor_device: torch.device | str | None,
+    lag: int,
+    seed: int | None,
+    final: bool,
+    info: Info,
+    compile: bool,
+    start_method: str | None,
+    threads: int,
+    background: Mapping[str, float],
+) -> Feed:
+    """Do what :func:`open_feed` does, for collectors in processes of their own, one for each group."""
+    for name, value, least in (
+        ("n_steps", n_steps, 1),
+        ("n_actors", n_actors, 1),
+        ("n_per_actor", n_per_actor, 1),
+        ("lag", lag, 0),
+        ("threads", threads, 1),
+    ):
+        at_least(name, value, least)
+    if compile:
+        raise NotImplementedError("`compile=True` is not built yet: leave it out.")
+    if start_method not in (None, "spawn"):
+        raise ValueError(
+            f"`start_method` must be 'spawn' or None, got {start_method!r}: processes are fresh interpreters, since a "
+            f"fork would copy threads, locks and CUDA halfway. (The caller's script is not run again in them.)"
+        )
+    if not is_factory(factory):
+        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
+    seed, entries = seed_of(seed), Entries(info)
+    lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
+    there = parse_device("cpu" if actor_device is None else actor_device, "actor_device")
+    with torch.inference_mode(False):  # what is made here will be written to
+        behaviour = Behaviour(actor, lane)
+        seeds = seeds_of(seed, n_actors * n_per_actor)
+        errands = []
+        for number, columns in enumerate(split(n_actors * n_per_actor, n_actors)):
+            plan = Plan(n_steps, [slice(0, n_per_actor)], seed, sticky, final, entries, first=number)
+            sources = [factory] * n_per_actor
+            errands.append(Errand(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads))
+        progress = Progress()
+        make = partial(RemoteCollector, errands, behaviour, lane, plan, progress)
+        driver = Background(make, progress, **background)
+        try:
+            with noting(progress):
+                driver.collector.prepare(Ambient.here(there))
+        except BaseException as error:
+            for complaint in driver.stop():
+                note(error, complaint)
+            raise
+    if not behaviour.resets_by_mask:
+        warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
+    return Feed(driver, actor, lane, lag, progress)
 
 
 def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any]) -> None:

@@ -24,6 +24,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import cloudpickle
@@ -152,14 +153,13 @@ class Child:
                 return f"{self.name} (process {self.pid}) was killed by {signal.Signals(-code).name}"
         return f"{self.name} (process {self.pid}) has ended with exit code {code}"
 
-    def last_words(self, patience: float) -> list[str]:
-        """Wait for what the process has to say in the end; nothing, if it does not say it in time."""
-        ready, _, _ = select.select([self.link], [], [], max(0.0, patience))
+    def last_words(self, patience: float = _PATIENCE) -> Any:
+        """Wait for the last thing that the process sends; None if it does not end in time, or sends nothing."""
+        words, deadline = None, monotonic() + patience
         with suppress(Gone):
-            if ready:
-                words: list[str] = self.link.receive()[0]
-                return words
-        return []
+            while select.select([self.link], [], [], max(0.0, deadline - monotonic()))[0]:
+                words, _ = self.link.receive()
+        return words
 
     def kill(self) -> None:
         """Kill the process. Whoever waits for it finds it :class:`Gone`. Safe in any thread."""

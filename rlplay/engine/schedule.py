@@ -78,6 +78,8 @@ class Plan(NamedTuple):
     sticky: bool
     final: bool
     entries: Entries
+    first: int = 0
+    """The number of the first group, if there are others that somebody else collects."""
 
 
 class Collector:
@@ -119,7 +121,9 @@ class Collector:
             Slot(state, info, absent, plan.n_steps, crew.n_envs, allocate) for _ in range(1 + lane.asynchronous)
         ]
         crew.settle_in(self._slots)
-        self._groups = [Group(i, columns, plan.seed, lane.actor_device) for i, columns in enumerate(plan.groups)]
+        self._groups = [
+            Group(i, columns, plan.seed, lane.actor_device, key=plan.first + i) for i, columns in enumerate(plan.groups)
+        ]
         self._benches: list[Bench] = []
         self._previous: Bench | None = None
         self._turn = 0

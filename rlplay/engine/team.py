@@ -224,7 +224,7 @@ class ProcessWorker(Worker):
 
     def close(self, deadline: float) -> list[str]:
         """Wait for its end; kill it if that takes too long."""
-        complaints = self._child.last_words(deadline - monotonic())
+        complaints: list[str] = self._child.last_words(deadline - monotonic()) or []
         self._child.close()
         return complaints
 
