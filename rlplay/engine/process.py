@@ -102,6 +102,10 @@ class Link:
     def _missing(self) -> bytes:
         raise Gone
 
+    def ready(self, timeout: float) -> bool:
+        """Wait until there is something to be read, the end included, for ``timeout`` seconds at most."""
+        return bool(select.select([self._fd], [], [], max(0.0, timeout))[0])
+
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
@@ -157,7 +161,7 @@ class Child:
         """Wait for the last thing that the process sends; None if it does not end in time, or sends nothing."""
         words, deadline = None, monotonic() + patience
         with suppress(Gone):
-            while select.select([self.link], [], [], max(0.0, deadline - monotonic()))[0]:
+            while self.link.ready(deadline - monotonic()):
                 words, _ = self.link.receive()
         return words
 
