@@ -3,7 +3,7 @@
 :mod:`~rlplay.algo.returns` knows arrays alone: returns, temporal differences, GAE and V-trace. :func:`transitions`
 turns a fragment into what they take, right under truncation; :func:`unroll` runs an actor over a fragment, with
 gradients. The losses stand above these, each in a module of its own: :mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`,
-:mod:`~rlplay.algo.vtrace` and :mod:`~rlplay.algo.dqn`. Each is ``loss(fragment, actor, ...) -> (loss, info)``, where the
+:mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`. Each is ``loss(fragment, actor, ...) -> (loss, info)``, where the
 info has detached tensors, for which the device is not made to wait.
 
 This room knows the nouns of :mod:`rlplay.engine` and of :mod:`rlplay.replay`. It knows no environments and no threads.

@@ -141,8 +141,8 @@ def replayed(
     loss : float tensor, ``()``
         With gradients to the actor's parameters.
     info : dict of float tensors
-        Detached, on the device: ``td_error``, ``(N,)``, whose magnitude is for ``buffer.update(batch.ids, ...)``; and the
-        means ``q`` and ``target``, ``()``. The host is not made to wait.
+        Detached, on the device: ``td_error``, ``(N,)``, of which ``buffer.update(batch.ids, ...)`` takes the magnitude;
+        and the means ``q`` and ``target``, ``()``. The host is not made to wait.
 
     Raises
     ------
