@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 
 from .handoff import Channel, Closed, Failure, Gate, Late
-from .schedule import Collector, Delivery, Token
+from .schedule import Collecting, Delivery, Token
 from .trace import Progress, note
 
 __all__ = ["Background", "Driver", "Inline", "noting"]
@@ -28,7 +28,7 @@ _GLANCE = 0.5
 class Driver(ABC):
     """What a feed asks of whoever collects."""
 
-    collector: Collector
+    collector: Collecting
     ended = False
     """Whether the collector has come to its end."""
     stalled = False
@@ -73,7 +73,7 @@ class Driver(ABC):
 class Inline(Driver):
     """Collects when it is asked, in the consumer's own thread."""
 
-    def __init__(self, make: Callable[[Gate], Collector], progress: Progress) -> None:
+    def __init__(self, make: Callable[[Gate], Collecting], progress: Progress) -> None:
         """Make the collector."""
         super().__init__(progress, _PATIENCE)
         self._tokens: deque[Token] = deque()
@@ -125,7 +125,7 @@ class Background(Driver):
     """Collects ahead, in a thread of its own, as far as its tokens go."""
 
     def __init__(
-        self, make: Callable[[Gate], Collector], progress: Progress, *, timeout: float, start_timeout: float
+        self, make: Callable[[Gate], Collecting], progress: Progress, *, timeout: float, start_timeout: float
     ) -> None:
         """Start the thread, and let it make the collector.
 
@@ -138,7 +138,7 @@ class Background(Driver):
         self._complaints: list[str] = []
         self._tokens: Channel[Token] = Channel(reentrant=True)
         self._deliveries: Channel[Delivery] = Channel()
-        made: Channel[Collector] = Channel()
+        made: Channel[Collecting] = Channel()
         self._thread = threading.Thread(
             target=_work,
             args=(make, made, self._tokens, self._deliveries, self._gate, progress, self._complaints),
@@ -222,8 +222,8 @@ class Background(Driver):
 
 
 def _work(
-    make: Callable[[Gate], Collector],
-    made: Channel[Collector],
+    make: Callable[[Gate], Collecting],
+    made: Channel[Collecting],
     tokens: Channel[Token],
     deliveries: Channel[Delivery],
     gate: Gate,
@@ -234,7 +234,7 @@ def _work(
 
     It holds no reference to the feed, so that a forgotten one can be found and closed.
     """
-    collector: Collector | None = None
+    collector: Collecting | None = None
     try:
         with noting(progress):
             collector = make(gate)

@@ -81,6 +81,7 @@ class Carver:
         self._memory, self.used = memory, 0
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Allocate; what is allocated without a slab is on the meta device."""
         start, size = self.used, prod(shape) * dtype.itemsize
         self.used += -(-size // _ALIGNMENT) * _ALIGNMENT
         if self._memory is None:
@@ -99,14 +100,14 @@ def _carved(carver: Carver, layout: Fragment, plan: Plan, n_envs: int) -> Region
 
 
 class _Door:
-    """The gate of a collector whose consumer is in another process: it stands still, or stops, when it is told there."""
+    """The gate of a collector whose consumer is in another process, who makes it stand still, or stop, from there."""
 
     def __init__(self, link: Link, posted: Posted) -> None:
         self._link, self._posted = link, posted
 
     @property
     def shut(self) -> bool:
-        return self._posted.halted
+        return bool(self._posted.halted)
 
     def stand(self, settle: Callable[[], None]) -> None:
         """Stand still until told to go on. Whoever is to stop finds that the other end is gone."""

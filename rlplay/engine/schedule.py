@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -35,7 +35,7 @@ from .storage import Slot, blank, fields_to_leaves, outcome_layout, state_layout
 from .trace import Progress, note
 from .transfer import Lane, Place
 
-__all__ = ["Collector", "Delivery", "Plan", "Token"]
+__all__ = ["Collecting", "Collector", "Delivery", "Plan", "Token"]
 
 
 class Token(NamedTuple):
@@ -80,6 +80,27 @@ class Plan(NamedTuple):
     entries: Entries
     first: int = 0
     """The number of the first group, if there are others that somebody else collects."""
+
+
+class Collecting(Protocol):
+    """What a driver and a feed ask of a collector, wherever it is."""
+
+    ambient: Ambient
+
+    def prepare(self, ambient: Ambient) -> None:
+        """Learn what the actor answers; in the calling thread, before the first token."""
+
+    def vessel(self) -> Fragment:
+        """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
+
+    def snapshot(self, actor: BaseActorModule) -> Snapshot:
+        """Take a snapshot of the learner's weights; in the consumer's thread."""
+
+    def serve(self, token: Token) -> Delivery:
+        """Collect one fragment with the token's weights, into its vessel; in the collector's thread."""
+
+    def close(self) -> list[str]:
+        """End; return what went wrong with it."""
 
 
 class Collector:
