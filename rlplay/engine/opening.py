@@ -58,11 +58,13 @@ def open_feed(
     compile: bool,
     workers: int = 0,
     worker: str = "process",
+    environments: Callable[..., Faces] = Environments,
     background: Mapping[str, float] | None,
 ) -> Feed:
     """Check everything, reset the environments once, copy the actor, let it react once: and nothing more.
 
-    ``background`` has the timeouts of a thread to collect in; None is for collecting in the caller's own.
+    ``environments`` makes those of a list, in the collector's own thread. ``background`` has the timeouts of a thread to
+    collect in; None is for collecting in the caller's own.
     """
     at_least("n_steps", n_steps, 1)
     at_least("lag", lag, 0)
@@ -82,9 +84,14 @@ def open_feed(
         behaviour = Behaviour(actor, lane)
         claim(sources, stacklevel=4)
         progress = Progress()
-        make = partial(
-            _collector, envs if is_vector(envs) else sources, workers, worker, behaviour, lane, plan, progress
-        )
+        stage: Callable[[Gate], Crew]
+        if is_vector(envs):
+            stage = partial(_alone, partial(VectorEnvironment, envs), n_envs, plan, progress)
+        elif workers:
+            stage = partial(_team, sources, workers, worker, plan, progress)
+        else:
+            stage = partial(_alone, partial(environments, sources), n_envs, plan, progress)
+        make = partial(_collector, stage, behaviour, lane, plan, progress)
         driver: Driver
         driver = Inline(make, progress) if background is None else Background(make, progress, **background)
         try:
@@ -190,22 +197,18 @@ def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any])
 
 
 def _collector(
-    envs: Any,
-    workers: int,
-    worker: str,
-    behaviour: Behaviour,
-    lane: Lane,
-    plan: Plan,
-    progress: Progress,
-    gate: Gate,
+    stage: Callable[[Gate], Crew], behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate
 ) -> Collector:
-    def crew() -> Crew:
-        if not workers:
-            return Alone(faces(envs, plan.seed, plan.entries, progress), plan.groups)
-        dealt = shares(envs, seeds_of(plan.seed, len(envs)), plan.groups, split(len(envs), workers))
-        return Team(dealt, plan.entries, plan.groups, worker, progress, gate.hurry)
+    return Collector(partial(stage, gate), behaviour, lane, plan, progress, gate)
 
-    return Collector(crew, behaviour, lane, plan, progress, gate)
+
+def _alone(make: Callable[..., Faces], n_envs: int, plan: Plan, progress: Progress, gate: Gate) -> Crew:
+    return Alone(make(seeds_of(plan.seed, n_envs), plan.entries, progress), plan.groups)
+
+
+def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Crew:
+    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, split(len(sources), workers))
+    return Team(dealt, plan.entries, plan.groups, worker, progress, gate.hurry)
 
 
 def faces(envs: Any, seed: int, entries: Entries, progress: Progress, *, once: bool = False) -> Faces:
