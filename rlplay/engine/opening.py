@@ -63,8 +63,8 @@ def open_feed(
 ) -> Feed:
     """Check everything, reset the environments once, copy the actor, let it react once: and nothing more.
 
-    ``environments`` makes those of a list, in the collector's own thread. ``background`` has the timeouts of a thread to
-    collect in; None is for collecting in the caller's own.
+    ``environments`` makes those of a list, in the collector's own thread. ``background`` has the timeouts of a thread
+    to collect in; None is for collecting in the caller's own.
     """
     at_least("n_steps", n_steps, 1)
     at_least("lag", lag, 0)
