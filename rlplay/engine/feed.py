@@ -56,7 +56,7 @@ class Feed(Iterator[Fragment]):
         self._ended = self._closed = False
         self._asked = 0
         self._steps = 0
-        self._version: int | None = None
+        self._version: int | tuple[int, ...] | None = None
         self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
         self._waiting = self._training = 0.0
         self._began = self._returned = 0.0
@@ -204,10 +204,10 @@ class Feed(Iterator[Fragment]):
         return not (self._closed or self._ended)
 
     @property
-    def version(self) -> int | None:
+    def version(self) -> int | tuple[int, ...] | None:
         """The number of the snapshot that collected the last delivered fragment (fragment ``k``: ``max(0, k - lag)``).
 
-        None before the first.
+        None before the first. A tuple, one for each part, if it is made of the parts that finish first (``multi``).
         """
         return self._version
 

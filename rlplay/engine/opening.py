@@ -117,6 +117,7 @@ def open_remote(
     n_steps: int,
     n_actors: int,
     n_per_actor: int,
+    n_per_batch: int,
     sticky: bool,
     device: Device,
     actor_device: torch.device | str | None,
@@ -134,10 +135,13 @@ def open_remote(
         ("n_steps", n_steps, 1),
         ("n_actors", n_actors, 1),
         ("n_per_actor", n_per_actor, 1),
+        ("n_per_batch", n_per_batch, 1),
         ("lag", lag, 0),
         ("threads", threads, 1),
     ):
         at_least(name, value, least)
+    if n_per_batch > n_actors:
+        raise ValueError(f"`n_per_batch` must be at most `n_actors`, {n_actors}, got {n_per_batch}.")
     if compile:
         raise NotImplementedError("`compile=True` is not built yet: leave it out.")
     if start_method not in (None, "spawn"):
@@ -159,7 +163,7 @@ def open_remote(
             sources = [factory] * n_per_actor
             errands.append(Errand(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads))
         progress = Progress()
-        make = partial(RemoteCollector, errands, behaviour, lane, plan, progress)
+        make = partial(RemoteCollector, errands, n_per_batch, behaviour, lane, plan, progress)
         driver = Background(make, progress, **background)
         try:
             with noting(progress):

@@ -27,7 +27,7 @@ from .storage import blank, blank_rows
 from .trace import Posted
 from .transfer import lane_between
 
-__all__ = ["Carver", "Errand", "Region", "Reply", "serve"]
+__all__ = ["Errand", "Form", "Region", "Reply", "serve"]
 
 _ALIGNMENT = 64  # bytes: a cache line
 
@@ -60,21 +60,42 @@ class Region(NamedTuple):
     final: Nested
     """A ``Final`` with room for as many ends as there are transitions, or ``()``. Pages that nothing is written to take
     no memory."""
+    weights: list[Tensor]
+    """Those that the next fragment is collected with."""
 
-    @classmethod
-    def carved(cls, memory: Tensor, layout: Fragment, plan: Plan, n_envs: int) -> Region:
-        """Carve it out of a slab."""
-        return _carved(Carver(memory), layout, plan, n_envs)
 
-    @classmethod
-    def size(cls, layout: Fragment, plan: Plan, n_envs: int) -> int:
+class Form(NamedTuple):
+    """What a region has to hold."""
+
+    layout: Fragment
+    plan: Plan
+    n_envs: int
+    weights: list[tuple[tuple[int, ...], torch.dtype]]
+
+    @property
+    def size(self) -> int:
         """How many bytes it takes."""
-        carver = Carver(None)
-        _carved(carver, layout, plan, n_envs)
+        carver = _Carver(None)
+        self._carved(carver)
         return carver.used
 
+    def region(self, memory: Tensor) -> Region:
+        """Carve it out of a slab."""
+        return self._carved(_Carver(memory))
 
-class Carver:
+    def _carved(self, carver: _Carver) -> Region:
+        layout, plan, n_envs, forms = self
+        vessel = blank(layout, plan.n_steps, n_envs, carver)
+        final: Nested = ()
+        if plan.final:
+            room = plan.n_steps * n_envs
+            t, b = carver((room,), torch.int64), carver((room,), torch.int64)
+            obs, actor = (blank_rows(tree, 1, room, carver) for tree in (layout.state.obs, layout.actor))
+            final = Final(t, b, *nested.map(lambda x: x[0], (obs, actor)))
+        return Region(vessel, final, [carver(*form) for form in forms])
+
+
+class _Carver:
     """Allocates from a slab; without one, it only counts."""
 
     def __init__(self, memory: Tensor | None) -> None:
@@ -87,16 +108,6 @@ class Carver:
         if self._memory is None:
             return torch.empty(tuple(shape), dtype=dtype, device="meta")
         return self._memory[start : start + size].view(dtype).view(tuple(shape))
-
-
-def _carved(carver: Carver, layout: Fragment, plan: Plan, n_envs: int) -> Region:
-    vessel = blank(layout, plan.n_steps, n_envs, carver)
-    if not plan.final:
-        return Region(vessel, ())
-    room = plan.n_steps * n_envs
-    t, b = carver((room,), torch.int64), carver((room,), torch.int64)
-    obs, actor = (blank_rows(tree, 1, room, carver) for tree in (layout.state.obs, layout.actor))
-    return Region(vessel, Final(t, b, *nested.map(lambda x: x[0], (obs, actor))))
 
 
 class _Door:
@@ -176,20 +187,15 @@ class _Post:
         self._collector.prepare(ambient)
         return self._collector.layout, self._behaviour.resets_by_mask
 
-    def share(self, weights: list[tuple[tuple[int, ...], torch.dtype]], *fds: int) -> None:
+    def share(self, form: Form, fd: int) -> None:
         """Map the memory that fragments and weights travel in."""
-        assert self._collector is not None
-        own, common = (torch.from_numpy(map_memory(fd)) for fd in fds)
-        for fd in fds:
-            os.close(fd)
-        plan = self._errand.plan
-        self._region = Region.carved(own, self._collector.layout, plan, len(self._errand.sources))
-        self._weights = list(map(Carver(common), *zip(*weights, strict=True))) if weights else []
+        self._region = form.region(torch.from_numpy(map_memory(fd)))
+        os.close(fd)
 
     def collect(self, version: int, modes: list[bool]) -> Reply:
         """Collect a fragment with the weights that are there now."""
         assert self._collector is not None
-        token = Token(version, Snapshot(self._weights, modes), self._region.vessel, None, self._lane.record())
+        token = Token(version, Snapshot(self._region.weights, modes), self._region.vessel, None, self._lane.record())
         delivery = self._collector.serve(token)
         ended = delivery.staged
         if isinstance(ended, Final):

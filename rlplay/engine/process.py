@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -31,7 +31,7 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Child", "Gone", "Link", "Remote", "map_memory", "new_memory", "packed", "unpacked"]
+__all__ = ["Child", "Gone", "Link", "Remote", "first_to_speak", "map_memory", "new_memory", "packed", "unpacked"]
 
 _LENGTH = struct.Struct("<Q")
 _PATIENCE = 5.0
@@ -109,6 +109,12 @@ class Link:
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
+
+
+def first_to_speak(links: Sequence[Link]) -> list[Link]:
+    """Wait until there is something to be read from any of them, the end included; return from which."""
+    ready, _, _ = select.select(links, [], [])
+    return ready
 
 
 class Child:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from .. import nested
+from ..nested import Nested
 from . import space
 from .ambient import Ambient
 from .behaviour import Behaviour, Snapshot
 from .core import BaseActorModule, Episode, Final, Fragment
 from .handoff import Gate
-from .outpost import Carver, Errand, Region, Reply, serve
-from .process import Child, Gone, map_memory, new_memory, unpacked
+from .outpost import Errand, Form, Region, Reply, serve
+from .process import Child, Gone, first_to_speak, map_memory, new_memory, unpacked
 from .schedule import Delivery, Plan, Token
 from .storage import blank
 from .trace import Posted, Progress, note
@@ -32,11 +33,70 @@ from .transfer import Lane, Place
 __all__ = ["RemoteCollector"]
 
 
+class _Outpost:
+    """A collector process, seen from here. Methods raise RuntimeError if it has died, which name it and the signal."""
+
+    def __init__(self, number: int, errand: Errand) -> None:
+        self.columns = errand.columns
+        self.name = f"collector process {number} (environments {errand.columns.start} to {errand.columns.stop - 1})"
+        self.child = Child(serve, errand, name=self.name)
+        self.region: Region
+        self.version: int | None = None
+        """That of the snapshot which it has been given last, while the fragment of that has not been taken."""
+        self.reply: Reply | None = None
+        """What came with that fragment, once it is there."""
+
+    def introduce(self) -> None:
+        """Share the memory where it tells how far it is."""
+        fd = new_memory(Posted.SIZE)
+        try:
+            self.posted = Posted(map_memory(fd))
+            self.tell(None, fd)
+        finally:
+            os.close(fd)
+
+    def share(self, form: Form, lock: Callable[[Any], Tensor]) -> None:
+        """Share the memory that fragments and weights travel in."""
+        fd = new_memory(form.size)
+        try:
+            self.region = form.region(lock(map_memory(fd)))
+            self.tell(("share", form), fd)
+        finally:
+            os.close(fd)
+
+    def tell(self, thing: Any, *fds: int) -> None:
+        """Tell it to do something."""
+        try:
+            self.child.link.send(thing, *fds)
+        except Gone:
+            raise RuntimeError(f"{self.child.epitaph()}.") from None
+
+    def hear(self) -> tuple[str, Any]:
+        """Wait for what it says: that something is ``done``, or ``standing``, when it stands still at a step."""
+        try:
+            (kind, answer), _ = self.child.link.receive()
+        except Gone:
+            raise RuntimeError(f"{self.child.epitaph()}.") from None
+        if kind == "failed":
+            raise unpacked(answer)
+        return kind, answer
+
+
 class RemoteCollector:
-    """The face of a :class:`~rlplay.engine.schedule.Collector`; the collecting is done elsewhere."""
+    """The face of a :class:`~rlplay.engine.schedule.Collector`; the collecting is done elsewhere.
+
+    With ``n_taken`` less than the processes there are, a fragment is made of the parts that are there first.
+    """
 
     def __init__(
-        self, errands: Sequence[Errand], behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate
+        self,
+        errands: Sequence[Errand],
+        n_taken: int,
+        behaviour: Behaviour,
+        lane: Lane,
+        plan: Plan,
+        progress: Progress,
+        gate: Gate,
     ) -> None:
         """Start the processes, all at once, and wait until their environments are made and reset.
 
@@ -45,43 +105,29 @@ class RemoteCollector:
         ValueError
             The environments of different processes have different spaces.
         """
-        self._errands, self._behaviour, self._lane, self._plan = errands, behaviour, lane, plan
-        self._progress, self._gate = progress, gate
-        self._posts: list[Posted] = []
-        self._children: list[Child] = []
-        self._regions: list[Region] = []
+        self._behaviour, self._lane, self._plan, self._progress, self._gate = behaviour, lane, plan, progress, gate
+        self._n_taken, self._width = n_taken, len(errands[0].sources)
+        self._outposts: list[_Outpost] = []
         self._copied: Any = None
         gate.hurry.append(self.kill)
         gate.told.append(self._halt)
         try:
             for number, errand in enumerate(errands):
-                self._start(number, errand)
-            self._look(self._asked("make"))
+                self._outposts.append(_Outpost(number, errand))
+                self._outposts[-1].introduce()
+            self._look(self._asked(("make",)))
         except BaseException as error:
             for complaint in self.close():
                 note(error, complaint)
             raise
 
-    def _start(self, number: int, errand: Errand) -> None:
-        columns = errand.columns
-        name = f"collector process {number} (environments {columns.start} to {columns.stop - 1})"
-        child = Child(serve, errand, name=name)
-        self._children.append(child)
-        fd = new_memory(Posted.SIZE)
-        try:
-            self._posts.append(Posted(map_memory(fd)))
-            with _blaming(child):
-                child.link.send(None, fd)
-        finally:
-            os.close(fd)
-
     def _look(self, looks: Sequence[Any]) -> None:
         self.act, spaces = looks[0]
-        for errand, (_, others) in zip(self._errands, looks, strict=True):
+        for outpost, (_, others) in zip(self._outposts, looks, strict=True):
             for name, mine, theirs in zip(("observation_space", "action_space"), spaces, others, strict=True):
                 if not space.same(mine, theirs):
                     raise ValueError(
-                        f"environments of one feed must have equal spaces: environment {errand.columns.start} has the "
+                        f"environments of one feed must have equal spaces: environment {outpost.columns.start} has the "
                         f"{name} {theirs}, environment 0 has {mine}."
                     )
 
@@ -93,26 +139,13 @@ class RemoteCollector:
         TypeError, ValueError
             If the actor's answers are not of the form that the contract asks for.
         """
-        answers = self._asked("prepare", ambient)
-        self.ambient, (self.layout, self._behaviour.resets_by_mask) = ambient, answers[0]
-        forms = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
-        common = new_memory(max(1, sum(-(-x.nbytes // 64) * 64 for x in self._behaviour.weights)))
-        fds = [common]
-        try:
-            shared = torch.from_numpy(map_memory(common))
-            self._weights = list(map(Carver(shared), *zip(*forms, strict=True))) if forms else []
-            self._regions.clear()
-            for child, errand in zip(self._children, self._errands, strict=True):
-                n_envs = len(errand.sources)
-                fds.append(new_memory(Region.size(self.layout, self._plan, n_envs)))
-                memory = self._lane.lock(map_memory(fds[-1]))
-                self._regions.append(Region.carved(memory, self.layout, self._plan, n_envs))
-                with _blaming(child):
-                    child.link.send(("share", forms), fds[-1], common)
-            self._answers()
-        finally:
-            for fd in fds:
-                os.close(fd)
+        (self.layout, self._behaviour.resets_by_mask), *_ = self._asked(("prepare", ambient))
+        self.ambient = ambient
+        weights = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
+        form = Form(self.layout, self._plan, self._width, weights)
+        for outpost in self._outposts:
+            outpost.share(form, self._lane.lock)
+        self._heard(self._outposts)
 
     def vessel(self) -> Fragment:
         """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
@@ -120,7 +153,7 @@ class RemoteCollector:
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             return self._lane.empty(Place.CONSUMER, shape, dtype)
 
-        return blank(self.layout, self._plan.n_steps, self._errands[-1].columns.stop, allocate)
+        return blank(self.layout, self._plan.n_steps, self._n_taken * self._width, allocate)
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread."""
@@ -134,93 +167,113 @@ class RemoteCollector:
             lane.wait(token.asked)  # asked -> first write
             lane.host_wait(token.asked)  # the snapshot is the host's to read
             lane.host_wait(self._copied)  # copied -> refill
-            if self._weights:
-                torch._foreach_copy_(self._weights, token.snapshot.weights)
-            replies: list[Reply] = self._asked("collect", token.version, token.snapshot.modes)
+            self._send_out(token)
+            taken = self._first_back()
             started, progress.doing = perf_counter(), "the hand-over"
-            for errand, region in zip(self._errands, self._regions, strict=True):
-                part = errand.columns
-                lane.copy(nested.map(lambda x, part=part: x[:, part], token.vessel), region.vessel)
-            staged = self._staged(replies) if self._plan.final else ()
+            for k, outpost in enumerate(taken):
+                part = slice(k * self._width, (k + 1) * self._width)
+                lane.copy(nested.map(lambda x, part=part: x[:, part], token.vessel), outpost.region.vessel)
+            staged = self._staged(taken) if self._plan.final else ()
             self._copied = copied = lane.record()
             if lane.shared(Place.CONSUMER, Place.HOST):
                 lane.host_wait(copied)
-            self._account(perf_counter() - started)
-        steps, episodes = sum(reply.steps for reply in replies), self._in_order(replies)
-        return Delivery(token.version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes)
+            progress.transfer += perf_counter() - started
+        for name in ("stepping", "inference"):
+            setattr(progress, name, sum(getattr(o.posted, name) for o in self._outposts) / len(self._outposts))
+        return self._delivery(token, taken, staged, copied)
 
-    def _staged(self, replies: Sequence[Reply]) -> Final:
+    def _send_out(self, token: Token) -> None:
+        """Give the weights to all who have nothing to do."""
+        for outpost in self._outposts:
+            if outpost.version is None:
+                if outpost.region.weights:
+                    torch._foreach_copy_(outpost.region.weights, token.snapshot.weights)
+                outpost.version = token.version
+                outpost.tell(("collect", token.version, token.snapshot.modes))
+
+    def _first_back(self) -> list[_Outpost]:
+        """Wait for as many as are taken, those with the oldest weights first; return them in their order."""
+        while True:
+            back = [outpost for outpost in self._outposts if outpost.reply is not None]
+            if len(back) >= self._n_taken:
+                first = sorted(back, key=lambda outpost: outpost.version or 0)[: self._n_taken]
+                return [outpost for outpost in back if outpost in first]
+            for outpost, answer in self._some_of([o for o in self._outposts if o.reply is None]):
+                outpost.reply = answer
+
+    def _delivery(self, token: Token, taken: Sequence[_Outpost], staged: Nested, copied: Any) -> Delivery:
+        replies, versions = [o.reply for o in taken if o.reply is not None], [o.version or 0 for o in taken]
+        version = versions[0] if len(taken) == len(self._outposts) else tuple(versions)
+        steps, episodes = sum(reply.steps for reply in replies), self._in_order(taken, replies)
+        for outpost in taken:
+            outpost.version = outpost.reply = None
+        return Delivery(version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes)
+
+    def _staged(self, taken: Sequence[_Outpost]) -> Final:
         """Gather the ends of all parts, by time and environment, in memory of the collector's."""
         parts = []
-        for errand, region, reply in zip(self._errands, self._regions, replies, strict=True):
-            ended = nested.map(lambda x, k=reply.n_ends: x[:k], region.final)
-            parts.append(ended._replace(b=ended.b + errand.columns.start))
+        for k, outpost in enumerate(taken):
+            n = outpost.reply.n_ends if outpost.reply is not None else 0
+            ended = nested.map(lambda x, n=n: x[:n], outpost.region.final)
+            parts.append(ended._replace(b=ended.b + k * self._width))
         ended = nested.map(lambda *xs: torch.cat(xs), *parts)
-        order = torch.argsort(ended.t * self._errands[-1].columns.stop + ended.b)
+        order = torch.argsort(ended.t * len(taken) * self._width + ended.b)
         ended = nested.map(lambda x: x[order], ended)
-
-        def there(x: Tensor) -> Tensor:
-            return self._lane.empty(Place.CONSUMER, x.shape, x.dtype)
-
         if self._lane.shared(Place.CONSUMER, Place.HOST):
             return Final(*ended)
-        staged = nested.map(there, ended)
+        staged = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), ended)
         self._lane.copy(staged, ended)
         return Final(*staged)
 
-    def _in_order(self, replies: Sequence[Reply]) -> list[Episode]:
+    def _in_order(self, taken: Sequence[_Outpost], replies: Sequence[Reply]) -> list[Episode]:
         """Order the episodes of all parts by time and environment."""
         of_env: dict[int, deque[Episode]] = defaultdict(deque)
         for reply in replies:
             for episode in reply.episodes:
                 of_env[episode.env].append(episode)
         ends = []
-        for errand, region in zip(self._errands, self._regions, strict=True):
-            env = region.vessel.env
+        for outpost in taken:
+            env = outpost.region.vessel.env
             over = (env.terminated | env.truncated) & env.valid
-            ends += [(t, errand.columns.start + b) for t, b in over.nonzero().tolist()]
+            ends += [(t, outpost.columns.start + b) for t, b in over.nonzero().tolist()]
         return [of_env[b].popleft() for _, b in sorted(ends)]
 
-    def _account(self, transfer: float) -> None:
-        progress, n = self._progress, len(self._posts)
-        progress.transfer += transfer
-        progress.stepping = sum(post.stepping for post in self._posts) / n
-        progress.inference = sum(post.inference for post in self._posts) / n
-
-    def _asked(self, what: str, *args: Any) -> list[Any]:
+    def _asked(self, thing: Any) -> list[Any]:
         """Ask all the processes at once, and wait for all their answers."""
-        for child in self._children:
-            with _blaming(child):
-                child.link.send((what, *args))
-        return self._answers()
+        for outpost in self._outposts:
+            outpost.tell(thing)
+        return self._heard(self._outposts)
 
-    def _answers(self) -> list[Any]:
+    def _heard(self, outposts: Sequence[_Outpost]) -> list[Any]:
+        """Wait for the answers of all of them."""
+        answers: dict[_Outpost, Any] = {}
+        while len(answers) < len(outposts):
+            answers.update(self._some_of([outpost for outpost in outposts if outpost not in answers]))
+        return [answers[outpost] for outpost in outposts]
+
+    def _some_of(self, waited_for: Sequence[_Outpost]) -> list[tuple[_Outpost, Any]]:
+        """Wait until some have answered, or one has died: whoever does so is heard at once."""
         progress, answers = self._progress, []
-        progress.busy = [(child.name, post) for child, post in zip(self._children, self._posts, strict=True)]
-        for child, post in zip(self._children, self._posts, strict=True):
+        progress.busy = [(outpost.name, outpost.posted) for outpost in waited_for]
+        by_link = {outpost.child.link: outpost for outpost in waited_for}
+        for link in first_to_speak(list(by_link)):
+            outpost = by_link[link]
             try:
-                answers.append(self._answer(child))
+                kind, answer = outpost.hear()
+                if kind == "done":
+                    answers.append((outpost, answer))
+                else:  # it stands at a step's boundary
+                    self._gate.stand(lambda: None)
+                    outpost.tell("go on")
             except BaseException:
-                progress.busy = [(child.name, post)]  # who is to blame
+                progress.busy = [(outpost.name, outpost.posted)]  # who is to blame
                 raise
-            progress.busy = progress.busy[1:]
+        progress.busy = ()
         return answers
 
-    def _answer(self, child: Child) -> Any:
-        while True:
-            with _blaming(child):
-                (kind, answer), _ = child.link.receive()
-            if kind == "failed":
-                raise unpacked(answer)
-            if kind == "done":
-                return answer
-            self._gate.stand(lambda: None)  # the process stands at a step's boundary
-            with _blaming(child):
-                child.link.send("go on")
-
     def _halt(self, shut: bool) -> None:
-        for post in self._posts:
-            post.halted = shut
+        for outpost in self._outposts:
+            outpost.posted.halted = shut
 
     def settle(self) -> None:
         """Wait until the current stream has done all that it was asked for."""
@@ -228,27 +281,19 @@ class RemoteCollector:
 
     def kill(self) -> None:
         """Give the processes up. Safe in any thread."""
-        for child in list(self._children):
-            child.kill()
+        for outpost in list(self._outposts):
+            outpost.child.kill()
 
     def close(self) -> list[str]:
         """Tell the processes to close their environments and to end; kill those that do not."""
         complaints: list[str] = []
-        for child in self._children:
+        for outpost in self._outposts:
             with suppress(Gone):
-                child.link.send(("close",))
-        for child in self._children:
-            words = child.last_words()
+                outpost.child.link.send(("close",))
+        for outpost in self._outposts:
+            words = outpost.child.last_words()
             complaints += words[1] if words is not None and words[0] == "done" else []
-            child.close()
+            outpost.child.close()
         with self._lane.collecting():
             self.settle()  # dropped -> released
         return complaints
-
-
-@contextmanager
-def _blaming(child: Child) -> Iterator[None]:
-    try:
-        yield
-    except Gone:
-        raise RuntimeError(f"{child.epitaph()}.") from None

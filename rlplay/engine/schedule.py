@@ -54,7 +54,8 @@ class Token(NamedTuple):
 class Delivery(NamedTuple):
     """A fragment on its way to the consumer."""
 
-    version: int
+    version: int | tuple[int, ...]
+    """That of the token; of each part, if it is made of parts that were collected apart."""
     vessel: Fragment
     staged: Nested
     """A ``Final`` in memory of the collector's, or ``()``."""

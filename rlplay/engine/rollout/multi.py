@@ -45,7 +45,11 @@ def rollout(
     n_actors, n_per_actor : int
         How many processes, and how many environments in each: ``B = n_actors * n_per_actor``.
     n_per_batch : int, optional
-        Not built yet: fragments made of the parts that finish first.
+        Make a fragment of so many parts, those that finish first (``B = n_per_batch * n_per_actor``); by default of
+        all. With fewer than ``n_actors`` it depends on timing which they are. Each part goes on where it stopped,
+        perhaps in a later fragment and in other columns. ``feed.version`` is a tuple then, with the snapshot of each
+        part: the weights of one that took as long as ``m`` fragments are at most
+        ``lag + m + ceil(n_actors / n_per_batch)`` asks old when it comes.
     factory, actor, n_steps, sticky, device, actor_device, lag, seed, final, info, compile, start_method, threads
         As for :func:`rlplay.engine.rollout.single.rollout`.
     timeout, start_timeout : float
@@ -56,10 +60,9 @@ def rollout(
     Feed
         See :class:`rlplay.engine.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
     """
-    if n_per_batch not in (None, n_actors):
-        raise NotImplementedError("`n_per_batch` below `n_actors` is not built yet: leave it out.")
     return open_remote(
-        factory, actor, n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor, sticky=sticky, device=device,
+        factory, actor, n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
+        n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
         actor_device=actor_device, lag=lag, seed=seed, final=final, info=info, compile=compile,
         start_method=start_method, threads=threads, background={"timeout": timeout, "start_timeout": start_timeout},
     )  # fmt: skip

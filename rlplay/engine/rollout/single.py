@@ -59,7 +59,7 @@ def rollout(
         See :class:`rlplay.engine.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
     """
     return open_remote(
-        factory, actor, n_steps=n_steps, n_actors=1, n_per_actor=n_envs, sticky=sticky, device=device,
+        factory, actor, n_steps=n_steps, n_actors=1, n_per_actor=n_envs, n_per_batch=1, sticky=sticky, device=device,
         actor_device=actor_device, lag=lag, seed=seed, final=final, info=info, compile=compile,
         start_method=start_method, threads=threads, background={"timeout": timeout, "start_timeout": start_timeout},
     )  # fmt: skip
