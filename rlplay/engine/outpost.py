@@ -144,7 +144,7 @@ def serve(link: Link, errand: Errand) -> None:
     while True:
         name, *args = said
         try:
-            answer = "done", getattr(post, name)(*args, *fds)
+            answer = "closed" if name == "close" else "done", getattr(post, name)(*args, *fds)
         except _Interrupted as interrupt:
             (said,) = interrupt.args
             continue
@@ -161,7 +161,8 @@ class _Post:
 
     def __init__(self, link: Link, errand: Errand, progress: Posted) -> None:
         self._link, self._errand, self._progress = link, errand, progress
-        self._collector: Collector | None = None
+        self._close: Callable[[], list[str]] = list  # nothing is there yet
+        self._collector: Collector
 
     def make(self) -> Any:
         """Make the collector, and with it the environments; return what they look like."""
@@ -179,11 +180,12 @@ class _Post:
 
         door: Any = _Door(self._link, progress)
         self._collector = Collector(crew, behaviour, self._lane, errand.plan, progress, door)
+        self._close = self._collector.close
         return looks[0]
 
     def prepare(self, ambient: Ambient) -> Any:
         """Learn what the actor answers; return the layout of a fragment, and whether the actor resets by masks."""
-        assert self._collector is not None
+        torch.set_default_dtype(ambient.default_dtype)  # which is the process's
         self._collector.prepare(ambient)
         return self._collector.layout, self._behaviour.resets_by_mask
 
@@ -194,7 +196,6 @@ class _Post:
 
     def collect(self, version: int, modes: list[bool]) -> Reply:
         """Collect a fragment with the weights that are there now."""
-        assert self._collector is not None
         token = Token(version, Snapshot(self._region.weights, modes), self._region.vessel, None, self._lane.record())
         delivery = self._collector.serve(token)
         ended = delivery.staged
@@ -205,5 +206,5 @@ class _Post:
         return Reply(0, delivery.steps, list(delivery.episodes))
 
     def close(self) -> list[str]:
-        """Close the environments."""
-        return self._collector.close() if self._collector is not None else []
+        """Close the environments; return what went wrong with that."""
+        return self._close()

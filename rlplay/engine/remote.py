@@ -10,7 +10,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from . import space
 from .ambient import Ambient
 from .behaviour import Behaviour, Snapshot
 from .core import BaseActorModule, Episode, Final, Fragment
-from .handoff import Gate
+from .handoff import Closed, Gate
 from .outpost import Errand, Form, Region, Reply, serve
 from .process import Child, Gone, first_to_speak, map_memory, new_memory, unpacked
 from .schedule import Delivery, Plan, Token
@@ -32,28 +32,30 @@ from .transfer import Lane, Place
 
 __all__ = ["RemoteCollector"]
 
+_PATIENCE = 3.0
+"""Seconds that the processes have, together, to close their environments: fewer than it is waited for themselves."""
+
 
 class _Outpost:
     """A collector process, seen from here. Methods raise RuntimeError if it has died, which name it and the signal."""
 
     def __init__(self, number: int, errand: Errand) -> None:
         self.columns = errand.columns
-        self.name = f"collector process {number} (environments {errand.columns.start} to {errand.columns.stop - 1})"
-        self.child = Child(serve, errand, name=self.name)
+        first, last = errand.columns.start, errand.columns.stop - 1
+        which = f"environment {first}" if first == last else f"environments {first} to {last}"
+        self.name = f"collector process {number} ({which})"
+        fd = new_memory(Posted.SIZE)
+        try:
+            self.posted = Posted(map_memory(fd))
+            self.child = Child(serve, errand, name=self.name)
+            self.tell(None, fd)
+        finally:
+            os.close(fd)
         self.region: Region
         self.version: int | None = None
         """That of the snapshot which it has been given last, while the fragment of that has not been taken."""
         self.reply: Reply | None = None
         """What came with that fragment, once it is there."""
-
-    def introduce(self) -> None:
-        """Share the memory where it tells how far it is."""
-        fd = new_memory(Posted.SIZE)
-        try:
-            self.posted = Posted(map_memory(fd))
-            self.tell(None, fd)
-        finally:
-            os.close(fd)
 
     def share(self, form: Form, lock: Callable[[Any], Tensor]) -> None:
         """Share the memory that fragments and weights travel in."""
@@ -108,14 +110,18 @@ class RemoteCollector:
         self._behaviour, self._lane, self._plan, self._progress, self._gate = behaviour, lane, plan, progress, gate
         self._n_taken, self._width = n_taken, len(errands[0].sources)
         self._outposts: list[_Outpost] = []
+        self._standing: set[_Outpost] = set()
+        self._made = False
         self._copied: Any = None
         gate.hurry.append(self.kill)
         gate.told.append(self._halt)
         try:
             for number, errand in enumerate(errands):
                 self._outposts.append(_Outpost(number, errand))
-                self._outposts[-1].introduce()
+                if gate.closed:  # which may have been a moment too early for this one to be killed
+                    raise Closed
             self._look(self._asked(("make",)))
+            self._made = True
         except BaseException as error:
             for complaint in self.close():
                 note(error, complaint)
@@ -254,26 +260,32 @@ class RemoteCollector:
     def _some_of(self, waited_for: Sequence[_Outpost]) -> list[tuple[_Outpost, Any]]:
         """Wait until some have answered, or one has died: whoever does so is heard at once."""
         progress, answers = self._progress, []
-        progress.busy = [(outpost.name, outpost.posted) for outpost in waited_for]
-        by_link = {outpost.child.link: outpost for outpost in waited_for}
+        by_link = {outpost.child.link: outpost for outpost in waited_for if outpost not in self._standing}
+        if not by_link:  # all that are under way stand still at a step's boundary
+            self._gate.stand(lambda: None)
+            while self._standing:
+                self._standing.pop().tell("go on")
+            return []
+        progress.busy = [(outpost.name, outpost.posted) for outpost in by_link.values()]
         for link in first_to_speak(list(by_link)):
             outpost = by_link[link]
             try:
                 kind, answer = outpost.hear()
-                if kind == "done":
-                    answers.append((outpost, answer))
-                else:  # it stands at a step's boundary
-                    self._gate.stand(lambda: None)
-                    outpost.tell("go on")
             except BaseException:
                 progress.busy = [(outpost.name, outpost.posted)]  # who is to blame
                 raise
+            if kind == "standing":
+                self._standing.add(outpost)
+            else:
+                answers.append((outpost, answer))
         progress.busy = ()
         return answers
 
     def _halt(self, shut: bool) -> None:
-        for outpost in self._outposts:
+        for outpost in list(self._outposts):
             outpost.posted.halted = shut
+        if self._gate.closed and not self._made:
+            self.kill()  # there is no boundary to come to in making an environment
 
     def settle(self) -> None:
         """Wait until the current stream has done all that it was asked for."""
@@ -285,15 +297,27 @@ class RemoteCollector:
             outpost.child.kill()
 
     def close(self) -> list[str]:
-        """Tell the processes to close their environments and to end; kill those that do not."""
+        """Tell the processes to stop at their next step, to close their environments and to end; or kill them.
+
+        Returns
+        -------
+        list of str
+            What went wrong in closing: the consumer is to be warned about it.
+        """
         complaints: list[str] = []
+        self._halt(True)
         for outpost in self._outposts:
             with suppress(Gone):
                 outpost.child.link.send(("close",))
+        deadline = monotonic() + _PATIENCE
         for outpost in self._outposts:
-            words = outpost.child.last_words()
-            complaints += words[1] if words is not None and words[0] == "done" else []
+            words = outpost.child.last_words(deadline - monotonic())
+            if words is not None and words[0] == "closed":
+                complaints += words[1]
             outpost.child.close()
         with self._lane.collecting():
             self.settle()  # dropped -> released
+        # so that memory is let go now, and not when the garbage collector comes to it
+        self._gate.hurry.remove(self.kill)
+        self._gate.told.remove(self._halt)
         return complaints
