@@ -245,7 +245,7 @@ REFUSED = {
     "wrapped actor": (TypeError, "DataParallel", {"actor": nn.DataParallel(Threads())}),
     "lazy actor": (ValueError, "lazy", {"actor": Lazy()}),
     "compile": (NotImplementedError, "`compile", {"compile": True}),
-    "n_per_batch": (NotImplementedError, "`n_per_batch`", {"n_per_batch": 1}),
+    "n_per_batch": (ValueError, "`n_per_batch` must be at most", {"n_per_batch": 99}),
 }
 
 

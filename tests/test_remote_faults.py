@@ -121,7 +121,7 @@ def descriptors():
 
 def all_told(feed):
     """Whether all processes have been told to stand still, or to stop, at their next step."""
-    return all(post.halted for post in feed._driver.collector._posts.values())
+    return all(outpost.posted.halted for outpost in feed._driver.collector._outposts)
 
 
 def has_ended(feed):

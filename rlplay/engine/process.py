@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -54,11 +54,11 @@ class Link:
     """One end of a way between two processes. Every method raises :class:`Gone` if the other end is not there."""
 
     def __init__(self, end: socket.socket) -> None:
-        self._socket, self._fd = end, end.fileno()
+        self._socket, self.fd = end, end.fileno()
 
-    def fileno(self) -> int:
-        """Return the file descriptor, for ``select``."""
-        return self._fd
+    def ready(self, patience: float) -> bool:
+        """Wait until there is something to read, or nobody to write it any more; False if that takes too long."""
+        return bool(select.select([self.fd], [], [], max(0.0, patience))[0])
 
     def write(self, data: bytes) -> None:
         """Send some bytes. Blocks if very many are on their way."""
@@ -70,9 +70,9 @@ class Link:
     def read(self, n: int) -> bytes:
         """Wait for the next ``n`` bytes, without the interpreter lock."""
         try:
-            data = os.read(self._fd, n)
+            data = os.read(self.fd, n)
             while len(data) < n:
-                more = os.read(self._fd, n - len(data))
+                more = os.read(self.fd, n - len(data))
                 if not more:
                     raise Gone
                 data += more
@@ -102,9 +102,10 @@ class Link:
     def _missing(self) -> bytes:
         raise Gone
 
-    def ready(self, timeout: float) -> bool:
-        """Wait until there is something to be read, the end included, for ``timeout`` seconds at most."""
-        return bool(select.select([self._fd], [], [], max(0.0, timeout))[0])
+    def finish(self) -> None:
+        """Say that no more will be written: after what is under way, the other end finds this one :class:`Gone`."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end."""
@@ -113,8 +114,8 @@ class Link:
 
 def first_to_speak(links: Sequence[Link]) -> list[Link]:
     """Wait until there is something to be read from any of them, the end included; return from which."""
-    ready, _, _ = select.select(links, [], [])
-    return ready
+    ready, _, _ = select.select([link.fd for link in links], [], [])
+    return [link for link in links if link.fd in ready]
 
 
 class Child:
@@ -132,9 +133,10 @@ class Child:
 
     def __init__(self, target: Callable[..., None], *args: Any, name: str) -> None:
         self.name = name
+        data = cloudpickle.dumps((target, args))
         ours, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as told:
-            told.write(cloudpickle.dumps((target, args)))
+            told.write(data)
             told.seek(0)
             fds = theirs.fileno(), told.fileno()
             boot = f"import sys; sys.path[:] = {sys.path!r}; from rlplay.engine.process import main; main{fds}"
@@ -189,6 +191,7 @@ class Child:
 def main(fd: int, told: int) -> None:
     """Do, in a child, what it was started for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(fd, False)  # a program that an environment starts must not keep the link open
     link = Link(socket.socket(fileno=fd))
     threading.Thread(target=_end_with_parent, args=(fd,), name="rlplay-orphan", daemon=True).start()
     with os.fdopen(told, "rb") as file:
@@ -200,9 +203,9 @@ def main(fd: int, told: int) -> None:
 
 
 def _end_with_parent(fd: int) -> None:
-    """End the process when the other end of the link is closed, whatever it is busy with."""
+    """End the process when the other end of the link is closed, not only finished, whatever it is busy with."""
     poll = select.poll()
-    poll.register(fd, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
+    poll.register(fd, select.POLLHUP)
     poll.poll()
     os._exit(1)
 
@@ -214,17 +217,42 @@ def packed(error: BaseException) -> bytes:
         data: bytes = cloudpickle.dumps((error, text))
         pickle.loads(data)  # some can be pickled, and not be made again
     except Exception:
-        notes = {"__notes__": list(getattr(error, "__notes__", ()))}
+        data = _packed_in_parts(error, text)
+    return data
+
+
+def _packed_in_parts(error: BaseException, text: str) -> bytes:
+    """Pickle an exception that does not let itself be made again from its arguments, or holds what cannot be sent."""
+    notes = {"__notes__": list(getattr(error, "__notes__", ()))}
+    try:
+        data: bytes = cloudpickle.dumps((_Parts(type(error), error.args, notes), text))
+        pickle.loads(data)
+    except Exception:
         stand_in = RuntimeError(f"{type(error).__qualname__}: {error}")
         vars(stand_in).update(notes)
         data = cloudpickle.dumps((stand_in, text))
     return data
 
 
+class _Parts(NamedTuple):
+    """What an exception can be put together from, without its ``__init__``."""
+
+    kind: type[BaseException]
+    args: tuple[Any, ...]
+    attributes: dict[str, Any]
+
+    def together(self) -> BaseException:
+        error = self.kind.__new__(self.kind, *self.args)
+        vars(error).update(self.attributes)
+        return error
+
+
 def unpacked(data: bytes) -> BaseException:
     """Make an exception of what :func:`packed` has made; its cause is the original traceback."""
-    error: BaseException
+    error: BaseException | _Parts
     error, text = pickle.loads(data)
+    if isinstance(error, _Parts):
+        error = error.together()
     error.__cause__ = Remote(text)
     return error
 

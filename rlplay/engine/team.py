@@ -7,7 +7,7 @@ A group of environments is a turn of its own. Each worker keeps consecutive envi
 from __future__ import annotations
 
 import os
-import struct
+import pickle
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +16,23 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any
 
+import cloudpickle
 import numpy as np
 
 from . import space
 from .crew import SlotViews, Step
+from .environment import is_factory
 from .handoff import Channel, Closed, Failure
 from .info import Entries
 from .process import Child, Gone, map_memory, new_memory, unpacked
 from .rows import Array, Episode
 from .trace import Progress, note
-from .worker import CLOSE, COMMAND, DONE, STEP, Board, Errand, Kept, Portrait, Share, serve, views_of
+from .worker import COMMAND, DONE, FAILED, LAST, LENGTH, Board, Errand, Kept, Portrait, Share, serve, views_of
 
 __all__ = ["Team", "shares"]
 
-_PATIENCE = 5.0
-"""Seconds for which closing waits for the environments to be closed."""
+_PATIENCE = 3.0
+"""Seconds for which closing waits for the environments to be closed: fewer than it is waited for itself."""
 
 
 class Worker(ABC):
@@ -42,9 +44,10 @@ class Worker(ABC):
         which = f"environment {first}" if first == last else f"environments {first} to {last}"
         self.name = f"worker {number} ({which})"
 
+    @property
     @abstractmethod
-    def progress(self, share: int) -> Progress:
-        """Tell where a share stands."""
+    def progress(self) -> Progress:
+        """Where it stands."""
 
     @abstractmethod
     def made(self) -> list[Portrait]:
@@ -81,7 +84,7 @@ class ThreadWorker(Worker):
     def __init__(self, number: int, given: Sequence[Share], entries: Entries) -> None:
         """Start the thread."""
         super().__init__(number, given)
-        self._progress = [Progress() for _ in given]
+        self._progress = Progress()
         self._inbox: Channel[tuple[int, Callable[[Kept], Any]]] = Channel(reentrant=True)
         self._made: Channel[list[Portrait]] = Channel(reentrant=True)
         self._outbox = [Channel[Any](reentrant=True) for _ in given]
@@ -90,9 +93,10 @@ class ThreadWorker(Worker):
         self._thread = threading.Thread(target=_work, args=args, name=f"rlplay-worker-{number}", daemon=True)
         self._thread.start()
 
-    def progress(self, share: int) -> Progress:
-        """Tell where a share stands."""
-        return self._progress[share]
+    @property
+    def progress(self) -> Progress:
+        """Where it stands."""
+        return self._progress
 
     def made(self) -> list[Portrait]:
         """Wait until the environments are made and reset, and tell what they look like."""
@@ -128,7 +132,7 @@ class ThreadWorker(Worker):
         """Wait for its end."""
         self._thread.join(max(0.0, deadline - monotonic()))
         if self._thread.is_alive():
-            return [f"{self.name} has not ended, and is left behind: {self._progress[0]}. A thread cannot be killed."]
+            return [f"{self.name} has not ended, and is left behind: {self._progress}. A thread cannot be killed."]
         complaints, self._complaints = self._complaints, []
         return complaints
 
@@ -136,7 +140,7 @@ class ThreadWorker(Worker):
 def _work(
     given: Sequence[Share],
     entries: Entries,
-    progress: Sequence[Progress],
+    progress: Progress,
     inbox: Channel[tuple[int, Callable[[Kept], Any]]],
     made: Channel[list[Portrait]],
     outbox: Sequence[Channel[Any]],
@@ -145,8 +149,7 @@ def _work(
     """Live the whole life of a worker thread."""
     kept: list[Kept] = []
     try:
-        for share, its_progress in zip(given, progress, strict=True):
-            kept.append(Kept(share, entries, its_progress))
+        kept.extend(Kept(share, entries, progress) for share in given)
         made.put([one.portrait for one in kept])
         while True:
             k, work = inbox.get()
@@ -169,7 +172,11 @@ class ProcessWorker(Worker):
         """Start the process."""
         super().__init__(number, given)
         self._number = number
-        self._child = Child(serve, Errand(number, self.shares, entries, n_workers, n_envs), name=self.name)
+        try:
+            self._child = Child(serve, Errand(number, self.shares, entries, n_workers, n_envs), name=self.name)
+        except Exception as error:
+            self._blame_factories(error)
+            raise
         self._slots: list[SlotViews] = []
         self._steps: dict[int, Step] = {}
 
@@ -179,15 +186,14 @@ class ProcessWorker(Worker):
         with self._blamed():
             self._child.link.send(None, fd)
 
-    def progress(self, share: int) -> Progress:
-        """Tell where a share stands."""
+    @property
+    def progress(self) -> Progress:
+        """Where it stands."""
         return self._progress
 
     def made(self) -> list[Portrait]:
         """Wait until the environments are made and reset, and tell what they look like."""
-        self._answer()
-        with self._blamed():
-            portraits: list[Portrait] = self._child.link.receive()[0]
+        portraits: list[Portrait] = pickle.loads(self._answer())
         return portraits
 
     def settle_in(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
@@ -201,7 +207,7 @@ class ProcessWorker(Worker):
         """Wake it for a step."""
         self._steps[share] = step
         with self._blamed():
-            self._child.link.write(COMMAND.pack(STEP, share, step.final, step.sticky, step.slot, step.t))
+            self._child.link.write(COMMAND.pack(share, step.slot, step.final, step.sticky, step.t))
 
     def wait(self, share: int) -> tuple[list[int], list[Episode]]:
         """Wait until the step is made; return whose episode ended, and these."""
@@ -219,24 +225,51 @@ class ProcessWorker(Worker):
 
     def dismiss(self) -> None:
         """Tell it to end."""
-        with suppress(Gone):
-            self._child.link.write(COMMAND.pack(CLOSE, 0, 0, 0, 0, 0))
+        self._child.link.finish()
 
     def close(self, deadline: float) -> list[str]:
         """Wait for its end; kill it if that takes too long."""
-        complaints: list[str] = self._child.last_words(deadline - monotonic()) or []
+        complaints = self._last_words(deadline)
         self._child.close()
         return complaints
 
-    def _answer(self) -> None:
-        """Wait until it has done what it was told to, or raise what that has raised."""
+    def _last_words(self, deadline: float) -> list[str]:
+        """Wait for what it has to say in the end, behind answers that nobody has waited for."""
+        with suppress(Gone):
+            while self._child.link.ready(deadline - monotonic()):
+                how, data = self._hear()
+                if how == LAST:
+                    words: list[str] = pickle.loads(data)
+                    return words
+            self._child.kill()
+            return [f"{self.name} has not closed its environments in time, and was killed."]
+        return []
+
+    def _hear(self) -> tuple[bytes, bytes]:
+        """Wait for its next answer."""
+        link = self._child.link
+        how = link.read(1)
+        return how, b"" if how == DONE else link.read(*LENGTH.unpack(link.read(LENGTH.size)))
+
+    def _answer(self) -> bytes:
+        """Wait until it has done what it was told to; return what it has to tell, or raise what that has raised."""
         with self._blamed():
-            link = self._child.link
-            if link.read(1) == DONE:
-                return
-            (n,) = struct.unpack("<Q", link.read(8))
-            data = link.read(n)
-        raise unpacked(data)
+            how, data = self._hear()
+        if how == FAILED:
+            raise unpacked(data)
+        return data
+
+    def _blame_factories(self, error: Exception) -> None:
+        """If a factory is why the worker could not be told what to do, say which one."""
+        for share in self.shares:
+            for j, source in enumerate(share.sources, share.columns.start):
+                try:
+                    cloudpickle.dumps(source)
+                except Exception:
+                    raise TypeError(
+                        f"the factory of environment {j} cannot be sent to a worker process ({error}): let it make "
+                        "what it needs when it is called, or use `worker='thread'`."
+                    ) from error
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
@@ -280,7 +313,7 @@ class Team:
         self._episodes: list[Episode] = []
         hurry.append(self.kill)
         try:
-            progress.doing = "env.make"
+            progress.doing = "starting workers"
             self._start(given, entries)
             self._ways = [
                 [(w, k) for w in self._workers for k, share in enumerate(w.shares) if _inside(share.columns, group)]
@@ -295,6 +328,12 @@ class Team:
 
     def _start(self, given: Sequence[Sequence[Share]], entries: Entries) -> None:
         if self._kind == "thread":
+            sources = [source for shares in given for share in shares for source in share.sources]
+            instances = [id(source) for source in sources if not is_factory(source)]
+            if len(set(instances)) < len(instances):
+                raise ValueError(
+                    "the same environment stands twice in `envs`: each column needs an instance of its own."
+                )
             self._workers.extend(ThreadWorker(n, shares, entries) for n, shares in enumerate(given))
             return
         fd = new_memory(Board.size(len(given), self.n_envs))
@@ -309,10 +348,11 @@ class Team:
 
     def _look(self) -> None:
         portraits: list[Portrait] = []
+        self._progress.doing = "env.make"
         for worker in self._workers:
-            self._progress.busy = [(worker.name, worker.progress(0))]
+            self._progress.busy = [(worker.name, worker.progress)]
             portraits += worker.made()
-        self._progress.busy = []
+        self._progress.busy, self._progress.doing = [], "checking the spaces"
         one = portraits[0]
         for share, other in zip([s for w in self._workers for s in w.shares], portraits, strict=True):
             for name, mine, theirs in zip(("observation_space", "action_space"), one.spaces, other.spaces, strict=True):
@@ -343,6 +383,7 @@ class Team:
     def depart(self, turn: int, step: Step) -> None:
         """Set out to make a step."""
         for worker, share in self._ways[turn]:
+            worker.progress.fragment = self._progress.fragment
             worker.go(share, step)
             self._busy[turn].append((worker, share))
         self._tell()
@@ -356,7 +397,7 @@ class Team:
             try:
                 over, episodes = worker.wait(share)
             except BaseException:
-                self._progress.busy = [(worker.name, worker.progress(share))]  # who is to blame
+                self._progress.busy = [(worker.name, worker.progress)]  # who is to blame
                 raise
             del busy[0]
             ended += over
@@ -365,7 +406,8 @@ class Team:
         return ended
 
     def _tell(self) -> None:
-        self._progress.busy = [(worker.name, worker.progress(k)) for busy in self._busy for worker, k in busy]
+        busy = dict.fromkeys(worker for busy in self._busy for worker, _ in busy)
+        self._progress.busy = [(worker.name, worker.progress) for worker in busy]
 
     def episodes(self) -> list[Episode]:
         """Take the episodes that have ended since somebody last took them away."""

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
+import cloudpickle
 import numpy as np
 
 from ..nested import Nested
@@ -18,14 +22,29 @@ from .environment import Environments
 from .info import Entries
 from .process import Gone, Link, map_memory, packed
 from .rows import Array, Cuts, Episode, Marks, Row, read
-from .trace import Progress
+from .trace import Posted, Progress
 
-__all__ = ["CLOSE", "COMMAND", "DONE", "FAILED", "STEP", "Board", "Errand", "Kept", "Portrait", "Share", "serve"]
+__all__ = [
+    "COMMAND",
+    "DONE",
+    "FAILED",
+    "LAST",
+    "LENGTH",
+    "TOLD",
+    "Board",
+    "Errand",
+    "Kept",
+    "Portrait",
+    "Share",
+    "serve",
+]
 
-COMMAND = struct.Struct("<BBBBHxxI")
-"""What to do, for which of the worker's shares, ``final``, ``sticky``, the slot, the step."""
-CLOSE, STEP = range(2)
-DONE, FAILED = b"\0", b"\1"
+COMMAND = struct.Struct("<HHBBxxI")
+"""The step to be made: for which of the worker's shares, the slot, ``final``, ``sticky``, ``t``."""
+DONE, TOLD, FAILED, LAST = b"\0", b"\1", b"\2", b"\3"
+"""How answers begin. All but the first go on with the length of a pickle, and the pickle: what was asked for, what was
+raised, and in the end what went wrong with closing."""
+LENGTH = struct.Struct("<Q")
 
 
 class Share(NamedTuple):
@@ -93,47 +112,19 @@ class Board:
 
     def __init__(self, memory: Array, n_workers: int, n_envs: int) -> None:
         """Lay it out."""
-        words = memory[: self.size(n_workers, n_envs)].view(np.int64)
-        self.places = words[: 2 * n_workers].reshape(n_workers, 2)
-        self.length = words[2 * n_workers :][:n_envs]
-        self.ret = words[2 * n_workers + n_envs :][:n_envs].view(np.float64)
+        posted = n_workers * Posted.SIZE
+        self._posted = memory[:posted].reshape(n_workers, Posted.SIZE)
+        self.length, self.ret = memory[posted : self.size(n_workers, n_envs)].view(np.int64).reshape(2, n_envs)
+        self.ret = self.ret.view(np.float64)
 
     @staticmethod
     def size(n_workers: int, n_envs: int) -> int:
         """How many bytes it takes."""
-        return 8 * (2 * n_workers + 2 * n_envs)
+        return n_workers * Posted.SIZE + 2 * 8 * n_envs
 
-    def progress(self, number: int) -> Progress:
+    def progress(self, number: int) -> Posted:
         """Return a worker's progress: written in its process, read on the other side."""
-        return _Posted(self.places[number])
-
-
-class _Posted(Progress):
-    """A progress whose place and environment stand on the board."""
-
-    __slots__ = ("_place",)
-
-    _DOINGS = ("starting", "env.make", "checking the spaces", "env.reset", "getting ready", "env.step")
-
-    def __init__(self, place: Array) -> None:
-        self._place = place
-        self.row = self.fragment = 0
-
-    @property
-    def doing(self) -> str:
-        return self._DOINGS[self._place[0]]
-
-    @doing.setter
-    def doing(self, doing: str) -> None:
-        self._place[0] = self._DOINGS.index(doing)
-
-    @property
-    def env(self) -> int:
-        return int(self._place[1])
-
-    @env.setter
-    def env(self, env: int) -> None:
-        self._place[1] = env
+        return Posted(self._posted[number])
 
 
 def serve(link: Link, errand: Errand) -> None:
@@ -142,42 +133,44 @@ def serve(link: Link, errand: Errand) -> None:
     board = Board(_mapped(fd), errand.n_workers, errand.n_envs)
     progress = board.progress(errand.number)
     shares: list[Kept] = []
-    if not _answered(link, lambda: shares.extend(Kept(share, errand.entries, progress) for share in errand.shares)):
-        _close(shares)
-        return
+
+    def make() -> bytes:
+        shares.extend(Kept(share, errand.entries, progress) for share in errand.shares)
+        told: bytes = cloudpickle.dumps([kept.portrait for kept in shares])
+        return told
+
+    def step(number: int, step: Step) -> None:
+        for episode in shares[number].step(step)[1]:
+            board.ret[episode.env], board.length[episode.env] = episode.ret, episode.length
+
+    with suppress(Gone):  # there is nothing more to be done
+        if _answered(link, make):
+            _settle_in(shares, *link.receive())
+            link.write(DONE)
+            while True:
+                number, slot, final, sticky, t = COMMAND.unpack(link.read(COMMAND.size))
+                _answered(link, partial(step, number, Step(slot, t, bool(final), bool(sticky))))
+    complaints = [complaint for kept in shares for complaint in kept.faces.close()]
+    sys.stdout.flush()  # for once that this has been read, the process may be ended at any moment
+    _answer(link, LAST, cloudpickle.dumps(complaints))
+
+
+def _answered(link: Link, work: Callable[[], bytes | None]) -> bool:
+    """Do some work, and answer that it is done, with what there is to be told, or what it raised."""
     try:
-        link.send([kept.portrait for kept in shares])
-        cuts, fds = link.receive()
-        _settle_in(shares, cuts, fds)
-        link.write(DONE)
-        while True:
-            what, number, final, sticky, slot, t = COMMAND.unpack(link.read(COMMAND.size))
-            if what == CLOSE:
-                break
-            kept, step = shares[number], Step(slot, t, bool(final), bool(sticky))
-
-            def made(kept: Kept = kept, step: Step = step) -> None:
-                for episode in kept.step(step)[1]:
-                    board.ret[episode.env], board.length[episode.env] = episode.ret, episode.length
-
-            _answered(link, made)
-        complaints = _close(shares)
-        link.send(complaints)
-    except Gone:
-        _close(shares)
-        raise
-
-
-def _answered(link: Link, work: Callable[[], None]) -> bool:
-    """Do some work, and answer that it is done, or what it raised."""
-    try:
-        work()
+        told = work()
     except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
-        data = packed(error)
-        link.write(FAILED + struct.pack("<Q", len(data)) + data)
+        _answer(link, FAILED, packed(error))
         return False
-    link.write(DONE)
+    if told is None:
+        link.write(DONE)
+    else:
+        _answer(link, TOLD, told)
     return True
+
+
+def _answer(link: Link, how: bytes, data: bytes) -> None:
+    link.write(how + LENGTH.pack(len(data)) + data)
 
 
 def _settle_in(shares: Sequence[Kept], cuts: Cuts, fds: Sequence[int]) -> None:
@@ -190,10 +183,6 @@ def _mapped(fd: int) -> Array:
     memory = map_memory(fd)
     os.close(fd)
     return memory
-
-
-def _close(shares: Sequence[Kept]) -> list[str]:
-    return [complaint for kept in shares for complaint in kept.faces.close()]
 
 
 def views_of(slot: SlotViews) -> tuple[list[Row], list[Marks], Row]:
