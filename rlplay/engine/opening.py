@@ -93,16 +93,21 @@ def open_feed(
 
 
 def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate) -> Collector:
-    return Collector(lambda: faces(envs, plan.seed, plan.entries, progress), behaviour, lane, plan, progress, gate)
+    return Collector(
+        lambda: faces(envs, plan.seed, plan.entries, progress, final=plan.final), behaviour, lane, plan, progress, gate
+    )
 
 
-def faces(envs: Any, seed: int, entries: Entries, progress: Progress, *, once: bool = False) -> Faces:
+def faces(
+    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, once: bool = False
+) -> Faces:
     """Make, reset and check environments: one vector environment, or a list of instances and factories.
 
-    With ``once`` those of a list are not reset when an episode has ended: its last observation stays.
+    ``final`` says whether the true last observations will be asked for: not every vector environment tells them. With
+    ``once`` those of a list are not reset when an episode has ended: its last observation stays.
     """
     if is_vector(envs):
-        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress)
+        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress, final=final)
     return Environments(envs, seeds_of(seed, len(envs)), entries, progress, once=once)
 
 
@@ -120,7 +125,7 @@ def listed(envs: Any) -> list[Any]:
     if hasattr(envs, "step") or callable(envs) or not isinstance(envs, Iterable):
         raise TypeError(
             f"`envs` must be a list of environments or of factories, or a vector environment, got {envs!r}; "
-            "write `[env]` for a single one."
+            "write `[env]` for a single one. (A vector environment has `num_envs` and `single_observation_space`.)"
         )
     sources = list(envs)
     if not sources:
