@@ -5,6 +5,14 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
+
+Recurrent networks learn from sequences, with the priorities that Kapturowski et al. (2019, "Recurrent Experience Replay
+in Distributed Reinforcement Learning") give them::
+
+    columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # of a buffer with `sequences=True`
+    loss, info = dqn.loss(columns, actor, target=target, gamma=0.99, weight=weight)
+    error = info["td_error"].abs()  # (T, N)
+    buffer.update(ids, 0.9 * error.amax(dim=0) + 0.1 * error.mean(dim=0))
 """
 
 from __future__ import annotations
