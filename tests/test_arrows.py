@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "engine.transfer": {"nested"},
     "engine.storage": {"nested", "engine.core"},
     "engine.environment": FACES,
-    "engine.vector": FACES,
+    "engine.autoreset": {"nested"},
+    "engine.vector": FACES | {"engine.autoreset"},
     "engine.inspection": {"nested", "engine.core", "engine.space"},
     "engine.behaviour": {
         "nested",

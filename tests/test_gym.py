@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay import nested, sampling
+from rlplay import sampling
 from rlplay.algo import returns
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
@@ -152,122 +152,17 @@ def test_gymnasium_is_left_as_it_is():
         assert importlib.import_module(name).np is np
 
 
-# --- vector environments ----------------------------------------------------------------------------------------------
-
-
-def vector_of(makers, mode="SAME_STEP"):
-    vector = pytest.importorskip("gymnasium").vector
-    return vector.SyncVectorEnv(makers, autoreset_mode=vector.AutoresetMode[mode])
-
-
-def compared(makers, actor, n_steps, n_fragments=4, *, engine=same, containers=True, **how):
-    """Collect from a vector environment and from a list of the same ones; everything is the same."""
-    got = []
-    for envs in (vector_of(makers), [make() for make in makers]):
-        with engine.rollout(envs, actor, n_steps, seed=5, final=True, **how) as feed:
-            got.append([(next(feed), feed.episodes(), feed.steps) for _ in range(n_fragments)])
-    assert sum(len(episodes) for _, episodes, _ in got[0]) > 5
-    for k, ((one, *said), (other, *too)) in enumerate(zip(*got, strict=True)):
-        assert said == too
-        assert nested.structure(one) == nested.structure(other) or not containers
-        names = nested.names(other, f"fragments[{k}]")
-        for x, y, name in zip(nested.leaves(one), nested.leaves(other), names, strict=True):
-            assert x.dtype == y.dtype, name
-            np.testing.assert_array_equal(x.numpy(), y.numpy(), name)
-    return [fragment for fragment, *_ in got[0]]
-
-
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP", "DISABLED"])
 @engines
-def test_a_vector_environment_gives_what_the_list_of_its_parts_gives(engine, groups):
+def test_the_loop_of_the_readme_runs_over_a_vector_environment(engine, mode):
     gymnasium = pytest.importorskip("gymnasium")
-
-    def make():
-        env = gymnasium.make("CartPole-v1", max_episode_steps=12)
-        return gymnasium.wrappers.RecordEpisodeStatistics(env)
-
-    actor = actor_for(make())
-    names = {"episode.r": float, "episode.l": np.int64}
-    for fragment in compared([make] * N_ENVS, actor, 20, engine=engine, groups=groups, info=names):
-        env = fragment.env
-        assert torch.equal(env.info["episode.l"] > 0, env.terminated | env.truncated)
-        assert torch.equal(env.info["episode.r"].isnan(), ~(env.terminated | env.truncated))
-
-
-@pytest.mark.parametrize("form", ["vector", "dict", "pair", "scalar", "discrete"])
-@engines
-def test_a_vector_environment_may_have_observations_of_any_form(engine, form):
-    spaces = pytest.importorskip("gymnasium.spaces")
-
-    def maker(j):
-        return lambda: LedgerEnv(spaces, j, form=form, lengths=[4, 1, 2, 7, 1], reward=lambda x: x + 0.1)
-
-    entries = {
-        "code": float,
-        "even": np.int64,
-        "first": bool,
-        "place": np.zeros(2, np.int32),
-        "nested.deep.step": np.int32,
-        "nested.deep.over": bool,
-        "episode.r": float,
-        "TimeLimit.truncated": bool,
-        "a.b": float,
-        "never": float,
-    }
-    compared([maker(j) for j in range(N_ENVS)], CountingActor(), 9, engine=engine, info=entries)
-
-
-def test_a_vector_environment_may_have_parts_whose_observations_are_named_tuples():
-    # the vector environment's own are plain tuples, but those at the end of an episode are as the part gave them
-    spaces = pytest.importorskip("gymnasium.spaces")
-    makers = [lambda j=j: LedgerEnv(spaces, j, form="tuple") for j in range(N_ENVS)]
-    compared(makers, CountingActor(), 9, containers=False)
-
-
-@pytest.mark.parametrize("action", ["discrete", "multidiscrete", "box", "multibinary", "dict"])
-def test_a_vector_environment_may_have_actions_of_any_space(action):
-    spaces = pytest.importorskip("gymnasium.spaces")
-
-    class Scribbler(LedgerEnv):
-        def step(self, action):
-            answer = super().step(action)
-            for part in nested.leaves(action):
-                if isinstance(part, np.ndarray):
-                    part[...] = 0  # what it was given is its own
-            return answer
-
-    makers = [lambda j=j: Scribbler(spaces, j, action=action) for j in range(N_ENVS)]
-    compared(makers, CountingActor(action), 9)
-
-
-@engines
-def test_the_readme_loop_takes_a_vector_environment(engine):
-    gymnasium = pytest.importorskip("gymnasium")
-    kwargs = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+    kwargs = {"autoreset_mode": gymnasium.vector.AutoresetMode[mode]}
     envs = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync", vector_kwargs=kwargs)
     actor = Actor(4, 2)
     with engine.rollout(envs, actor, n_steps=20) as feed:
         for _, fragment in zip(range(2), feed):  # noqa: B905
             assert fragment.state.obs.shape == (21, 4, 4)
-            assert fragment.env.valid.all()
             policy_gradient(fragment, actor).backward()
-
-
-@pytest.mark.parametrize("mode", ["NEXT_STEP", "DISABLED"])
-@engines
-def test_a_vector_environment_of_another_mode_is_refused_at_the_call(engine, mode):
-    spaces = pytest.importorskip("gymnasium.spaces")
-    envs = vector_of([lambda: LedgerEnv(spaces)], mode)
-    with pytest.raises(ValueError, match=f"within the step, got .* autoreset mode .*{mode}.*SAME_STEP"):
-        engine.rollout(envs, CountingActor(), 3)
-    assert [env.resets for env in envs.envs] == [0]
-
-
-@engines
-def test_a_vector_environment_cannot_be_sticky(engine):
-    spaces = pytest.importorskip("gymnasium.spaces")
-    with pytest.raises(ValueError, match="pass a list"):
-        engine.rollout(vector_of([lambda: LedgerEnv(spaces)]), CountingActor(), 3, sticky=True)
 
 
 # --- what cannot be recorded ------------------------------------------------------------------------------------------

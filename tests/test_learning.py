@@ -130,14 +130,15 @@ def test_recall(recurrent, algorithm, seed):
 
 @learning
 @every_seed
-def test_recall_by_action_values(seed):
+@pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
+def test_recall_by_action_values(sticky, seed):
     torch.manual_seed(seed)
     actor = QNetwork(nn.Linear(32, 3), core=nn.GRU(4, 32), epsilon=0.2)
     target, draws = copy.deepcopy(actor), torch.Generator().manual_seed(seed)
     buffer = Prioritized(28 * 16 * 20, sequences=True)
     optim = torch.optim.Adam(actor.parameters(), lr=5e-3)
-    with same.rollout([Recall() for _ in range(16)], actor, 28, seed=seed) as feed:
-        for fragment in islice(feed, 60):
+    with same.rollout([Recall() for _ in range(16)], actor, 28, sticky=sticky, seed=seed) as feed:
+        for fragment in islice(feed, 200 if sticky else 60):  # sticky ones hold a quarter of the steps
             buffer.commit(fragment)
             target.load_state_dict(actor.state_dict())
             for _ in range(4):

@@ -282,6 +282,7 @@ def test_minibatches_see_the_weights_of_the_moment():
         ({"n_minibatches": 0}, ValueError, "`n_minibatches` must be from 1 to the fragment's 36 transitions.*got 0"),
         ({"n_minibatches": 37}, ValueError, "36 transitions.*got 37"),
         ({"n_epochs": -1}, ValueError, "`n_epochs` at least 0"),
+        ({"n_epochs": 2.0}, TypeError, "must be integers, got 2.0"),
         ({"clip": 0.0}, ValueError, "`clip` must be a number > 0, got 0.0"),
         ({"gamma": 1.1}, ValueError, "`gamma`"),
     ],
@@ -327,6 +328,18 @@ def test_padding_changes_neither_loss_nor_gradients(loss, recurrent, garbage):
     assert ends.all()
     longer.env.valid[-1] = False
     same(loss(longer, actor)[0], expected, actor)
+
+
+@every
+@recurrence
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sticky_column_is_a_fragment_that_stops_where_its_episode_ended(loss, recurrent, seed):
+    whole, actor = made_sticky(random_fragment(seed, B=1, recurrent=recurrent)), Dense(recurrent)
+    n, final = int(whole.env.valid.sum()), whole.env.final
+    state, actor_info = nested.map(lambda x: x[: n + 1], (whole.state, whole.actor))
+    env = nested.map(lambda x: x[:n], whole.env._replace(final=()))._replace(final=final)
+    stopped = whole._replace(state=state, actor=actor_info, env=env)
+    same(loss(whole, actor)[0], loss(stopped, actor)[0], actor)
 
 
 @every
@@ -453,6 +466,8 @@ def test_two_ways_to_look_ahead_exclude_each_other():
         ({"huber": 0.0}, "`huber` must be a number > 0, or None"),
         ({"n_lookahead": 0}, "`n_lookahead` must be a number of steps >= 1"),
         ({"gamma": -0.1}, "`gamma`"),
+        ({"weight": torch.ones(9)}, r"`weight` must be \(T, B\) = \(9, 4\) or \(B,\) = \(4,\), got \(9,\)"),
+        ({"weight": torch.ones(2, 9, 4)}, "`weight` must be"),
     ],
 )
 def test_wrong_numbers_are_named(args, message):

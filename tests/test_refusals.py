@@ -93,10 +93,11 @@ def test_sticky_with_a_vector_environment_is_refused(refuses):
     refuses(ValueError, "`sticky=True`", "list", "vector", envs=vector, sticky=True)
 
 
-def test_a_vector_environment_that_resets_in_another_mode_is_refused(refuses):
-    vector = SimpleNamespace(num_envs=2, single_observation_space=Env.observation_space, step=bool, reset=bool)
-    for vector.metadata in ({}, {"autoreset_mode": SimpleNamespace(name="NEXT_STEP")}):
-        refuses(ValueError, "SAME_STEP", "autoreset", "AutoresetMode", "list", envs=vector)
+def test_a_vector_environment_that_does_not_tell_when_it_resets_is_refused(refuses):
+    spaces = {"single_observation_space": Env.observation_space, "single_action_space": Env.action_space}
+    vector = SimpleNamespace(num_envs=2, **spaces, step=bool, reset=bool)
+    for vector.metadata in ({}, {"autoreset_mode": SimpleNamespace(name="SOMETIMES")}):
+        refuses(ValueError, "SAME_STEP", "autoreset_mode", "AutoresetMode", "list", envs=vector)
 
 
 @pytest.mark.parametrize("name", ["observation_space", "action_space"])

@@ -165,8 +165,9 @@ def entry(info: Nested, name: str) -> Tensor:
     """
     if not isinstance(info, Mapping):
         raise TypeError(
-            f"The actor's info must be a mapping from names to tensors, among them {name!r}; got "
-            f"{type(info).__name__}. Return `act, hx, {{{name!r}: ..., ...}}` from its `forward`."
+            f"The actor's info (recorded in `fragment.actor`, or returned just now) must be a mapping from names to "
+            f"tensors, among them {name!r}; got {type(info).__name__}. An actor's `forward` returns "
+            f"`act, hx, {{{name!r}: ..., ...}}`."
         )
     if name not in info:
         raise ValueError(f"The actor's info lacks {name!r}; it has {sorted(info)}.")

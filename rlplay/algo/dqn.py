@@ -5,6 +5,14 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
+
+Recurrent networks learn from sequences, with the priorities that Kapturowski et al. (2019, "Recurrent Experience Replay
+in Distributed Reinforcement Learning") give them::
+
+    columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # of a buffer with `sequences=True`
+    loss, info = dqn.loss(columns, actor, target=target, gamma=0.99, weight=weight)
+    error = info["td_error"].abs()  # (T, N)
+    buffer.update(ids, 0.9 * error.amax(dim=0) + 0.1 * error.mean(dim=0))
 """
 
 from __future__ import annotations
@@ -89,12 +97,12 @@ def loss(
     _check_huber(huber)
     if n_lookahead is not None and n_lookahead < 1:
         raise ValueError(f"`n_lookahead` must be a number of steps >= 1, or None for all; got {n_lookahead}.")
-    fragment, valid = blank_padding(fragment), fragment.env.valid
+    shown, valid = blank_padding(fragment), fragment.env.valid
     ended = isinstance(fragment.env.final, Final)
-    info, _, final = unroll(fragment, actor)
+    info, _, final = unroll(shown, actor)
     q = _values(info, fragment.state.act)
     with torch.no_grad():
-        info_, _, final_ = (info, None, final) if target is None else unroll(fragment, target)
+        info_, _, final_ = (info, None, final) if target is None else unroll(shown, target)
         value = _greedy(info, info_, double)
         x = transitions(fragment, value, _greedy(final, final_, double) if ended else (), gamma=gamma)
         y = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
@@ -103,7 +111,12 @@ def loss(
     act = taken(fragment).masked_fill(~valid, 0).unsqueeze(-1)
     chosen = q.gather(-1, act).squeeze(-1)
     errors = _errors(chosen, y, huber)
-    total = masked.mean(errors if weight is None else errors * weight, valid)
+    if weight is not None:
+        if weight.shape not in (valid.shape, valid.shape[1:]):
+            expected = f"(T, B) = {tuple(valid.shape)} or (B,) = {tuple(valid.shape[1:])}"
+            raise ValueError(f"`weight` must be {expected}, got {tuple(weight.shape)}.")
+        errors = errors * weight
+    total = masked.mean(errors, valid)
     return total, {
         "td_error": (y - chosen).detach(),
         "q": masked.mean(chosen.detach(), valid),

@@ -97,7 +97,7 @@ def loss(
         With gradients to the actor's parameters.
     info : dict of float tensors, ``()``
         Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value``, ``kl`` (an
-        estimate of the divergence of ``pi`` from ``mu``, in nats, never negative) and ``clipped`` (the share of ratios
+        estimate of ``KL(mu || pi)``, in nats, never negative) and ``clipped`` (the share of ratios
         outside of the bounds). The host is not made to wait, but for a recurrent actor (:func:`rlplay.algo.unroll`).
 
     Raises
@@ -158,6 +158,8 @@ def losses(
     if not nested.leaves(fragment.hx):
         batch = nested.map(lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch)  # each transition a column
     n_columns, unit = batch.valid.shape[1], "columns" if nested.leaves(fragment.hx) else "transitions"
+    if not (isinstance(n_epochs, int) and isinstance(n_minibatches, int)):
+        raise TypeError(f"`n_epochs` and `n_minibatches` must be integers, got {n_epochs!r} and {n_minibatches!r}.")
     if not (n_epochs >= 0 and 1 <= n_minibatches <= n_columns):
         raise ValueError(
             f"`n_minibatches` must be from 1 to the fragment's {n_columns} {unit}, and `n_epochs` at least 0; got "
@@ -198,7 +200,7 @@ def _loss(
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
     loss, terms = objective(now, gain, batch.target, batch.valid, **weights)
     with torch.no_grad():
-        more = {"kl": ratio - 1 - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
+        more = {"kl": omega.expm1() - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
         return loss, terms | {name: masked.mean(y, batch.valid) for name, y in more.items()}
 
 

@@ -118,18 +118,21 @@ def blank_padding(fragment: Fragment) -> Fragment:
     Returns
     -------
     Fragment
-        With zeros in ``act``, ``rew`` and the float leaves of ``obs`` (the others cannot be NaN, and may be large). The
-        remaining tensors are shared with the argument.
+        With zeros in the float leaves of ``obs`` (the others cannot be NaN, and may be large), and in ``act`` and
+        ``rew`` unless a valid transition led to the row: then they are its own. The remaining tensors are shared with
+        the argument.
     """
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
     unused = torch.cat([unused, ~valid[-1:]])
+    # the action and the reward that ended an episode are in the row after it, and the last state is shown with them
+    meaningless = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
 
     def blank(x: Tensor) -> Tensor:
-        return x.masked_fill(like(unused, x), 0)
+        return x.masked_fill(like(meaningless, x), 0)
 
     def blank_float(x: Tensor) -> Tensor:
-        return blank(x) if x.is_floating_point() else x
+        return x.masked_fill(like(unused, x), 0) if x.is_floating_point() else x
 
     obs, act = nested.map(blank_float, state.obs), nested.map(blank, state.act)
     return fragment._replace(state=state._replace(obs=obs, act=act, rew=blank(state.rew)))

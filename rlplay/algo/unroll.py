@@ -62,7 +62,7 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     if nested.leaves(fragment.hx):
         info, hx, before = _unroll_recurrent(fragment, actor)
     else:
-        info, hx = react(actor, fragment.state, fragment.hx, virtual=True)
+        info, hx = react(actor, fragment.state, None, virtual=True)
         if nested.leaves(hx):
             raise ValueError(
                 f"{type(actor).__qualname__} has a recurrent state, but `fragment.hx` is {fragment.hx!r}: the fragment "

@@ -63,7 +63,7 @@ def loss(
         With gradients to the actor's parameters.
     info : dict of float tensors, ``()``
         Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value``, ``advantage``
-        (``A_t``), ``rho`` (after clipping) and ``kl`` (an estimate of the divergence of ``pi`` from ``mu``, in nats).
+        (``A_t``), ``rho`` (after clipping) and ``kl`` (an estimate of ``KL(mu || pi)``, in nats).
 
     Raises
     ------

@@ -86,7 +86,7 @@ def open_feed(
         progress = Progress()
         stage: Callable[[Gate], Crew]
         if is_vector(envs):
-            stage = partial(_alone, partial(VectorEnvironment, envs), n_envs, plan, progress)
+            stage = partial(_alone, partial(VectorEnvironment, envs, final=final), n_envs, plan, progress)
         elif workers:
             stage = partial(_team, sources, workers, worker, plan, progress)
         else:
@@ -215,13 +215,16 @@ def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progres
     return Team(dealt, plan.entries, plan.groups, worker, progress, gate.hurry)
 
 
-def faces(envs: Any, seed: int, entries: Entries, progress: Progress, *, once: bool = False) -> Faces:
+def faces(
+    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, once: bool = False
+) -> Faces:
     """Make, reset and check environments: one vector environment, or a list of instances and factories.
 
-    With ``once`` those of a list are not reset when an episode has ended: its last observation stays.
+    ``final`` says whether the true last observations will be asked for: not every vector environment tells them. With
+    ``once`` those of a list are not reset when an episode has ended: its last observation stays.
     """
     if is_vector(envs):
-        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress)
+        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress, final=final)
     return Environments(envs, seeds_of(seed, len(envs)), entries, progress, once=once)
 
 
@@ -239,7 +242,7 @@ def listed(envs: Any) -> list[Any]:
     if hasattr(envs, "step") or callable(envs) or not isinstance(envs, Iterable):
         raise TypeError(
             f"`envs` must be a list of environments or of factories, or a vector environment, got {envs!r}; "
-            "write `[env]` for a single one."
+            "write `[env]` for a single one. (A vector environment has `num_envs` and `single_observation_space`.)"
         )
     sources = list(envs)
     if not sources:

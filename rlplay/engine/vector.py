@@ -1,6 +1,42 @@
-"""One vector environment that resets its parts within the step (gymnasium's SAME_STEP mode), made to write into rows.
+"""One vector environment, made to write into rows: gym 0.26's, gymnasium's, EnvPool's or ale-py's.
 
 The same face as :class:`~rlplay.engine.environment.Environments`. Neither torch nor threads, and no import of gym.
+
+When the parts are reset
+========================
+
+A vector environment is stepped as a whole, so a part whose episode has ended must be reset. There are three modes.
+
+``SAME_STEP`` (gym's only one)
+    The step that ends an episode resets the part, and tells the last observation and the last info beside. (ale-py
+    tells no info: it is absent there. Observations whose array the reset overwrites are lost to ``final``.)
+``DISABLED``
+    The part is left as it is, and reset here, in the same step: only it, by a mask.
+
+The rows are those of a list of the same environments (:mod:`rlplay.engine.core` has the table).
+
+``NEXT_STEP`` (gymnasium's and ale-py's default, EnvPool's only one)
+    The *following* step resets the part, whatever the action. Row 2 shows the last observation, ``x7``, and row 3
+    the first of the next episode, ``y0``, with a step between them that was no transition::
+
+        row                 0       1       2       3       4 = T
+        -----------------------------------------------------------------
+        state.stepno        5       6       0       0       1
+        state.obs           x5      x6      x7      y0      y1
+        state.act           a4      a5      a6      a6      b0
+        state.rew           r5      r6      r7      0       q1
+        state.fin           -       -       True    True    -
+        -----------------------------------------------------------------
+        transition          0 -> 1  1 -> 2  2 -> 3  3 -> 4
+        env.terminated      -       True    True    -
+        env.truncated       -       -       -       -
+        env.valid           True    True    -       True
+
+    That step is written as the padding of a sticky fragment is, which is the only way for the laws to hold. An episode
+    begins at row 3, so ``fin`` is True there, and the recurrent state is reset again, which keeps ``x7`` out of it;
+    then by ``fin[t+1] == terminated[t] | truncated[t]`` the step repeats how the old one ended. It carried out no
+    action and earned no reward, so ``act`` stays and ``rew`` is 0; its info is absent. All other transitions are those
+    of the list, and so are ``final``, where ``x7`` is, too, and ``episodes()``.
 """
 
 from __future__ import annotations
@@ -12,7 +48,7 @@ import numpy as np
 
 from .. import nested
 from ..nested import Nested
-from . import space
+from . import autoreset, space
 from .info import Entries
 from .mend import mend_gym
 from .rows import Array, Episode, Marks, Row
@@ -22,25 +58,39 @@ __all__ = ["VectorEnvironment"]
 
 
 class VectorEnvironment:
-    """A vector environment, stepped as a whole."""
+    """A vector environment, stepped as a whole. It stays the user's, and is never closed.
 
-    def __init__(self, env: Any, seeds: Sequence[int], entries: Entries, progress: Progress) -> None:
+    Attributes
+    ----------
+    obs, act : nested :class:`~rlplay.engine.space.Field`
+        What one observation looks like, in the containers that they come in; what one action looks like.
+    episodes : list of Episode
+        The episodes that have ended since somebody last took them away.
+    """
+
+    def __init__(
+        self, env: Any, seeds: Sequence[int], entries: Entries, progress: Progress, *, final: bool = False
+    ) -> None:
         """Reset the environment once, with a seed for each of its parts.
+
+        ``SyncVectorEnv`` and ``AsyncVectorEnv`` of gym and gymnasium, and ale-py's, seed each part with its own. Others
+        get the first seed. EnvPool is seeded when it is made (``envpool.make(..., seed=)``), and not here.
+
+        Parameters
+        ----------
+        final : bool
+            Whether the true last observations will be asked for.
 
         Raises
         ------
-        ValueError
-            If it resets its parts in another mode, or an observation does not fit its space.
+        TypeError, ValueError
+            If it is no vector environment that is known, or does not tell the true last observations although they
+            will be asked for, or if spaces cannot be recorded, or an observation does not fit.
         """
-        mode = getattr(env, "metadata", {}).get("autoreset_mode")
-        if getattr(mode, "name", mode) != "SAME_STEP":
-            raise ValueError(
-                f"vector environments must be gymnasium's, and reset their parts within the step, got {env!r} with "
-                f"autoreset mode {mode}: make it with `vector_kwargs={{'autoreset_mode': "
-                "gymnasium.vector.AutoresetMode.SAME_STEP}`, or pass a list of single environments (the other modes, "
-                "and gym's own vector environments, are not supported yet)."
-            )
         mend_gym()
+        self._mode = autoreset.mode_of(env)
+        if final and self._mode == "SAME_STEP":
+            autoreset.check_sees_last(env)
         self._env, self._entries, self._progress = env, entries, progress
         self.n_envs = int(env.num_envs)
         self._described = space.fields(env.single_observation_space)
@@ -48,11 +98,18 @@ class VectorEnvironment:
         self.act: Nested = space.fields(env.single_action_space)
         self._act_spec = nested.structure(self.act)
         progress.doing, progress.env = "env.reset", -1
-        obs, _ = env.reset(seed=list(seeds))
-        self._first = [np.array(part) for part in space.cast(self._batch, obs)]
+        obs, info = autoreset.first(env, seeds)
+        self._first = space.cast(self._batch, obs)
         self.obs: Nested = space.along(self._described, obs)
         progress.doing = "getting ready"
+        # most spaces are a single array, for which taking apart can be left out
+        self._plain = self._batch if isinstance(self._batch, space.Field) else None
+        self._told_by_reset = set(info)
+        asked = {"final_info"}.union(*({entry.name, entry.name.partition(".")[0]} for entry in entries.entries))
+        self._asked = asked | {f"_{name}" for name in asked}  # with their masks
         self._ret = np.zeros(self.n_envs)
+        self._over = np.zeros(self.n_envs, bool)  # NEXT_STEP: whom the next step resets, and how their episodes ended
+        self._how = self._over, self._over
         self.episodes: list[Episode] = []
 
     def _batched(self, field: space.Field) -> space.Field:
@@ -69,7 +126,7 @@ class VectorEnvironment:
         """Do nothing: there are no sticky fragments here."""
 
     def step(self, now: Row, then: Row, marks: Marks, last: Row | None, *, sticky: bool) -> list[int]:
-        """Carry out the actions in ``then.act``; fill in the rest of ``then`` and of ``marks``.
+        """Carry out the actions in ``then.act``; fill in the rest of ``then`` and of ``marks``, which come cleared.
 
         Returns
         -------
@@ -80,32 +137,87 @@ class VectorEnvironment:
         action = self._act_spec.unflatten([leaf.copy() for leaf in then.act])
         obs, reward, terminated, truncated, info = self._env.step(action)
         then.rew[:] = reward
-        self._ret += reward
         marks.terminated[:], marks.truncated[:] = terminated, truncated
+        self._write(then.obs, obs)
+        if self._over.any():
+            self._begin_anew(now, then, marks)
+        self._ret += np.where(marks.valid, reward, 0.0)
         np.logical_or(marks.terminated, marks.truncated, out=then.fin)
         np.add(now.stepno, 1, out=then.stepno)
-        self._write(then.obs, obs)
-        ended = [int(j) for j in np.flatnonzero(then.fin)]
+        over = then.fin & marks.valid
+        ended: list[int] = np.flatnonzero(over).tolist()
         for j in ended:
             self.episodes.append(Episode(j, float(self._ret[j]), int(then.stepno[j])))
-            if last is not None:
-                for leaf, part in zip(last.obs, space.cast(self._described, _final_obs(info, j)), strict=True):
-                    leaf[j] = part
-        self._record(info, marks.info, ended)
-        self._ret[ended] = 0.0
-        then.stepno[ended] = 0
+        self._ret[over] = 0.0
+        then.stepno[then.fin] = 0
+        if self._entries.entries:
+            self._record(info, marks, over)
+        if ended and last is not None:
+            self._write_last(last.obs, then.obs, info, ended)
+        if self._mode == "NEXT_STEP":
+            self._over, self._how = over, (marks.terminated.copy(), marks.truncated.copy())
+        elif self._mode == "DISABLED" and ended:
+            self._reset(then.obs, over)
         return ended
 
     def _write(self, leaves: list[Array], obs: Nested) -> None:
+        plain = self._plain
+        if plain is not None and type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
+            leaves[0][...] = obs
+            return
         for leaf, part in zip(leaves, space.cast(self._batch, obs), strict=True):
             leaf[...] = part
 
-    def _record(self, info: Mapping[str, Any], into: list[Array], ended: Sequence[int]) -> None:
-        if not self._entries.entries:
-            return
-        for j in range(self.n_envs):
-            source = info.get("final_info", {}) if j in ended else info
-            self._entries.record(_one(source, j), into, j)
+    def _begin_anew(self, now: Row, then: Row, marks: Marks) -> None:
+        """Make those that were reset by this very step rows that no transition leads to."""
+        over = self._over
+        marks.valid[over] = False
+        for mark, how in zip((marks.terminated, marks.truncated), self._how, strict=True):
+            mark[over] = how[over]
+        then.rew[over] = 0.0
+        for source, target in zip(now.act, then.act, strict=True):
+            target[over] = source[over]
+
+    def _write_last(
+        self, leaves: list[Array], shown: list[Array], info: Mapping[str, Any], ended: Sequence[int]
+    ) -> None:
+        """Write the true last observations, which SAME_STEP tells beside, and the others show for once."""
+        if self._mode == "SAME_STEP":
+            for j in ended:
+                parts = space.cast(self._described, autoreset.last_obs(info, j), f"final_obs[{j}]")
+                for leaf, part in zip(leaves, parts, strict=True):
+                    leaf[j] = part
+        else:
+            for leaf, part in zip(leaves, shown, strict=True):
+                leaf[ended] = part[ended]
+
+    def _reset(self, leaves: list[Array], over: Array) -> None:
+        """Begin the next episodes of some parts, and leave the others alone."""
+        self._progress.doing = "env.reset"
+        obs, _ = self._env.reset(options={"reset_mask": over.copy()})
+        self._progress.doing = "env.step"
+        for leaf, part in zip(leaves, space.cast(self._batch, obs), strict=True):
+            leaf[over] = part[over]
+
+    def _record(self, info: Mapping[str, Any], marks: Marks, over: Array) -> None:
+        same_step = self._mode == "SAME_STEP"
+        info = {name: values for name, values in info.items() if name in self._asked}
+        for j in np.flatnonzero(marks.valid).tolist():
+            self._progress.env = j
+            told = autoreset.part(info, j, self.n_envs)
+            if same_step and over[j]:
+                told = self._at_end(told)
+            self._entries.record(told, marks.info, j)
+        self._progress.env = -1
+
+    def _at_end(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Find out what was told of the step that ended an episode, beside what was told of the reset.
+
+        The part's own info is in ``final_info``. Wrappers around the vector environment put theirs where that of the
+        reset is: it is told by the names that the first reset used.
+        """
+        beside = {name: value for name, value in told.items() if name not in self._told_by_reset}
+        return beside | dict(told.get("final_info") or {})
 
     def render(self) -> None:
         """Let the environment show itself."""
@@ -114,25 +226,3 @@ class VectorEnvironment:
     def close(self) -> list[str]:
         """Do nothing: the vector environment stays the user's."""
         return []
-
-
-def _final_obs(info: Mapping[str, Any], j: int) -> Any:
-    """Find the true last observation of part ``j``: an array of objects, or containers of batches."""
-    final = info.get("final_obs")
-    if final is None:
-        raise ValueError(
-            "`final=True` needs the true last observations, but the vector environment's info has no 'final_obs'."
-        )
-    if isinstance(final, np.ndarray):
-        return final[j]
-    return nested.map(lambda batch: batch[j], final)
-
-
-def _one(info: Mapping[str, Any], j: int) -> dict[str, Any]:
-    """Pick the info of part ``j`` out of a dict of arrays, where ``_name`` tells for whom ``name`` is there."""
-    single: dict[str, Any] = {}
-    for name, values in info.items():
-        there = info.get(f"_{name}")
-        if there is not None and there[j]:
-            single[name] = _one(values, j) if isinstance(values, Mapping) else values[j]
-    return single

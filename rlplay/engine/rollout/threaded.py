@@ -46,7 +46,8 @@ def rollout(
     envs : list of environments, list of factories, or one vector environment
         gym (any version) and gymnasium alike. Each is reset once, at the call. Instances are stepped in the collector's
         thread and stay the caller's; factories (callables, optionally taking ``seed``) are called in that thread,
-        and what they made is closed with the feed. A vector environment must be of gymnasium's SAME_STEP mode.
+        and what they made is closed with the feed. Of vector environments gym's, gymnasium's, EnvPool's
+        and ale-py's are taken (:mod:`rlplay.engine.vector`).
     actor : BaseActorModule
         Copied at the call; parameters, buffers and the train/eval mode are followed from then on.
     n_steps : int
