@@ -30,6 +30,8 @@ LONG = 60  # seconds: for what must happen, however slow the machine
 KINDS = ("process", "thread")
 kinds = pytest.mark.parametrize("kind", KINDS)
 
+pytestmark = pytest.mark.soak  # many processes are started and killed: minutes
+
 
 class Space:
     """As little as a space can be: workers need no library of environments."""
