@@ -21,6 +21,7 @@ from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
+from rlplay.zoo.actors import ActorCritic
 
 DIALECTS = {"gym": (gym.spaces, "new"), "gymnasium": (gymnasium.spaces, "new"), "old": (gym.spaces, "old")}
 
@@ -308,3 +309,23 @@ def test_a_script_needs_no_main_guard_and_is_not_run_again(engine, tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["run", "4", "closed", "closed", "end"]
+
+
+def test_parts_that_finish_first_go_on_where_they_stopped():
+    torch.manual_seed(0)
+    actor = ActorCritic(nn.Linear(16, 2), nn.Linear(16, 1), core=nn.GRU(4, 16))
+    last, met = [], 0
+    with multi.rollout(lambda: gym.make("CartPole-v1"), actor, 5, 3, 2, n_per_batch=2, seed=3, final=True) as feed:
+        for k, fragment in zip(range(30), feed, strict=False):
+            assert fragment.state.fin.shape == (6, 4)
+            assert len(feed.version) == 2
+            assert all(0 <= version <= k for version in feed.version)
+            for part in (slice(0, 2), slice(2, 4)):
+                rows = fragment.state.obs[:, part]
+                before = [x for x in last if torch.equal(x, rows[0])]
+                assert len(before) == 1 or fragment.state.stepno[0, part].sum() == 0
+                last = [x for x in last if not torch.equal(x, rows[0])] + [rows[-1]]
+                met += len(before)
+            ended = (fragment.env.terminated | fragment.env.truncated).nonzero().tolist()
+            assert torch.stack([fragment.env.final.t, fragment.env.final.b], 1).tolist() == ended
+        assert met > 50
