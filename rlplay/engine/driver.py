@@ -195,6 +195,8 @@ class Background(Driver):
         """Give up waiting, which is at once: what is stuck ends by itself if ever it returns."""
         self.stalled = True
         self._give_notice()
+        for give_up in self._gate.hurry:
+            give_up()
         return TimeoutError(why)
 
     def _give_notice(self) -> None:
