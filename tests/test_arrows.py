@@ -52,7 +52,9 @@ MAY_IMPORT = {
     "engine.bench": {"nested", "engine.behaviour", "engine.core", "engine.storage", "engine.transfer"},
     "engine.crew": {"nested", "engine.rows"},
     "engine.worker": FACES | {"engine.crew", "engine.environment", "engine.process"},
-    "engine.team": FACES | {"engine.crew", "engine.environment", "engine.handoff", "engine.process", "engine.worker"},
+    "engine.team": FACES | {"engine.crew", "engine.worker"},
+    "engine.threads": FACES | {"engine.crew", "engine.environment", "engine.handoff", "engine.team", "engine.worker"},
+    "engine.processes": FACES | {"engine.crew", "engine.process", "engine.team", "engine.worker"},
     "engine.ends": {
         "nested",
         "engine.behaviour",
@@ -81,7 +83,14 @@ MAY_IMPORT = {
 ALONE = {
     "optree": {"nested"},
     "queue": {"engine.handoff"},
-    "threading": {"engine.handoff", "engine.driver", "engine.feed", "engine.team", "engine.process", "testing.lagging"},
+    "threading": {
+        "engine.handoff",
+        "engine.driver",
+        "engine.feed",
+        "engine.threads",
+        "engine.process",
+        "testing.lagging",
+    },
     "gym": {"demo", "zoo.envs"},
     "gymnasium": set(),
     "matplotlib": {"plotting"},

@@ -22,7 +22,6 @@ from rlplay.engine.rollout import multi, single
 
 B = 2  # as `is_fragment` has it
 
-pytestmark = pytest.mark.soak  # many processes are started and killed: minutes
 
 
 @pytest.fixture

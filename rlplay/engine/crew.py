@@ -84,6 +84,9 @@ class Crew(Protocol):
     def arrive(self, turn: int) -> list[int]:
         """Wait until the step is made; return whose episode ended with it."""
 
+    def rest(self) -> None:
+        """Wait until all steps are made that anybody has set out to; they still arrive in their turns."""
+
     def episodes(self) -> list[Episode]:
         """Take the episodes that have ended since somebody last took them away, ordered by time and environment."""
 
@@ -140,6 +143,9 @@ class Alone:
     def arrive(self, turn: int) -> list[int]:
         """Return whose episode ended."""
         return self._ended
+
+    def rest(self) -> None:
+        """Do nothing: nobody is under way."""
 
     def episodes(self) -> list[Episode]:
         """Take the episodes that have ended since somebody last took them away."""

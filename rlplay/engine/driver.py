@@ -145,6 +145,7 @@ class Background(Driver):
             name="rlplay-collector",
             daemon=True,  # a thread that is not would keep the interpreter from even calling its exit handlers
         )
+        self._gate.insiders.append(self._thread)
         self._thread.start()
         try:
             self.collector = made.get(start_timeout)
@@ -187,7 +188,7 @@ class Background(Driver):
 
     def hindrance(self) -> str | None:
         """Say why waiting for a fragment in this very thread would be for ever, if it would."""
-        if self._thread is threading.current_thread():
+        if threading.current_thread() in self._gate.insiders:
             return "next() was called by one of the feed's own environments, or by its actor."
         return super().hindrance()
 
@@ -206,8 +207,8 @@ class Background(Driver):
     def stop(self) -> list[str]:
         """Let the thread end at its next step's boundary, and wait for it a short while."""
         self._give_notice()
-        if self._thread is threading.current_thread():
-            return []  # a finalizer that happened to run there; the thread ends by itself
+        if threading.current_thread() in self._gate.insiders:
+            return []  # an environment, or a finalizer that happened to run there; the threads end by themselves
         self._thread.join(0 if self.stalled and self._gate.hurry else _PATIENCE)
         if self._thread.is_alive():
             for give_up in self._gate.hurry:

@@ -109,6 +109,8 @@ class Gate:
         self._holders: list[int] = []
         self.hurry: list[Callable[[], None]] = []
         """What makes a collector that is stuck give up, if anything does. Called from another thread."""
+        self.insiders: list[threading.Thread] = []
+        """Threads that collecting is done in: they must not wait for it."""
         self.told: list[Callable[[bool], None]] = []
         """Who else wants to know of ``shut``, in whichever thread it changes."""
 

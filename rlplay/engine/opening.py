@@ -18,7 +18,7 @@ from .ambient import Ambient
 from .behaviour import Behaviour, split
 from .core import BaseActorModule
 from .crew import Alone, Crew, Faces
-from .driver import Background, Driver, Inline, noting
+from .driver import Background, Driver, Inline
 from .environment import Environments, is_factory, is_vector
 from .feed import Feed
 from .handoff import Gate
@@ -26,9 +26,11 @@ from .info import Entries
 from .inspection import SLOW_RESET
 from .mend import mend_gym
 from .outpost import Errand
+from .processes import ProcessTeam
 from .remote import RemoteCollector
-from .schedule import Collector, Plan
-from .team import Team, shares
+from .schedule import Collecting, Collector, Plan
+from .team import shares
+from .threads import ThreadTeam
 from .trace import Progress, note
 from .transfer import Lane, lane_between, parse_device
 from .vector import VectorEnvironment
@@ -91,16 +93,10 @@ def open_feed(
             stage = partial(_team, sources, workers, worker, plan, progress)
         else:
             stage = partial(_alone, partial(environments, sources), n_envs, plan, progress)
-        make = partial(_collector, stage, behaviour, lane, plan, progress)
+        collector = partial(_collector, stage, behaviour, lane, plan, progress)
+        make = partial(_prepared, collector, Ambient.here(lane.actor_device))
         driver: Driver
         driver = Inline(make, progress) if background is None else Background(make, progress, **background)
-        try:
-            with noting(progress):
-                driver.collector.prepare(Ambient.here(lane.actor_device))
-        except BaseException as error:
-            for complaint in driver.stop():
-                note(error, complaint)
-            raise
     if not behaviour.resets_by_mask:
         warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
     feed = Feed(driver, actor, lane, lag, progress)
@@ -163,15 +159,8 @@ def open_remote(
             sources = [factory] * n_per_actor
             errands.append(Errand(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads))
         progress = Progress()
-        make = partial(RemoteCollector, errands, n_per_batch, behaviour, lane, plan, progress)
-        driver = Background(make, progress, **background)
-        try:
-            with noting(progress):
-                driver.collector.prepare(Ambient.here(there))
-        except BaseException as error:
-            for complaint in driver.stop():
-                note(error, complaint)
-            raise
+        collector = partial(RemoteCollector, errands, n_per_batch, behaviour, lane, plan, progress)
+        driver = Background(partial(_prepared, collector, Ambient.here(there)), progress, **background)
     if not behaviour.resets_by_mask:
         warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
     return Feed(driver, actor, lane, lag, progress)
@@ -200,6 +189,17 @@ def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any])
         )
 
 
+def _prepared(make: Callable[[Gate], Collecting], ambient: Ambient, gate: Gate) -> Collecting:
+    collector = make(gate)
+    try:
+        collector.prepare(ambient)
+    except BaseException as error:
+        for complaint in collector.close():
+            note(error, complaint)
+        raise
+    return collector
+
+
 def _collector(
     stage: Callable[[Gate], Crew], behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate
 ) -> Collector:
@@ -212,7 +212,9 @@ def _alone(make: Callable[..., Faces], n_envs: int, plan: Plan, progress: Progre
 
 def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Crew:
     dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, split(len(sources), workers))
-    return Team(dealt, plan.entries, plan.groups, worker, progress, gate.hurry)
+    if worker == "thread":
+        return ThreadTeam(dealt, plan.entries, plan.groups, progress, gate)
+    return ProcessTeam(dealt, plan.entries, plan.groups, progress, gate.hurry)
 
 
 def faces(

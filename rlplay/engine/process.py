@@ -10,6 +10,7 @@ Shared memory has no name, so there is nothing to be cleaned up, whoever dies ho
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import pickle
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Child", "Gone", "Link", "Remote", "first_to_speak", "map_memory", "new_memory", "packed", "unpacked"]
+__all__ = ["Child", "Gone", "Link", "Listener", "Remote", "map_memory", "new_memory", "packed", "unpacked"]
 
 _LENGTH = struct.Struct("<Q")
 _PATIENCE = 5.0
@@ -55,10 +56,6 @@ class Link:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket, self.fd = end, end.fileno()
-
-    def ready(self, patience: float) -> bool:
-        """Wait until there is something to read, or nobody to write it any more; False if that takes too long."""
-        return bool(select.select([self.fd], [], [], max(0.0, patience))[0])
 
     def write(self, data: bytes) -> None:
         """Send some bytes. Blocks if very many are on their way."""
@@ -107,15 +104,14 @@ class Link:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
+    def expect_no_more(self) -> None:
+        """Find the other end :class:`Gone` after what it has written already, whoever else may have kept it open."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
-
-
-def first_to_speak(links: Sequence[Link]) -> list[Link]:
-    """Wait until there is something to be read from any of them, the end included; return from which."""
-    ready, _, _ = select.select([link.fd for link in links], [], [])
-    return [link for link in links if link.fd in ready]
 
 
 class Child:
@@ -132,22 +128,33 @@ class Child:
     """
 
     def __init__(self, target: Callable[..., None], *args: Any, name: str) -> None:
-        self.name = name
+        self.name, self._parent = name, os.getpid()
         data = cloudpickle.dumps((target, args))
         ours, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() as told:
+        self.link = Link(ours)
+        held, leash = os.pipe()
+        self._fds = [leash]
+        with theirs, os.fdopen(held) as end, tempfile.TemporaryFile() as told:
             told.write(data)
             told.seek(0)
-            fds = theirs.fileno(), told.fileno()
+            fds = theirs.fileno(), end.fileno(), told.fileno()
             boot = f"import sys; sys.path[:] = {sys.path!r}; from rlplay.engine.process import main; main{fds}"
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", boot],
-                stdin=subprocess.DEVNULL,
-                pass_fds=fds,
-                start_new_session=True,  # Ctrl-C is the caller's, from the very first moment
-                env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-            )
-        self.link = Link(ours)
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", boot],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=fds,
+                    start_new_session=True,  # Ctrl-C is the caller's, from the very first moment
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                )
+            except BaseException:
+                self._let_go()
+                raise
+        self.death: int | None = None
+        """Readable once the process has ended, even if a program that it has started keeps its end of the link."""
+        if hasattr(os, "pidfd_open"):
+            self.death = os.pidfd_open(self.pid)
+            self._fds.append(self.death)
 
     @property
     def pid(self) -> int:
@@ -165,11 +172,15 @@ class Child:
                 return f"{self.name} (process {self.pid}) was killed by {signal.Signals(-code).name}"
         return f"{self.name} (process {self.pid}) has ended with exit code {code}"
 
+    def speaks(self, patience: float) -> bool:
+        """Wait until there is something to read, or nobody to write it any more; False if that takes too long."""
+        return bool(Listener(self).heard(patience))
+
     def last_words(self, patience: float = _PATIENCE) -> Any:
         """Wait for the last thing that the process sends; None if it does not end in time, or sends nothing."""
         words, deadline = None, monotonic() + patience
         with suppress(Gone):
-            while self.link.ready(deadline - monotonic()):
+            while self.speaks(deadline - monotonic()):
                 words, _ = self.link.receive()
         return words
 
@@ -180,20 +191,58 @@ class Child:
 
     def close(self, patience: float = _PATIENCE) -> None:
         """Close the link, and see to it that the process ends: by itself if it does so in time."""
+        if os.getpid() != self._parent:
+            return  # in a fork, which has nothing to say here
         self.link.close()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.link.close()
+        while self._fds:
+            os.close(self._fds.pop())
 
 
-def main(fd: int, told: int) -> None:
+class Listener:
+    """Listens to several children at once: to what they say, and to whether they live."""
+
+    def __init__(self, *children: Child) -> None:
+        self._poll, self._whose = select.poll(), dict[int, Child]()
+        for child in children:
+            self.add(child)
+
+    def add(self, child: Child) -> None:
+        """Listen to one more."""
+        for fd in (child.link.fd, child.death):
+            if fd is not None:
+                self._poll.register(fd, select.POLLIN)
+                self._whose[fd] = child
+
+    def heard(self, patience: float | None = None) -> list[Child]:
+        """Wait, without the interpreter lock, until there is something to read from some, or they have died.
+
+        Nobody if that takes more than ``patience`` seconds; None waits for as long as it takes.
+        """
+        found: dict[Child, None] = {}
+        for fd, _ in self._poll.poll(None if patience is None else 1e3 * max(0.0, patience)):
+            child = self._whose[fd]
+            if fd == child.death:
+                child.link.expect_no_more()
+            found[child] = None
+        return list(found)
+
+
+def main(fd: int, leash: int, told: int) -> None:
     """Do, in a child, what it was started for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.set_inheritable(fd, False)  # a program that an environment starts must not keep the link open
+    for inherited in (fd, leash):
+        os.set_inheritable(inherited, False)  # a program that an environment starts must not keep the link open
     link = Link(socket.socket(fileno=fd))
-    threading.Thread(target=_end_with_parent, args=(fd,), name="rlplay-orphan", daemon=True).start()
+    _end_with_parent(fd, leash)
     with os.fdopen(told, "rb") as file:
         target, args = pickle.load(file)
     with suppress(Gone):
@@ -202,12 +251,20 @@ def main(fd: int, told: int) -> None:
     os._exit(0)  # without waiting for threads that an environment may have left
 
 
-def _end_with_parent(fd: int) -> None:
-    """End the process when the other end of the link is closed, not only finished, whatever it is busy with."""
-    poll = select.poll()
-    poll.register(fd, select.POLLHUP)
-    poll.poll()
-    os._exit(1)
+def _end_with_parent(fd: int, leash: int) -> None:
+    """Let the process end when the other end of the link is closed, not only finished, whatever it is busy with."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(fd, select.POLLHUP)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="rlplay-orphan", daemon=True).start()
+    if sys.platform == "linux":  # the thread has no turn while an environment holds the interpreter lock
+        fcntl.fcntl(leash, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(leash, fcntl.F_SETFL, os.O_ASYNC)
 
 
 def packed(error: BaseException) -> bytes:

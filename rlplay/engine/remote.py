@@ -24,7 +24,7 @@ from .behaviour import Behaviour, Snapshot
 from .core import BaseActorModule, Episode, Final, Fragment
 from .handoff import Closed, Gate
 from .outpost import Errand, Form, Region, Reply, serve
-from .process import Child, Gone, first_to_speak, map_memory, new_memory, unpacked
+from .process import Child, Gone, Listener, map_memory, new_memory, unpacked
 from .schedule import Delivery, Plan, Token
 from .storage import blank
 from .trace import Posted, Progress, note
@@ -110,6 +110,8 @@ class RemoteCollector:
         self._behaviour, self._lane, self._plan, self._progress, self._gate = behaviour, lane, plan, progress, gate
         self._n_taken, self._width = n_taken, len(errands[0].sources)
         self._outposts: list[_Outpost] = []
+        self._by_child: dict[Child, _Outpost] = {}
+        self._listener = Listener()
         self._standing: set[_Outpost] = set()
         self._made = False
         self._copied: Any = None
@@ -117,7 +119,10 @@ class RemoteCollector:
         gate.told.append(self._halt)
         try:
             for number, errand in enumerate(errands):
-                self._outposts.append(_Outpost(number, errand))
+                outpost = _Outpost(number, errand)
+                self._outposts.append(outpost)
+                self._by_child[outpost.child] = outpost
+                self._listener.add(outpost.child)
                 if gate.closed:  # which may have been a moment too early for this one to be killed
                     raise Closed
             self._look(self._asked(("make",)))
@@ -260,15 +265,15 @@ class RemoteCollector:
     def _some_of(self, waited_for: Sequence[_Outpost]) -> list[tuple[_Outpost, Any]]:
         """Wait until some have answered, or one has died: whoever does so is heard at once."""
         progress, answers = self._progress, []
-        by_link = {outpost.child.link: outpost for outpost in waited_for if outpost not in self._standing}
-        if not by_link:  # all that are under way stand still at a step's boundary
+        moving = [outpost for outpost in waited_for if outpost not in self._standing]
+        if not moving:  # all that are under way stand still at a step's boundary
             self._gate.stand(lambda: None)
             while self._standing:
                 self._standing.pop().tell("go on")
             return []
-        progress.busy = [(outpost.name, outpost.posted) for outpost in by_link.values()]
-        for link in first_to_speak(list(by_link)):
-            outpost = by_link[link]
+        progress.busy = [(outpost.name, outpost.posted) for outpost in moving]
+        for child in self._listener.heard():
+            outpost = self._by_child[child]
             try:
                 kind, answer = outpost.hear()
             except BaseException:

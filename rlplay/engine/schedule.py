@@ -224,7 +224,11 @@ class Collector:
 
     def _boundary(self) -> None:
         if self._gate.shut:
-            self._gate.stand(self.settle)
+            self._gate.stand(self._rest)
+
+    def _rest(self) -> None:
+        self.crew.rest()
+        self.settle()
 
     def settle(self) -> None:
         """Wait until the current stream has done all that it was asked for."""

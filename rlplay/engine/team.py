@@ -1,69 +1,52 @@
-"""Environments in worker threads or worker processes, which step while others are inferred.
+"""Environments in workers, which step while others are inferred: what is common to worker threads and processes.
 
 A group of environments is a turn of its own. Each worker keeps consecutive environments, and is woken once for a step
-(once for each group that it has a share in). Knows threads and processes. Neither torch nor what is collected.
+(once for each group that it has a share in). Neither torch nor what is collected.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from itertools import pairwise
 from time import monotonic
-from typing import Any
-
-import cloudpickle
-import numpy as np
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from . import space
 from .crew import SlotViews, Step
-from .environment import is_factory
-from .handoff import Channel, Closed, Failure
 from .info import Entries
-from .process import Child, Gone, map_memory, new_memory, unpacked
 from .rows import Array, Episode
 from .trace import Progress, note
-from .worker import COMMAND, DONE, FAILED, LAST, LENGTH, Board, Errand, Kept, Portrait, Share, serve, views_of
+from .worker import Portrait, Share
 
-__all__ = ["Team", "shares"]
+__all__ = ["Made", "Team", "Worker", "shares"]
 
 _PATIENCE = 3.0
 """Seconds for which closing waits for the environments to be closed: fewer than it is waited for itself."""
 
 
-class Worker(ABC):
-    """One worker, seen from the collector: it keeps some shares, and is asked to step them."""
+class Made(NamedTuple):
+    """A step that a worker has made."""
 
-    def __init__(self, number: int, given: Sequence[Share]) -> None:
-        self.shares = list(given)
+    share: int
+    t: int
+    ended: list[int]
+    """Whose episode ended with it."""
+    episodes: list[Episode]
+
+
+class Worker(ABC):
+    """One worker, seen from the collector: it keeps some shares, and answers whatever it is asked."""
+
+    def __init__(self, number: int, given: Sequence[Share], progress: Progress) -> None:
+        self.number, self.shares, self.progress = number, list(given), progress
         first, last = given[0].columns.start, given[-1].columns.stop - 1
         which = f"environment {first}" if first == last else f"environments {first} to {last}"
         self.name = f"worker {number} ({which})"
 
-    @property
-    @abstractmethod
-    def progress(self) -> Progress:
-        """Where it stands."""
-
-    @abstractmethod
-    def made(self) -> list[Portrait]:
-        """Wait until the environments are made and reset, and tell what they look like."""
-
-    @abstractmethod
-    def settle_in(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
-        """Let it get to know the slots, and write the very first row."""
-
     @abstractmethod
     def go(self, share: int, step: Step) -> None:
-        """Wake it for a step."""
-
-    @abstractmethod
-    def wait(self, share: int) -> tuple[list[int], list[Episode]]:
-        """Wait until the step is made; return whose episode ended, and these."""
+        """Wake it for a step. Its answer is :class:`Made`."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -78,209 +61,11 @@ class Worker(ABC):
         """Wait for its end, until a moment of ``monotonic()``; return what went wrong with it."""
 
 
-class ThreadWorker(Worker):
-    """A worker thread. Factories are called in it; instances stay the caller's."""
-
-    def __init__(self, number: int, given: Sequence[Share], entries: Entries) -> None:
-        """Start the thread."""
-        super().__init__(number, given)
-        self._progress = Progress()
-        self._inbox: Channel[tuple[int, Callable[[Kept], Any]]] = Channel(reentrant=True)
-        self._made: Channel[list[Portrait]] = Channel(reentrant=True)
-        self._outbox = [Channel[Any](reentrant=True) for _ in given]
-        self._complaints: list[str] = []
-        args = self.shares, entries, self._progress, self._inbox, self._made, self._outbox, self._complaints
-        self._thread = threading.Thread(target=_work, args=args, name=f"rlplay-worker-{number}", daemon=True)
-        self._thread.start()
-
-    @property
-    def progress(self) -> Progress:
-        """Where it stands."""
-        return self._progress
-
-    def made(self) -> list[Portrait]:
-        """Wait until the environments are made and reset, and tell what they look like."""
-        return self._made.get()
-
-    def settle_in(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
-        """Let it get to know the slots, and write the very first row."""
-        for k, outbox in enumerate(self._outbox):
-            self._inbox.put((k, lambda kept: kept.settle_in([views_of(slot) for slot in slots])))
-            outbox.get()
-
-    def go(self, share: int, step: Step) -> None:
-        """Wake it for a step."""
-        self._inbox.put((share, lambda kept: kept.step(step)))
-
-    def wait(self, share: int) -> tuple[list[int], list[Episode]]:
-        """Wait until the step is made; return whose episode ended, and these."""
-        made: tuple[list[int], list[Episode]] = self._outbox[share].get()
-        return made
-
-    def kill(self) -> None:
-        """Wake whoever waits for it; a thread cannot be killed, and ends by itself once its step returns."""
-        self._inbox.close()
-        self._made.close()
-        for outbox in self._outbox:
-            outbox.close()
-
-    def dismiss(self) -> None:
-        """Tell it to end."""
-        self._inbox.close()
-
-    def close(self, deadline: float) -> list[str]:
-        """Wait for its end."""
-        self._thread.join(max(0.0, deadline - monotonic()))
-        if self._thread.is_alive():
-            return [f"{self.name} has not ended, and is left behind: {self._progress}. A thread cannot be killed."]
-        complaints, self._complaints = self._complaints, []
-        return complaints
+W = TypeVar("W", bound=Worker)
 
 
-def _work(
-    given: Sequence[Share],
-    entries: Entries,
-    progress: Progress,
-    inbox: Channel[tuple[int, Callable[[Kept], Any]]],
-    made: Channel[list[Portrait]],
-    outbox: Sequence[Channel[Any]],
-    complaints: list[str],
-) -> None:
-    """Live the whole life of a worker thread."""
-    kept: list[Kept] = []
-    try:
-        kept.extend(Kept(share, entries, progress) for share in given)
-        made.put([one.portrait for one in kept])
-        while True:
-            k, work = inbox.get()
-            try:
-                outbox[k].put(work(kept[k]))
-            except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
-                outbox[k].put(Failure(error))
-    except Closed:
-        pass
-    except BaseException as error:
-        made.put(Failure(error))
-    finally:
-        complaints += [complaint for one in kept for complaint in one.faces.close()]
-
-
-class ProcessWorker(Worker):
-    """A worker process. Factories are called in it; it writes into the slots, which it shares."""
-
-    def __init__(self, number: int, given: Sequence[Share], entries: Entries, n_workers: int, n_envs: int) -> None:
-        """Start the process."""
-        super().__init__(number, given)
-        self._number = number
-        try:
-            self._child = Child(serve, Errand(number, self.shares, entries, n_workers, n_envs), name=self.name)
-        except Exception as error:
-            self._blame_factories(error)
-            raise
-        self._slots: list[SlotViews] = []
-        self._steps: dict[int, Step] = {}
-
-    def take_board(self, board: Board, fd: int) -> None:
-        """Share the board."""
-        self._board, self._progress = board, board.progress(self._number)
-        with self._blamed():
-            self._child.link.send(None, fd)
-
-    @property
-    def progress(self) -> Progress:
-        """Where it stands."""
-        return self._progress
-
-    def made(self) -> list[Portrait]:
-        """Wait until the environments are made and reset, and tell what they look like."""
-        portraits: list[Portrait] = pickle.loads(self._answer())
-        return portraits
-
-    def settle_in(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
-        """Let it get to know the slots, and write the very first row."""
-        self._slots = list(slots)
-        with self._blamed():
-            self._child.link.send(slots[0].cuts, *fds)
-        self._answer()
-
-    def go(self, share: int, step: Step) -> None:
-        """Wake it for a step."""
-        self._steps[share] = step
-        with self._blamed():
-            self._child.link.write(COMMAND.pack(share, step.slot, step.final, step.sticky, step.t))
-
-    def wait(self, share: int) -> tuple[list[int], list[Episode]]:
-        """Wait until the step is made; return whose episode ended, and these."""
-        self._answer()
-        step, part = self._steps[share], self.shares[share].columns
-        marks = self._slots[step.slot].marks[step.t]
-        over = (marks.terminated[part] | marks.truncated[part]) & marks.valid[part]
-        ended = [part.start + int(j) for j in np.flatnonzero(over)]
-        board = self._board
-        return ended, [Episode(j, float(board.ret[j]), int(board.length[j])) for j in ended]
-
-    def kill(self) -> None:
-        """Kill it."""
-        self._child.kill()
-
-    def dismiss(self) -> None:
-        """Tell it to end."""
-        self._child.link.finish()
-
-    def close(self, deadline: float) -> list[str]:
-        """Wait for its end; kill it if that takes too long."""
-        complaints = self._last_words(deadline)
-        self._child.close()
-        return complaints
-
-    def _last_words(self, deadline: float) -> list[str]:
-        """Wait for what it has to say in the end, behind answers that nobody has waited for."""
-        with suppress(Gone):
-            while self._child.link.ready(deadline - monotonic()):
-                how, data = self._hear()
-                if how == LAST:
-                    words: list[str] = pickle.loads(data)
-                    return words
-            self._child.kill()
-            return [f"{self.name} has not closed its environments in time, and was killed."]
-        return []
-
-    def _hear(self) -> tuple[bytes, bytes]:
-        """Wait for its next answer."""
-        link = self._child.link
-        how = link.read(1)
-        return how, b"" if how == DONE else link.read(*LENGTH.unpack(link.read(LENGTH.size)))
-
-    def _answer(self) -> bytes:
-        """Wait until it has done what it was told to; return what it has to tell, or raise what that has raised."""
-        with self._blamed():
-            how, data = self._hear()
-        if how == FAILED:
-            raise unpacked(data)
-        return data
-
-    def _blame_factories(self, error: Exception) -> None:
-        """If a factory is why the worker could not be told what to do, say which one."""
-        for share in self.shares:
-            for j, source in enumerate(share.sources, share.columns.start):
-                try:
-                    cloudpickle.dumps(source)
-                except Exception:
-                    raise TypeError(
-                        f"the factory of environment {j} cannot be sent to a worker process ({error}): let it make "
-                        "what it needs when it is called, or use `worker='thread'`."
-                    ) from error
-
-    @contextmanager
-    def _blamed(self) -> Iterator[None]:
-        try:
-            yield
-        except Gone:
-            raise RuntimeError(f"{self._child.epitaph()}.") from None
-
-
-class Team:
-    """A crew of workers.
+class Team(ABC, Generic[W]):
+    """A crew of workers, whoever answers first being heard first.
 
     Attributes
     ----------
@@ -293,7 +78,6 @@ class Team:
         given: Sequence[Sequence[Share]],
         entries: Entries,
         groups: Sequence[slice],
-        kind: str,
         progress: Progress,
         hurry: list[Callable[[], None]],
     ) -> None:
@@ -306,53 +90,61 @@ class Team:
         ValueError
             The environments of different workers have different spaces.
         """
-        self.n_envs, self._progress, self._kind = groups[-1].stop, progress, kind
+        self.n_envs, self._progress = groups[-1].stop, progress
         self.turns = [[g] for g in range(len(groups))]
-        self._workers: list[Worker] = []
-        self._fds: list[int] = []
-        self._episodes: list[Episode] = []
+        self._workers: list[W] = []
+        self._episodes: list[tuple[int, Episode]] = []
         hurry.append(self.kill)
         try:
             progress.doing = "starting workers"
-            self._start(given, entries)
+            for worker in self._started(given, entries):
+                self._workers.append(worker)
+            # for each turn, who steps which of his shares in it; and for each worker and share, in which turn that is
             self._ways = [
                 [(w, k) for w in self._workers for k, share in enumerate(w.shares) if _inside(share.columns, group)]
                 for group in groups
             ]
-            self._busy: list[list[tuple[Worker, int]]] = [[] for _ in groups]
-            self._look()
+            self._turn_of = {(w.number, k): turn for turn, way in enumerate(self._ways) for w, k in way}
+            self._busy = [0 for _ in groups]
+            self._ended: list[list[int]] = [[] for _ in groups]
+            self._under_way = dict.fromkeys(self._workers, 0)
+            progress.doing = "env.make"
+            self._look(self._all_answers())
         except BaseException as error:
             for complaint in self.close():
                 note(error, complaint)
             raise
 
-    def _start(self, given: Sequence[Sequence[Share]], entries: Entries) -> None:
-        if self._kind == "thread":
-            sources = [source for shares in given for share in shares for source in share.sources]
-            instances = [id(source) for source in sources if not is_factory(source)]
-            if len(set(instances)) < len(instances):
-                raise ValueError(
-                    "the same environment stands twice in `envs`: each column needs an instance of its own."
-                )
-            self._workers.extend(ThreadWorker(n, shares, entries) for n, shares in enumerate(given))
-            return
-        fd = new_memory(Board.size(len(given), self.n_envs))
-        try:
-            board = Board(map_memory(fd), len(given), self.n_envs)
-            for n, shares in enumerate(given):
-                worker = ProcessWorker(n, shares, entries, len(given), self.n_envs)
-                self._workers.append(worker)
-                worker.take_board(board, fd)
-        finally:
-            os.close(fd)
+    @abstractmethod
+    def _started(self, given: Sequence[Sequence[Share]], entries: Entries) -> Iterator[W]:
+        """Start the workers, one after another; each answers the portraits of its shares."""
 
-    def _look(self) -> None:
-        portraits: list[Portrait] = []
-        self._progress.doing = "env.make"
-        for worker in self._workers:
-            self._progress.busy = [(worker.name, worker.progress)]
-            portraits += worker.made()
-        self._progress.busy, self._progress.doing = [], "checking the spaces"
+    @abstractmethod
+    def _ask_in(self, slots: Sequence[SlotViews]) -> None:
+        """Ask all workers to get to know the slots, and to write the very first row of the first."""
+
+    @abstractmethod
+    def _answers(self) -> Sequence[tuple[W, Any]]:
+        """Wait until there are answers, from whomever, and return them; raise what one has failed with.
+
+        Whose failure it is, is told to :meth:`_blame` first.
+        """
+
+    def _blame(self, worker: W) -> None:
+        self._progress.busy = [(worker.name, worker.progress)]
+
+    def _all_answers(self) -> list[Any]:
+        """Wait for one answer of each worker; return them in their order."""
+        found: dict[W, Any] = {}
+        while len(found) < len(self._workers):
+            self._progress.busy = [(w.name, w.progress) for w in self._workers if w not in found]
+            found.update(self._answers())
+        self._progress.busy = ()
+        return [found[worker] for worker in self._workers]
+
+    def _look(self, answers: Sequence[list[Portrait]]) -> None:
+        portraits = [portrait for answer in answers for portrait in answer]
+        self._progress.doing = "checking the spaces"
         one = portraits[0]
         for share, other in zip([s for w in self._workers for s in w.shares], portraits, strict=True):
             for name, mine, theirs in zip(("observation_space", "action_space"), one.spaces, other.spaces, strict=True):
@@ -364,18 +156,14 @@ class Team:
         self.obs, self.act = one.obs, one.act
 
     def memory(self, size: int) -> Array | None:
-        """Make memory for a slot that worker processes can share."""
-        if self._kind == "thread":
-            return None
-        self._fds.append(new_memory(size))
-        return map_memory(self._fds[-1])
+        """Leave it to others: any memory will do."""
+        return None
 
     def settle_in(self, slots: Sequence[SlotViews]) -> None:
         """Get to know the slots, and write the very first row of the first."""
         slots[0].rows[0].begin()
-        for worker in self._workers:
-            worker.settle_in(slots, self._fds)
-        self._forget_fds()
+        self._ask_in(slots)
+        self._all_answers()
 
     def release(self) -> None:
         """Do nothing: the first step of a fragment says so."""
@@ -385,34 +173,38 @@ class Team:
         for worker, share in self._ways[turn]:
             worker.progress.fragment = self._progress.fragment
             worker.go(share, step)
-            self._busy[turn].append((worker, share))
+            self._busy[turn] += 1
+            self._under_way[worker] += 1
         self._tell()
 
     def arrive(self, turn: int) -> list[int]:
         """Wait until the step is made; return whose episode ended with it."""
-        ended: list[int] = []
-        busy = self._busy[turn]
-        while busy:
-            worker, share = busy[0]
-            try:
-                over, episodes = worker.wait(share)
-            except BaseException:
-                self._progress.busy = [(worker.name, worker.progress)]  # who is to blame
-                raise
-            del busy[0]
-            ended += over
-            self._episodes += episodes
-        self._tell()
+        while self._busy[turn]:
+            self._hear()
+        ended, self._ended[turn] = sorted(self._ended[turn]), []
         return ended
 
+    def rest(self) -> None:
+        """Wait until all steps are made that anybody has set out to; they still arrive in their turns."""
+        while any(self._busy):
+            self._hear()
+
+    def _hear(self) -> None:
+        for worker, made in self._answers():
+            turn = self._turn_of[worker.number, made.share]
+            self._busy[turn] -= 1
+            self._under_way[worker] -= 1
+            self._ended[turn] += made.ended
+            self._episodes += [(made.t, episode) for episode in made.episodes]
+        self._tell()
+
     def _tell(self) -> None:
-        busy = dict.fromkeys(worker for busy in self._busy for worker, _ in busy)
-        self._progress.busy = [(worker.name, worker.progress) for worker in busy]
+        self._progress.busy = [(w.name, w.progress) for w, n in self._under_way.items() if n]
 
     def episodes(self) -> list[Episode]:
-        """Take the episodes that have ended since somebody last took them away."""
+        """Take the episodes that have ended since somebody last took them away, ordered by time and environment."""
         taken, self._episodes = self._episodes, []
-        return taken
+        return [episode for _, episode in sorted(taken, key=lambda one: (one[0], one[1].env))]
 
     def kill(self) -> None:
         """Give the workers up."""
@@ -421,15 +213,10 @@ class Team:
 
     def close(self) -> list[str]:
         """Tell the workers to close their environments and to end; kill those that do not."""
-        self._forget_fds()
         deadline = monotonic() + _PATIENCE
         for worker in self._workers:
             worker.dismiss()
         return [complaint for worker in self._workers for complaint in worker.close(deadline)]
-
-    def _forget_fds(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
 
 
 def _inside(part: slice, whole: slice) -> bool:

@@ -298,7 +298,7 @@ class Examiner(Iterator[Array]):
     def _wait(self, timeout: float) -> Any:
         """Wait for an answer, for as long as there is progress."""
         moment, moved = self._progress.moment(), perf_counter()
-        while not self._child.link.ready(min(timeout / 8, 0.5)):
+        while not self._child.speaks(min(timeout / 8, 0.5)):
             now = self._progress.moment()
             if now != moment:
                 moment, moved = now, perf_counter()

@@ -9,7 +9,7 @@ import torch
 
 from ..core import BaseActorModule
 from ..feed import Feed
-from ..opening import Device, Info, open_remote
+from ..opening import Device, Info, at_least, open_remote
 
 __all__ = ["rollout"]
 
@@ -58,6 +58,7 @@ def rollout(
     Feed
         See :class:`rlplay.engine.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
     """
+    at_least("n_envs", n_envs, 1)
     return open_remote(
         factory, actor, n_steps=n_steps, n_actors=1, n_per_actor=n_envs, n_per_batch=1, sticky=sticky, device=device,
         actor_device=actor_device, lag=lag, seed=seed, final=final, info=info, compile=compile,
