@@ -128,7 +128,7 @@ class Child:
     """
 
     def __init__(self, target: Callable[..., None], *args: Any, name: str) -> None:
-        self.name, self._parent = name, os.getpid()
+        self.name = name
         data = cloudpickle.dumps((target, args))
         ours, theirs = socket.socketpair()
         self.link = Link(ours)
@@ -191,8 +191,6 @@ class Child:
 
     def close(self, patience: float = _PATIENCE) -> None:
         """Close the link, and see to it that the process ends: by itself if it does so in time."""
-        if os.getpid() != self._parent:
-            return  # in a fork, which has nothing to say here
         self.link.close()
         try:
             self._process.wait(patience)
