@@ -23,7 +23,6 @@ from rlplay.engine.rollout import multi, single
 B = 2  # as `is_fragment` has it
 
 
-
 @pytest.fixture
 def impatient(monkeypatch):
     """Closing does not wait long for a step that is under way."""
