@@ -1,5 +1,8 @@
 """Playing whole episodes."""
 
+import os
+import signal
+
 import gym
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same
-from rlplay.engine.rollout.evaluate import evaluate
+from rlplay.engine.rollout.evaluate import background, evaluate
 
 
 class Actor(BaseActorModule):
@@ -122,3 +125,72 @@ def test_wrong_arguments_are_refused():
         evaluate([Countdown(3)], Actor(), n_steps=0)
     with pytest.raises(ValueError, match="empty"):
         evaluate([], Actor())
+
+
+# In the background
+
+
+class Ender(gym.Env):
+    """Ends with the first step that carries out action 1, or after ten; each step gives 1."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.stepno = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        if action == 1 and self.stepno == 3:
+            raise OverflowError("on purpose")
+        self.stepno += 1
+        return np.zeros(1, np.float32), 1.0, bool(action) or self.stepno == 10, False, {}
+
+
+class Leaning(BaseActorModule):
+    """Takes action 1 if its only weight is positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.lean = torch.nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, obs, *, hx=None, **ignored):
+        return (self.lean > 0).long().expand(obs.shape[:2]), (), {}
+
+
+def test_the_background_follows_the_weights_one_evaluation_behind():
+    actor = Leaning()
+    with background(Ender, actor, 3) as examiner:
+        with torch.no_grad():
+            actor.lean.fill_(1.0)
+        assert next(examiner).tolist() == [10.0] * 3  # it began at the call
+        assert next(examiner).tolist() == [1.0] * 3
+        assert actor.training
+    with pytest.raises(RuntimeError, match="closed"):
+        next(examiner)
+    assert examiner._child._process.poll() is not None
+
+
+def test_the_background_says_who_killed_it():
+    examiner = background(Ender, Leaning(), 2)
+    os.kill(examiner._child.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"the evaluation process .* was killed by SIGKILL"):
+        list(examiner)
+
+
+def test_an_error_in_the_background_arrives_with_its_type_and_place():
+    with background(lambda: Late(), Leaning(), 2) as examiner:
+        with pytest.raises(OverflowError, match="on purpose") as caught:
+            next(examiner)
+        assert "environment 0, in env.step" in caught.value.__notes__[0]
+        assert "in step" in str(caught.value.__cause__)
+
+
+class Late(Ender):
+    def step(self, action):
+        return super().step(self.stepno == 3)
+
+
+@pytest.mark.parametrize("wrong", [{"n_envs": 0}, {"n_steps": 0}, {"threads": 0}, {"factory": None}])
+def test_the_background_refuses_at_the_call(wrong):
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        background(**{"factory": Ender, "actor": Leaning(), "n_envs": 1, **wrong})

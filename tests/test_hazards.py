@@ -78,10 +78,10 @@ def uploads_ask_before_filling(monkeypatch, lane):
     def react_and_upload_the_next_row(bench, behaviour, groups, lane, t, *, virtual):
         react(bench, behaviour, groups, lane, t, virtual=virtual)
         if not virtual:
-            upload(bench, lane, t + 1)
+            upload(bench, lane, 0, t + 1)
 
     monkeypatch.setattr(collect, "_react", react_and_upload_the_next_row)
-    monkeypatch.setattr(collect, "upload", lambda bench, lane, t: None)
+    monkeypatch.setattr(collect, "upload", lambda bench, lane, turn, t: None)
 
 
 def slots_are_refilled_at_once(monkeypatch, lane):

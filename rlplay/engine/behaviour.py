@@ -39,6 +39,8 @@ class Group:
 
     Attributes
     ----------
+    number : int
+        Its place among the groups.
     columns : slice
         The environments, out of all.
     hx : nested tensors, ``(L, b, ...)``
@@ -47,12 +49,15 @@ class Group:
         The random generators for actions, and for virtual steps.
     """
 
-    def __init__(self, index: int, columns: slice, seed: int, device: torch.device) -> None:
-        """Seed the generators: by keys of two numbers, where environments have keys of one."""
-        self.columns = columns
+    def __init__(self, index: int, columns: slice, seed: int, device: torch.device, *, key: int) -> None:
+        """Seed the generators: by keys of two numbers, where environments have keys of one.
+
+        ``key`` is the group's number among those of all collectors.
+        """
+        self.number, self.columns = index, columns
         self.hx: Nested = ()
         self.acting, self.looking = (
-            torch.Generator(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(index, use))))
+            torch.Generator(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
             for use in (0, 1)
         )
 
@@ -103,6 +108,16 @@ class Behaviour:
         """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.inspection.honours_mask`)."""
         self._act_spec: Structure
         self._info_spec: Structure
+
+    @property
+    def module(self) -> BaseActorModule:
+        """The copy itself."""
+        return self._module
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Its parameters and buffers, in the order of a snapshot."""
+        return list(self._weights.values())
 
     def publish(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights, in memory of the calling thread's current stream.

@@ -35,21 +35,34 @@ class Bench:
         The same rows, where the actor reads them.
     actor, hx : nested tensors, ``(1+T, B, ...)`` and ``(L, B, ...)``
         The actor's infos, and its recurrent state at row 0.
+    number : int
+        The slot's, among the slots.
+    columns : list of slice
+        The environments of each turn.
     copied : event
         Behind the last copy out of the slot.
     """
 
     def __init__(
-        self, slot: Slot, state: State, last: State, actor: Nested, hx: Nested, groups: Sequence[Group]
+        self,
+        number: int,
+        slot: Slot,
+        state: State,
+        last: State,
+        actor: Nested,
+        hx: Nested,
+        groups: Sequence[Group],
+        turns: Sequence[Sequence[int]],
     ) -> None:
         """Make the views."""
+        self.number = number
+        self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
         self.slot, self.state, self.last, self.actor, self.hx = slot, state, last, actor, hx
         self.copied: Any = None
         n = len(slot.rows)
-        self.ups = [
-            (nested.leaves(one), nested.leaves(other))
-            for one, other in zip(_split(state, n), _split(slot.state, n), strict=True)
-        ]
+        # for each turn and row: where it lies beside the actor, and where on the host
+        self.ups = [_pairs(state, slot.state, part, n) for part in self.columns]
+        self.last_ups = [_pairs(last, slot.last, part, 1)[0] for part in self.columns]
         columns = [group.columns for group in groups]
         self.inputs = [_split(_columns(state, part), n) for part in columns]
         self.lasts = [_columns(last, part) for part in columns]
@@ -61,6 +74,11 @@ class Bench:
     def n_steps(self) -> int:
         """The number of steps in a fragment, ``T``."""
         return len(self.slot.marks)
+
+
+def _pairs(one: Nested, other: Nested, part: slice, n: int) -> list[tuple[list[Tensor], list[Tensor]]]:
+    rows = (_split(_columns(tree, part), n) for tree in (one, other))
+    return [(nested.leaves(x), nested.leaves(y)) for x, y in zip(*rows, strict=True)]
 
 
 def _columns(tree: Nested, part: slice) -> Nested:
@@ -75,7 +93,12 @@ def _split(tree: Nested, n: int) -> list[Any]:
 
 
 def make_benches(
-    slots: Sequence[Slot], layout: Fragment, groups: Sequence[Group], n_envs: int, lane: Lane
+    slots: Sequence[Slot],
+    layout: Fragment,
+    groups: Sequence[Group],
+    turns: Sequence[Sequence[int]],
+    n_envs: int,
+    lane: Lane,
 ) -> list[Bench]:
     """Allocate the memory beside the actor, and put a bench around each slot."""
     n_steps = len(slots[0].marks)
@@ -88,16 +111,16 @@ def make_benches(
 
     if lane.shared(Place.ACTOR, Place.HOST):
         # what the actor answers lies on the host as well, and is copied away from there like the slot
-        return [Bench(slot, slot.state, slot.last, *answers(), groups) for slot in slots]
+        return [Bench(k, slot, slot.state, slot.last, *answers(), groups, turns) for k, slot in enumerate(slots)]
     state, last = (blank_rows(layout.state, n, n_envs, allocate) for n in (1 + n_steps, 1))
     own = answers()
-    return [Bench(slot, state, last, *own, groups) for slot in slots]
+    return [Bench(k, slot, state, last, *own, groups, turns) for k, slot in enumerate(slots)]
 
 
-def upload(bench: Bench, lane: Lane, t: int) -> None:
-    """Bring a row that has been filled in to the actor's device."""
+def upload(bench: Bench, lane: Lane, turn: int, t: int) -> None:
+    """Bring a turn's part of a row, which has been filled in, to the actor's device."""
     if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(*bench.ups[t])
+        lane.copy(*bench.ups[turn][t])
 
 
 def carry_over(previous: Bench | None, bench: Bench, lane: Lane) -> None:
@@ -105,13 +128,14 @@ def carry_over(previous: Bench | None, bench: Bench, lane: Lane) -> None:
 
     There is no previous one at first: then row 0 of the slot is filled in already.
     """
-    if previous is None:
-        upload(bench, lane, 0)
-        return
-    for target, source in zip(bench.ups[0][1], previous.ups[-1][1], strict=True):
-        target.copy_(source)
-    if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(bench.ups[0][0], previous.ups[-1][0])
+    for turn, (rows, others) in enumerate(zip(bench.ups, bench.ups if previous is None else previous.ups, strict=True)):
+        if previous is None:
+            upload(bench, lane, turn, 0)
+            continue
+        for target, source in zip(rows[0][1], others[-1][1], strict=True):
+            target.copy_(source)
+        if not lane.shared(Place.ACTOR, Place.HOST):
+            lane.copy(rows[0][0], others[-1][0])
 
 
 def deliver(bench: Bench, vessel: Fragment, lane: Lane) -> None:

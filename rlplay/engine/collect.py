@@ -7,54 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Protocol
 
 from torch import Tensor
 
-from ..nested import Nested
 from .behaviour import Behaviour, Group
 from .bench import Bench, upload
-from .core import Episode
+from .crew import Crew, Step
 from .ends import Ends, complete_last, react_to_last
-from .storage import Marks, Row
 from .trace import Progress
 from .transfer import Lane, Place
 
-__all__ = ["Faces", "collect"]
-
-
-class Faces(Protocol):
-    """What collecting needs of environments."""
-
-    obs: Nested
-    act: Nested
-    episodes: list[Episode]
-
-    @property
-    def n_envs(self) -> int:
-        """The number of environments, ``B``."""
-
-    def begin(self, row: Row) -> None:
-        """Write the very first row."""
-
-    def release(self) -> None:
-        """Let environments go on that stood still for the rest of a fragment."""
-
-    def step(self, now: Row, then: Row, marks: Marks, last: Row | None, *, sticky: bool) -> list[int]:
-        """Carry out the actions in ``then``, and write what follows; return whose episode ended."""
-
-    def render(self) -> None:
-        """Let the environments show themselves."""
-
-    def close(self) -> list[str]:
-        """Close what was made for this feed; return what went wrong with it."""
+__all__ = ["collect"]
 
 
 def collect(
     bench: Bench,
     behaviour: Behaviour,
     groups: Sequence[Group],
-    envs: Faces,
+    crew: Crew,
     lane: Lane,
     progress: Progress,
     boundary: Callable[[], None],
@@ -63,6 +33,8 @@ def collect(
     final: bool,
 ) -> Ends:
     """Fill a bench, whose row 0 is there already: react, carry out, write, ``T`` times; then look ahead.
+
+    The groups go in the crew's turns: while those of one step, those of the next are inferred.
 
     Parameters
     ----------
@@ -76,30 +48,41 @@ def collect(
     Ends
         Filled in only if ``final``. On an asynchronous lane its lists of tensors grow behind what was launched.
     """
-    slot, ends = bench.slot, Ends()
+    ends = Ends()
+
+    def arrive(turn: int, t: int) -> None:
+        progress.row, progress.doing = t, "env.step"
+        started = perf_counter()
+        ended = crew.arrive(turn)
+        progress.stepping += perf_counter() - started
+        progress.doing = "actor.step"
+        upload(bench, lane, turn, t + 1)  # filled -> copy
+        if final and ended:
+            part, now, then = bench.columns[turn], *bench.slot.rows[t : t + 2]
+            complete_last(bench.slot.last_row.part(part), now.part(part), then.part(part), ended, part.start)
+            react_to_last(bench, behaviour, [groups[g] for g in crew.turns[turn]], lane, turn, t, ended, ends)
+
     progress.doing = "actor.reset"
-    envs.release()
-    slot.clear()
+    crew.release()
+    bench.slot.clear()
     _begin(bench, behaviour, groups, lane)
     for t in range(bench.n_steps):
         boundary()
-        progress.row, progress.doing = t, "actor.step"
-        started = perf_counter()
-        _react(bench, behaviour, groups, lane, t, virtual=False)
-        if not lane.shared(Place.ACTOR, Place.HOST):
-            lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
-        acted = perf_counter()
-        progress.doing = "env.step"
-        now, then = slot.rows[t], slot.rows[t + 1]
-        ended = envs.step(now, then, slot.marks[t], slot.last_row if final else None, sticky=sticky)
-        stepped = perf_counter()
-        progress.inference += acted - started
-        progress.stepping += stepped - acted
-        progress.doing = "actor.step"
-        upload(bench, lane, t + 1)  # filled -> copy
-        if final and ended:
-            complete_last(slot, now, then, ended)
-            react_to_last(bench, behaviour, groups, lane, t, ended, ends)
+        for turn, members in enumerate(crew.turns):
+            if t:
+                arrive(turn, t - 1)
+            progress.row, progress.doing = t, "actor.step"
+            started = perf_counter()
+            _react(bench, behaviour, [groups[g] for g in members], lane, t, virtual=False)
+            if not lane.shared(Place.ACTOR, Place.HOST):
+                lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
+            acted = perf_counter()
+            progress.doing = "env.step"
+            crew.depart(turn, Step(bench.number, t, final, sticky))
+            progress.inference += acted - started
+            progress.stepping += perf_counter() - acted
+    for turn in range(len(crew.turns)):
+        arrive(turn, bench.n_steps - 1)
     progress.row = bench.n_steps
     _react(bench, behaviour, groups, lane, bench.n_steps, virtual=True)
     return ends
@@ -128,8 +111,9 @@ def _react(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: La
     begun = _begun(bench, groups, t) if t else [[] for _ in groups]
 
     def reacted() -> None:
-        for g, group in enumerate(groups):
-            act, info = behaviour.react(group, bench.inputs[g][t], begun=begun[g], virtual=virtual)
+        for group, where in zip(groups, begun, strict=True):
+            g = group.number
+            act, info = behaviour.react(group, bench.inputs[g][t], begun=where, virtual=virtual)
             _store(info, bench.infos[g][t], "info")
             if not virtual:
                 _store(act, bench.downs[g][t + 1], "act")

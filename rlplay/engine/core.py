@@ -81,6 +81,7 @@ from torch import Tensor
 
 from .. import nested
 from ..nested import Nested
+from .rows import Episode
 
 __all__ = ["At", "BaseActorModule", "Episode", "Final", "Fragment", "Outcome", "State"]
 
@@ -156,17 +157,6 @@ class Fragment(NamedTuple):
     hx: Nested
     """The recurrent state at row 0 (leaves have ``B`` as their second dimension), from which the actor's reactions
     can be computed again, with resets wherever ``state.fin``."""
-
-
-class Episode(NamedTuple):
-    """A whole episode that ended in a delivered fragment."""
-
-    env: int
-    """The environment's index."""
-    ret: float
-    """The undiscounted sum of its rewards, as the environment gave them."""
-    length: int
-    """Its length in environment steps."""
 
 
 class BaseActorModule(torch.nn.Module):

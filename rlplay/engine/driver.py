@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 
 from .handoff import Channel, Closed, Failure, Gate, Late
-from .schedule import Collector, Delivery, Token
+from .schedule import Collecting, Delivery, Token
 from .trace import Progress, note
 
 __all__ = ["Background", "Driver", "Inline", "noting"]
@@ -28,7 +28,7 @@ _GLANCE = 0.5
 class Driver(ABC):
     """What a feed asks of whoever collects."""
 
-    collector: Collector
+    collector: Collecting
     ended = False
     """Whether the collector has come to its end."""
     stalled = False
@@ -73,7 +73,7 @@ class Driver(ABC):
 class Inline(Driver):
     """Collects when it is asked, in the consumer's own thread."""
 
-    def __init__(self, make: Callable[[Gate], Collector], progress: Progress) -> None:
+    def __init__(self, make: Callable[[Gate], Collecting], progress: Progress) -> None:
         """Make the collector."""
         super().__init__(progress, _PATIENCE)
         self._tokens: deque[Token] = deque()
@@ -125,7 +125,7 @@ class Background(Driver):
     """Collects ahead, in a thread of its own, as far as its tokens go."""
 
     def __init__(
-        self, make: Callable[[Gate], Collector], progress: Progress, *, timeout: float, start_timeout: float
+        self, make: Callable[[Gate], Collecting], progress: Progress, *, timeout: float, start_timeout: float
     ) -> None:
         """Start the thread, and let it make the collector.
 
@@ -138,13 +138,14 @@ class Background(Driver):
         self._complaints: list[str] = []
         self._tokens: Channel[Token] = Channel(reentrant=True)
         self._deliveries: Channel[Delivery] = Channel()
-        made: Channel[Collector] = Channel()
+        made: Channel[Collecting] = Channel()
         self._thread = threading.Thread(
             target=_work,
             args=(make, made, self._tokens, self._deliveries, self._gate, progress, self._complaints),
             name="rlplay-collector",
             daemon=True,  # a thread that is not would keep the interpreter from even calling its exit handlers
         )
+        self._gate.insiders.append(self._thread)
         self._thread.start()
         try:
             self.collector = made.get(start_timeout)
@@ -187,7 +188,7 @@ class Background(Driver):
 
     def hindrance(self) -> str | None:
         """Say why waiting for a fragment in this very thread would be for ever, if it would."""
-        if self._thread is threading.current_thread():
+        if threading.current_thread() in self._gate.insiders:
             return "next() was called by one of the feed's own environments, or by its actor."
         return super().hindrance()
 
@@ -195,6 +196,8 @@ class Background(Driver):
         """Give up waiting, which is at once: what is stuck ends by itself if ever it returns."""
         self.stalled = True
         self._give_notice()
+        for give_up in self._gate.hurry:
+            give_up()
         return TimeoutError(why)
 
     def _give_notice(self) -> None:
@@ -204,9 +207,13 @@ class Background(Driver):
     def stop(self) -> list[str]:
         """Let the thread end at its next step's boundary, and wait for it a short while."""
         self._give_notice()
-        if self._thread is threading.current_thread():
-            return []  # a finalizer that happened to run there; the thread ends by itself
-        self._thread.join(_PATIENCE)
+        if threading.current_thread() in self._gate.insiders:
+            return []  # an environment, or a finalizer that happened to run there; the threads end by themselves
+        self._thread.join(0 if self.stalled and self._gate.hurry else _PATIENCE)
+        if self._thread.is_alive():
+            for give_up in self._gate.hurry:
+                give_up()
+            self._thread.join(_PATIENCE)
         if self._thread.is_alive():
             return [self._left_behind()]
         self.ended = True
@@ -218,8 +225,8 @@ class Background(Driver):
 
 
 def _work(
-    make: Callable[[Gate], Collector],
-    made: Channel[Collector],
+    make: Callable[[Gate], Collecting],
+    made: Channel[Collecting],
     tokens: Channel[Token],
     deliveries: Channel[Delivery],
     gate: Gate,
@@ -230,7 +237,7 @@ def _work(
 
     It holds no reference to the feed, so that a forgotten one can be found and closed.
     """
-    collector: Collector | None = None
+    collector: Collecting | None = None
     try:
         with noting(progress):
             collector = make(gate)

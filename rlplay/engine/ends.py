@@ -16,7 +16,8 @@ from ..nested import Nested
 from .behaviour import Behaviour, Group
 from .bench import Bench
 from .core import Final, Fragment
-from .storage import Leaf, Row, Slot
+from .rows import Row
+from .storage import Leaf
 from .transfer import Lane, Place
 
 __all__ = ["Ends", "complete_last", "react_to_last", "stage_final"]
@@ -33,33 +34,41 @@ class Ends:
         self.actor: list[list[Tensor]] = []
 
 
-def complete_last(slot: Slot, now: Row, then: Row, ended: Sequence[int]) -> None:
+def complete_last(last: Row, now: Row, then: Row, ended: Sequence[int], first: int) -> None:
     """Make a whole row around the true last observations; the environments that go on see their current state.
 
-    So the batch is as wide as ever, and every row of it is one that the actor could meet.
+    So the batch is as wide as ever, and every row of it is one that the actor could meet. The rows are those of the
+    environments from ``first`` on.
     """
-    last = slot.last_row
     np.add(now.stepno, 1, out=last.stepno)
     last.rew[:], last.fin[:] = then.rew, False
     for source, target in zip(then.act, last.act, strict=True):
         target[...] = source
     going_on = np.ones(len(now.stepno), bool)
-    going_on[ended] = False
+    going_on[[j - first for j in ended]] = False
     for source, target in zip(then.obs, last.obs, strict=True):
         target[going_on] = source[going_on]
 
 
 def react_to_last(
-    bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, ended: Sequence[int], ends: Ends
+    bench: Bench,
+    behaviour: Behaviour,
+    groups: Sequence[Group],
+    lane: Lane,
+    turn: int,
+    t: int,
+    ended: Sequence[int],
+    ends: Ends,
 ) -> None:
     """React to the true last observations, with the recurrent state that has not been reset yet; keep copies."""
     if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(bench.last, bench.slot.last)
+        lane.copy(*bench.last_ups[turn])
     ends.t.extend([t] * len(ended))
     ends.b.extend(ended)
 
     def reacted() -> None:
-        for group, last in zip(groups, bench.lasts, strict=True):
+        for group in groups:
+            last = bench.lasts[group.number]
             inside = [j - group.columns.start for j in ended if group.columns.start <= j < group.columns.stop]
             if inside:
                 _, info = behaviour.react(group, last, begun=(), virtual=True)

@@ -14,10 +14,9 @@ import numpy as np
 from .. import nested
 from ..nested import Nested
 from . import space
-from .core import Episode
 from .info import Entries
 from .mend import mend_gym
-from .storage import Array, Marks, Row
+from .rows import Array, Episode, Marks, Row
 from .trace import Progress, note
 
 __all__ = ["Environments", "is_factory", "is_vector", "takes"]
@@ -54,6 +53,8 @@ class Environments:
     ----------
     obs, act : nested :class:`~rlplay.engine.space.Field`
         What one observation looks like, in the containers that the first one came in; what one action looks like.
+    spaces : tuple
+        The observation space and the action space.
     episodes : list of Episode
         The episodes that have ended since somebody last took them away.
     """
@@ -66,17 +67,19 @@ class Environments:
         progress: Progress,
         *,
         once: bool = False,
+        first: int = 0,
     ) -> None:
         """Make what is to be made, and reset each environment exactly once, with its seed.
 
-        With ``once`` no environment is reset again: after its episode it has to stand still.
+        With ``once`` no environment is reset again: after its episode it has to stand still. ``first`` is the number of
+        the first environment, if there are others before it that somebody else keeps.
 
         Raises
         ------
         TypeError, ValueError
             If something is no environment, if spaces differ or cannot be recorded, if an observation does not fit.
         """
-        self._entries, self._progress, self._once = entries, progress, once
+        self._entries, self._progress, self._once, self._offset = entries, progress, once, first
         self._envs: list[Any] = []
         self._made: list[Any] = []
         try:
@@ -90,13 +93,14 @@ class Environments:
         progress = self._progress
         progress.doing = "env.make"
         for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
-            progress.env = j
+            progress.env = self._offset + j
             self._envs.append(self._make(source, seed) if is_factory(source) else source)
         mend_gym()
         progress.doing, progress.env = "checking the spaces", -1
         if len({id(env) for env in self._envs}) < len(self._envs):
             raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
         self._check_spaces()
+        self.spaces = self._envs[0].observation_space, self._envs[0].action_space
         described = space.fields(self._envs[0].observation_space)
         self.act = space.fields(self._envs[0].action_space)
         self.obs: Nested = None
@@ -104,7 +108,7 @@ class Environments:
         self._first: list[list[Array]] = []
         progress.doing = "env.reset"
         for j, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
-            progress.env = j
+            progress.env = self._offset + j
             obs, pair = _told(described, _seeded_reset(env, seed))
             # copies: an environment may well reuse the array on its next step
             self._first.append([np.array(part) for part in space.cast(described, obs)])
@@ -137,13 +141,13 @@ class Environments:
         for j, env in enumerate(self._envs):
             for name in ("reset", "step", "observation_space", "action_space"):
                 if not hasattr(env, name):
-                    raise TypeError(f"environment {j} is no environment: {env!r} has no `{name}`.")
+                    raise TypeError(f"environment {self._offset + j} is no environment: {env!r} has no `{name}`.")
             for name in ("observation_space", "action_space"):
                 one, other = getattr(self._envs[0], name), getattr(env, name)
                 if not space.same(one, other):
                     raise ValueError(
-                        f"environments of one feed must have equal spaces: environment {j} has the {name} {other}, "
-                        f"environment 0 has {one}."
+                        f"environments of one feed must have equal spaces: environment {self._offset + j} has the "
+                        f"{name} {other}, environment {self._offset} has {one}."
                     )
 
     def begin(self, row: Row) -> None:
@@ -175,7 +179,7 @@ class Environments:
             if j in self._stuck:
                 self._stand_still(j, now, then, marks)
                 continue
-            progress.env = j
+            progress.env = self._offset + j
             obs, reward, terminated, truncated, info = _five(env.step(self._action(then, j)))
             then.rew[j] = reward
             self._ret[j] += reward
@@ -185,7 +189,7 @@ class Environments:
                 marks.terminated[j], marks.truncated[j], then.fin[j] = terminated, truncated, True
                 if last is not None:
                     self._write(last.obs, j, obs)
-                self.episodes.append(Episode(j, self._ret[j], int(then.stepno[j])))
+                self.episodes.append(Episode(self._offset + j, self._ret[j], int(then.stepno[j])))
                 self._ret[j] = 0.0
                 then.stepno[j] = 0
                 if sticky:

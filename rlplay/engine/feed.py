@@ -5,6 +5,7 @@ Knows neither how to step nor how to copy.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 import weakref
@@ -56,12 +57,12 @@ class Feed(Iterator[Fragment]):
         self._ended = self._closed = False
         self._asked = 0
         self._steps = 0
-        self._version: int | None = None
+        self._version: int | tuple[int, ...] | None = None
         self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
         self._waiting = self._training = 0.0
         self._began = self._returned = 0.0
         # holds on to the driver, not to the feed; also called when the interpreter exits
-        self._forgotten = weakref.finalize(self, _stop_forgotten, driver)
+        self._forgotten = weakref.finalize(self, _stop_forgotten, driver, os.getpid())
 
     def __iter__(self) -> Feed:
         """Return the feed itself: there is one stream of fragments."""
@@ -204,10 +205,10 @@ class Feed(Iterator[Fragment]):
         return not (self._closed or self._ended)
 
     @property
-    def version(self) -> int | None:
+    def version(self) -> int | tuple[int, ...] | None:
         """The number of the snapshot that collected the last delivered fragment (fragment ``k``: ``max(0, k - lag)``).
 
-        None before the first.
+        None before the first. A tuple, one for each part, if it is made of the parts that finish first (``multi``).
         """
         return self._version
 
@@ -244,7 +245,9 @@ class Feed(Iterator[Fragment]):
         return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
 
 
-def _stop_forgotten(driver: Driver) -> None:
+def _stop_forgotten(driver: Driver, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a fork, which has nothing of the feed but its memory
     for complaint in driver.stop():
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 

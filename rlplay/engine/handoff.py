@@ -107,6 +107,12 @@ class Gate:
         self._change = threading.Condition()
         self._moving = False
         self._holders: list[int] = []
+        self.hurry: list[Callable[[], None]] = []
+        """What makes a collector that is stuck give up, if anything does. Called from another thread."""
+        self.insiders: list[threading.Thread] = []
+        """Threads that collecting is done in: they must not wait for it."""
+        self.told: list[Callable[[bool], None]] = []
+        """Who else wants to know of ``shut``, in whichever thread it changes."""
 
     def enter(self) -> None:
         """Set out, as soon as nobody objects. Raises :class:`Closed`."""
@@ -141,7 +147,7 @@ class Gate:
         """
         with self._change:
             self._holders.append(threading.get_ident())
-            self.shut = True
+            self._shut(True)
         try:
             with self._change:
                 if not self._change.wait_for(lambda: self.closed or not self._moving, timeout):
@@ -150,8 +156,13 @@ class Gate:
         finally:
             with self._change:
                 self._holders.remove(threading.get_ident())
-                self.shut = self.closed or bool(self._holders)
+                self._shut(self.closed or bool(self._holders))
                 self._change.notify_all()
+
+    def _shut(self, shut: bool) -> None:
+        self.shut = shut
+        for tell in self.told:
+            tell(shut)
 
     def holds_me(self) -> bool:
         """Whether the calling thread itself keeps the collector still, so that waiting for it would be for ever."""
@@ -159,6 +170,7 @@ class Gate:
 
     def close(self) -> None:
         """Stop the collector at its next boundary, for good."""
-        self.closed = self.shut = True
+        self.closed = True
+        self._shut(True)
         with self._change:  # a re-entrant lock: a finalizer may run inside any other method here
             self._change.notify_all()

@@ -5,12 +5,12 @@ Knows dicts and numpy. Not environments, nor who asks.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from .space import Field
 
@@ -78,7 +78,8 @@ def _descend(info: Mapping[str, Any], path: Sequence[str]) -> Any:
 
 
 def _entry(name: str, example: Any) -> Entry:
-    if isinstance(example, torch.dtype):
+    torch = sys.modules.get("torch")  # where it is not loaded nobody can have passed one of its dtypes
+    if torch is not None and isinstance(example, torch.dtype):
         example = torch.empty((), dtype=example).numpy()
     try:
         # a type such as `float`, `np.int64` or "float32" names a dtype; anything else is an example

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,22 +15,27 @@ import numpy as np
 import torch
 
 from .ambient import Ambient
-from .behaviour import Behaviour
-from .collect import Faces
+from .behaviour import Behaviour, split
 from .core import BaseActorModule
-from .driver import Background, Driver, Inline, noting
+from .crew import Alone, Crew, Faces
+from .driver import Background, Driver, Inline
 from .environment import Environments, is_factory, is_vector
 from .feed import Feed
 from .handoff import Gate
 from .info import Entries
 from .inspection import SLOW_RESET
 from .mend import mend_gym
-from .schedule import Collector, Plan
+from .outpost import Errand
+from .processes import ProcessTeam
+from .remote import RemoteCollector
+from .schedule import Collecting, Collector, Plan
+from .team import shares
+from .threads import ThreadTeam
 from .trace import Progress, note
-from .transfer import Lane, lane_between
+from .transfer import Lane, lane_between, parse_device
 from .vector import VectorEnvironment
 
-__all__ = ["Device", "Info", "at_least", "claim", "faces", "home_of", "listed", "open_feed", "seed_of"]
+__all__ = ["Device", "Info", "at_least", "claim", "faces", "home_of", "listed", "open_feed", "open_remote", "seed_of"]
 
 Device: TypeAlias = torch.device | str | Lane | None
 Info: TypeAlias = Sequence[str] | Mapping[str, Any]
@@ -53,19 +58,27 @@ def open_feed(
     final: bool,
     info: Info,
     compile: bool,
+    workers: int = 0,
+    worker: str = "process",
+    environments: Callable[..., Faces] = Environments,
     background: Mapping[str, float] | None,
 ) -> Feed:
     """Check everything, reset the environments once, copy the actor, let it react once: and nothing more.
 
-    ``background`` has the timeouts of a thread to collect in; None is for collecting in the caller's own.
+    ``environments`` makes those of a list, in the collector's own thread. ``background`` has the timeouts of a thread
+    to collect in; None is for collecting in the caller's own.
     """
     at_least("n_steps", n_steps, 1)
     at_least("lag", lag, 0)
     at_least("groups", groups, 1)
     if compile:
         raise NotImplementedError("`compile=True` is not built yet: leave it out.")
-    plan = Plan(n_steps, groups, seed_of(seed), sticky, final, Entries(info))
     sources = listed(envs)
+    n_envs = int(envs.num_envs) if is_vector(envs) else len(sources)
+    if groups > n_envs:
+        raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {groups}.")
+    _check_workers(workers, worker, envs, sources)
+    plan = Plan(n_steps, split(n_envs, groups), seed_of(seed), sticky, final, Entries(info))
     if sticky and is_vector(envs):
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
     lane = lane_between(device, actor_device, home_of(actor))
@@ -73,16 +86,17 @@ def open_feed(
         behaviour = Behaviour(actor, lane)
         claim(sources, stacklevel=4)
         progress = Progress()
-        make = partial(_collector, envs if is_vector(envs) else sources, behaviour, lane, plan, progress)
+        stage: Callable[[Gate], Crew]
+        if is_vector(envs):
+            stage = partial(_alone, partial(VectorEnvironment, envs, final=final), n_envs, plan, progress)
+        elif workers:
+            stage = partial(_team, sources, workers, worker, plan, progress)
+        else:
+            stage = partial(_alone, partial(environments, sources), n_envs, plan, progress)
+        collector = partial(_collector, stage, behaviour, lane, plan, progress)
+        make = partial(_prepared, collector, Ambient.here(lane.actor_device))
         driver: Driver
         driver = Inline(make, progress) if background is None else Background(make, progress, **background)
-        try:
-            with noting(progress):
-                driver.collector.prepare(Ambient.here(lane.actor_device))
-        except BaseException as error:
-            for complaint in driver.stop():
-                note(error, complaint)
-            raise
     if not behaviour.resets_by_mask:
         warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
     feed = Feed(driver, actor, lane, lag, progress)
@@ -92,10 +106,115 @@ def open_feed(
     return feed
 
 
-def _collector(envs: Any, behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate) -> Collector:
-    return Collector(
-        lambda: faces(envs, plan.seed, plan.entries, progress, final=plan.final), behaviour, lane, plan, progress, gate
-    )
+def open_remote(
+    factory: Callable[..., Any],
+    actor: BaseActorModule,
+    *,
+    n_steps: int,
+    n_actors: int,
+    n_per_actor: int,
+    n_per_batch: int,
+    sticky: bool,
+    device: Device,
+    actor_device: torch.device | str | None,
+    lag: int,
+    seed: int | None,
+    final: bool,
+    info: Info,
+    compile: bool,
+    start_method: str | None,
+    threads: int,
+    background: Mapping[str, float],
+) -> Feed:
+    """Do what :func:`open_feed` does, for collectors in processes of their own, one for each group."""
+    for name, value, least in (
+        ("n_steps", n_steps, 1),
+        ("n_actors", n_actors, 1),
+        ("n_per_actor", n_per_actor, 1),
+        ("n_per_batch", n_per_batch, 1),
+        ("lag", lag, 0),
+        ("threads", threads, 1),
+    ):
+        at_least(name, value, least)
+    if n_per_batch > n_actors:
+        raise ValueError(f"`n_per_batch` must be at most `n_actors`, {n_actors}, got {n_per_batch}.")
+    if compile:
+        raise NotImplementedError("`compile=True` is not built yet: leave it out.")
+    if start_method not in (None, "spawn"):
+        raise ValueError(
+            f"`start_method` must be 'spawn' or None, got {start_method!r}: processes are fresh interpreters, since a "
+            f"fork would copy threads, locks and CUDA halfway. (The caller's script is not run again in them.)"
+        )
+    if not is_factory(factory):
+        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
+    seed, entries = seed_of(seed), Entries(info)
+    lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
+    there = parse_device("cpu" if actor_device is None else actor_device, "actor_device")
+    with torch.inference_mode(False):  # what is made here will be written to
+        behaviour = Behaviour(actor, lane)
+        seeds = seeds_of(seed, n_actors * n_per_actor)
+        errands = []
+        for number, columns in enumerate(split(n_actors * n_per_actor, n_actors)):
+            plan = Plan(n_steps, [slice(0, n_per_actor)], seed, sticky, final, entries, first=number)
+            sources = [factory] * n_per_actor
+            errands.append(Errand(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads))
+        progress = Progress()
+        collector = partial(RemoteCollector, errands, n_per_batch, behaviour, lane, plan, progress)
+        driver = Background(partial(_prepared, collector, Ambient.here(there)), progress, **background)
+    if not behaviour.resets_by_mask:
+        warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
+    return Feed(driver, actor, lane, lag, progress)
+
+
+def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any]) -> None:
+    """See that there can be so many workers of this kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If not.
+    """
+    at_least("workers", workers, 0)
+    if worker not in ("process", "thread"):
+        raise ValueError(f"`worker` must be 'process' or 'thread', got {worker!r}.")
+    if workers and is_vector(envs):
+        raise ValueError("`workers` are for a list of environments: a vector environment steps its parts by itself.")
+    if workers > len(sources):
+        raise ValueError(f"`workers` must be at most the number of environments, {len(sources)}, got {workers}.")
+    instances = [j for j, source in enumerate(sources) if not is_factory(source)]
+    if workers and worker == "process" and instances:
+        raise TypeError(
+            f"worker processes make their own environments: `envs[{instances[0]}]` is an instance; pass factories "
+            "instead, such as `[lambda: gym.make(name)] * n`, or use `worker='thread'`."
+        )
+
+
+def _prepared(make: Callable[[Gate], Collecting], ambient: Ambient, gate: Gate) -> Collecting:
+    collector = make(gate)
+    try:
+        collector.prepare(ambient)
+    except BaseException as error:
+        for complaint in collector.close():
+            note(error, complaint)
+        raise
+    return collector
+
+
+def _collector(
+    stage: Callable[[Gate], Crew], behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate
+) -> Collector:
+    return Collector(partial(stage, gate), behaviour, lane, plan, progress, gate)
+
+
+def _alone(make: Callable[..., Faces], n_envs: int, plan: Plan, progress: Progress, gate: Gate) -> Crew:
+    return Alone(make(seeds_of(plan.seed, n_envs), plan.entries, progress), plan.groups)
+
+
+def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Crew:
+    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, split(len(sources), workers))
+    if worker == "thread":
+        return ThreadTeam(dealt, plan.entries, plan.groups, progress, gate)
+    return ProcessTeam(dealt, plan.entries, plan.groups, progress, gate.hurry)
 
 
 def faces(

@@ -16,17 +16,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from .. import nested
 from ..nested import Nested
 from .ambient import Ambient
-from .behaviour import Behaviour, Group, Snapshot, split
+from .behaviour import Behaviour, Group, Snapshot
 from .bench import Bench, carry_over, deliver, make_benches
-from .collect import Faces, collect
+from .collect import collect
 from .core import BaseActorModule, Episode, Fragment
+from .crew import Crew
 from .ends import stage_final
 from .handoff import Gate
 from .info import Entries
@@ -34,7 +35,7 @@ from .storage import Slot, blank, fields_to_leaves, outcome_layout, state_layout
 from .trace import Progress, note
 from .transfer import Lane, Place
 
-__all__ = ["Collector", "Delivery", "Plan", "Token"]
+__all__ = ["Collecting", "Collector", "Delivery", "Plan", "Token"]
 
 
 class Token(NamedTuple):
@@ -53,7 +54,8 @@ class Token(NamedTuple):
 class Delivery(NamedTuple):
     """A fragment on its way to the consumer."""
 
-    version: int
+    version: int | tuple[int, ...]
+    """That of the token; of each part, if it is made of parts that were collected apart."""
     vessel: Fragment
     staged: Nested
     """A ``Final`` in memory of the collector's, or ``()``."""
@@ -71,11 +73,35 @@ class Plan(NamedTuple):
     """What a feed was asked to do, checked."""
 
     n_steps: int
-    groups: int
+    groups: list[slice]
+    """The environments of each group."""
     seed: int
     sticky: bool
     final: bool
     entries: Entries
+    first: int = 0
+    """The number of the first group, if there are others that somebody else collects."""
+
+
+class Collecting(Protocol):
+    """What a driver and a feed ask of a collector, wherever it is."""
+
+    ambient: Ambient
+
+    def prepare(self, ambient: Ambient) -> None:
+        """Learn what the actor answers; in the calling thread, before the first token."""
+
+    def vessel(self) -> Fragment:
+        """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
+
+    def snapshot(self, actor: BaseActorModule) -> Snapshot:
+        """Take a snapshot of the learner's weights; in the consumer's thread."""
+
+    def serve(self, token: Token) -> Delivery:
+        """Collect one fragment with the token's weights, into its vessel; in the collector's thread."""
+
+    def close(self) -> list[str]:
+        """End; return what went wrong with it."""
 
 
 class Collector:
@@ -83,7 +109,7 @@ class Collector:
 
     def __init__(
         self,
-        make: Callable[[], Faces],
+        make: Callable[[], Crew],
         behaviour: Behaviour,
         lane: Lane,
         plan: Plan,
@@ -93,33 +119,32 @@ class Collector:
         """Make and reset the environments, in this very thread, and lay out the host's memory for them."""
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
-        self._envs = make()
+        self.crew = make()
         try:
             self._lay_out()
         except BaseException as error:
-            for complaint in self._envs.close():
+            for complaint in self.crew.close():
                 note(error, complaint)
             raise
 
     def _lay_out(self) -> None:
-        plan, lane, envs = self._plan, self._lane, self._envs
-        if plan.groups > envs.n_envs:
-            raise ValueError(f"`groups` must be at most the number of environments, {envs.n_envs}, got {plan.groups}.")
-        state = state_layout(fields_to_leaves(envs.obs), fields_to_leaves(envs.act))
+        plan, lane, crew = self._plan, self._lane, self.crew
+        state = state_layout(fields_to_leaves(crew.obs), fields_to_leaves(crew.act))
         info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
         absent = [entry.absent for entry in plan.entries.entries]
         self._state_layout, self._outcome_layout = state, outcome_layout(info)
 
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-            return lane.empty(Place.HOST, shape, dtype)
+            own = crew.memory(*shape)
+            return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
 
         # while one is being copied away, another can be filled
         self._slots = [
-            Slot(state, info, absent, plan.n_steps, envs.n_envs, allocate) for _ in range(1 + lane.asynchronous)
+            Slot(state, info, absent, plan.n_steps, crew.n_envs, allocate) for _ in range(1 + lane.asynchronous)
         ]
-        envs.begin(self._slots[0].rows[0])
+        crew.settle_in(self._slots)
         self._groups = [
-            Group(i, columns, plan.seed, lane.actor_device) for i, columns in enumerate(split(envs.n_envs, plan.groups))
+            Group(i, columns, plan.seed, lane.actor_device, key=plan.first + i) for i, columns in enumerate(plan.groups)
         ]
         self._benches: list[Bench] = []
         self._previous: Bench | None = None
@@ -137,7 +162,7 @@ class Collector:
         with ambient.applied():
             here = self._lane.actor_device
             first = nested.map(lambda x: x[:1].to(here, copy=True), self._slots[0].state)
-            info, hx = self._behaviour.probe(self._groups, first, self._envs.act)
+            info, hx = self._behaviour.probe(self._groups, first, self.crew.act)
             self.settle()  # the stream that fragments are asked for on may be another one
         self.ambient, self.layout = ambient, Fragment(self._state_layout, info, self._outcome_layout, hx)
 
@@ -147,7 +172,7 @@ class Collector:
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
             return self._lane.empty(Place.CONSUMER, shape, dtype)
 
-        return blank(self.layout, self._plan.n_steps, self._envs.n_envs, allocate)
+        return blank(self.layout, self._plan.n_steps, self.crew.n_envs, allocate)
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread."""
@@ -171,7 +196,9 @@ class Collector:
             lane.host_wait(token.asked)  # the behaviour copy is the host's to read
         self._behaviour.adopt(token.snapshot)
         if not self._benches:
-            self._benches = make_benches(self._slots, self.layout, self._groups, self._envs.n_envs, lane)
+            self._benches = make_benches(
+                self._slots, self.layout, self._groups, self.crew.turns, self.crew.n_envs, lane
+            )
             lane.borrow([group.hx for group in self._groups])  # which the calling thread's stream has allocated
         bench = self._benches[self._turn % len(self._benches)]
         for group in self._groups:
@@ -179,7 +206,7 @@ class Collector:
         lane.host_wait(bench.copied)  # copied -> refill
         carry_over(self._previous, bench, lane)
         ends = collect(
-            bench, self._behaviour, self._groups, self._envs, lane, progress, self._boundary,
+            bench, self._behaviour, self._groups, self.crew, lane, progress, self._boundary,
             sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
         started, progress.doing = perf_counter(), "the hand-over"
@@ -190,13 +217,18 @@ class Collector:
             lane.host_wait(copied)
         progress.transfer += perf_counter() - started
         self._previous, self._turn = bench, self._turn + 1
-        episodes, self._envs.episodes = self._envs.episodes, []
         steps = int(bench.slot.env.valid.sum())
-        return Delivery(token.version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes)
+        return Delivery(
+            token.version, token.vessel, staged, copied, token.home, token.snapshot, steps, self.crew.episodes()
+        )
 
     def _boundary(self) -> None:
         if self._gate.shut:
-            self._gate.stand(self.settle)
+            self._gate.stand(self._rest)
+
+    def _rest(self) -> None:
+        self.crew.rest()
+        self.settle()
 
     def settle(self) -> None:
         """Wait until the current stream has done all that it was asked for."""
@@ -214,5 +246,5 @@ class Collector:
             with self._lane.collecting():
                 self.settle()  # dropped -> released
         except Exception as error:
-            return [f"waiting for the device failed: {error!r}.", *self._envs.close()]
-        return self._envs.close()
+            return [f"waiting for the device failed: {error!r}.", *self.crew.close()]
+        return self.crew.close()

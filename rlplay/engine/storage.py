@@ -7,23 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .. import nested
 from ..nested import Nested
 from .core import Fragment, Outcome, State
+from .rows import Cut, Cuts, read
 
 __all__ = [
-    "Array",
     "Leaf",
-    "Marks",
-    "Row",
     "Slot",
     "blank",
     "blank_hx",
@@ -34,7 +30,6 @@ __all__ = [
     "state_layout",
 ]
 
-Array = npt.NDArray[Any]
 Allocate = Callable[[Sequence[int], torch.dtype], Tensor]
 
 _ALIGNMENT = 64  # bytes: a cache line
@@ -46,31 +41,6 @@ class Leaf:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-
-class Row(NamedTuple):
-    """Row ``t`` of the states, as numpy views: leaves have shape ``(B, ...)``; ``obs`` and ``act`` are flat lists."""
-
-    stepno: Array
-    obs: list[Array]
-    act: list[Array]
-    rew: Array
-    fin: Array
-
-    def begin(self) -> None:
-        """Make this the very first row, but for the observations: nothing has been done or received yet."""
-        self.fin[:] = True
-        for leaf in (self.stepno, self.rew, *self.act):
-            leaf[...] = 0
-
-
-class Marks(NamedTuple):
-    """What is noted of the transition ``t -> t+1``, as numpy views of shape ``(B, ...)``; ``info`` in a flat list."""
-
-    terminated: Array
-    truncated: Array
-    valid: Array
-    info: list[Array]
 
 
 def state_layout(obs: Nested, act: Nested) -> State:
@@ -120,6 +90,10 @@ class Slot:
     state : State of tensors, ``(1+T, B, ...)``
     env : Outcome of tensors, ``(T, B, ...)``; ``final`` is ``()``
     last : State of tensors, ``(1, B, ...)``
+    slab : uint8 tensor
+        All of it.
+    cuts : Cuts
+        How the slab is divided.
     rows : list of Row, ``1 + T`` of them, the numpy views of ``state``
     marks : list of Marks, ``T`` of them, the numpy views of ``env``
     last_row : Row, the numpy view of ``last``
@@ -129,16 +103,14 @@ class Slot:
         self, state: State, info: dict[str, Leaf], absent: list[Any], n_steps: int, n_envs: int, allocate: Allocate
     ) -> None:
         """Lay the leaves out. ``absent`` has, for each info leaf, the number that stands for "not there"."""
-        cut: list[tuple[int, tuple[int, ...], torch.dtype]] = []
-        size = 0
+        cut: list[Cut] = []
 
-        def reserve(n: int) -> Callable[[Leaf], int]:
-            def one(leaf: Leaf) -> int:
-                nonlocal size
-                shape = (n, n_envs, *leaf.shape)
-                cut.append((size, shape, leaf.dtype))
-                size += -(-prod(shape) * leaf.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-                return len(cut) - 1
+        def reserve(n: int) -> Callable[[Leaf], Cut]:
+            def one(leaf: Leaf) -> Cut:
+                start = -(-(cut[-1].start + cut[-1].size) // _ALIGNMENT) * _ALIGNMENT if cut else 0
+                dtype = torch.empty(0, dtype=leaf.dtype, device="cpu").numpy().dtype
+                cut.append(Cut(start, (n, n_envs, *leaf.shape), dtype))
+                return cut[-1]
 
             return one
 
@@ -147,20 +119,19 @@ class Slot:
             nested.map(reserve(n_steps), outcome_layout(info)),
             nested.map(reserve(1), state),
         )
-        slab = allocate((size,), torch.uint8)
-        slab.zero_()
+        self.slab = allocate((cut[-1].start + cut[-1].size,), torch.uint8)
+        self.slab.zero_()
 
-        def carve(place: int) -> Tensor:
-            start, shape, dtype = cut[place]
-            return slab[start : start + prod(shape) * dtype.itemsize].view(dtype).view(shape)
+        def carve(part: Cut) -> Tensor:
+            return self.slab[part.start : part.start + part.size].view(dtype_of(part.dtype)).view(part.shape)
 
         self.state: State
         self.env: Outcome
         self.last: State
         self.state, self.env, self.last = nested.map(carve, places)
-        self.rows = _rows(self.state)
-        self.marks = _marks(self.env)
-        (self.last_row,) = _rows(self.last)
+        found_state, found_marks, found_last = map(nested.leaves, places)
+        self.cuts = Cuts(found_state, found_marks, found_last, n_obs=len(nested.leaves(state.obs)))
+        self.rows, self.marks, self.last_row = read(self.slab.numpy(), self.cuts)
         self._absent = absent
 
     def clear(self) -> None:
@@ -171,21 +142,6 @@ class Slot:
         self.env.valid.fill_(True)
         for leaf, absent in zip(nested.leaves(self.env.info), self._absent, strict=True):
             leaf.numpy()[...] = absent
-
-
-def _rows(state: State) -> list[Row]:
-    stepno, rew, fin = state.stepno.numpy(), state.rew.numpy(), state.fin.numpy()
-    obs = [leaf.numpy() for leaf in nested.leaves(state.obs)]
-    act = [leaf.numpy() for leaf in nested.leaves(state.act)]
-    return [
-        Row(stepno[t], [leaf[t] for leaf in obs], [leaf[t] for leaf in act], rew[t], fin[t]) for t in range(len(rew))
-    ]
-
-
-def _marks(env: Outcome) -> list[Marks]:
-    terminated, truncated, valid = env.terminated.numpy(), env.truncated.numpy(), env.valid.numpy()
-    info = [leaf.numpy() for leaf in nested.leaves(env.info)]
-    return [Marks(terminated[t], truncated[t], valid[t], [leaf[t] for leaf in info]) for t in range(len(valid))]
 
 
 def dtype_of(dtype: np.dtype[Any]) -> torch.dtype:

@@ -5,14 +5,22 @@ Knows nothing else.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-__all__ = ["CollectorTime", "LearnerTime", "Progress", "Stats", "note"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CollectorTime", "LearnerTime", "Posted", "Progress", "Stats", "note"]
 
 
 def note(error: BaseException, text: str) -> None:
     """Add a note to an exception, as ``add_note`` does, which Python 3.10 does not have."""
     vars(error).setdefault("__notes__", []).append(f"rlplay: {text}")
+
+
+def _word(k: int, of: str = "_words") -> Any:
+    return property(lambda self: getattr(self, of)[k].item(), lambda self, x: getattr(self, of).__setitem__(k, x))
 
 
 class Progress:
@@ -22,7 +30,7 @@ class Progress:
     which is enough to tell whether anything moves.
     """
 
-    __slots__ = ("doing", "env", "fragment", "inference", "row", "stepping", "transfer", "waiting")
+    __slots__ = ("busy", "doing", "env", "fragment", "inference", "row", "stepping", "transfer", "waiting")
 
     def __init__(self) -> None:
         self.doing = "starting"
@@ -33,17 +41,50 @@ class Progress:
         """The row of the fragment that is reacted to."""
         self.fragment = 0
         """The number of the fragment that is being collected."""
+        self.busy: Sequence[tuple[str, Progress]] = ()
+        """The workers that are under way, and where each of them stands."""
         self.stepping = self.inference = self.transfer = self.waiting = 0.0
 
-    def moment(self) -> tuple[str, int, int, int]:
+    def moment(self) -> tuple[Any, ...]:
         """Return something that differs as soon as there is progress."""
-        return self.doing, self.env, self.row, self.fragment
+        return self.doing, self.env, self.row, self.fragment, *(at.moment() for _, at in self.busy)
 
     def __str__(self) -> str:
+        if self.busy:
+            return "; ".join(f"{name}: {at}" for name, at in self.busy)
         if self.doing.startswith("env."):
             who = "the vector environment" if self.env < 0 else f"environment {self.env}"
             return f"{who}, in {self.doing}, at step {self.row} of fragment {self.fragment}"
         return f"the collector, in {self.doing}, at step {self.row} of fragment {self.fragment}"
+
+
+class Posted(Progress):
+    """A progress in memory that two processes share: written in the one, read in the other."""
+
+    SIZE = 72
+    """How many bytes it takes."""
+
+    _DOINGS = (
+        "starting", "env.make", "checking the spaces", "env.reset", "getting ready", "env.step",
+        "actor.step", "actor.reset", "the hand-over", "waiting for the learner",
+    )  # fmt: skip
+
+    __slots__ = ("_seconds", "_words")
+
+    def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
+        """Look at memory that is all zeros at first."""
+        self._words = memory[: self.SIZE].view(np.int64)
+        self._seconds = self._words.view(np.float64)
+        self.busy = ()
+
+    doing = property(
+        lambda self: self._DOINGS[self._words[0]],
+        lambda self, doing: self._words.__setitem__(0, self._DOINGS.index(doing)),
+    )
+    env, row, fragment = (_word(k) for k in (1, 2, 3))
+    halted = _word(4)
+    """Whether the collector is to stand still at its next step: the one word that is written on the other side."""
+    stepping, inference, transfer, waiting = (_word(k, "_seconds") for k in (5, 6, 7, 8))
 
 
 class CollectorTime(NamedTuple):

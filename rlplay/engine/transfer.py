@@ -24,11 +24,13 @@ dropped -> released
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import Enum, auto
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,6 +67,10 @@ class Lane:
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Allocate memory, on the current stream."""
         return torch.empty(tuple(shape), dtype=dtype, device="cpu")
+
+    def lock(self, memory: npt.NDArray[Any]) -> Tensor:
+        """Make a tensor over host memory that somebody else has allocated, as good as that of ``Place.HOST``."""
+        return torch.from_numpy(memory)
 
     def copy(self, target: Nested, source: Nested) -> None:
         """Copy leaf by leaf. A source on the host must stay as it is until the copy has happened."""
@@ -125,6 +131,13 @@ class CudaLane(Lane):
         """Allocate memory, on the current stream; on the host it is page-locked."""
         where = self._where[place]
         return torch.empty(tuple(shape), dtype=dtype, device=where, pin_memory=where.type == "cpu")
+
+    def lock(self, memory: npt.NDArray[Any]) -> Tensor:
+        """Page-lock host memory that somebody else has allocated, until it is let go; make a tensor over it."""
+        runtime, address = torch.cuda.cudart(), memory.ctypes.data
+        torch.cuda.check_error(runtime.cudaHostRegister(address, memory.nbytes, 0))
+        weakref.finalize(memory, runtime.cudaHostUnregister, address)
+        return torch.from_numpy(memory)
 
     @property
     def current(self) -> Any:

@@ -49,10 +49,9 @@ import numpy as np
 from .. import nested
 from ..nested import Nested
 from . import autoreset, space
-from .core import Episode
 from .info import Entries
 from .mend import mend_gym
-from .storage import Array, Marks, Row
+from .rows import Array, Episode, Marks, Row
 from .trace import Progress
 
 __all__ = ["VectorEnvironment"]

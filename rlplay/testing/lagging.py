@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..engine.ambient import Ambient
-from ..engine.storage import Array
+from ..engine.rows import Array
 from ..engine.transfer import Lane, Place
 from ..nested import Nested, leaves
 

@@ -34,10 +34,10 @@ feed is played by environment ``e % B``, and who has played its share stands sti
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -45,19 +45,11 @@ import torch
 from torch import Tensor
 
 from ... import nested
-from ..ambient import Ambient
-from ..behaviour import Behaviour
 from ..core import BaseActorModule, Episode, Final, Fragment
-from ..driver import Inline, noting
-from ..environment import Environments, is_factory, is_vector
+from ..environment import Environments, is_vector
 from ..feed import Feed
-from ..handoff import Gate
-from ..info import Entries
-from ..inspection import SLOW_RESET
-from ..opening import Device, Info, _serving, at_least, claim, home_of, listed, seed_of, seeds_of
-from ..schedule import Collector, Plan
-from ..trace import Progress, Stats, note
-from ..transfer import lane_between
+from ..opening import Device, Info, at_least, open_feed
+from ..trace import Stats
 
 __all__ = ["EpisodeFeed", "rollout"]
 
@@ -105,36 +97,12 @@ def rollout(
         At the call, if anything is not as described, as in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
     at_least("batch_size", batch_size, 1)
-    plan = Plan(_PIECE, 1, seed_of(seed), sticky=True, final=True, entries=Entries(info))
     if is_vector(envs):
         raise ValueError("whole episodes need environments that can stand still: pass a list instead of a vector.")
-    sources = listed(envs)
-    lane = lane_between(device, actor_device, home_of(actor))
-    with torch.inference_mode(False):  # what is made here will be written to
-        behaviour = Behaviour(actor, lane)
-        claim(sources, stacklevel=3)
-        progress = Progress()
-
-        def make(gate: Gate) -> Collector:
-            def turns() -> Turns:
-                return Turns(batch_size, sources, seeds_of(plan.seed, len(sources)), plan.entries, progress)
-
-            return Collector(turns, behaviour, lane, plan, progress, gate)
-
-        driver = Inline(make, progress)
-        try:
-            with noting(progress):
-                driver.collector.prepare(Ambient.here(lane.actor_device))
-        except BaseException as error:
-            for complaint in driver.stop():
-                note(error, complaint)
-            raise
-    if not behaviour.resets_by_mask:
-        warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=2)
-    feed = Feed(driver, actor, lane, 0, progress)
-    for source in sources:
-        if not is_factory(source):
-            _serving[id(source)] = feed
+    feed = open_feed(
+        envs, actor, n_steps=_PIECE, sticky=True, device=device, actor_device=actor_device, lag=0, groups=1, seed=seed,
+        final=True, info=info, compile=False, environments=partial(Turns, batch_size), background=None,
+    )  # fmt: skip
     return EpisodeFeed(feed, batch_size)
 
 

@@ -39,7 +39,7 @@ def rollout(
     ``max(0, k - lag)``, exactly. Given ``seed``, the stream of fragments does not depend on anybody's timing.
 
     A thread shares the interpreter lock with the learner: it pays where environments, or the actor's kernels, let go
-    of that lock. For small environments written in Python use ``same``.
+    of that lock. For small environments written in Python use ``same`` or ``single``; for large ones, ``workers``.
 
     Parameters
     ----------
@@ -72,8 +72,12 @@ def rollout(
         absent; otherwise NaN, 0 or False is where an entry is absent. A dotted name reaches into nested dicts.
     compile : bool
         Not built yet.
-    workers, worker : int, str
-        Not built yet: environments in processes or threads of their own.
+    workers, worker : int, "process" or "thread"
+        Have the environments stepped by so many workers, each of which keeps consecutive ones; 0: by the collector's
+        thread itself. Processes write straight into the memory that the collector reads; they need factories, which
+        travel by value (cloudpickle). A wake-up there and back costs about 50 us, so that they do not pay for
+        environments whose steps (of all that a worker keeps, together) take less. Threads pay for environments that let
+        go of the interpreter lock. With ``groups`` above 1, a group is inferred while the others step.
     timeout : float
         Seconds without any progress, while a fragment is waited for, after which ``next()`` raises TimeoutError.
     start_timeout : float
@@ -90,8 +94,6 @@ def rollout(
         At the call, if anything is not as described: environments whose spaces differ or whose observations do not
         fit, an actor whose answers do not, numbers out of range, a device that is not there.
     """
-    if workers or worker != "process":
-        raise NotImplementedError("`workers` and `worker` are not built yet: leave them out.")
     for name, seconds in (("timeout", timeout), ("start_timeout", start_timeout)):
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(
@@ -99,6 +101,6 @@ def rollout(
             )
     return open_feed(
         envs, actor, n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups,
-        seed=seed, final=final, info=info, compile=compile,
+        seed=seed, final=final, info=info, compile=compile, workers=workers, worker=worker,
         background={"timeout": timeout, "start_timeout": start_timeout},
     )  # fmt: skip

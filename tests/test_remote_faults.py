@@ -1,0 +1,518 @@
+"""When processes that collect fail, hang or are killed: errors come in their place, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+from faulty import Actor, Env, Script, raising
+from gym.spaces import Box
+from test_exit import is_traceback, start
+from test_faults import LONG, InThread, T, is_closed, is_fragment, until
+
+from rlplay.engine import driver
+from rlplay.engine.opening import seeds_of
+from rlplay.engine.rollout import multi, single
+
+B = 2  # as `is_fragment` has it
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Closing does not wait long for a step that is under way."""
+    monkeypatch.setattr(driver, "_PATIENCE", 0.2)
+
+
+class Stop:
+    """A place where another process says that it has come, and stays until it is released."""
+
+    def __init__(self, where):
+        self.entered, self.release = where / "entered", where / "release"
+        where.mkdir()
+        os.mkfifo(self.entered)
+        os.mkfifo(self.release)
+
+    def __call__(self):
+        self.entered.write_text(str(os.getpid()))
+        self.release.read_text()
+
+    def wait(self):
+        """Wait until it has come; return its process's number."""
+        return int(self.entered.read_text())
+
+    def go(self):
+        self.release.write_text("")
+
+
+@pytest.fixture
+def stops(tmp_path):
+    return [Stop(tmp_path / f"stop-{k}") for k in range(2)]
+
+
+class Tells(Env):
+    """Writes, when it is closed, how often it was stepped."""
+
+    def __init__(self, script, where):
+        super().__init__(script)
+        self._where = where
+
+    def close(self):
+        super().close()
+        self._where.write_text(str(self.counts["step"]))
+
+
+class Fleet:
+    """A factory that tells its environments apart by their seeds, and gives each a script of its own."""
+
+    def __init__(self, where, *scripts):
+        self._books = [where / f"env-{j}" for j in range(len(scripts))]
+        self._parts = dict(zip(seeds_of(0, len(scripts)), zip(scripts, self._books, strict=True), strict=True))
+
+    def __call__(self, seed):
+        return Tells(*self._parts[seed])
+
+    @property
+    def closed(self):
+        """How often each environment was stepped that has been closed (None: it has not been)."""
+        return [int(book.read_text()) if book.exists() else None for book in self._books]
+
+
+@pytest.fixture
+def one(tmp_path):
+    """Open a feed of `single`, with a script for each environment; return it and its factory."""
+
+    def opened(*scripts, actor=None, **options):
+        fleet = Fleet(tmp_path, *scripts)
+        return single.rollout(fleet, actor or Actor(), T, len(scripts), seed=0, **options), fleet
+
+    return opened
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Open a feed of `multi`, with a process for each script; return it and its factory."""
+
+    def opened(*scripts, n_steps=T, **options):
+        fleet = Fleet(tmp_path, *scripts)
+        return multi.rollout(fleet, Actor(), n_steps, len(scripts), 1, seed=0, **options), fleet
+
+    return opened
+
+
+def processes():
+    children = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for of_thread in children for pid in of_thread.read_text().split()}
+
+
+def memory():
+    """Tell how much of the address space is shared memory of ours."""
+    return sum("memfd:rlplay" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def all_told(feed):
+    """Whether all processes have been told to stand still, or to stop, at their next step."""
+    return all(outpost.posted.halted for outpost in feed._driver.collector._outposts)
+
+
+def has_ended(feed):
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(feed)
+    return not feed.open and not processes()
+
+
+# errors
+
+
+FAILING = {
+    "env.step": (
+        {1: Script().at("step", T + 3, raising(ValueError("from within")))},
+        None,
+        "environment 1, in env.step",
+    ),
+    "env.reset": (
+        {1: Script().at("reset", 4, raising(ValueError("from within")))},
+        None,
+        "environment 1, in env.reset",
+    ),
+    "actor.step": ({}, Script().at("act", T + 3, raising(ValueError("from within"))), "the collector, in actor.step"),
+}
+
+
+@pytest.mark.parametrize(("envs", "actor", "where"), FAILING.values(), ids=FAILING)
+def test_an_error_comes_in_its_turn_with_type_note_and_traceback(one, envs, actor, where):
+    feed, fleet = one(*[envs.get(j, Script()) for j in range(B)], actor=Actor(actor))
+    assert is_fragment(0, next(feed))
+    with pytest.raises(ValueError, match="from within") as caught:
+        list(feed)
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"rlplay: collector process 0 (environments 0 to 1): {where}, at step ")
+    assert note.endswith("of fragment 1")
+    assert "in explode" in str(caught.value.__cause__)
+    assert None not in fleet.closed
+    assert has_ended(feed)
+
+
+def test_an_error_in_one_process_does_not_wait_for_the_others_and_these_stop_at_their_next_step(many, stops):
+    slow, failing = Script().at("step", T + 2, stops[0]), Script().at("step", T + 4, raising(KeyError("from within")))
+    feed, fleet = many(slow, failing)
+    assert is_fragment(0, next(feed))
+    stops[0].wait()
+    until(lambda: all_told(feed))  # by the collector alone: nobody asks
+    stops[0].go()
+    with pytest.raises(KeyError) as caught:
+        next(feed)
+    (note,) = caught.value.__notes__
+    assert note == "rlplay: collector process 1 (environment 1): environment 1, in env.step, at step 3 of fragment 1"
+    assert fleet.closed == [T + 2, T + 4]
+    assert has_ended(feed)
+
+
+def test_an_error_at_the_call_is_raised_there(tmp_path):
+    with pytest.raises(ZeroDivisionError) as caught:
+        single.rollout(lambda: 1 / 0, Actor(), T, 2)
+    assert "collector process 0 (environments 0 to 1): environment 0, in env.make" in caught.value.__notes__[0]
+    assert "in <lambda>" in str(caught.value.__cause__)
+    with pytest.raises(ValueError, match="from within") as caught:
+        multi.rollout(Env, Actor(Script().at("look", 1, raising(ValueError("from within")))), T, 2, 1)
+    assert "actor.step" in caught.value.__notes__[0]
+    assert not processes()
+
+
+class Unequal(Env):
+    def __init__(self, seed):
+        super().__init__()
+        if seed == seeds_of(0, 3)[2]:
+            self.observation_space = Box(-1, 1, (2,), np.float32)
+
+
+def test_unequal_spaces_in_different_processes_are_refused():
+    with pytest.raises(ValueError, match=r"equal spaces: environment 2 has the observation_space"):
+        multi.rollout(Unequal, Actor(), T, 3, 1, seed=0)
+    assert not processes()
+
+
+def test_an_error_in_closing_is_a_warning_and_the_others_are_closed(one):
+    feed, fleet = one(Script(), Script().at("close", 1, raising(ValueError("no"))))
+    next(feed)
+    with pytest.warns(RuntimeWarning, match=r"closing .* failed: .*no"):
+        feed.close()
+    assert fleet.closed[0] is not None
+    assert not processes()
+
+
+# deaths
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_in_a_step_is_named_although_another_is_busy(many, stops, impatient):
+    feed, _ = many(Script().at("step", 3, stops[0]), Script().at("step", 2, stops[1]))
+    consumer = InThread(feed.__next__)
+    stops[0].wait()
+    os.kill(stops[1].wait(), signal.SIGKILL)
+    error = consumer.wait().error
+    assert isinstance(error, RuntimeError)
+    assert "collector process 1 (environment 1)" in str(error)
+    assert "SIGKILL" in str(error)
+    (note,) = error.__notes__
+    assert note == "rlplay: collector process 1 (environment 1): environment 1, in env.step, at step 1 of fragment 0"
+    assert has_ended(feed)
+
+
+def test_a_process_that_dies_while_it_is_idle_is_named_after_the_fragments_before(many):
+    feed, _ = many(Script(), Script())
+    assert is_fragment(0, next(feed))
+    until(lambda: feed._progress.doing == "waiting for the learner")  # all tokens are used up
+    (pid, _) = sorted(processes())
+    os.kill(pid, signal.SIGKILL)
+    assert is_fragment(1, next(feed))
+    with pytest.raises(RuntimeError, match=r"collector process \d \(environment \d\).* killed by SIGKILL"):
+        next(feed)
+    assert has_ended(feed)
+
+
+def test_a_process_that_ends_itself_is_named_with_its_exit_code(one):
+    feed, _ = one(Script(), Script().at("step", 2, lambda: os._exit(7)))
+    with pytest.raises(RuntimeError, match=r"collector process 0 \(environments 0 to 1\).* ended with exit code 7"):
+        next(feed)
+    assert has_ended(feed)
+
+
+def test_a_process_that_dies_at_the_call_is_named():
+    with pytest.raises(RuntimeError, match=r"collector process 0 .* killed by SIGKILL") as caught:
+        single.rollout(die, Actor(), T, 2)
+    assert "environment 0, in env.make" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError, match=r"collector process \d .* killed by SIGKILL"):
+        multi.rollout(Env, Actor(Script().at("look", 1, die)), T, 2, 1)
+    assert not processes()
+
+
+# no progress
+
+
+def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, stops):
+    feed, _ = many(Script(), Script().at("step", T + 2, stops[1]), timeout=0.5)
+    assert is_fragment(0, next(feed))
+    with pytest.raises(TimeoutError, match=r"0.5 s: collector process 1 \(environment 1\): environment 1, in env.step"):
+        next(feed)
+    with pytest.raises(StopIteration):
+        next(feed)
+    feed.close()
+    assert not processes()
+
+
+def test_a_factory_that_blocks_is_given_up_after_the_start_timeout(stops):
+    with pytest.raises(TimeoutError, match=r"0.5 s: collector process 0 \(environments 0 to 1\)"):
+        single.rollout(stops[0], Actor(), T, 2, start_timeout=0.5)
+    until(lambda: not processes())
+
+
+# closing
+
+
+def test_a_feed_may_be_closed_before_the_first_fragment_and_often(one):
+    feed, fleet = one(Script(), Script())
+    for _ in range(2):
+        feed.close()
+        assert is_closed(feed)
+        assert not processes()
+    assert fleet.closed == [0, 0]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_feed_may_be_closed_while_the_processes_wait_for_the_learner(many, other):
+    feed, fleet = many(Script(), Script())
+    fragment = next(feed)
+    until(lambda: feed._progress.doing == "waiting for the learner")
+    if other:
+        assert InThread(feed.close).wait().error is None
+    else:
+        feed.close()
+    assert is_closed(feed)
+    assert fleet.closed == [2 * T, 2 * T]
+    assert is_fragment(0, fragment)
+    assert not processes()
+
+
+def test_closing_in_the_middle_of_a_fragment_stops_all_processes_at_the_end_of_their_steps(many, stops):
+    feed, fleet = many(Script().at("step", 3, stops[0]), Script().at("step", 5, stops[1]), n_steps=1000)
+    consumer = InThread(feed.__next__)
+    for stop in stops:
+        stop.wait()
+    closer = InThread(feed.close)
+    assert "closed" in str(consumer.wait().error)
+    until(lambda: all_told(feed))
+    for stop in stops:
+        stop.go()
+    assert closer.wait().error is None
+    assert fleet.closed == [3, 5]
+    assert is_closed(feed)
+    assert not processes()
+
+
+def test_a_process_that_is_stuck_is_killed_by_close(one, stops, impatient):
+    feed, fleet = one(Script(), Script().at("step", 3, stops[0]))
+    consumer = InThread(feed.__next__)
+    stops[0].wait()
+    feed.close()
+    assert "closed" in str(consumer.wait().error)
+    assert fleet.closed == [None, None]
+    assert not processes()
+
+
+def test_closed_feeds_leave_neither_memory_nor_descriptors_and_do_not_wait_for_the_garbage_collector(one):
+    def open_and_close(end):
+        feed, _ = one(
+            Script(), Script().at("step", T + 1, raising(ValueError("from within"))) if end == "error" else Script()
+        )
+        next(feed)
+        if end == "error":
+            with pytest.raises(ValueError, match="from within"):
+                list(feed)
+        elif end == "close":
+            feed.close()
+
+    open_and_close("close")
+    gc.collect()
+    before = memory(), descriptors(), threading.active_count()
+    gc.disable()
+    try:
+        for end in ("close", "error", "forget"):
+            open_and_close(end)
+            assert (memory(), descriptors(), threading.active_count()) == before, end
+            assert not processes()
+    finally:
+        gc.enable()
+
+
+def test_a_feed_in_a_reference_cycle_is_ended_by_the_garbage_collector(many):
+    cycle = list(many(Script(), Script()))
+    cycle.append(cycle)
+    fleet = cycle[1]
+    next(cycle[0])
+    del cycle
+    gc.collect()
+    assert not processes()
+    assert None not in fleet.closed
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_fifty_feeds_leave_everything_as_it_was(tmp_path):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    seen = []
+    for k in range(60):
+        engine = multi.rollout(Env, Actor(), 1000, 2, 2) if k % 2 else single.rollout(Env, Actor(), 1000, 4)
+        for _ in range(k % 3):
+            next(engine)
+        engine.close()
+        del engine
+        assert not processes()
+        if k >= 10:
+            seen.append((memory(), descriptors(), threading.active_count(), resident()))
+    gc.collect()
+    for what in range(3):
+        assert {row[what] for row in seen[1:]} == {seen[0][what]}
+    assert seen[-1][3] - seen[0][3] < 20e6
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_whenever_a_process_is_killed_it_is_named(many, tmp_path):
+    for n in range(1, 41):
+        feed, _ = many(Script(), Script().at("step", n, die), lag=n % 3)
+        for k in range((n - 1) // T):
+            assert is_fragment(k, next(feed))
+        with pytest.raises(RuntimeError, match=r"collector process 1 .* killed by SIGKILL"):
+            next(feed)
+        assert has_ended(feed)
+
+
+# pausing
+
+
+class Clock(Env):
+    """Counts its steps where everybody can see it: once they are over."""
+
+    def __init__(self, script, where):
+        super().__init__(script)
+        self._count = np.memmap(where, np.int64, "r+", shape=())
+
+    def step(self, action):
+        result = super().step(action)
+        self._count[()] += 1
+        return result
+
+
+def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, stops):
+    counts = []
+    for j in range(B):
+        (tmp_path / f"count-{j}").write_bytes(bytes(8))
+        counts.append(np.memmap(tmp_path / f"count-{j}", np.int64, "r", shape=()))
+    scripts = Script().at("step", 40, stops[0]), Script().at("step", 3, stops[1])
+    parts = dict(
+        zip(seeds_of(0, B), zip(scripts, [tmp_path / f"count-{j}" for j in range(B)], strict=True), strict=True)
+    )
+
+    def now():
+        return [int(count) for count in counts]
+
+    def pause():
+        with feed.pause():
+            with feed.pause():
+                pass
+            entered.set()
+            assert leave.wait(LONG)
+
+    entered, leave = threading.Event(), threading.Event()
+    with multi.rollout(lambda seed: Clock(*parts[seed]), Actor(), 100, 2, 1, seed=0, lag=0, timeout=LONG) as feed:
+        consumer = InThread(feed.__next__)
+        for stop in stops:
+            stop.wait()
+        pauser = InThread(pause)
+        until(lambda: all_told(feed))
+        stops[0].go()
+        assert not entered.wait(0.3)  # the other one is in the middle of its step
+        assert now() == [40, 2]
+        stops[1].go()
+        assert entered.wait(LONG)
+        assert now() == [40, 3]
+        consumer.join(0.3)
+        assert now() == [40, 3]
+        leave.set()
+        pauser.wait()
+        fragment = consumer.wait().value
+        assert now() == [100, 100]
+        assert fragment.state.rew[1:].T.tolist() == [list(range(1, 101))] * B
+
+
+# how the whole program ends
+
+
+IMPORTS = """
+import os
+from rlplay.engine.rollout import single
+"""
+
+OPEN = """
+feed = single.rollout(Env, Actor(), 5, 2)
+next(feed)
+"""
+
+ENDS = {
+    "the end of the script": (OPEN, 0, ""),
+    "sys.exit": (OPEN + "sys.exit(3)", 3, ""),
+    "os._exit": (OPEN + "os._exit(4)", 4, ""),
+    "an exception": (OPEN + "raise ValueError('of the learner')", 1, "ValueError: of the learner"),
+    "SIGKILL": (OPEN + "os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
+    "SIGKILL in the middle of a fragment": (
+        "next(single.rollout(lambda: Env(lambda: os.kill(os.getppid(), signal.SIGKILL)), Actor(), 10**4, 1))",
+        -signal.SIGKILL,
+        "",
+    ),
+}
+
+
+def test_however_a_program_ends_its_processes_end_too():
+    """They have inherited its standard output, which comes to an end only when the last of them has."""
+    programs = [start(IMPORTS + script) for script, _, _ in ENDS.values()]
+    for program, how, (_, code, last) in zip(programs, ENDS, ENDS.values(), strict=True):
+        _, err = program.communicate(timeout=LONG)
+        assert program.returncode == code, (how, err)
+        assert is_traceback(err, last) if last else err == "", how
+
+
+def test_an_interrupt_inside_next_ends_the_feed_and_with_it_the_program():
+    script = """
+    def slow():
+        global steps
+        steps += 1
+        if steps == 7:
+            print("ready", flush=True)
+        threading.Event().wait(0.05)
+
+    steps = 0
+    for fragment in single.rollout(lambda: Env(slow), Actor(), 1000, 1):
+        print("not within this test")
+    """
+    program = start(IMPORTS + dedent(script))
+    assert program.stdout.readline() == "ready\n"
+    program.send_signal(signal.SIGINT)
+    _, err = program.communicate(timeout=LONG)
+    assert program.returncode == -signal.SIGINT
+    assert is_traceback(err, "KeyboardInterrupt")

@@ -1,0 +1,265 @@
+"""Closing, pausing and counting a feed with workers; and whatever ends, nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from working import (
+    LONG,
+    B,
+    InThread,
+    Stop,
+    T,
+    alive,
+    at,
+    be_impatient,
+    belongings,
+    ends,
+    grumble,
+    is_fragment,
+    kinds,
+    nothing_held,
+    rollout,
+    until,
+)
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def stop(tmp_path):
+    return Stop(tmp_path)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    be_impatient(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held():
+    with nothing_held():
+        yield
+
+
+# --- closing, pausing, counting ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@kinds
+def test_close_from_another_thread_ends_a_next_that_waits_and_tells_what_goes_wrong_with_it(kind, groups, stop):
+    feed = rollout(at(2, 8, stop), worker=kind, groups=groups, on_close=grumble)
+    assert is_fragment(0, next(feed))
+    consumer = InThread(feed.__next__)
+    stop.entered()
+    with pytest.warns(RuntimeWarning, match="cannot close") as caught:  # noqa: PT031
+        closer = InThread(feed.close)
+        assert "closed" in str(consumer.wait().error)  # before the environment returns
+        stop.go_on()
+        assert closer.wait().error is None
+    assert len(caught) == B
+
+
+def test_close_kills_a_worker_that_does_not_return_from_its_step(stop, impatient):
+    feed = rollout(at(2, 8, stop))
+    next(feed)
+    pid = stop.entered()
+    with suppress(RuntimeWarning):  # told or not, as the collector stood
+        feed.close()
+    assert not alive(pid)
+
+
+def test_an_interrupt_at_the_call_ends_what_was_started(stop, impatient):
+    main = threading.main_thread().ident
+    interrupter = InThread(lambda: (stop.entered(), signal.pthread_kill(main, signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            rollout(at(3, 0, stop))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    interrupter.wait()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@kinds
+def test_a_paused_collector_stands_still_and_so_do_its_workers(kind, groups, tmp_path):
+    log = tmp_path / "steps"
+
+    def noted():
+        with open(log, "a") as file:
+            file.write(".")
+
+    acts = {j: dict.fromkeys(range(1, 401), noted) for j in range(B)}
+    with rollout(acts, worker=kind, groups=groups, n_steps=200) as feed:
+        for _ in range(3):
+            consumer = InThread(feed.__next__)
+            until(lambda: feed._progress.row > 20)
+            with feed.pause():
+                seen = log.read_text()
+                threading.Event().wait(0.05)
+                assert log.read_text() == seen
+            assert consumer.wait().error is None
+
+
+@kinds
+def test_stats_tell_of_the_work_of_workers(kind):
+    with rollout(worker=kind) as feed:
+        for _ in range(20):
+            next(feed)
+        stats = feed.stats
+    assert stats.steps == 20 * T * B
+    assert 0 < stats.collector.stepping < stats.seconds
+    assert 0 < stats.collector.inference < stats.seconds
+    assert sum(stats.collector) < 1.5 * stats.seconds
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+@kinds
+def test_fifty_feeds_leave_nothing(kind, forgotten):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    def one():
+        feed = rollout(worker=kind, workers=1, n_envs=1)
+        next(feed)
+        if not forgotten:
+            feed.close()
+
+    for _ in range(3):
+        one()
+    before, memory = belongings(), resident()
+    for _ in range(50):
+        one()
+    gc.collect()
+    assert belongings() == before
+    assert resident() < memory + 5
+
+
+def test_an_environment_in_a_worker_thread_that_asks_for_a_fragment_is_told_so():
+    feeds = []
+    acts = at(1, 8, lambda: next(feeds[0]))
+    with rollout(acts, worker="thread") as feed:
+        feeds.append(feed)
+        ends(feed, RuntimeError, "called by one of the feed's own environments", k=1)
+
+
+# --- a parent that dies -----------------------------------------------------------------------------------------------
+
+PARENT = """
+import itertools, os, signal, sys, threading
+import numpy as np
+import torch
+from rlplay.engine import BaseActorModule, driver, team
+from rlplay.engine.rollout import threaded
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
+
+
+class Space:
+    def __init__(self, dtype):
+        self.shape, self.dtype = (), np.dtype(dtype)
+
+    def __eq__(self, other):
+        return self.dtype == other.dtype
+
+
+class Env:
+    observation_space, action_space = Space("float32"), Space("int64")
+    n = 0
+
+    def reset(self, *, seed=None):
+        return np.float32(0), {}
+
+    def step(self, action):
+        self.n += 1
+        if self.n == HANGS:
+            print("hangs", os.getpid(), flush=True)
+            all(itertools.repeat(True)) if LOCKS else threading.Event().wait()
+        return np.float32(0), 1.0, False, False, {"pid": os.getpid()}
+
+
+class Actor(BaseActorModule):
+    def forward(self, obs, **ignored):
+        return torch.zeros(obs.shape, dtype=torch.int64), (), obs
+
+
+THEN, HANGS = sys.argv[1], int(sys.argv[2].rstrip("!"))
+LOCKS = sys.argv[2].endswith("!")  # holds the interpreter lock meanwhile
+driver._PATIENCE = team._PATIENCE = 0.3
+feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, info={"pid": np.int64})
+print("workers", *next(feed).env.info["pid"][0].tolist(), flush=True)
+exec(THEN)
+"""
+
+WAYS = {
+    "SIGKILL": ("os.kill(os.getpid(), 9)", 0, -signal.SIGKILL),
+    "SIGKILL while workers hang": ("os.kill(os.getpid(), 9)", 8, -signal.SIGKILL),
+    "sys.exit": ("sys.exit(3)", 0, 3),
+    "an exception": ("raise ValueError", 0, 1),
+    "os._exit while workers hang": ("os._exit(4)", 8, 4),
+    "falling off": ("", 0, 0),
+    "falling off while workers hang": ("", 8, 0),
+}
+
+
+def parent(then, hangs=0):
+    """Start a script with a feed; return it, and the processes of its workers."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, then, str(hangs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    line = process.stdout.readline().split()
+    if line[:1] != ["workers"]:
+        process.kill()
+        raise AssertionError(process.communicate())
+    return process, [int(pid) for pid in line[1:]]
+
+
+def finish(process):
+    """Wait for the end of the process and of whoever holds its output."""
+    try:
+        return process.communicate(timeout=LONG)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("then", "hangs", "code"), WAYS.values(), ids=WAYS)
+def test_however_the_parent_ends_no_worker_is_left(then, hangs, code):
+    process, pids = parent(then, hangs)
+    finish(process)
+    assert process.returncode == code
+    until(lambda: not any(map(alive, pids)))
+
+
+def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed():
+    process, pids = parent("threading.Event().wait()", hangs="8!")
+    for _ in pids:
+        process.stdout.readline()
+    process.kill()
+    finish(process)
+    until(lambda: not any(map(alive, pids)))
+
+
+def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
+    process, pids = parent("next(feed), next(feed)", hangs=8)
+    for _ in pids:
+        process.stdout.readline()  # both are in the step that does not return, and the parent waits for them
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = finish(process)
+    assert process.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    until(lambda: not any(map(alive, pids)))
