@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from .. import nested
 from ..nested import Nested
@@ -173,38 +174,55 @@ class Environments:
         list of int
             The environments whose episode ended with this very transition.
         """
-        progress, ended = self._progress, []
+        progress, stuck, returns, offset = self._progress, self._stuck, self._ret, self._offset
+        recorded, plain, leaf, rewards = bool(self._entries.entries), self._plain_obs, then.obs[0], then.rew
+        ended = []
         np.add(now.stepno, 1, out=then.stepno)
-        for j, env in enumerate(self._envs):
-            if j in self._stuck:
+        for j, env, action in zip(range(self.n_envs), self._envs, self._actions(then), strict=True):
+            if stuck and j in stuck:
                 self._stand_still(j, now, then, marks)
                 continue
-            progress.env = self._offset + j
-            obs, reward, terminated, truncated, info = _five(env.step(self._action(then, j)))
-            then.rew[j] = reward
-            self._ret[j] += reward
-            if self._entries.entries:
+            progress.env = offset + j
+            result = env.step(action)
+            if type(result) is not tuple or len(result) != 5 or type(result[1]) is not float:
+                result = _five(result)
+            obs, reward, terminated, truncated, info = result
+            rewards[j] = reward
+            returns[j] += reward
+            if recorded:
                 self._entries.record(info, marks.info, j)
             if terminated or truncated:
-                marks.terminated[j], marks.truncated[j], then.fin[j] = terminated, truncated, True
+                marks.terminated[j], marks.truncated[j] = bool(terminated), bool(truncated)
                 if last is not None:
                     self._write(last.obs, j, obs)
-                self.episodes.append(Episode(self._offset + j, self._ret[j], int(then.stepno[j])))
-                self._ret[j] = 0.0
-                then.stepno[j] = 0
                 if sticky:
-                    self._stuck[j] = terminated, truncated
+                    stuck[j] = bool(terminated), bool(truncated)
                 ended.append(j)
-                if not self._once:
-                    obs = self._begin_again(j)
-            self._write(then.obs, j, obs)
+                obs = self._begin_again(j, then, obs)
+            # most observations are a single array, and of the very form that their space says
+            if plain is not None and type(obs) is ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
+                leaf[j] = obs
+            else:
+                self._write(then.obs, j, obs)
         return ended
 
-    def _begin_again(self, j: int) -> Nested:
+    def _actions(self, row: Row) -> Iterable[Any]:
+        """Give each environment an action of its own: a numpy scalar or a copy."""
+        if not self._plain_act:
+            return [self._act_spec.unflatten([leaf[j].copy() for leaf in row.act]) for j in range(self.n_envs)]
+        (leaf,) = row.act
+        return leaf if leaf.ndim == 1 else leaf.copy()  # the elements of a vector are scalars, and no views
+
+    def _begin_again(self, j: int, then: Row, obs: Nested) -> Nested:
+        """Note that an episode has ended, and begin the next one; return its first observation."""
+        self.episodes.append(Episode(self._offset + j, self._ret[j], int(then.stepno[j])))
+        self._ret[j], then.stepno[j], then.fin[j] = 0.0, 0, True
+        if self._once:
+            return obs
         self._progress.doing = "env.reset"
-        obs = self._envs[j].reset()
+        told = self._envs[j].reset()
         self._progress.doing = "env.step"
-        return obs[0] if self._pairs[j] else obs
+        return told[0] if self._pairs[j] else told
 
     def _stand_still(self, j: int, now: Row, then: Row, marks: Marks) -> None:
         """Repeat the first row of an episode that is not begun before the next fragment."""
@@ -214,17 +232,7 @@ class Environments:
         marks.terminated[j], marks.truncated[j] = self._stuck[j]
         marks.valid[j] = False
 
-    def _action(self, row: Row, j: int) -> Any:
-        """Give the environment an action of its own: a numpy scalar or a copy."""
-        if self._plain_act:
-            return row.act[0][j].copy()
-        return self._act_spec.unflatten([leaf[j].copy() for leaf in row.act])
-
     def _write(self, leaves: list[Array], j: int, obs: Nested) -> None:
-        plain = self._plain_obs
-        if plain is not None and type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
-            leaves[0][j] = obs
-            return
         for leaf, part in zip(leaves, space.cast(self._described, obs), strict=True):
             leaf[j] = part
 
@@ -263,12 +271,12 @@ def _five(result: Any) -> tuple[Any, float, bool, bool, Any]:
         obs, reward, terminated, info = result
         truncated = terminated and bool((info or {}).get("TimeLimit.truncated", False))
         terminated = terminated and not truncated
-    if type(reward) is not float:
-        reward = _scalar(reward)
-    return obs, reward, bool(terminated), bool(truncated), info
+    return obs, _scalar(reward), bool(terminated), bool(truncated), info
 
 
 def _scalar(reward: Any) -> float:
+    if isinstance(reward, float | int):
+        return float(reward)
     array = np.asarray(reward)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise ValueError(f"expected the reward to be a number, got {reward!r}.")
