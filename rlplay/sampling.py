@@ -23,7 +23,7 @@ class Source(torch.Generator):
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Begin with an empty stock. (The device is known already: ``torch.Generator`` sees to it.)"""
+        """Begin with an empty stock. The device has been seen to already, by ``torch.Generator`` itself."""
         self._stock: dict[tuple[torch.Size, torch.dtype], Iterator[Tensor]] = {}
 
     def manual_seed(self, seed: int) -> Source:

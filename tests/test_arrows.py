@@ -41,8 +41,11 @@ MAY_IMPORT = {
     "engine.autoreset": {"nested"},
     "engine.vector": FACES | {"engine.autoreset"},
     "engine.inspection": {"nested", "engine.core", "engine.space"},
+    "engine.lean": set(),
     "engine.behaviour": {
         "nested",
+        "sampling",
+        "engine.lean",
         "engine.core",
         "engine.space",
         "engine.inspection",

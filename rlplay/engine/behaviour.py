@@ -21,6 +21,7 @@ from ..nested import Nested, Structure
 from ..sampling import Source
 from .core import BaseActorModule, State
 from .inspection import check_actor, check_answer, honours_mask
+from .lean import make_lean
 from .space import along
 from .storage import Leaf
 from .transfer import Lane, Place
@@ -61,8 +62,7 @@ class Group:
         self.hx: Nested = ()
         self.shapes: tuple[list[torch.Size], list[torch.Size]]
         self.acting, self.looking = (
-            Source(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
-            for use in (0, 1)
+            Source(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use)))) for use in (0, 1)
         )
 
     @property
@@ -211,7 +211,7 @@ class Behaviour:
             group.hx = new
         acts: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
         infos: list[Tensor] = self._info_spec.flatten_up_to(info)  # type: ignore[assignment]
-        _check_shapes("act or info", group.shapes[0], [part.shape for part in acts + infos])
+        _check_shapes("answer (act or info)", group.shapes[0], [part.shape for part in acts + infos])
         dtypes = [part.dtype for part in acts + infos]
         if dtypes != self._dtypes and not all(map(_alike, dtypes, self._dtypes)):  # or it would be rounded, silently
             raise ValueError(
@@ -254,6 +254,7 @@ class Behaviour:
         TypeError, ValueError
             If an answer is not of the form that the contract asks for.
         """
+        make_lean(self._module)
         generator = torch.Generator(self._lane.actor_device).manual_seed(0)
         self._draw_from(generator)
         for group in groups:
@@ -283,10 +284,8 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 def _check_shapes(what: str, shapes: list[torch.Size], got: list[torch.Size]) -> None:
     if got != shapes:  # or they would be broadcast, silently
-        raise ValueError(
-            f"the shapes of the actor's {what} have changed: expected {list(map(tuple, shapes))}, "
-            f"got {list(map(tuple, got))}."
-        )
+        expected, found = next(pair for pair in zip(shapes, got, strict=True) if pair[0] != pair[1])
+        raise ValueError(f"the actor's {what} has changed its shape: expected {tuple(expected)}, got {tuple(found)}.")
 
 
 def _alike(one: torch.dtype, other: torch.dtype) -> bool:

@@ -120,8 +120,9 @@ class Environments:
         self._act_spec = nested.structure(self.act)
         # most spaces are a single array, for which taking apart and putting together can be left out
         self._described = described
-        self._plain_obs = self.obs if isinstance(self.obs, space.Field) else None
+        self._plain_obs = (self.obs.dtype, self.obs.shape) if isinstance(self.obs, space.Field) else (None, None)
         self._plain_act = isinstance(self.act, space.Field)
+        self._roll = range(self.n_envs), range(self._offset, self._offset + self.n_envs), self._envs
         self._ret = [0.0] * self.n_envs
         self._stuck: dict[int, tuple[bool, bool]] = {}
         self.episodes: list[Episode] = []
@@ -174,36 +175,39 @@ class Environments:
         list of int
             The environments whose episode ended with this very transition.
         """
-        progress, stuck, returns, offset = self._progress, self._stuck, self._ret, self._offset
-        recorded, plain, leaf, rewards = bool(self._entries.entries), self._plain_obs, then.obs[0], then.rew
-        ended = []
+        progress, stuck, returns = self._progress, self._stuck, self._ret
+        recorded, (dtype, shape), leaf, rewards = bool(self._entries.entries), self._plain_obs, then.obs[0], then.rew
+        ended: list[int] = []
         np.add(now.stepno, 1, out=then.stepno)
-        for j, env, action in zip(range(self.n_envs), self._envs, self._actions(then), strict=True):
+        for j, number, env, action in zip(*self._roll, self._actions(then), strict=True):
             if stuck and j in stuck:
                 self._stand_still(j, now, then, marks)
                 continue
-            progress.env = offset + j
+            progress.env = number
             result = env.step(action)
-            if type(result) is not tuple or len(result) != 5 or type(result[1]) is not float:
-                result = _five(result)
-            obs, reward, terminated, truncated, info = result
+            try:
+                obs, reward, terminated, truncated, info = result
+            except (TypeError, ValueError):
+                obs, reward, terminated, truncated, info = _old(result)
+            if type(reward) is not float:
+                reward = _scalar(reward)
             rewards[j] = reward
             returns[j] += reward
             if recorded:
                 self._entries.record(info, marks.info, j)
             if terminated or truncated:
+                ended.append(j)
                 marks.terminated[j], marks.truncated[j] = bool(terminated), bool(truncated)
                 if last is not None:
                     self._write(last.obs, j, obs)
-                if sticky:
-                    stuck[j] = bool(terminated), bool(truncated)
-                ended.append(j)
-                obs = self._begin_again(j, then, obs)
-            # most observations are a single array, and of the very form that their space says
-            if plain is not None and type(obs) is ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
-                leaf[j] = obs
+                if not self._once:
+                    obs = self._begin_again(j)
+            if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
+                leaf[j] = obs  # as nearly always: a single array, of the very form that the space says
             else:
                 self._write(then.obs, j, obs)
+        if ended:
+            self._note_ends(ended, then, marks, sticky=sticky)
         return ended
 
     def _actions(self, row: Row) -> Iterable[Any]:
@@ -213,16 +217,20 @@ class Environments:
         (leaf,) = row.act
         return leaf if leaf.ndim == 1 else leaf.copy()  # the elements of a vector are scalars, and no views
 
-    def _begin_again(self, j: int, then: Row, obs: Nested) -> Nested:
-        """Note that an episode has ended, and begin the next one; return its first observation."""
-        self.episodes.append(Episode(self._offset + j, self._ret[j], int(then.stepno[j])))
-        self._ret[j], then.stepno[j], then.fin[j] = 0.0, 0, True
-        if self._once:
-            return obs
+    def _begin_again(self, j: int) -> Nested:
         self._progress.doing = "env.reset"
-        told = self._envs[j].reset()
+        obs = self._envs[j].reset()
         self._progress.doing = "env.step"
-        return told[0] if self._pairs[j] else told
+        return obs[0] if self._pairs[j] else obs
+
+    def _note_ends(self, ended: list[int], then: Row, marks: Marks, *, sticky: bool) -> None:
+        for j, length in zip(ended, then.stepno[ended].tolist(), strict=True):
+            self.episodes.append(Episode(self._offset + j, self._ret[j], length))
+            self._ret[j] = 0.0
+            if sticky:
+                self._stuck[j] = bool(marks.terminated[j]), bool(marks.truncated[j])
+        then.stepno[ended] = 0
+        then.fin[ended] = True
 
     def _stand_still(self, j: int, now: Row, then: Row, marks: Marks) -> None:
         """Repeat the first row of an episode that is not begun before the next fragment."""
@@ -257,21 +265,17 @@ class Environments:
         return complaints
 
 
-def _five(result: Any) -> tuple[Any, float, bool, bool, Any]:
-    """Read what ``step`` returned, in either dialect."""
-    if not isinstance(result, tuple | list) or len(result) not in (4, 5):
+def _old(result: Any) -> tuple[Any, Any, bool, bool, Any]:
+    """Read what ``step`` returned in the old dialect, if it is that."""
+    if not isinstance(result, tuple | list) or len(result) != 4:
         got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
         raise ValueError(
             "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by "
             f"the old API, got {got}."
         )
-    if len(result) == 5:
-        obs, reward, terminated, truncated, info = result
-    else:
-        obs, reward, terminated, info = result
-        truncated = terminated and bool((info or {}).get("TimeLimit.truncated", False))
-        terminated = terminated and not truncated
-    return obs, _scalar(reward), bool(terminated), bool(truncated), info
+    obs, reward, done, info = result
+    truncated = bool(done) and bool((info or {}).get("TimeLimit.truncated", False))
+    return obs, reward, bool(done) and not truncated, truncated, info
 
 
 def _scalar(reward: Any) -> float:
