@@ -6,7 +6,6 @@ Plain functions over rows that are there already. Knows the verbs of a lane, not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
 
 from torch import Tensor
 
@@ -48,21 +47,22 @@ def collect(
     Ends
         Filled in only if ``final``. On an asynchronous lane its lists of tensors grow behind what was launched.
     """
-    ends = Ends()
+    ends, apart = Ends(), not lane.shared(Place.ACTOR, Place.HOST)
 
     def arrive(turn: int, t: int) -> None:
-        progress.row, progress.doing = t, "env.step"
-        started = perf_counter()
+        progress.row = t
+        progress.begin("env.step")
         ended = crew.arrive(turn)
-        progress.stepping += perf_counter() - started
-        progress.doing = "actor.step"
-        upload(bench, lane, turn, t + 1)  # filled -> copy
+        if apart:
+            progress.begin("an upload")
+            upload(bench, lane, turn, t + 1)  # filled -> copy
+        progress.begin("actor.step")
         if final and ended:
             part, now, then = bench.columns[turn], *bench.slot.rows[t : t + 2]
             complete_last(bench.slot.last_row.part(part), now.part(part), then.part(part), ended, part.start)
             react_to_last(bench, behaviour, [groups[g] for g in crew.turns[turn]], lane, turn, t, ended, ends)
 
-    progress.doing = "actor.reset"
+    progress.begin("actor.reset")
     crew.release()
     bench.slot.clear()
     _begin(bench, behaviour, groups, lane)
@@ -71,16 +71,13 @@ def collect(
         for turn, members in enumerate(crew.turns):
             if t:
                 arrive(turn, t - 1)
-            progress.row, progress.doing = t, "actor.step"
-            started = perf_counter()
+            progress.row = t
+            progress.begin("actor.step")
             _react(bench, behaviour, [groups[g] for g in members], lane, t, virtual=False)
-            if not lane.shared(Place.ACTOR, Place.HOST):
+            if apart:
                 lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
-            acted = perf_counter()
-            progress.doing = "env.step"
+            progress.begin("env.step")
             crew.depart(turn, Step(bench.number, t, final, sticky))
-            progress.inference += acted - started
-            progress.stepping += perf_counter() - acted
     for turn in range(len(crew.turns)):
         arrive(turn, bench.n_steps - 1)
     progress.row = bench.n_steps

@@ -320,6 +320,7 @@ class Team:
                 for group in groups
             ]
             self._busy: list[list[tuple[Worker, int]]] = [[] for _ in groups]
+            progress.parts = [(worker.name, worker.progress) for worker in self._workers]
             self._look()
         except BaseException as error:
             for complaint in self.close():
