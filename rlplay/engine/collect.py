@@ -6,7 +6,6 @@ Plain functions over rows that are there already. Knows the verbs of a lane, not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -54,19 +53,19 @@ def collect(
     turns = [[groups[g] for g in members] for members in crew.turns]
 
     def arrive(turn: int, t: int) -> None:
-        progress.row, progress.doing = t, "env.step"
-        started = perf_counter()
+        progress.row = t
+        progress.begin("env.step")
         ended = crew.arrive(turn)
-        progress.stepping += perf_counter() - started
-        progress.doing = "actor.step"
         if beside:
+            progress.begin("an upload")
             upload(bench, lane, turn, t + 1)  # filled -> copy
+        progress.begin("actor.step")
         if final and ended:
             part, now, then = bench.columns[turn], *bench.slot.rows[t : t + 2]
             complete_last(bench.slot.last_row.part(part), now.part(part), then.part(part), ended, part.start)
             react_to_last(bench, behaviour, turns[turn], lane, turn, t, ended, ends)
 
-    progress.doing = "actor.reset"
+    progress.begin("actor.reset")
     crew.release()
     bench.slot.clear()
     _begin(bench, behaviour, groups, lane)
@@ -76,16 +75,13 @@ def collect(
         for turn, members in enumerate(turns):
             if t:
                 arrive(turn, t - 1)
-            progress.row, progress.doing = t, "actor.step"
-            started = perf_counter()
+            progress.row = t
+            progress.begin("actor.step")
             _react(bench, behaviour, members, lane, t, virtual=False)
             if beside:
                 lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
-            acted = perf_counter()
-            progress.doing = "env.step"
+            progress.begin("env.step")
             crew.depart(turn, step)
-            progress.inference += acted - started
-            progress.stepping += perf_counter() - acted
     for turn in range(len(turns)):
         arrive(turn, bench.n_steps - 1)
     progress.row = bench.n_steps

@@ -198,6 +198,7 @@ class _Post:
         """Collect a fragment with the weights that are there now."""
         token = Token(version, Snapshot(self._region.weights, modes), self._region.vessel, None, self._lane.record())
         delivery = self._collector.serve(token)
+        self._progress.begin("waiting for the learner")
         ended = delivery.staged
         if isinstance(ended, Final):
             k = len(ended.t)

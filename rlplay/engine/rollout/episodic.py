@@ -49,7 +49,7 @@ from ..core import BaseActorModule, Episode, Final, Fragment
 from ..environment import Environments, is_vector
 from ..feed import Feed
 from ..opening import Device, Info, at_least, open_feed
-from ..trace import Stats
+from ..stats import Stats
 
 __all__ = ["EpisodeFeed", "rollout"]
 
