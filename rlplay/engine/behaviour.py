@@ -99,7 +99,7 @@ class Behaviour:
             ) from error
         self._modules = dict(self._module.named_modules())
         self._drawing = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
-        self._weights = _weights(self._module)
+        self._weights = {name: weight.detach() for name, weight in _weights(self._modules).items()}
         # where each of them hangs: a module may well put another tensor into the place of its buffer
         self._places = [
             (store, name, weight)
@@ -134,7 +134,8 @@ class Behaviour:
         ValueError
             If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
         """
-        weights, modules = _weights(actor), dict(actor.named_modules())
+        modules = dict(actor.named_modules())
+        weights = _weights(modules)
         for what, then, now in (
             ("parameters and buffers", self._weights, weights),
             ("modules", self._modules, modules),
@@ -278,8 +279,17 @@ class Behaviour:
         )
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in (*module.named_parameters(), *module.named_buffers())}
+def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Name the parameters and then the buffers of modules, each once, as torch does; without its recursion."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for kind in ("_parameters", "_buffers"):
+        for prefix, module in modules.items():
+            for name, weight in getattr(module, kind).items():
+                if weight is not None and id(weight) not in seen:
+                    seen.add(id(weight))
+                    found[f"{prefix}.{name}" if prefix else name] = weight
+    return found
 
 
 def _check_shapes(what: str, shapes: list[torch.Size], got: list[torch.Size]) -> None:

@@ -35,5 +35,4 @@ def _is_plain(part: nn.Module) -> bool:
         and not any(getattr(part, hooks) for hooks in _HOOKS)
         and "forward" not in vars(part)  # an instance's own
         and not isinstance(part, torch.jit.ScriptModule)
-        and not hasattr(type(part), "__slots__")
     )

@@ -183,14 +183,20 @@ class RemoteCollector:
             progress.begin("its processes")
             taken = self._first_back()
             progress.begin("the hand-over")
-            for k, outpost in enumerate(taken):
-                part = slice(k * self._width, (k + 1) * self._width)
-                lane.copy(nested.map(lambda x, part=part: x[:, part], token.vessel), outpost.region.vessel)
+            for columns, outpost in zip(self._columns(token.vessel), taken, strict=True):
+                lane.copy(columns, outpost.region.vessel)
             staged = self._staged(taken) if self._plan.final else ()
             self._copied = copied = lane.record()
             if lane.shared(Place.CONSUMER, Place.HOST):
                 lane.host_wait(copied)
         return self._delivery(token, taken, staged, copied)
+
+    def _columns(self, vessel: Fragment) -> list[Nested]:
+        """Take a vessel apart, side by side: one part for each process that adds to it."""
+        if self._n_taken == 1:
+            return [vessel]
+        leaves, spec = nested.flatten(vessel)
+        return [spec.unflatten(parts) for parts in zip(*(x.split(self._width, dim=1) for x in leaves), strict=True)]
 
     def _send_out(self, token: Token) -> None:
         """Give the weights to all who have nothing to do."""
@@ -237,10 +243,12 @@ class RemoteCollector:
 
     def _in_order(self, taken: Sequence[_Outpost], replies: Sequence[Reply]) -> list[Episode]:
         """Order the episodes of all parts by time and environment."""
+        if len(replies) == 1:
+            return [Episode(*told) for told in replies[0].episodes]
         of_env: dict[int, deque[Episode]] = defaultdict(deque)
         for reply in replies:
-            for episode in reply.episodes:
-                of_env[episode.env].append(episode)
+            for told in reply.episodes:
+                of_env[told[0]].append(Episode(*told))
         ends = []
         for outpost in taken:
             env = outpost.region.vessel.env

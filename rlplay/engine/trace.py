@@ -46,6 +46,10 @@ _KIND_OF = {
 }
 
 
+_CODES = {doing: (1 + k, kind) for k, (doing, kind) in enumerate(_KIND_OF.items())}
+"""What is written for each of them where two processes share memory: its place among the words of :class:`Posted`."""
+
+
 def note(error: BaseException, text: str) -> None:
     """Add a note to an exception, as ``add_note`` does, which Python 3.10 does not have."""
     vars(error).setdefault("__notes__", []).append(f"rlplay: {text}")
@@ -196,6 +200,12 @@ class Posted(Progress):
         lambda self: self._DOINGS[self._words[0]],
         lambda self, doing: self._words.__setitem__(0, self._DOINGS.index(doing)),
     )
+
+    def begin(self, doing: str) -> None:
+        """Say what is begun now, and spend the time on that."""
+        self._words[0], kind = _CODES[doing]
+        self.turn_to(kind)
+
     env, row, fragment = (_word(k) for k in (1, 2, 3))
     halted = _word(4)
     """Whether the collector is to stand still at its next step: written on the other side."""
