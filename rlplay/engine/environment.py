@@ -176,8 +176,8 @@ class Environments:
             The environments whose episode ended with this very transition.
         """
         progress, stuck, returns = self._progress, self._stuck, self._ret
-        recorded, (dtype, shape), leaf, rewards = bool(self._entries.entries), self._plain_obs, then.obs[0], then.rew
-        ended: list[int] = []
+        recorded, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
+        (dtype, shape), leaf = self._plain_obs, then.obs[0] if then.obs else then.rew
         np.add(now.stepno, 1, out=then.stepno)
         for j, number, env, action in zip(*self._roll, self._actions(then), strict=True):
             if stuck and j in stuck:
@@ -197,7 +197,11 @@ class Environments:
                 self._entries.record(info, marks.info, j)
             if terminated or truncated:
                 ended.append(j)
-                marks.terminated[j], marks.truncated[j] = bool(terminated), bool(truncated)
+                marks.terminated[j], marks.truncated[j], then.fin[j] = bool(terminated), bool(truncated), True
+                self.episodes.append(Episode(number, returns[j], int(then.stepno[j])))
+                returns[j], then.stepno[j] = 0.0, 0
+                if sticky:
+                    stuck[j] = bool(terminated), bool(truncated)
                 if last is not None:
                     self._write(last.obs, j, obs)
                 if not self._once:
@@ -206,8 +210,6 @@ class Environments:
                 leaf[j] = obs  # as nearly always: a single array, of the very form that the space says
             else:
                 self._write(then.obs, j, obs)
-        if ended:
-            self._note_ends(ended, then, marks, sticky=sticky)
         return ended
 
     def _actions(self, row: Row) -> Iterable[Any]:
@@ -223,15 +225,6 @@ class Environments:
         self._progress.doing = "env.step"
         return obs[0] if self._pairs[j] else obs
 
-    def _note_ends(self, ended: list[int], then: Row, marks: Marks, *, sticky: bool) -> None:
-        for j, length in zip(ended, then.stepno[ended].tolist(), strict=True):
-            self.episodes.append(Episode(self._offset + j, self._ret[j], length))
-            self._ret[j] = 0.0
-            if sticky:
-                self._stuck[j] = bool(marks.terminated[j]), bool(marks.truncated[j])
-        then.stepno[ended] = 0
-        then.fin[ended] = True
-
     def _stand_still(self, j: int, now: Row, then: Row, marks: Marks) -> None:
         """Repeat the first row of an episode that is not begun before the next fragment."""
         for source, target in zip(now.obs + now.act, then.obs + then.act, strict=True):
@@ -241,6 +234,9 @@ class Environments:
         marks.valid[j] = False
 
     def _write(self, leaves: list[Array], j: int, obs: Nested) -> None:
+        if type(obs) is ndarray and (obs.dtype, obs.shape) == self._plain_obs:
+            leaves[0][j] = obs
+            return
         for leaf, part in zip(leaves, space.cast(self._described, obs), strict=True):
             leaf[j] = part
 
