@@ -1,4 +1,4 @@
-"""The command line: ``python -m rlplay demo``."""
+"""The command line: ``python -m rlplay demo``, ``python -m rlplay doctor``."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -120,6 +121,26 @@ def _demo(parser: argparse.ArgumentParser, options: dict[str, Any]) -> int:
         parser.error(f"argument --out: {error}")
     summary = demo(**options)
     return INTERRUPTED if summary["outcome"] == "interrupted" else 0
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="see what of rlplay works on this machine, and what to do about the rest",
+        description="""Look at versions, cores, devices, processes, shared memory and environments, and try every engine
+            for a moment. Each line says ok, warn (something is slow, or not there) or fail, with a remedy.""",
+        epilog="The exit code is 1 if something that rlplay needs is broken, else 0.",
+    )
+    doctor.set_defaults(run=_doctor, parser=doctor)
+    doctor.add_argument("--json", action="store_true", help="print it for a program to read")
+
+
+def _doctor(parser: argparse.ArgumentParser, options: dict[str, Any]) -> int:
+    try:
+        from .doctor import doctor
+    except ImportError as error:
+        parser.exit(1, f"fail  rlplay cannot be imported: {error}\n      -> pip install {error.name}\n")
+    return doctor(as_json=options["json"])
 
 
 def _at_least(least: int) -> Any:

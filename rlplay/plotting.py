@@ -1,19 +1,32 @@
-"""Pictures of what has been learnt. matplotlib is imported inside the functions, and no backend is ever touched."""
+"""Pictures of what has been learnt, and of who did what meanwhile.
+
+matplotlib is imported inside the functions, and no backend is ever touched.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curve", "moving_mean", "require"]
+__all__ = ["learning_curve", "moving_mean", "require", "timeline"]
 
 _DOTS, _LINE, _GOAL, _FAINT = "#7fa3cf", "#1f4e8c", "#c8553d", "#666666"
+_KINDS = {
+    "training": "#4f9d57", "stepping": "#3f73b0", "inference": "#e9953b", "transfer": "#8a63a8",
+    "collecting": "#93a7bd", "waiting": "#ededed",
+}  # fmt: skip
+_COLUMNS = 500
+"""Into how many columns a lane of a timeline is divided."""
 
 
 def require() -> None:
@@ -27,7 +40,7 @@ def require() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError(f'the learning curve needs matplotlib: pip install -e ".[demo]" ({error}).') from error
+        raise ImportError(f'a picture needs matplotlib: pip install -e ".[demo]" ({error}).') from error
 
 
 def moving_mean(x: ArrayLike, window: int) -> NDArray[np.float64]:
@@ -110,3 +123,104 @@ def learning_curve(
     axes.legend(loc="lower right", markerscale=2)
     figure.supxlabel(caption, fontsize="small", color=_FAINT)
     return figure
+
+
+def timeline(trace: Any, *, fragments: int | None = 4, title: str = "", caption: str = "") -> Figure:
+    """Draw what learner, collector and workers did when: whether they worked at once, or by turns.
+
+    Each has a lane. Where it is filled to the top, somebody is busy all the time; where there is more than fits into a
+    column of the picture, it is filled in proportion. Dotted lines are where the learner was given a fragment.
+
+    Parameters
+    ----------
+    trace : path, or what ``feed.trace()`` returned
+        It must have ended.
+    fragments : int, optional
+        How many of the last fragments to show, at least 1; None: all of the trace.
+    title, caption : str
+        What stands above and, small, under that: by default for how much of the time learner and collector were busy
+        at once.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig("timeline.png")`` writes it. It belongs to no window and needs no display.
+
+    Raises
+    ------
+    ValueError
+        There is nothing in the trace: it has not ended yet, or no fragment was asked for meanwhile.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    lanes = _lanes(trace)
+    asked = [(start, end) for kind, start, end in lanes.get("learner", ()) if kind == "waiting"]
+    if not asked:
+        raise ValueError("the trace is empty: it must have ended, and a fragment must have been asked for meanwhile.")
+    first = 0.0 if fragments is None else asked[-min(fragments, len(asked))][0]
+    last = max(end for spans in lanes.values() for _, _, end in spans)
+    edges = np.linspace(first, last, 1 + _COLUMNS)
+    filled = {name: _filled(spans, edges) for name, spans in lanes.items()}
+    busy = {name: 1 - fill["waiting"] - fill[""] for name, fill in filled.items()}
+
+    figure = Figure(figsize=(10, 1.9 + 0.55 * len(lanes)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for row, (name, fill) in enumerate(filled.items()):
+        _draw_lane(axes, row, edges - first, fill)
+        axes.text(1.01, row, f"{busy[name].mean():.0%}".replace("%", " % busy"), transform=axes.get_yaxis_transform(),
+                  va="center", fontsize="small", color=_FAINT)  # fmt: skip
+    for _, end in asked:
+        if end > first:
+            axes.axvline(end - first, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)))
+    axes.set_xlim(0, last - first)
+    axes.set_ylim(len(lanes) - 0.45, -0.55)
+    axes.set_yticks(range(len(lanes)), [name.replace(" (", "\n(") for name in lanes])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("milliseconds")
+    at_once = float((busy["learner"] * busy["collector"]).mean())
+    said = caption or f"learner and collector are busy at once {at_once:.0%} of the time".replace("%", " %")
+    axes.set_title(said, loc="left", fontsize="small", color=_FAINT)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    used = [kind for kind in _KINDS if any(fill[kind].any() for fill in filled.values())]
+    figure.legend([Patch(color=_KINDS[kind]) for kind in used], used, loc="outside lower center", ncols=len(used),
+                  frameon=False, fontsize="small", handlelength=1.2, columnspacing=1.4)  # fmt: skip
+    return figure
+
+
+def _lanes(trace: Any) -> dict[str, list[tuple[str, float, float]]]:
+    """Read the spans of each lane: kind, start and end in milliseconds."""
+    if isinstance(trace, str | os.PathLike):
+        events = json.loads(Path(trace).read_text(encoding="utf-8"))["traceEvents"]
+    else:
+        events = trace.events
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    lanes: dict[str, list[tuple[str, float, float]]] = {name: [] for name in names.values()}
+    for event in events:
+        if event["ph"] == "X":
+            start = event["ts"] / 1e3
+            lanes[names[event["tid"]]].append((event["name"], start, start + event["dur"] / 1e3))
+    return lanes
+
+
+def _filled(spans: Sequence[tuple[str, float, float]], edges: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Tell which share of each column goes to each kind; to the kind ``""`` goes what is left."""
+    filled: dict[str, NDArray[np.float64]] = {}
+    for kind in _KINDS:
+        times = np.array([span[1:] for span in spans if span[0] == kind]).reshape(-1)
+        spent = np.zeros_like(times)
+        spent[1:] = np.cumsum(np.diff(times) * (np.arange(1, len(times)) % 2))
+        until = np.interp(edges, times, spent) if len(times) else np.zeros_like(edges)
+        filled[kind] = np.diff(until) / np.diff(edges)
+    return {**filled, "": 1 - np.sum(list(filled.values()), axis=0)}
+
+
+def _draw_lane(axes: Axes, row: int, edges: NDArray[np.float64], fill: dict[str, NDArray[np.float64]]) -> None:
+    """Fill a lane from the bottom up: with work, then with waiting."""
+    bottom = np.zeros(len(edges))
+    for kind, colour in _KINDS.items():
+        top = bottom + np.append(fill[kind], fill[kind][-1])
+        axes.fill_between(edges, row + 0.38 - 0.76 * bottom, row + 0.38 - 0.76 * top, step="post", color=colour,
+                          linewidth=0)  # fmt: skip
+        bottom = top

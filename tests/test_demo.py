@@ -44,7 +44,14 @@ def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, 
 def test_an_interrupt_ends_it_with_the_curve_so_far(tmp_path, engine):
     options = command("--engine", engine, "--total-steps", "100000000", "--env", "Acrobot-v1", "--out", str(tmp_path))
     # Acrobot is not solved within seconds; the bar is on standard error
-    child = subprocess.Popen(options, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        options,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # shells start background jobs with it ignored, and a child would take that over
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     seen = ""
     while "collector:" not in seen:
         seen += child.stderr.read(1)

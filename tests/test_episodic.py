@@ -377,3 +377,9 @@ def test_catch_by_whole_returns(seed):
             optim.step()
     rewards, _ = evaluate([Catch] * 200, actor.eval())
     assert rewards.sum(axis=0).mean() >= 0.95 * Catch().optimum
+
+
+def test_a_trace_shows_both_sides():
+    with episodic.rollout([Env()], Actor()) as feed, feed.trace() as trace:
+        next(feed)
+    assert {event["ph"] for event in trace.events} >= {"X", "M"}

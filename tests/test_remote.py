@@ -294,7 +294,7 @@ def test_a_script_needs_no_main_guard_and_is_not_run_again(engine, tmp_path):
                 return np.float32(self.t), 1.0, self.t == beside.LENGTH, False, {{}}
 
             def close(self):
-                print("closed", flush=True)
+                print("closed\\n", end="", flush=True)  # in one piece
 
         class Actor(BaseActorModule):
             def forward(self, obs, **ignored):
@@ -342,7 +342,7 @@ def test_a_fork_that_ends_leaves_feeds_and_their_processes_to_its_parent():
 
         class Env(gym.Wrapper):
             def close(self):
-                print("closed", flush=True)
+                print("closed\\n", end="", flush=True)  # in one piece
 
         feed = same.rollout([lambda: Env(cartpole())], Threads(), n_steps=2)
         examiner = evaluate.background(cartpole, Threads(), n_envs=1, n_steps=1)

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from .. import nested
 from ..nested import Nested, Structure
+from ..sampling import Source
 from .core import BaseActorModule, State
 from .inspection import check_actor, check_answer, honours_mask
+from .lean import make_lean
 from .space import along
 from .storage import Leaf
 from .transfer import Lane, Place
@@ -45,6 +47,8 @@ class Group:
         The environments, out of all.
     hx : nested tensors, ``(L, b, ...)``
         The recurrent state before the next step (not yet reset where an episode has just begun).
+    shapes : pair of lists of torch.Size
+        Of the leaves of the actor's answers, actions first, and of those of the recurrent state.
     acting, looking : torch.Generator
         The random generators for actions, and for virtual steps.
     """
@@ -56,9 +60,9 @@ class Group:
         """
         self.number, self.columns = index, columns
         self.hx: Nested = ()
+        self.shapes: tuple[list[torch.Size], list[torch.Size]]
         self.acting, self.looking = (
-            torch.Generator(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
-            for use in (0, 1)
+            Source(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use)))) for use in (0, 1)
         )
 
     @property
@@ -95,7 +99,7 @@ class Behaviour:
             ) from error
         self._modules = dict(self._module.named_modules())
         self._drawing = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
-        self._weights = _weights(self._module)
+        self._weights = {name: weight.detach() for name, weight in _weights(self._modules).items()}
         # where each of them hangs: a module may well put another tensor into the place of its buffer
         self._places = [
             (store, name, weight)
@@ -106,6 +110,9 @@ class Behaviour:
         ]
         self.resets_by_mask = True
         """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.inspection.honours_mask`)."""
+        self.recurrent = False
+        """Whether it has a recurrent state."""
+        self._drawn_from: torch.Generator | None = None
         self._act_spec: Structure
         self._info_spec: Structure
 
@@ -127,7 +134,8 @@ class Behaviour:
         ValueError
             If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
         """
-        weights, modules = _weights(actor), dict(actor.named_modules())
+        modules = dict(actor.named_modules())
+        weights = _weights(modules)
         for what, then, now in (
             ("parameters and buffers", self._weights, weights),
             ("modules", self._modules, modules),
@@ -158,7 +166,8 @@ class Behaviour:
                 if store[name] is not weight:
                     store[name] = weight
             for module, mode in zip(self._modules.values(), snapshot.modes, strict=True):
-                module.training = mode
+                if module.training != mode:
+                    module.training = mode
 
         self._lane.copy(list(self._weights.values()), snapshot.weights)
         self._lane.launch(switched)
@@ -166,8 +175,11 @@ class Behaviour:
     def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
         self._draw_from(group.acting)
-        group.hx = self._reset(group.hx, fin, begun)
-        return nested.leaves(group.hx)
+        if begun:
+            group.hx = self._reset(group.hx, fin, begun)
+        leaves = nested.leaves(group.hx)
+        _check_shapes("hx", group.shapes[1], [part.shape for part in leaves])
+        return leaves
 
     def keep(self, group: Group) -> None:
         """Make the group's recurrent state its own: an actor may answer with a view of what it was given."""
@@ -189,28 +201,32 @@ class Behaviour:
         lists of tensors, ``(1, b, ...)``
             The leaves of the action, and of the info.
         """
-        self._draw_from(group.looking if virtual else group.acting)
-        hx = self._reset(group.hx, state.fin[0], begun)
+        generator = group.looking if virtual else group.acting
+        if self._drawn_from is not generator:
+            self._draw_from(generator)
+        hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
             hx = nested.map(torch.clone, hx)  # should the actor advance it in place
         act, new, info = self._module.step(*state, hx=hx, virtual=virtual)
         if not virtual:
             group.hx = new
-        acted: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
+        acts: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
         infos: list[Tensor] = self._info_spec.flatten_up_to(info)  # type: ignore[assignment]
-        dtypes = [part.dtype for part in acted + infos]
+        _check_shapes("answer (act or info)", group.shapes[0], [part.shape for part in acts + infos])
+        dtypes = [part.dtype for part in acts + infos]
         if dtypes != self._dtypes and not all(map(_alike, dtypes, self._dtypes)):  # or it would be rounded, silently
             raise ValueError(
                 f"the dtypes of the actor's act or info have changed: expected {self._dtypes}, got {dtypes}."
             )
-        return acted, infos
+        return acts, infos
 
     def _draw_from(self, generator: torch.Generator) -> None:
+        self._drawn_from = generator
         for module in self._drawing:
             module.__dict__["generator"] = generator  # past torch's own bookkeeping of attributes
 
     def _reset(self, hx: Nested, fin: Tensor, begun: Sequence[int]) -> Nested:
-        if not begun or not nested.leaves(hx):
+        if not self.recurrent:
             return hx
         if self.resets_by_mask:
             return self._module.reset(hx, fin)
@@ -239,6 +255,7 @@ class Behaviour:
         TypeError, ValueError
             If an answer is not of the form that the contract asks for.
         """
+        make_lean(self._module)
         generator = torch.Generator(self._lane.actor_device).manual_seed(0)
         self._draw_from(generator)
         for group in groups:
@@ -247,19 +264,38 @@ class Behaviour:
                 answer = self._module.step(*part, hx=None, virtual=True)
                 acted, hx, info = check_answer(answer, act, group.width)
                 if group is groups[0]:
+                    self.recurrent = bool(nested.leaves(hx))
                     self.resets_by_mask = honours_mask(self._module, hx, group.width, self._lane.actor_device)
+                    self._act_spec = nested.structure(along(act, acted, "act"))
+                    self._info_spec = nested.structure(info)
                 everybody = torch.ones(group.width, dtype=torch.bool, device=self._lane.actor_device)
                 group.hx = self._reset(hx, everybody, range(group.width))
-        self._act_spec, self._info_spec = nested.structure(along(act, acted, "act")), nested.structure(info)
-        self._dtypes = [part.dtype for part in self._act_spec.flatten_up_to(acted) + nested.leaves(info)]
+            answers = self._act_spec.flatten_up_to(acted) + nested.leaves(info)
+            group.shapes = [part.shape for part in answers], [part.shape for part in nested.leaves(group.hx)]
+            self._dtypes = [part.dtype for part in answers]
         return (
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
             nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), group.hx),
         )
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in (*module.named_parameters(), *module.named_buffers())}
+def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Name the parameters and then the buffers of modules, each once, as torch does; without its recursion."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for kind in ("_parameters", "_buffers"):
+        for prefix, module in modules.items():
+            for name, weight in getattr(module, kind).items():
+                if weight is not None and id(weight) not in seen:
+                    seen.add(id(weight))
+                    found[f"{prefix}.{name}" if prefix else name] = weight
+    return found
+
+
+def _check_shapes(what: str, shapes: list[torch.Size], got: list[torch.Size]) -> None:
+    if got != shapes:  # or they would be broadcast, silently
+        expected, found = next(pair for pair in zip(shapes, got, strict=True) if pair[0] != pair[1])
+        raise ValueError(f"the actor's {what} has changed its shape: expected {tuple(expected)}, got {tuple(found)}.")
 
 
 def _alike(one: torch.dtype, other: torch.dtype) -> bool:

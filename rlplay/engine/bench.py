@@ -66,8 +66,7 @@ class Bench:
         columns = [group.columns for group in groups]
         self.inputs = [_split(_columns(state, part), n) for part in columns]
         self.lasts = [_columns(last, part) for part in columns]
-        self.infos = [[nested.leaves(row) for row in _split(_columns(actor, part), n)] for part in columns]
-        self.downs = [[nested.leaves(row) for row in _split(_columns(slot.state.act, part), n)] for part in columns]
+        self.answers = [_answers(_columns(slot.state.act, part), _columns(actor, part), n) for part in columns]
         self.hxs = [nested.leaves(_columns(hx, part)) for part in columns]
 
     @property
@@ -79,6 +78,12 @@ class Bench:
 def _pairs(one: Nested, other: Nested, part: slice, n: int) -> list[tuple[list[Tensor], list[Tensor]]]:
     rows = (_split(_columns(tree, part), n) for tree in (one, other))
     return [(nested.leaves(x), nested.leaves(y)) for x, y in zip(*rows, strict=True)]
+
+
+def _answers(act: Nested, info: Nested, n: int) -> list[list[Tensor]]:
+    """List for each row where the answer to it goes: the action down into the next one, but for the last; the info."""
+    acts, infos = ([nested.leaves(row) for row in _split(tree, n)] for tree in (act, info))
+    return [down + beside for down, beside in zip([*acts[1:], []], infos, strict=True)]
 
 
 def _columns(tree: Nested, part: slice) -> Nested:

@@ -6,8 +6,8 @@ Plain functions over rows that are there already. Knows the verbs of a lane, not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from .behaviour import Behaviour, Group
@@ -49,39 +49,40 @@ def collect(
         Filled in only if ``final``. On an asynchronous lane its lists of tensors grow behind what was launched.
     """
     ends = Ends()
+    beside = not lane.shared(Place.ACTOR, Place.HOST)
+    turns = [[groups[g] for g in members] for members in crew.turns]
 
     def arrive(turn: int, t: int) -> None:
-        progress.row, progress.doing = t, "env.step"
-        started = perf_counter()
+        progress.row = t
+        progress.begin("env.step")
         ended = crew.arrive(turn)
-        progress.stepping += perf_counter() - started
-        progress.doing = "actor.step"
-        upload(bench, lane, turn, t + 1)  # filled -> copy
+        if beside:
+            progress.begin("an upload")
+            upload(bench, lane, turn, t + 1)  # filled -> copy
+        progress.begin("actor.step")
         if final and ended:
             part, now, then = bench.columns[turn], *bench.slot.rows[t : t + 2]
             complete_last(bench.slot.last_row.part(part), now.part(part), then.part(part), ended, part.start)
-            react_to_last(bench, behaviour, [groups[g] for g in crew.turns[turn]], lane, turn, t, ended, ends)
+            react_to_last(bench, behaviour, turns[turn], lane, turn, t, ended, ends)
 
-    progress.doing = "actor.reset"
+    progress.begin("actor.reset")
     crew.release()
     bench.slot.clear()
     _begin(bench, behaviour, groups, lane)
     for t in range(bench.n_steps):
         boundary()
-        for turn, members in enumerate(crew.turns):
+        step = Step(bench.number, t, final, sticky)
+        for turn, members in enumerate(turns):
             if t:
                 arrive(turn, t - 1)
-            progress.row, progress.doing = t, "actor.step"
-            started = perf_counter()
-            _react(bench, behaviour, [groups[g] for g in members], lane, t, virtual=False)
-            if not lane.shared(Place.ACTOR, Place.HOST):
+            progress.row = t
+            progress.begin("actor.step")
+            _react(bench, behaviour, members, lane, t, virtual=False)
+            if beside:
                 lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
-            acted = perf_counter()
-            progress.doing = "env.step"
-            crew.depart(turn, Step(bench.number, t, final, sticky))
-            progress.inference += acted - started
-            progress.stepping += perf_counter() - acted
-    for turn in range(len(crew.turns)):
+            progress.begin("env.step")
+            crew.depart(turn, step)
+    for turn in range(len(turns)):
         arrive(turn, bench.n_steps - 1)
     progress.row = bench.n_steps
     _react(bench, behaviour, groups, lane, bench.n_steps, virtual=True)
@@ -90,17 +91,19 @@ def collect(
 
 def _begin(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane) -> None:
     """Note the recurrent state at row 0, reset where an episode has just begun."""
-    begun = _begun(bench, groups, 0)
+    begun = _begun(bench, behaviour, groups, 0)
 
     def noted() -> None:
         for g, group in enumerate(groups):
-            _store(behaviour.begin(group, bench.inputs[g][0].fin[0], begun[g]), bench.hxs[g], "hx")
+            _write(bench.hxs[g], behaviour.begin(group, bench.inputs[g][0].fin[0], begun[g]))
 
     lane.launch(noted)
 
 
-def _begun(bench: Bench, groups: Sequence[Group], t: int) -> list[list[int]]:
-    """List for each group where an episode has just begun at row ``t``; on the host, so nobody has to wait for it."""
+def _begun(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], t: int) -> list[Sequence[int]]:
+    """List for each group whose recurrent state is to be reset at row ``t``; on the host, so nobody waits for it."""
+    if not behaviour.recurrent:
+        return [()] * len(groups)
     fin = bench.slot.rows[t].fin
     return [fin[group.columns].nonzero()[0].tolist() for group in groups]
 
@@ -108,24 +111,17 @@ def _begun(bench: Bench, groups: Sequence[Group], t: int) -> list[list[int]]:
 def _react(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, *, virtual: bool) -> None:
     """React to row ``t``: the infos go into it, the actions down into row ``t + 1``."""
     # row 0 was seen to by `_begin`; a reset that a virtual step looks at is done again by that of the next fragment
-    begun = _begun(bench, groups, t) if t else [[] for _ in groups]
+    begun = _begun(bench, behaviour, groups, t) if t else [()] * len(groups)
 
     def reacted() -> None:
         for group, where in zip(groups, begun, strict=True):
             g = group.number
-            act, info = behaviour.react(group, bench.inputs[g][t], begun=where, virtual=virtual)
-            _store(info, bench.infos[g][t], "info")
-            if not virtual:
-                _store(act, bench.downs[g][t + 1], "act")
+            acts, infos = behaviour.react(group, bench.inputs[g][t], begun=where, virtual=virtual)
+            _write(bench.answers[g][t], infos if virtual else acts + infos)
 
     lane.launch(reacted)
 
 
-def _store(values: Sequence[Tensor], rows: Sequence[Tensor], what: str) -> None:
-    """Write an answer of the actor into its row."""
-    for value, row in zip(values, rows, strict=True):
-        if value.shape != row.shape:  # or it would be broadcast, silently
-            raise ValueError(
-                f"the actor's {what} has changed its shape: expected {tuple(row.shape)}, got {tuple(value.shape)}."
-            )
-        row.copy_(value, non_blocking=True)
+def _write(rows: list[Tensor], values: list[Tensor]) -> None:
+    if rows:
+        torch._foreach_copy_(rows, values, non_blocking=True)

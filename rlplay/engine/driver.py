@@ -94,6 +94,7 @@ class Inline(Driver):
                 with noting(self._progress):
                     return self.collector.serve(self._tokens.popleft())
             finally:
+                _served(self._progress)
                 self._gate.leave()
                 if self._left:
                     self._end()
@@ -242,14 +243,14 @@ def _work(
         with noting(progress):
             collector = make(gate)
         made.put(collector)
+        progress.doing = "waiting for the learner"  # which counts from the first fragment on
         while True:
-            progress.doing, started = "waiting for the learner", perf_counter()
             token = tokens.get()
-            progress.waiting += perf_counter() - started
             gate.enter()
             with noting(progress):
                 delivery = collector.serve(token)
             gate.leave()
+            _served(progress)
             deliveries.put(delivery)
             del token, delivery  # the consumer's now
     except Closed:
@@ -260,6 +261,13 @@ def _work(
         gate.leave()
         if collector is not None:
             complaints += collector.close()
+
+
+def _served(progress: Progress) -> None:
+    """Spend the time on waiting, until the next token is served."""
+    if progress.gather is not None:
+        progress.gather()
+    progress.begin("waiting for the learner")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from .. import nested
 from ..nested import Nested
@@ -119,8 +120,9 @@ class Environments:
         self._act_spec = nested.structure(self.act)
         # most spaces are a single array, for which taking apart and putting together can be left out
         self._described = described
-        self._plain_obs = self.obs if isinstance(self.obs, space.Field) else None
+        self._plain_obs = (self.obs.dtype, self.obs.shape) if isinstance(self.obs, space.Field) else (None, None)
         self._plain_act = isinstance(self.act, space.Field)
+        self._roll = range(self.n_envs), range(self._offset, self._offset + self.n_envs), self._envs
         self._ret = [0.0] * self.n_envs
         self._stuck: dict[int, tuple[bool, bool]] = {}
         self.episodes: list[Episode] = []
@@ -173,32 +175,49 @@ class Environments:
         list of int
             The environments whose episode ended with this very transition.
         """
-        progress, ended = self._progress, []
+        progress, stuck, returns = self._progress, self._stuck, self._ret
+        recorded, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
+        (dtype, shape), leaf = self._plain_obs, then.obs[0] if then.obs else then.rew
         np.add(now.stepno, 1, out=then.stepno)
-        for j, env in enumerate(self._envs):
-            if j in self._stuck:
+        for j, number, env, action in zip(*self._roll, self._actions(then), strict=True):
+            if stuck and j in stuck:
                 self._stand_still(j, now, then, marks)
                 continue
-            progress.env = self._offset + j
-            obs, reward, terminated, truncated, info = _five(env.step(self._action(then, j)))
-            then.rew[j] = reward
-            self._ret[j] += reward
-            if self._entries.entries:
+            progress.env = number
+            result = env.step(action)
+            try:
+                obs, reward, terminated, truncated, info = result
+            except (TypeError, ValueError):
+                obs, reward, terminated, truncated, info = _old(result)
+            if type(reward) is not float:
+                reward = _scalar(reward)
+            rewards[j] = reward
+            returns[j] += reward
+            if recorded:
                 self._entries.record(info, marks.info, j)
             if terminated or truncated:
-                marks.terminated[j], marks.truncated[j], then.fin[j] = terminated, truncated, True
+                ended.append(j)
+                marks.terminated[j], marks.truncated[j], then.fin[j] = bool(terminated), bool(truncated), True
+                self.episodes.append(Episode(number, returns[j], int(then.stepno[j])))
+                returns[j], then.stepno[j] = 0.0, 0
+                if sticky:
+                    stuck[j] = bool(terminated), bool(truncated)
                 if last is not None:
                     self._write(last.obs, j, obs)
-                self.episodes.append(Episode(self._offset + j, self._ret[j], int(then.stepno[j])))
-                self._ret[j] = 0.0
-                then.stepno[j] = 0
-                if sticky:
-                    self._stuck[j] = terminated, truncated
-                ended.append(j)
                 if not self._once:
                     obs = self._begin_again(j)
-            self._write(then.obs, j, obs)
+            if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
+                leaf[j] = obs  # as nearly always: a single array, of the very form that the space says
+            else:
+                self._write(then.obs, j, obs)
         return ended
+
+    def _actions(self, row: Row) -> Iterable[Any]:
+        """Give each environment an action of its own: a numpy scalar or a copy."""
+        if not self._plain_act:
+            return [self._act_spec.unflatten([leaf[j].copy() for leaf in row.act]) for j in range(self.n_envs)]
+        (leaf,) = row.act
+        return leaf if leaf.ndim == 1 else leaf.copy()  # the elements of a vector are scalars, and no views
 
     def _begin_again(self, j: int) -> Nested:
         self._progress.doing = "env.reset"
@@ -214,15 +233,8 @@ class Environments:
         marks.terminated[j], marks.truncated[j] = self._stuck[j]
         marks.valid[j] = False
 
-    def _action(self, row: Row, j: int) -> Any:
-        """Give the environment an action of its own: a numpy scalar or a copy."""
-        if self._plain_act:
-            return row.act[0][j].copy()
-        return self._act_spec.unflatten([leaf[j].copy() for leaf in row.act])
-
     def _write(self, leaves: list[Array], j: int, obs: Nested) -> None:
-        plain = self._plain_obs
-        if plain is not None and type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
+        if type(obs) is ndarray and (obs.dtype, obs.shape) == self._plain_obs:
             leaves[0][j] = obs
             return
         for leaf, part in zip(leaves, space.cast(self._described, obs), strict=True):
@@ -249,26 +261,22 @@ class Environments:
         return complaints
 
 
-def _five(result: Any) -> tuple[Any, float, bool, bool, Any]:
-    """Read what ``step`` returned, in either dialect."""
-    if not isinstance(result, tuple | list) or len(result) not in (4, 5):
+def _old(result: Any) -> tuple[Any, Any, bool, bool, Any]:
+    """Read what ``step`` returned in the old dialect, if it is that."""
+    if not isinstance(result, tuple | list) or len(result) != 4:
         got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
         raise ValueError(
             "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by "
             f"the old API, got {got}."
         )
-    if len(result) == 5:
-        obs, reward, terminated, truncated, info = result
-    else:
-        obs, reward, terminated, info = result
-        truncated = terminated and bool((info or {}).get("TimeLimit.truncated", False))
-        terminated = terminated and not truncated
-    if type(reward) is not float:
-        reward = _scalar(reward)
-    return obs, reward, bool(terminated), bool(truncated), info
+    obs, reward, done, info = result
+    truncated = bool(done) and bool((info or {}).get("TimeLimit.truncated", False))
+    return obs, reward, bool(done) and not truncated, truncated, info
 
 
 def _scalar(reward: Any) -> float:
+    if isinstance(reward, float | int):
+        return float(reward)
     array = np.asarray(reward)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise ValueError(f"expected the reward to be a number, got {reward!r}.")

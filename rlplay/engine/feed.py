@@ -12,7 +12,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
 from types import TracebackType
 
 import torch
@@ -24,7 +23,9 @@ from .core import BaseActorModule, Episode, Final, Fragment
 from .driver import Driver
 from .handoff import Closed
 from .schedule import Delivery, Token
-from .trace import CollectorTime, LearnerTime, Progress, Stats, note
+from .stats import CollectorTime, LearnerTime, Stats
+from .timeline import Trace
+from .trace import TRAINING, WAITING, Clock, Progress, note
 from .transfer import Lane, Place
 
 __all__ = ["Feed"]
@@ -59,10 +60,11 @@ class Feed(Iterator[Fragment]):
         self._steps = 0
         self._version: int | tuple[int, ...] | None = None
         self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
-        self._waiting = self._training = 0.0
-        self._began = self._returned = 0.0
+        self._clock = Clock()
+        self._collector_spent = progress.spent()
+        self._traces: list[Trace] = []
         # holds on to the driver, not to the feed; also called when the interpreter exits
-        self._forgotten = weakref.finalize(self, _stop_forgotten, driver, os.getpid())
+        self._forgotten = weakref.finalize(self, _stop_forgotten, driver, self._traces, os.getpid())
 
     def __iter__(self) -> Feed:
         """Return the feed itself: there is one stream of fragments."""
@@ -87,12 +89,12 @@ class Feed(Iterator[Fragment]):
             raise RuntimeError("the feed is closed.")
         if self._ended:
             raise StopIteration
-        entered = perf_counter()
+        self._clock.turn_to(WAITING)
         try:
             # memory that outlives this call must be neither inference tensors nor part of a graph
             with torch.inference_mode(False), torch.no_grad():
                 self._ask()
-                fragment = self._receive(self._driver.take())
+                return self._receive(self._driver.take())
         except Closed:
             raise RuntimeError("the feed is closed.") from None
         except _NothingAsked as refusal:
@@ -103,13 +105,9 @@ class Feed(Iterator[Fragment]):
         except BaseException as error:
             self._end(error)
             raise
-        if not self._began:
-            self._began = entered
-        else:
-            self._training += entered - self._returned
-        self._returned = perf_counter()
-        self._waiting += self._returned - entered
-        return fragment
+        finally:
+            self._clock.turn_to(TRAINING)
+            self._collector_spent = self._progress.spent()
 
     def _ask(self) -> None:
         """Put a token with the weights as they are now; the first ask puts ``lag`` more of the same."""
@@ -159,6 +157,8 @@ class Feed(Iterator[Fragment]):
         complaints = self._driver.stop()
         if self._driver.ended:
             self._forgotten.detach()
+        for trace in self._traces:
+            trace.close()
         return complaints
 
     def close(self) -> None:
@@ -199,6 +199,37 @@ class Feed(Iterator[Fragment]):
         with self._driver.paused():  # and with a reference to the feed: it is not forgotten while it is paused
             yield
 
+    def trace(self, path: str | os.PathLike[str] | None = None) -> Trace:
+        """Record what learner, collector and workers do when, from now on, and write it to a file in the end.
+
+        ``with feed.trace("run.json"):`` records a block. Without ``with``, it ends by its own ``close()``, or with the
+        feed. It costs some microseconds for each step of the collector, and the memory for what is noted: record a
+        few hundred fragments rather than hours.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write; an older file is replaced. By default nowhere: what is returned can be drawn, too.
+
+        Returns
+        -------
+        Trace
+            For :func:`rlplay.plotting.timeline`.
+
+        Raises
+        ------
+        RuntimeError
+            The feed is closed, or is being recorded already.
+        OSError
+            The file cannot be written.
+        """
+        if not self.open:
+            raise RuntimeError("the feed is closed.")
+        if self._progress.gather is not None:
+            raise RuntimeError("the feed is being recorded already: end that trace first.")
+        self._traces[:] = [Trace(path, self._clock, self._progress, self._lane)]
+        return self._traces[0]
+
     @property
     def open(self) -> bool:
         """Whether more fragments can be asked for."""
@@ -228,15 +259,14 @@ class Feed(Iterator[Fragment]):
 
     @property
     def stats(self) -> Stats:
-        """Steps per second, and where the seconds went, since the first fragment was asked for."""
-        progress = self._progress
-        seconds = perf_counter() - self._began if self._began else 0.0
+        """Steps per second, and where the seconds went, from the first ask to the delivery of the last fragment."""
+        learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
         return Stats(
             steps=self._steps,
-            seconds=seconds,
-            steps_per_second=self._steps / seconds if seconds else 0.0,
-            collector=CollectorTime(progress.stepping, progress.inference, progress.transfer, progress.waiting),
-            learner=LearnerTime(self._waiting, self._training),
+            seconds=sum(learner),
+            steps_per_second=self._steps / (sum(learner) or 1.0),
+            collector=CollectorTime(*self._collector_spent),
+            learner=learner,
         )
 
     def __repr__(self) -> str:
@@ -245,9 +275,11 @@ class Feed(Iterator[Fragment]):
         return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
 
 
-def _stop_forgotten(driver: Driver, pid: int) -> None:
+def _stop_forgotten(driver: Driver, traces: list[Trace], pid: int) -> None:
     if os.getpid() != pid:
         return  # a fork, which has nothing of the feed but its memory
+    for trace in traces:
+        trace.close()
     for complaint in driver.stop():
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 

@@ -10,7 +10,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 import torch
@@ -125,6 +125,7 @@ class RemoteCollector:
                 self._listener.add(outpost.child)
                 if gate.closed:  # which may have been a moment too early for this one to be killed
                     raise Closed
+            progress.parts = [(outpost.name, outpost.posted) for outpost in self._outposts]
             self._look(self._asked(("make",)))
             self._made = True
         except BaseException as error:
@@ -174,24 +175,28 @@ class RemoteCollector:
         """Let one fragment be collected with the token's weights, and copy it into its vessel."""
         lane, progress = self._lane, self._progress
         with torch.inference_mode(False), torch.no_grad(), lane.collecting():
-            progress.doing = "the hand-over"
+            progress.begin("the hand-over")
             lane.wait(token.asked)  # asked -> first write
             lane.host_wait(token.asked)  # the snapshot is the host's to read
             lane.host_wait(self._copied)  # copied -> refill
             self._send_out(token)
+            progress.begin("its processes")
             taken = self._first_back()
-            started, progress.doing = perf_counter(), "the hand-over"
-            for k, outpost in enumerate(taken):
-                part = slice(k * self._width, (k + 1) * self._width)
-                lane.copy(nested.map(lambda x, part=part: x[:, part], token.vessel), outpost.region.vessel)
+            progress.begin("the hand-over")
+            for columns, outpost in zip(self._columns(token.vessel), taken, strict=True):
+                lane.copy(columns, outpost.region.vessel)
             staged = self._staged(taken) if self._plan.final else ()
             self._copied = copied = lane.record()
             if lane.shared(Place.CONSUMER, Place.HOST):
                 lane.host_wait(copied)
-            progress.transfer += perf_counter() - started
-        for name in ("stepping", "inference"):
-            setattr(progress, name, sum(getattr(o.posted, name) for o in self._outposts) / len(self._outposts))
         return self._delivery(token, taken, staged, copied)
+
+    def _columns(self, vessel: Fragment) -> list[Nested]:
+        """Take a vessel apart, side by side: one part for each process that adds to it."""
+        if self._n_taken == 1:
+            return [vessel]
+        leaves, spec = nested.flatten(vessel)
+        return [spec.unflatten(parts) for parts in zip(*(x.split(self._width, dim=1) for x in leaves), strict=True)]
 
     def _send_out(self, token: Token) -> None:
         """Give the weights to all who have nothing to do."""
@@ -238,10 +243,12 @@ class RemoteCollector:
 
     def _in_order(self, taken: Sequence[_Outpost], replies: Sequence[Reply]) -> list[Episode]:
         """Order the episodes of all parts by time and environment."""
+        if len(replies) == 1:
+            return [Episode(*told) for told in replies[0].episodes]
         of_env: dict[int, deque[Episode]] = defaultdict(deque)
         for reply in replies:
-            for episode in reply.episodes:
-                of_env[episode.env].append(episode)
+            for told in reply.episodes:
+                of_env[told[0]].append(Episode(*told))
         ends = []
         for outpost in taken:
             env = outpost.region.vessel.env
@@ -267,7 +274,9 @@ class RemoteCollector:
         progress, answers = self._progress, []
         moving = [outpost for outpost in waited_for if outpost not in self._standing]
         if not moving:  # all that are under way stand still at a step's boundary
+            progress.begin("a pause")
             self._gate.stand(lambda: None)
+            progress.begin("its processes")
             while self._standing:
                 self._standing.pop().tell("go on")
             return []

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -190,7 +189,8 @@ class Collector:
 
     def _serve(self, token: Token) -> Delivery:
         lane, plan, progress = self._lane, self._plan, self._progress
-        progress.fragment, progress.row, progress.doing = self._turn, 0, "the hand-over"
+        progress.fragment, progress.row = self._turn, 0
+        progress.begin("the hand-over")
         lane.wait(token.asked)  # asked -> first write
         if lane.shared(Place.ACTOR, Place.HOST):
             lane.host_wait(token.asked)  # the behaviour copy is the host's to read
@@ -209,13 +209,12 @@ class Collector:
             bench, self._behaviour, self._groups, self.crew, lane, progress, self._boundary,
             sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
-        started, progress.doing = perf_counter(), "the hand-over"
+        progress.begin("the hand-over")
         deliver(bench, token.vessel, lane)
         staged = stage_final(ends, self.layout, lane) if plan.final else ()
         bench.copied = copied = lane.record()
         if lane.shared(Place.CONSUMER, Place.HOST):
             lane.host_wait(copied)
-        progress.transfer += perf_counter() - started
         self._previous, self._turn = bench, self._turn + 1
         steps = int(bench.slot.env.valid.sum())
         return Delivery(
@@ -224,6 +223,7 @@ class Collector:
 
     def _boundary(self) -> None:
         if self._gate.shut:
+            self._progress.begin("a pause")
             self._gate.stand(self._rest)
 
     def _rest(self) -> None:

@@ -108,6 +108,7 @@ class Team(ABC, Generic[W]):
             self._busy = [0 for _ in groups]
             self._ended: list[list[int]] = [[] for _ in groups]
             self._under_way = dict.fromkeys(self._workers, 0)
+            progress.parts = [(worker.name, worker.progress) for worker in self._workers]
             progress.doing = "env.make"
             self._look(self._all_answers())
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""Where the collector stands, and where the seconds went on both sides: counters that are always on.
+"""Where the collector stands, and on what everybody spends the seconds: kept by plain stores, and always on.
 
 Knows nothing else.
 """
@@ -6,12 +6,48 @@ Knows nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CollectorTime", "LearnerTime", "Posted", "Progress", "Stats", "note"]
+__all__ = [
+    "COLLECTING",
+    "INFERENCE",
+    "KINDS",
+    "STEPPING",
+    "TRAINING",
+    "TRANSFER",
+    "WAITING",
+    "Clock",
+    "Log",
+    "Posted",
+    "Progress",
+    "Span",
+    "note",
+]
+
+KINDS = ("stepping", "inference", "transfer", "waiting", "collecting", "training")
+"""What a second can be spent on. A collector whose processes do the rest is ``collecting``."""
+STEPPING, INFERENCE, TRANSFER, WAITING, COLLECTING, TRAINING = range(len(KINDS))
+_NOTHING = -1
+
+_KIND_OF = {
+    "env.step": STEPPING,
+    "an upload": TRANSFER,
+    "actor.reset": INFERENCE,
+    "actor.step": INFERENCE,
+    "the hand-over": TRANSFER,
+    "its processes": COLLECTING,
+    "a pause": WAITING,
+    "waiting for the learner": WAITING,
+    "waiting for the next step": WAITING,
+}
+
+
+_CODES = {doing: (1 + k, kind) for k, (doing, kind) in enumerate(_KIND_OF.items())}
+"""What is written for each of them where two processes share memory: its place among the words of :class:`Posted`."""
 
 
 def note(error: BaseException, text: str) -> None:
@@ -19,20 +55,69 @@ def note(error: BaseException, text: str) -> None:
     vars(error).setdefault("__notes__", []).append(f"rlplay: {text}")
 
 
-def _word(k: int, of: str = "_words") -> Any:
-    return property(lambda self: getattr(self, of)[k].item(), lambda self, x: getattr(self, of).__setitem__(k, x))
+class Span(NamedTuple):
+    """Some seconds, spent on one thing."""
+
+    kind: int
+    """Index into :data:`KINDS`."""
+    start: float
+    """By ``perf_counter``, which is one clock for all the processes of a machine (on Linux)."""
+    end: float
 
 
-class Progress:
-    """Where the collector stands, kept by plain stores: for the notes on errors, and for whoever waits for it.
+class Log(Protocol):
+    """What spans are noted in: a list, or something like it."""
+
+    def append(self, span: tuple[int, float, float], /) -> None:
+        """Note a span that has just ended."""
+
+
+class Clock:
+    """Charges every moment to one kind of thing: nothing is left out, and nothing counts twice."""
+
+    __slots__ = ("at", "log", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = [0.0] * len(KINDS)
+        """Those that are spent, of each kind."""
+        self.at = _NOTHING, 0.0
+        """What they are spent on now, and since when."""
+        self.log: Log | None = None
+        """Where every span is noted, while there is a trace."""
+
+    def turn_to(self, kind: int) -> None:
+        """Spend the time on something else, from now on."""
+        was, since = self.at
+        if kind == was:
+            return
+        now = perf_counter()
+        self.at = kind, now
+        if was != _NOTHING:
+            self.seconds[was] += now - since
+            log = self.log
+            if log is not None:
+                log.append((was, since, now))
+
+    def listen(self, log: Log | None) -> None:
+        """Note every span that ends from now on in ``log``; None: no more."""
+        self.log = log
+
+    def drain(self) -> int:
+        """Bring what has been noted elsewhere into the log; return how many spans were lost on the way."""
+        return 0
+
+
+class Progress(Clock):
+    """Where the collector stands: for the notes on errors, for whoever waits for it, and for the statistics.
 
     Written by the collector alone. Readers in other threads see each number whole, though not all of one moment,
     which is enough to tell whether anything moves.
     """
 
-    __slots__ = ("busy", "doing", "env", "fragment", "inference", "row", "stepping", "transfer", "waiting")
+    __slots__ = ("busy", "doing", "env", "fragment", "gather", "parts", "row")
 
     def __init__(self) -> None:
+        super().__init__()
         self.doing = "starting"
         """What is under way: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or the engine itself."""
         self.env = -1
@@ -43,7 +128,28 @@ class Progress:
         """The number of the fragment that is being collected."""
         self.busy: Sequence[tuple[str, Progress]] = ()
         """The workers that are under way, and where each of them stands."""
-        self.stepping = self.inference = self.transfer = self.waiting = 0.0
+        self.parts: Sequence[tuple[str, Progress]] = ()
+        """All who work for the collector, and where each of them stands."""
+        self.gather: Any = None
+        """What is to be called after each fragment, while there is a trace."""
+
+    def begin(self, doing: str) -> None:
+        """Say what is begun now, and spend the time on that."""
+        self.doing = doing
+        self.turn_to(_KIND_OF[doing])
+
+    def spent(self) -> list[float]:
+        """Return the seconds spent so far: stepping, inference, transfer and waiting.
+
+        Time for which others collected is divided as they have divided theirs.
+        """
+        seconds, (kind, since) = list(self.seconds), self.at
+        if kind != _NOTHING:
+            seconds[kind] += perf_counter() - since
+        theirs = [sum(part.seconds[k] for _, part in self.parts) for k in (STEPPING, INFERENCE, TRANSFER)]
+        for k, share in enumerate(theirs):
+            seconds[k] += seconds[COLLECTING] * share / (sum(theirs) or 1.0)
+        return seconds[: 1 + WAITING]
 
     def moment(self) -> tuple[Any, ...]:
         """Return something that differs as soon as there is progress."""
@@ -58,73 +164,78 @@ class Progress:
         return f"the collector, in {self.doing}, at step {self.row} of fragment {self.fragment}"
 
 
-class Posted(Progress):
-    """A progress in memory that two processes share: written in the one, read in the other."""
+def _word(k: int) -> Any:
+    return property(lambda self: self._words[k], lambda self, x: self._words.__setitem__(k, x))
 
-    SIZE = 72
+
+class Posted(Progress):
+    """A progress in memory that two processes share: written in the one, read in the other.
+
+    Spans travel on a ring there. Pages that nothing is ever written to take no memory.
+    """
+
+    _ROOM = 2**15
+    """How many spans fit on the ring: those of a fragment should."""
+    _HEAD = 8 + len(KINDS)
+    SIZE = 8 * (_HEAD + 3 * _ROOM)
     """How many bytes it takes."""
 
-    _DOINGS = (
-        "starting", "env.make", "checking the spaces", "env.reset", "getting ready", "env.step",
-        "actor.step", "actor.reset", "the hand-over", "waiting for the learner",
-    )  # fmt: skip
+    _DOINGS = ("starting", *_KIND_OF, "env.make", "checking the spaces", "env.reset", "getting ready")
 
-    __slots__ = ("_seconds", "_words")
+    __slots__ = ("_heard", "_read", "_ring", "_words")
 
     def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
         """Look at memory that is all zeros at first."""
-        self._words = memory[: self.SIZE].view(np.int64)
-        self._seconds = self._words.view(np.float64)
-        self.busy = ()
+        shared: Any = memory[: self.SIZE]
+        self._words: Any = memoryview(shared).cast("q")
+        numbers: Any = memoryview(shared).cast("d")
+        self.seconds, self._ring = numbers[8 : self._HEAD], numbers[self._HEAD :]
+        self.at = _NOTHING, 0.0
+        self.busy = self.parts = ()
+        self.gather = None
+        self._heard: Any = None
+        self._read = 0
 
     doing = property(
         lambda self: self._DOINGS[self._words[0]],
         lambda self, doing: self._words.__setitem__(0, self._DOINGS.index(doing)),
     )
+
+    def begin(self, doing: str) -> None:
+        """Say what is begun now, and spend the time on that."""
+        self._words[0], kind = _CODES[doing]
+        self.turn_to(kind)
+
     env, row, fragment = (_word(k) for k in (1, 2, 3))
     halted = _word(4)
-    """Whether the collector is to stand still at its next step: the one word that is written on the other side."""
-    stepping, inference, transfer, waiting = (_word(k, "_seconds") for k in (5, 6, 7, 8))
+    """Whether the collector is to stand still at its next step: written on the other side."""
+    listened = _word(5)
+    """Whether spans are to be noted: written on the other side."""
+    noted = _word(6)
+    """How many spans have been noted."""
 
+    @property
+    def log(self) -> Log | None:  # type: ignore[override]
+        """The very object, while somebody listens on the other side."""
+        return self if self._words[5] else None
 
-class CollectorTime(NamedTuple):
-    """Seconds that the collector has spent in each place."""
+    def append(self, span: tuple[int, float, float]) -> None:
+        """Put a span onto the ring."""
+        k = self._words[6]
+        at = 3 * (k % self._ROOM)
+        self._ring[at], self._ring[at + 1], self._ring[at + 2] = span
+        self._words[6] = k + 1
 
-    stepping: float
-    """In the environments."""
-    inference: float
-    """In the actor; on CUDA, waiting for its actions included."""
-    transfer: float
-    """Putting the fragment together on the consumer's device."""
-    waiting: float
-    """For the next snapshot, which is to say for the learner."""
+    def listen(self, log: Log | None) -> None:
+        """Note every span that ends there from now on in ``log``, whenever :meth:`drain` is called."""
+        self._heard, self._read = log, self.noted
+        self.listened = log is not None
 
-
-class LearnerTime(NamedTuple):
-    """Seconds that the learner has spent in each place."""
-
-    waiting: float
-    """Inside ``next()``, for a fragment. (In ``same`` this is the whole of the collection.)"""
-    training: float
-    """Between two calls of ``next()``."""
-
-
-class Stats(NamedTuple):
-    """What a feed has done since its first fragment was asked for."""
-
-    steps: int
-    """Transitions delivered."""
-    seconds: float
-    """Wall-clock time since the first fragment was asked for."""
-    steps_per_second: float
-    """Their ratio."""
-    collector: CollectorTime
-    learner: LearnerTime
-
-    def __str__(self) -> str:
-        def shares(part: CollectorTime | LearnerTime) -> str:
-            total = self.seconds or 1.0
-            return ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in part._asdict().items())
-
-        rate = f"{self.steps_per_second:.0f} steps/s"
-        return f"{rate}; collector: {shares(self.collector)}; learner: {shares(self.learner)}"
+    def drain(self) -> int:
+        """Bring what has been noted there into the log; return how many spans were lost on the way."""
+        noted: int = self.noted
+        first = max(self._read, noted - self._ROOM)
+        lost, self._read = first - self._read, noted
+        for at in (3 * (k % self._ROOM) for k in range(first, noted)):
+            self._heard.append((int(self._ring[at]), self._ring[at + 1], self._ring[at + 2]))
+        return lost

@@ -104,6 +104,17 @@ class Lane:
     def host_wait(self, event: Any) -> None:
         """Let the host wait for a point of a stream; None is one that has been reached long since."""
 
+    def stamp(self, side: Place) -> Any:
+        """Mark this point of a stream so that its time can be told: the collector's (``ACTOR``), or the current one.
+
+        None if there are no streams: calls have happened when they return.
+        """
+        return None
+
+    def seconds(self, one: Any, other: Any) -> float | None:
+        """Tell the time from one stamp of a stream to another; None while it has not come there. Nobody waits."""
+        return None
+
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Make the collector's stream the current one of this thread."""
@@ -167,6 +178,21 @@ class CudaLane(Lane):
         """Let the host sleep until the point is reached. The interpreter lock is released meanwhile."""
         for _, point in event or ():
             point.synchronize()
+
+    def stamp(self, side: Place) -> Any:
+        """Mark this point of the collector's stream on the actor's device, or of the current one on the consumer's."""
+        device, stream = list(self._streams.items())[-1]
+        if side is Place.CONSUMER:
+            if self.device.type != "cuda":
+                return None
+            device = self.device
+            stream = torch.cuda.current_stream(device)
+        with torch.cuda.device(device):
+            return stream.record_event(torch.cuda.Event(enable_timing=True))
+
+    def seconds(self, one: Any, other: Any) -> float | None:
+        """Tell the time from one stamp to another, if both have been reached."""
+        return one.elapsed_time(other) / 1e3 if one.query() and other.query() else None
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -97,10 +97,12 @@ class Kept:
         rows, marks, last = self._slots[step.slot]
         if not step.t:
             self.faces.release()
-        self._progress.row, self._progress.doing = step.t, "env.step"
+        self._progress.row = step.t
+        self._progress.begin("env.step")
         now, then = rows[step.t : step.t + 2]
         ended = self.faces.step(now, then, marks[step.t], last if step.final else None, sticky=step.sticky)
         episodes, self.faces.episodes = self.faces.episodes, []
+        self._progress.begin("waiting for the next step")
         return [self._columns.start + j for j in ended], episodes
 
 

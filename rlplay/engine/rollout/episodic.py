@@ -34,6 +34,7 @@ feed is played by environment ``e % B``, and who has played its share stands sti
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -49,7 +50,8 @@ from ..core import BaseActorModule, Episode, Final, Fragment
 from ..environment import Environments, is_vector
 from ..feed import Feed
 from ..opening import Device, Info, at_least, open_feed
-from ..trace import Stats
+from ..stats import Stats
+from ..timeline import Trace
 
 __all__ = ["EpisodeFeed", "rollout"]
 
@@ -194,6 +196,10 @@ class EpisodeFeed(Iterator[list[Fragment]]):
     def pause(self) -> AbstractContextManager[None]:
         """Let collection in another thread stand still; see :meth:`rlplay.engine.feed.Feed.pause`."""
         return self._feed.pause()
+
+    def trace(self, path: str | os.PathLike[str] | None = None) -> Trace:
+        """Record what learner and collector do when; see :meth:`rlplay.engine.feed.Feed.trace`."""
+        return self._feed.trace(path)
 
     @property
     def open(self) -> bool:

@@ -1,0 +1,103 @@
+"""The doctor's judgement on machines that were made up, and one visit to this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rlplay import doctor
+from rlplay.__main__ import main
+from rlplay.doctor import Check
+
+MADE_UP = [
+    (doctor.python((3, 11, 7), False), "ok", "3.11.7, with the interpreter lock", ""),
+    (doctor.python((3, 14, 0), True), "ok", "free-threaded", ""),
+    (doctor.python((3, 9, 18), False), "fail", "3.9.18", "3.10"),
+    (doctor.package("torch", "2.13.0+cpu", (2, 4), "rlplay needs it"), "ok", "2.13.0+cpu", ""),
+    (doctor.package("torch", "2.3.1", (2, 4), "rlplay needs it"), "fail", "older than 2.4", '"torch>=2.4"'),
+    (doctor.package("torch", None, (2, 4), "rlplay needs it"), "fail", "not there", "pip install"),
+    (doctor.package("numpy", "2.0.0rc1", (1, 24), "rlplay needs it"), "ok", "2.0.0rc1", ""),
+    (doctor.package("gymnasium", "0.29.1", (1, 1), "for its environments"), "warn", "older than 1.1", "gymnasium>=1.1"),
+    (doctor.package("envpool", None, (0,), "for its environments"), "ok", "not there", ""),
+    (doctor.cores(8, 4), "ok", "8 usable", ""),
+    (doctor.cores(4, 16), "warn", "16 threads", "torch.set_num_threads(4)"),
+    (doctor.cores(1, 1), "warn", "1 usable", "`same`"),
+    (doctor.no_cuda(None, False), "ok", "no device", ""),
+    (doctor.no_cuda(None, True), "warn", "cannot use it", "built for the CPU only"),
+    (doctor.no_cuda("12.8", True), "warn", "no device that torch can use", "12.8"),
+    (doctor.memory("cuda:0", 40 * 10**9, 80 * 10**9), "ok", "40.0 of 80.0 GB", ""),
+    (doctor.memory("cuda:0", 10**8, 80 * 10**9), "warn", "0.1 of 80.0 GB", "another device"),
+    (doctor.bandwidth("cuda:0", 25e9, 6e9), "ok", "25.0 GB/s pinned, 6.0 GB/s pageable", ""),
+    (doctor.bandwidth("cuda:0", 1e9, 0.9e9), "warn", "1.0 GB/s pinned", "uint8"),
+    (doctor.bandwidth("cuda:0", 5e9, 6e9), "warn", "5.0 GB/s pinned", "virtual machine"),
+    (doctor.environments({"gym": True, "gymnasium": True}), "ok", "gym and gymnasium", ""),
+    (doctor.environments({"gym": False, "gymnasium": True}), "ok", "of gymnasium", ""),
+    (doctor.environments({"gym": False}), "fail", "gym cannot be used", "pip install gymnasium"),
+    (doctor.environments({}), "warn", "neither", "pip install gymnasium"),
+]
+
+
+@pytest.mark.parametrize(("check", "verdict", "found", "remedy"), MADE_UP)
+def test_made_up_machines_are_judged(check, verdict, found, remedy):
+    assert check.verdict == verdict
+    assert found in check.found
+    assert remedy in check.remedy
+    assert bool(check.remedy) == (verdict != "ok")
+    first, *others = doctor.line(check).splitlines()
+    assert first.split()[0] == verdict
+    assert check.found in first
+    assert [check.remedy in line for line in others] == [True] * (verdict != "ok")
+
+
+def broke():
+    raise RuntimeError("it is broken")
+
+
+@pytest.mark.parametrize(
+    ("checks", "code"),
+    [
+        ([Check("a", "ok", "there")], 0),
+        ([Check("a", "ok", "there"), Check("b", "warn", "slow", "make it fast")], 0),
+        ([doctor._tried("a", broke, "mend it"), Check("b", "ok", "there")], 1),
+        ([doctor._tried("a", broke, "mend it", "warn"), Check("b", "ok", "there")], 0),
+    ],
+)
+def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
+    assert main(["doctor"]) == code
+    printed = capsys.readouterr().out
+    assert ("rlplay works here." in printed) == (not code)
+    assert all(check.found in printed and check.remedy in printed for check in checks)
+    assert main(["doctor", "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == [check._asdict() for check in checks]
+
+
+def test_what_raises_does_not_end_the_visit(monkeypatch):
+    for name in ("_share", "_start"):
+        monkeypatch.setattr(doctor, name, broke)
+    monkeypatch.setattr(doctor, "_played", lambda feed: broke())
+    checks = {check.name: check for check in doctor.examine()}
+    assert checks["shared memory"].found == checks["child process"].found == "RuntimeError: it is broken"
+    assert checks["child process"].verdict == checks["environments"].verdict == "fail"
+    assert checks["same, gym"].verdict == checks["same, gymnasium"].verdict == "warn"
+    assert "threaded" not in checks  # there is nothing to try it with
+
+
+def test_this_machine_is_examined():
+    done = subprocess.run([sys.executable, "-m", "rlplay", "doctor", "--json"], capture_output=True, text=True)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert not [check for check in checks.values() if check["verdict"] == "fail"]
+    assert {"python", "torch", "cores", "shared memory", "child process", "same, gym", "single", "multi"} <= set(checks)
+    assert "8 steps" in checks["threaded, worker processes"]["found"]
+
+
+def test_what_cannot_even_be_imported_has_a_remedy(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rlplay.doctor", None)  # as if one of its imports had failed
+    with pytest.raises(SystemExit) as end:
+        main(["doctor"])
+    assert end.value.code == 1
+    assert "pip install" in capsys.readouterr().err

@@ -1,0 +1,507 @@
+"""Who spent which second: no moment is lost or counted twice, and what is said and drawn of it is true."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import sys
+import time
+from functools import partial
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlplay import plotting
+from rlplay.engine import BaseActorModule, timeline, trace
+from rlplay.engine.rollout import multi, same, single, threaded
+from rlplay.engine.stats import CollectorTime, LearnerTime, Stats, advice
+from rlplay.engine.trace import COLLECTING, INFERENCE, KINDS, STEPPING, WAITING, Clock, Posted, Progress
+from rlplay.engine.transfer import Place
+from rlplay.testing import LaggingLane
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+T, B, N = 4, 2, 5
+STEP = 0.002  # seconds that a slow environment, or a slow copy, sleeps
+
+
+class Space:
+    def __init__(self, dtype):
+        self.shape, self.dtype = (), np.dtype(dtype)
+
+    def __eq__(self, other):
+        return self.dtype == other.dtype
+
+    __hash__ = None
+
+
+class Env:
+    observation_space, action_space = Space("float32"), Space("int64")
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    def reset(self, *, seed=None):
+        return np.float32(0), {}
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        return np.float32(1), 1.0, False, False, {}
+
+    def close(self):
+        pass
+
+
+class Actor(BaseActorModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, obs, **ignored):
+        return torch.zeros(obs.shape, dtype=torch.int64), (), obs + self.weight
+
+
+def train(feed, n=N, seconds=0.0):
+    for _, _ in zip(range(n), feed, strict=False):
+        time.sleep(seconds)
+
+
+def listed(rollout, seconds=0.0, **options):
+    return rollout([partial(Env, seconds) for _ in range(B)], Actor(), T, seed=0, **options)
+
+
+ENGINES = {
+    "same": (partial(listed, same.rollout), []),
+    "threaded": (partial(listed, threaded.rollout), []),
+    "threads": (partial(listed, threaded.rollout, workers=2, worker="thread"), ["worker 0", "worker 1"]),
+    "processes": (partial(listed, threaded.rollout, workers=2, groups=2), ["worker 0", "worker 1"]),
+    "multi": (lambda: multi.rollout(Env, Actor(), T, 2, 1, seed=0), ["collector process 0", "collector process 1"]),
+}
+
+
+def lanes_of(events):
+    """Read the spans of each lane, by a way of the test's own: kind, start, end in microseconds."""
+    names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+    spans = {tid: [] for tid in names}
+    for e in events:
+        if e["ph"] == "X":
+            spans[e["tid"]].append((e["name"], e["ts"], e["ts"] + e["dur"]))
+    return {names[tid].split(" (")[0]: found for tid, found in spans.items()}
+
+
+def overlap(some, others):
+    return sum(max(0.0, min(b, d) - max(a, c)) for _, a, b in some for _, c, d in others)
+
+
+def of(spans, *kinds):
+    return [span for span in spans if span[0] in kinds]
+
+
+BUSY = [kind for kind in KINDS if kind != "waiting"]
+
+
+# clocks
+
+
+@given(st.lists(st.tuples(st.integers(0, len(KINDS) - 1), st.integers(1, 9)), min_size=1), st.booleans())
+def test_a_clock_charges_every_moment_once_whether_anybody_listens_or_not(turns, listening):
+    now, log = 0, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "perf_counter", lambda: now)
+        clock = Clock()
+        clock.listen(log if listening else None)
+        expected = dict.fromkeys(range(len(KINDS)), 0)
+        for k, (kind, lasting) in enumerate(turns):
+            clock.turn_to(kind)
+            now += lasting
+            expected[kind] += lasting if k < len(turns) - 1 else 0
+        clock.turn_to((turns[-1][0] + 1) % len(KINDS))
+        expected[turns[-1][0]] += turns[-1][1]
+    assert clock.seconds == list(expected.values())
+    if listening:
+        assert all(one[0] != other[0] and one[2] == other[1] for one, other in itertools.pairwise(log))
+        assert sum(end - start for _, start, end in log) == now
+    else:
+        assert log == []
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_spans_come_through_shared_memory_in_order_or_are_known_to_be_lost(bursts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Posted, "_ROOM", 5)
+        memory = np.zeros(Posted.SIZE, np.uint8)
+        there, here, log, sent, lost = Posted(memory), Posted(memory), [], [], 0
+        there.append((STEPPING, -1.0, 0.0))  # before anybody listened
+        assert there.log is None
+        here.listen(log)
+        for k, n in enumerate(bursts):
+            burst = [(i % len(KINDS), float(k), i + 0.5) for i in range(n)]
+            for span in burst:
+                there.log.append(span)
+            lost += here.drain()
+            sent += burst[-5:]
+        here.listen(None)
+        assert there.log is None
+    assert log == sent
+    assert lost == sum(max(0, n - 5) for n in bursts)
+
+
+def test_what_others_collected_is_divided_as_they_have_divided_theirs():
+    progress, parts = Progress(), [Progress(), Progress()]
+    progress.parts = [("", part) for part in parts]
+    progress.seconds[COLLECTING], progress.seconds[WAITING] = 8.0, 3.0
+    for part in parts:
+        part.seconds[STEPPING], part.seconds[INFERENCE], part.seconds[WAITING] = 3.0, 1.0, 9.0
+    assert progress.spent() == [6.0, 2.0, 0.0, 3.0]
+
+
+# statistics
+
+
+def test_the_shares_of_both_sides_add_up_to_all_of_the_time(monkeypatch):
+    monkeypatch.setattr(trace, "perf_counter", partial(next, itertools.count(1.0)))  # every look at it takes a second
+    with listed(same.rollout) as feed:
+        train(feed)
+        stats = feed.stats
+    assert sum(stats.learner) == stats.seconds
+    assert sum(stats.collector) == stats.seconds
+    assert stats.steps_per_second == stats.steps / stats.seconds == N * T * B / stats.seconds
+    assert all(seconds > 0 for seconds in (*stats.collector, *stats.learner))
+
+
+@pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout])
+def test_the_clock_stands_once_a_loop_has_been_left_and_goes_on_with_the_next(rollout):
+    with listed(rollout) as feed:
+        assert "nothing has been delivered yet" in str(feed.stats)
+        for j, _ in enumerate(feed):
+            if j == 3:
+                break
+        left = feed.stats
+        time.sleep(STEP)
+        assert feed.stats == left
+        train(feed)
+        gone_on = feed.stats
+        assert gone_on.steps > left.steps
+        assert gone_on.learner.training > left.learner.training + STEP
+    time.sleep(STEP)
+    assert feed.stats == gone_on
+
+
+@pytest.mark.parametrize("engine", [threaded.rollout, lambda envs, *args, **options: single.rollout(envs[0], *args, B)])
+def test_a_pause_is_waiting(engine):
+    with listed(engine, STEP) as feed:
+        next(feed)  # the next one is being collected
+        with feed.pause():
+            time.sleep(T * B * STEP)
+        next(feed)
+        assert feed.stats.collector.waiting > T * B * STEP
+
+
+CASES = [  # stepping, inference, transfer, waiting; waiting, training
+    ((0, 0, 0, 0), (0, 0), "nothing has been delivered yet"),
+    (
+        (60, 30, 10, 0),
+        (62, 38),
+        "the learner waits 62 % of the time: collection is the bottleneck, and most of it is s",
+    ),
+    ((60, 30, 10, 0), (62, 38), "more `workers`"),
+    ((20, 70, 10, 0), (90, 10), "most of it is inference: more environments"),
+    ((20, 10, 70, 0), (90, 10), "most of it is transfer: smaller observations"),
+    ((45, 30, 5, 20), (60, 40), "collection is the bottleneck"),
+    ((10, 5, 5, 80), (1, 99), "training is the bottleneck"),
+    ((10, 5, 5, 80), (20, 80), "training is the bottleneck"),  # by turns, but the one is next to nothing
+    ((70, 5, 5, 20), (80, 20), "collection is the bottleneck"),
+    ((30, 15, 5, 50), (50, 50), "the learner waits 50 % of the time and the collector 50 %: they take turns; let them"),
+    ((20, 10, 5, 65), (35, 65), "they take turns"),
+    ((30, 15, 5, 50), (45, 55), "they take turns"),
+    ((60, 30, 5, 5), (4, 96), "neither is the bottleneck"),
+    ((50, 20, 5, 25), (30, 70), "each waits for the other now and then; a larger `lag`"),
+    ((60, 30, 10, 5), (1, 100), "both are busy"),  # clocks of two sides never agree quite
+    ((0, 0, 0, 120), (0, 100), "the collector 100 %: training is the bottleneck"),
+]
+
+
+@pytest.mark.parametrize(("collector", "learner", "said"), CASES)
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_the_advice_names_the_bottleneck(collector, learner, said, scale):
+    times = CollectorTime(*(scale * x for x in collector)), LearnerTime(*(scale * x for x in learner))
+    assert said in advice(*times)
+    line = str(Stats(100, sum(times[1]), 50.0, *times))
+    assert line.endswith(f"{advice(*times)}.")
+    assert "\n" not in line
+
+
+class SlowCopies(LaggingLane):
+    """A lagging device whose copies take a while, whenever they happen."""
+
+    def copy(self, target, source):
+        self._ask(partial(time.sleep, STEP))
+        super().copy(target, source)
+
+
+REAL = {
+    "slow environment": (
+        partial(listed, threaded.rollout, STEP),
+        0.0,
+        "collection is the bottleneck, and most of it is s",
+    ),
+    "slow learner": (partial(listed, threaded.rollout), 20 * STEP, "training is the bottleneck"),
+    "taking turns": (partial(listed, same.rollout, STEP), T * B * STEP, "they take turns"),
+    **{
+        f"slow transfer, haste {haste:g}": (
+            lambda haste=haste: listed(threaded.rollout, device=SlowCopies(haste=haste, actor_on_host=not haste)),
+            0.0,
+            "collection is the bottleneck, and most of it is transfer",
+        )
+        for haste in (0.0, 1.0)
+    },
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_the_advice_names_the_bottleneck_of_real_feeds(case):
+    make, training, said = REAL[case]
+    with make() as feed:
+        train(feed, 8, training)
+        assert said in str(feed.stats)
+
+
+# traces
+
+
+def assert_trace_events(document):
+    """See that it is in the Trace Event Format, as far as complete and metadata events go."""
+    assert set(document) <= {"traceEvents", "displayTimeUnit"}
+    assert document["displayTimeUnit"] in ("ms", "ns")
+    for event in document["traceEvents"]:
+        assert {"name", "ph", "ts", "pid", "tid"} <= set(event)
+        assert isinstance(event["name"], str)
+        assert type(event["pid"]) is type(event["tid"]) is int
+        assert isinstance(event["ts"], int | float)
+        assert event["ts"] >= 0
+        if event["ph"] == "M":
+            key = {"process_name": "name", "thread_name": "name", "thread_sort_index": "sort_index"}[event["name"]]
+            assert list(event["args"]) == [key]
+        else:
+            assert event["ph"] == "X"
+            assert set(event) == {"name", "cat", "ph", "ts", "dur", "pid", "tid"}
+            assert isinstance(event["dur"], int | float)
+            assert event["dur"] >= 0
+
+
+def assert_in_order(spans):
+    assert all(one[2] <= other[1] + 0.01 for one, other in itertools.pairwise(spans))
+    assert all(start <= end for _, start, end in spans)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_trace_has_a_lane_for_everybody_without_gaps(engine, tmp_path):
+    make, others = ENGINES[engine]
+    with make() as feed:
+        train(feed, 2)  # nobody listens yet
+        with feed.trace(tmp_path / "run.json") as recorded:
+            train(feed)
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert_trace_events(document)
+    assert document["traceEvents"] == recorded.events
+    lanes = lanes_of(recorded.events)
+    assert list(lanes) == ["learner", "collector", *others]
+    for spans in lanes.values():
+        assert_in_order(spans)
+        assert all(abs(one[2] - other[1]) < 0.01 for one, other in itertools.pairwise(spans))
+    assert len(of(lanes["learner"], "waiting")) == N
+    assert [kind for kind, *_ in lanes["learner"]][-2 * N :] == ["waiting", "training"] * N
+    collectors = [lanes[name] for name in ("collector", *others) if not name.startswith("worker")]
+    assert {kind for spans in collectors for kind, *_ in spans} >= {"stepping", "inference", "transfer", "waiting"}
+    assert bool(of(lanes["collector"], "collecting")) == any(name.startswith("collector") for name in others)
+    for name in others:
+        assert of(lanes[name], "waiting")
+        assert len(of(lanes[name], "stepping")) >= T * (N - 1)  # of the groups' turns some may be one span
+
+
+@pytest.mark.parametrize(("rollout", "overlaps"), [(same.rollout, False), (threaded.rollout, True)])
+def test_equal_work_fills_both_lanes_of_threaded_and_half_of_those_of_same(rollout, overlaps, tmp_path):
+    with listed(rollout, STEP) as feed:
+        next(feed)
+        with feed.trace() as recorded:
+            train(feed, 6, T * B * STEP)
+    lanes = lanes_of(recorded.events)
+    training, working = of(lanes["learner"], "training"), of(lanes["collector"], *BUSY)
+    assert (overlap(training, of(lanes["collector"], "stepping")) > 0) == overlaps
+    total = max(end for spans in lanes.values() for *_, end in spans)
+    busy = [sum(end - start for _, start, end in spans) / total for spans in (training, working)]
+    if overlaps:
+        assert min(busy) > 0.6
+        assert sum(busy) > 1.2
+    else:
+        assert 0.2 < min(busy) < max(busy) < 0.8
+        assert sum(busy) <= 1.001
+    assert_is_picture(plotting.timeline(recorded), n_lanes=2)
+
+
+def test_a_trace_ends_with_its_feed_and_with_the_last_delivery(tmp_path):
+    feed = listed(threaded.rollout)
+    train(feed, 2)
+    recorded = feed.trace(tmp_path / "run.json")
+    with pytest.raises(RuntimeError, match="recorded already"):
+        feed.trace()
+    assert not recorded.events
+    train(feed)
+    feed.close()
+    assert lanes_of(recorded.events)["learner"][-1][0] == "waiting"
+    assert (tmp_path / "run.json").stat().st_size > 1000
+    with pytest.raises(RuntimeError, match="closed"):
+        feed.trace()
+
+
+def test_a_forgotten_feed_writes_its_trace(tmp_path):
+    feed = listed(threaded.rollout)
+    feed.trace(tmp_path / "run.json")
+    train(feed)
+    del feed
+    gc.collect()
+    assert_trace_events(json.loads((tmp_path / "run.json").read_text()))
+
+
+def test_one_trace_after_the_other_and_a_file_that_cannot_be_written(tmp_path):
+    with listed(same.rollout) as feed:
+        with pytest.raises(FileNotFoundError):
+            feed.trace(tmp_path / "nowhere" / "run.json")
+        for _ in range(2):
+            with feed.trace() as recorded:
+                train(feed)
+            assert len(of(lanes_of(recorded.events)["learner"], "waiting")) == N
+        assert feed._progress.log is feed._clock.log is feed._progress.gather is None
+
+
+def test_lost_spans_are_said(monkeypatch):
+    with listed(threaded.rollout, workers=1, lag=0) as feed:
+        monkeypatch.setattr(Posted, "drain", lambda self: 3)
+        with pytest.warns(RuntimeWarning, match="lacks 6 spans"), feed.trace():
+            train(feed, 1)
+
+
+# streams
+
+
+class Streams:
+    """Streams on which every mark is told in advance: made by the host at one time, reached at another."""
+
+    def __init__(self, reached):
+        self._reached = iter(reached)
+
+    def stamp(self, side):
+        return next(self._reached, None)
+
+    def seconds(self, one, other):
+        return None if one is None or other is None else other - one
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0, 9)), min_size=2))
+def test_marks_of_a_stream_are_laid_beside_the_clock_of_the_host(turns):
+    made = np.cumsum([lasting for lasting, _ in turns])
+    reached = np.maximum.accumulate(made + [late for _, late in turns])  # never before they are made
+    log, lane = [], Streams(reached)
+    stream = timeline._StreamLog(log, lane, Place.ACTOR, [INFERENCE])
+    spans = [(INFERENCE if k % 2 else STEPPING, *span) for k, span in enumerate(itertools.pairwise(made))]
+    for span in spans:
+        stream.append(span)
+    stream.append((INFERENCE, made[-1], made[-1] + 1))  # which is not reached, and nobody waits for it
+    stream.resolve()
+    assert log[:-1] == spans
+    marks = [(k, k + 1) for k in range(1, len(spans), 2)]
+    off = min((reached[k] - made[k] for k in itertools.chain(*marks)), default=0.0)  # 0 if the stream was once idle
+    assert [kind for kind, *_ in stream.seen] == [INFERENCE] * len(marks)
+    for (_, start, end), (k, then) in zip(stream.seen, marks, strict=True):
+        assert (start, end) == pytest.approx((reached[k] - off, reached[then] - off))
+
+
+class TimedLane(LaggingLane):
+    """A lagging device that tells the time."""
+
+    def stamp(self, side):
+        stream, told = {Place.ACTOR: self.collector, Place.CONSUMER: self.current}[side], []
+        with self._lock:
+            stream.pending.append(lambda: told.append(time.perf_counter()))
+        return told
+
+    def seconds(self, one, other):
+        return other[0] - one[0] if one and other else None
+
+
+@pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout])
+def test_streams_have_lanes_of_their_own(rollout, haste):
+    lane = TimedLane(haste=haste)
+    with listed(rollout, device=lane) as feed, feed.trace() as recorded:
+        for _, fragment in zip(range(N), feed, strict=False):
+            lane.launch(lambda x=fragment.state.obs: x.sum())
+    lanes = lanes_of(recorded.events)
+    assert list(lanes) == ["learner", "collector", "learner's stream", "collector's stream"]
+    for spans in lanes.values():
+        assert_in_order(spans)
+    assert len(of(lanes["collector"], "transfer")) >= N * T  # rows are uploaded one by one
+    assert {kind for kind, *_ in lanes["collector's stream"]} == {"inference", "transfer"}
+    assert {kind for kind, *_ in lanes["learner's stream"]} <= {"training"}
+    assert_is_picture(plotting.timeline(recorded), n_lanes=4)
+
+
+# pictures
+
+
+@given(st.lists(st.tuples(st.sampled_from(BUSY), st.floats(0.1, 9), st.floats(0, 3)), min_size=1))
+def test_lanes_are_filled_in_proportion(parts):
+    at, spans = 0.0, []
+    for kind, lasting, gap in parts:
+        spans.append((kind, at, at + lasting))
+        at += lasting + gap
+    edges = np.linspace(0, at, 8)
+    filled = plotting._filled(spans, edges)
+    np.testing.assert_allclose(sum(filled.values()), 1)
+    for kind in BUSY:
+        expected = [overlap(of(spans, kind), [(kind, a, b)]) / (b - a) for a, b in itertools.pairwise(edges)]
+        np.testing.assert_allclose(filled[kind], expected, atol=1e-9)
+
+
+def assert_is_picture(figure, n_lanes):
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert len(axes.get_yticklabels()) == n_lanes
+    boxes = [
+        box.get_window_extent()
+        for box in (
+            figure._suptitle,
+            axes._left_title,
+            *figure.legends,
+            *axes.get_yticklabels(),
+            *axes.texts,
+            axes.patch,
+        )
+    ]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not (one.shrunk(0.99, 0.99).overlaps(other.shrunk(0.99, 0.99))), (
+            "legend, names and lanes must not overlap"
+        )
+    assert all(figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1 + 1 for box in boxes)
+
+
+def test_a_picture_can_be_drawn_of_a_file_as_of_a_trace(tmp_path):
+    path = tmp_path / "run.json"
+    with listed(threaded.rollout, workers=2, worker="thread") as feed:
+        with feed.trace(path) as recorded:
+            with pytest.raises(ValueError, match="must have ended"):
+                plotting.timeline(recorded)
+            train(feed)
+        for given_, options in ((path, {}), (str(path), {"fragments": None}), (recorded, {"fragments": 1})):
+            figure = plotting.timeline(
+                given_, title="a title that is long enough to reach far over to the other side", **options
+            )
+            assert_is_picture(figure, n_lanes=4)
+            lines = len(figure.axes[0].lines)
+            assert lines == {None: N, 1: 1}.get(options.get("fragments", 4), 4)
+            assert "busy at once" in figure.axes[0].get_title("left")
