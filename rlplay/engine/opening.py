@@ -211,7 +211,7 @@ def _alone(make: Callable[..., Faces], n_envs: int, plan: Plan, progress: Progre
 
 
 def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Crew:
-    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, split(len(sources), workers))
+    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, workers)
     if worker == "thread":
         return ThreadTeam(dealt, plan.entries, plan.groups, progress, gate)
     return ProcessTeam(dealt, plan.entries, plan.groups, progress, gate.hurry)
