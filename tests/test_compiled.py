@@ -133,6 +133,7 @@ class Keeping(BaseActorModule):
         super().__init__()
         self.norm = nn.BatchNorm1d(6)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.tally = {"also": self.seen}
         self.register_buffer("one", torch.tensor(1.0))
         self.register_buffer("other", torch.tensor(2.0))
 
@@ -172,6 +173,20 @@ class Swapping(BaseActorModule):
         return fin.long(), {"a": hx["b"], "b": hx["a"], "n": hx["n"].add_(1)}, info
 
 
+class Seeing(BaseActorModule):
+    """Convolves, and keeps what it has made at its first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(1, 4, 3)
+        self.scale = None
+
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        if self.scale is None:
+            self.scale = torch.full((1,), 0.5)
+        return fin.long(), (), {"seen": self.layer(obs[0][:, None] * self.scale).flatten(1)[None]}
+
+
 def shaken(actor):
     with torch.no_grad():
         for weight in actor.parameters():
@@ -186,17 +201,8 @@ SAME = {
     "hx that is the observation": Remembering,
     "hx in place": InPlace,
     "a reset that draws": Restless,
-    "a convolution": lambda: Seeing(),
+    "a convolution": Seeing,
 }
-
-
-class Seeing(BaseActorModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv1d(1, 4, 3)
-
-    def forward(self, obs, *, fin, hx=None, **ignored):
-        return fin.long(), (), {"seen": self.layer(obs[0][:, None]).flatten(1)[None]}
 
 
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
@@ -206,7 +212,7 @@ def test_it_does_what_eager_steps_do(make_actor):
     assert_alike(collected(make_actor, **options), collected(make_actor, compile=True, **options))
 
 
-@pytest.mark.parametrize(("form", "sampled"), [("dict", False), ("vector", True)])
+@pytest.mark.parametrize(("form", "sampled"), [("dict", False), pytest.param("vector", True, marks=pytest.mark.soak)])
 def test_everything_may_be_nested(form, sampled):
     make_actor, envs = partial(CountingActor, "dict", sampled=sampled), partial(ledgers, form=form, action="dict")
     options = {"envs": envs, "groups": 2, "sticky": sampled}
@@ -226,7 +232,7 @@ def test_autocast_is_in_the_compiled_step():
         torch.testing.assert_close(one.actor["out"], other.actor["out"], rtol=0.02, atol=0.1)
 
 
-@pytest.mark.parametrize("engine", [same, threaded])
+@pytest.mark.parametrize("engine", [pytest.param(same, marks=pytest.mark.soak), threaded])
 def test_the_conditions_at_the_first_ask_hold_even_if_they_are_others_later(engine):
     actor = Recurrent()
     with engine.rollout([cartpole() for _ in range(4)], actor, 5, seed=0, lag=0, compile=True) as feed:
