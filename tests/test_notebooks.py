@@ -70,7 +70,7 @@ def test_interrupting_and_rerunning_a_cell_leaves_no_thread(tmp_path):
 
         def run(source, *, interrupt=False):
             """Run a cell to its end, or interrupt it once it prints; return what it printed, and its error."""
-            asked, said = client.execute(source), ""
+            asked, said, error = client.execute(source, stop_on_error=False), "", None
             while True:
                 message = client.get_iopub_msg(timeout=60)
                 if message["parent_header"].get("msg_id") != asked:
@@ -82,9 +82,9 @@ def test_interrupting_and_rerunning_a_cell_leaves_no_thread(tmp_path):
                         manager.interrupt_kernel()
                         interrupt = False
                 if kind == "error":
-                    return said, content["ename"]
+                    error = content["ename"]
                 if kind == "status" and content["execution_state"] == "idle":
-                    return said, None
+                    return said, error
 
         count = "print(sum(thread.name.startswith('rlplay') for thread in __import__('threading').enumerate()))"
         for cell in code[:loop]:
