@@ -136,6 +136,8 @@ def cores(usable: int, threads: int) -> Check:
         return Check("cores", WARN, found, "nothing overlaps on one core but waiting: use `same`, or more cores")
     if threads > usable:
         return Check("cores", WARN, found, f"they get in each other's way: torch.set_num_threads({usable})")
+    if threads > 1:
+        found += "; small networks on the CPU are faster with one: torch.set_num_threads(1)"
     return Check("cores", OK, found)
 
 

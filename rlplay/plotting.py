@@ -1,4 +1,4 @@
-"""Pictures of what has been learnt, and of who did what meanwhile.
+"""Pictures of what has been learnt, of who did what meanwhile, and of how fast.
 
 matplotlib is imported inside the functions, and no backend is ever touched.
 """
@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curve", "moving_mean", "require", "timeline"]
+__all__ = ["Panel", "learning_curve", "moving_mean", "multiples", "require", "timeline"]
 
 _DOTS, _LINE, _GOAL, _FAINT = "#7fa3cf", "#1f4e8c", "#c8553d", "#666666"
 _KINDS = {
@@ -40,7 +40,7 @@ def require() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError(f'a picture needs matplotlib: pip install -e ".[demo]" ({error}).') from error
+        raise ImportError(f'pictures need matplotlib: pip install -e ".[demo]" ({error}).') from error
 
 
 def moving_mean(x: ArrayLike, window: int) -> NDArray[np.float64]:
@@ -224,3 +224,78 @@ def _draw_lane(axes: Axes, row: int, edges: NDArray[np.float64], fill: dict[str,
         axes.fill_between(edges, row + 0.38 - 0.76 * bottom, row + 0.38 - 0.76 * top, step="post", color=colour,
                           linewidth=0)  # fmt: skip
         bottom = top
+
+
+class Panel(NamedTuple):
+    """What one panel of :func:`multiples` shows."""
+
+    title: str
+    names: list[str]
+    """Of those that are compared, ``N`` of them."""
+    bars: dict[str, list[tuple[float, float, float] | None]]
+    """By series: low, median and high for each name, as multiples of 1; None where there is nothing."""
+    ceiling: float
+    """Another line, beside that at 1."""
+
+
+def multiples(grid: Sequence[Sequence[Panel]], *, lines: tuple[str, str], title: str = "", caption: str = "") -> Figure:
+    """Draw horizontal bars, with lines at 1 and at each panel's ceiling.
+
+    Parameters
+    ----------
+    grid : sequence of rows of Panel
+        As many in each row, ``R x C``.
+    lines : two str
+        What the lines are.
+    title, caption : str
+        What stands above and, small, below.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        It belongs to no window and needs no display.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [0.8 + 0.45 * max(len(panel.names) for panel in row) for row in grid]
+    figure = Figure(figsize=(2 + 6 * len(grid[0]), 1.6 + sum(heights)), dpi=120, layout="constrained")
+    plots = figure.subplots(len(grid), len(grid[0]), squeeze=False, height_ratios=heights)
+    for axes, panel in zip(plots.flat, (panel for row in grid for panel in row), strict=True):
+        _bars(axes, panel, lines)
+    handles, names = plots[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=4, frameon=False, title=title, alignment="left",
+        title_fontproperties={"weight": "bold", "size": "large"},
+    )  # fmt: skip
+    figure.supxlabel(caption, fontsize="small", color=_FAINT)
+    return figure
+
+
+def _bars(axes: Axes, panel: Panel, lines: tuple[str, str]) -> None:
+    shown = {name: bars for name, bars in panel.bars.items() if any(bars)}
+    height = 0.8 / max(1, len(shown))
+    beside: Any = {"textcoords": "offset points", "xytext": (4, 0), "va": "center", "size": 8, "zorder": 3}
+    for k, (name, color) in enumerate(zip(shown, (_LINE, _DOTS), strict=False)):
+        low, mid, high = np.array([bar or (np.nan,) * 3 for bar in shown[name]]).T
+        at = np.arange(len(panel.names)) + (k - (len(shown) - 1) / 2) * height
+        axes.barh(at, mid, 0.92 * height, color=color, label=name)
+        axes.errorbar(mid, at, xerr=(mid - low, high - mid), fmt="none", ecolor="#222222", elinewidth=1)
+        for y, bar in zip(at, shown[name], strict=True):
+            if bar is not None:
+                white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+                axes.annotate(f"{bar[1]:.2f}", (bar[2], y), bbox=white, **beside)
+    for y, bars in enumerate(zip(*panel.bars.values(), strict=True)):
+        if not any(bars):
+            axes.annotate("not available", (0, y), color=_FAINT, **beside)
+
+    reach = 1.15 * max([1.0, *(bar[2] for bars in shown.values() for bar in bars if bar)])
+    far = panel.ceiling > 1.6 * reach  # the bars would be too short to be told apart
+    axes.axvline(1, color=_GOAL, linewidth=1.5, label=lines[0])
+    axes.axvline(panel.ceiling, color=_GOAL, linewidth=1.5, linestyle=(0, (2, 2)), label=lines[1])
+    axes.set_xlim(0, reach if far else max(reach, 1.08 * panel.ceiling))
+    axes.set_title(panel.title + (f" ({lines[1]} is at {panel.ceiling:.3g})" if far else ""), loc="left", size="medium")
+    axes.set_yticks(range(len(panel.names)), panel.names)
+    axes.set_ylim(len(panel.names) - 0.4, -0.6)
+    axes.grid(axis="x", color="#e8e8e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -124,5 +124,6 @@ def _race(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def _log_exponential(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    race = torch.empty(shape, dtype=dtype, device=device).exponential_(generator=generator)
-    return race.clamp_min_(torch.finfo(dtype).tiny).log_()  # a zero would let anything win
+    # by inversion, which costs the host half of `exponential_`; were a zero let through, anything could win
+    uniform = torch.empty(shape, dtype=dtype, device=device).uniform_(generator=generator)
+    return uniform.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_()

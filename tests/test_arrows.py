@@ -59,6 +59,19 @@ MAY_IMPORT = {
         "engine.storage",
         "engine.transfer",
     },
+    "engine.rehearsal": {"sampling"},
+    "engine.traced": {"engine.rehearsal"},
+    "engine.program": {"engine.traced"},
+    "engine.compiled": {
+        "nested",
+        "engine.ambient",
+        "engine.behaviour",
+        "engine.core",
+        "engine.program",
+        "engine.rehearsal",
+        "engine.traced",
+        "engine.transfer",
+    },
     "engine.bench": {"nested", "engine.behaviour", "engine.core", "engine.storage", "engine.transfer"},
     "engine.crew": {"nested", "engine.rows"},
     "engine.worker": FACES | {"engine.crew", "engine.environment", "engine.process"},
@@ -87,6 +100,23 @@ MAY_IMPORT = {
     "algo": {"nested", "engine", "replay", "algo"},
     "zoo.actors": {"nested", "sampling", "engine"},
     "zoo.envs": {"zoo"},
+    "benchmark": {
+        "plotting",
+        "engine",
+        "engine.feed",
+        "engine.rollout.multi",
+        "engine.rollout.same",
+        "engine.rollout.single",
+        "engine.rollout.threaded",
+        "engine.transfer",
+        "algo",
+        "zoo",
+        "benchmark",
+    },
+    "benchmark.environments": {"engine.mend"},
+    "benchmark.measure": set(),
+    "benchmark.spec": set(),
+    "benchmark.table": set(),
 }
 
 # who may import what, of all the package
@@ -102,10 +132,10 @@ ALONE = {
         "engine.timeline",
         "testing.lagging",
     },
-    "gym": {"demo", "zoo.envs"},
-    "gymnasium": set(),
+    "gym": {"demo", "zoo.envs", "benchmark.environments"},
+    "gymnasium": {"benchmark.environments"},
     "matplotlib": {"plotting"},
-    "tqdm": {"demo"},
+    "tqdm": {"demo", "benchmark.command"},
 }
 
 

@@ -75,6 +75,90 @@ def test_hooks_run(register):
     assert len(calls) == 6
 
 
+class Shifts(nn.Module):
+    """Has a parameter, a buffer and a module, each under a name that any of its kind may use for something else."""
+
+    def __init__(self, free=True):
+        super().__init__()
+        self.free = nn.Parameter(torch.ones(2)) if free else 3.0
+        self.register_buffer("count", torch.zeros(()))
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, x):
+        self.count = self.count + 1
+        return self.inner(x) * self.free + self.count
+
+
+def both():
+    """A module before and after, next to one of its kind that has a plain number for a parameter."""
+    torch.manual_seed(0)
+    pair = nn.ModuleList([Shifts(), Shifts(free=False)])
+    lean = copy.deepcopy(pair)
+    make_lean(lean)
+    assert type(lean[0]) is type(lean[1]) is not Shifts
+    return pair, lean
+
+
+def halve(module):
+    module.free = nn.Parameter(torch.full((2,), 0.5))
+
+
+def make_plain(module):
+    del module.free
+    module.free = 7.0
+    assert module.free == 7.0
+
+
+def register_again(module):
+    del module.free
+    module.register_parameter("free", nn.Parameter(torch.full((2,), 2.0)))
+
+
+def exchange(module):
+    module.inner = nn.Sequential(nn.Identity(), module.inner)
+
+
+@pytest.mark.parametrize("change", [lambda module: None, halve, make_plain, register_again, exchange])
+def test_what_a_module_has_may_be_exchanged(change):
+    plain, lean = both()
+    x = torch.rand(3, 2)
+    for which in (0, 1):
+        for module in (plain, lean):
+            change(module[which])
+        for _ in range(2):
+            assert torch.equal(plain[which](x), lean[which](x))
+    assert plain.state_dict().keys() == lean.state_dict().keys()
+
+
+def test_what_a_module_has_not_is_not_found():
+    for pair in both():
+        del pair[0].free
+        assert not hasattr(pair[0], "free")
+        with pytest.raises(AttributeError, match="has no attribute 'free'"):
+            del pair[0].free
+
+
+def test_weights_may_be_lent_for_one_call():
+    x, other = torch.rand(3, 2), {"free": torch.full((2,), 3.0), "inner.weight": torch.zeros(2, 2)}
+    one, two = (torch.func.functional_call(pair[0], other, (x,)) for pair in both())
+    assert torch.equal(one, two)
+
+
+def test_a_look_up_of_its_own_is_asked():
+    class Talks(nn.Linear):
+        asked = 0
+
+        def __getattr__(self, name):
+            Talks.asked += name == "weight"
+            return super().__getattr__(name)
+
+    lean = Talks(2, 2)
+    make_lean(lean)
+    Talks.asked = 0
+    lean(torch.zeros(1, 2))
+    assert Talks.asked == 1
+
+
 def test_the_actor_of_the_user_is_left_alone():
     actor = Named()
     with same.rollout([make_ledger(gymnasium.spaces, 0)], actor, n_steps=5) as feed:

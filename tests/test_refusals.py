@@ -167,6 +167,46 @@ def test_an_observation_that_can_be_cast_safely_is_taken(rollout, space, observa
     rollout([Odd(), Odd()], Actor(), 2).close()
 
 
+VALUES = [0.25, -3.0]
+STEPS = {
+    # how a step's observation differs -> whether it is taken
+    "as the space says": (lambda x: x, True),
+    "with gaps": (lambda x: np.repeat(x, 2)[::2], True),
+    "backwards": (lambda x: np.ascontiguousarray(x[::-1])[::-1], True),
+    "read-only": (lambda x: np.frombuffer(x.tobytes(), x.dtype), True),
+    "float64": (lambda x: x.astype(np.float64), True),
+    "float16": (lambda x: x.astype(np.float16), True),
+    "bytes swapped": (lambda x: x.astype(">f4"), True),
+    "a list": (lambda x: x.tolist(), True),
+    "a dimension more": (lambda x: x[None], False),
+    "one too few": (lambda x: x[:1], False),
+    "one too many": (lambda x: np.append(x, x[:1]), False),
+    "complex": (lambda x: x.astype(complex), False),
+    "bytes": (lambda x: x.tobytes(), False),
+    "none": (lambda x: None, False),
+}
+
+
+@pytest.mark.parametrize(("form", "taken"), STEPS.values(), ids=STEPS)
+def test_a_vector_in_another_form_is_cast_or_refused_in_the_midst_of_a_run(form, taken):
+    class Odd(Env):
+        steps = 0
+
+        def step(self, action):
+            self.steps += 1
+            _, *rest = super().step(action)
+            right = np.array(VALUES, np.float32)
+            return form(right) if self.steps == 2 else right, *rest
+
+    with same.rollout([Env(), Odd()], Actor(), 3) as feed:
+        if not taken:
+            with pytest.raises(ValueError, match="obs") as caught:
+                next(feed)
+            assert "environment 1, in env.step, at step 1" in caught.value.__notes__[0]
+        else:
+            assert next(feed).state.obs[2, 1].tolist() == VALUES
+
+
 # the actor's answers
 
 

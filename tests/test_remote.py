@@ -246,7 +246,6 @@ REFUSED = {
     "no actor": (TypeError, "BaseActorModule", {"actor": nn.Linear(1, 1)}),
     "wrapped actor": (TypeError, "DataParallel", {"actor": nn.DataParallel(Threads())}),
     "lazy actor": (ValueError, "lazy", {"actor": Lazy()}),
-    "compile": (NotImplementedError, "`compile", {"compile": True}),
     "n_per_batch": (ValueError, "`n_per_batch` must be at most", {"n_per_batch": 99}),
 }
 

@@ -164,10 +164,13 @@ def test_an_error_comes_in_its_turn_with_type_note_and_traceback(one, envs, acto
 
 
 def test_an_error_in_one_process_does_not_wait_for_the_others_and_these_stop_at_their_next_step(many, stops):
-    slow, failing = Script().at("step", T + 2, stops[0]), Script().at("step", T + 4, raising(KeyError("from within")))
+    slow, failing = Script().at("step", T + 2, stops[0]), Script().at("step", T + 3, stops[1])
+    failing.at("step", T + 4, raising(KeyError("from within")))
     feed, fleet = many(slow, failing)
     assert is_fragment(0, next(feed))
     stops[0].wait()
+    stops[1].wait()
+    stops[1].go()
     until(lambda: all_told(feed))  # by the collector alone: nobody asks
     stops[0].go()
     with pytest.raises(KeyError) as caught:

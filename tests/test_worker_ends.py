@@ -223,8 +223,8 @@ def parent(then, hangs=0):
     )
     line = process.stdout.readline().split()
     if line[:1] != ["workers"]:
-        process.kill()
-        raise AssertionError(process.communicate())
+        out, err = process.communicate(timeout=LONG)
+        raise AssertionError(process.returncode, line, out, err)
     return process, [int(pid) for pid in line[1:]]
 
 

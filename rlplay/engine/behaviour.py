@@ -112,6 +112,8 @@ class Behaviour:
         """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.inspection.honours_mask`)."""
         self.recurrent = False
         """Whether it has a recurrent state."""
+        self.eager_because = ""
+        """What is to be warned of where its step was to be compiled, and cannot be."""
         self._drawn_from: torch.Generator | None = None
         self._act_spec: Structure
         self._info_spec: Structure
@@ -219,6 +221,12 @@ class Behaviour:
                 f"the dtypes of the actor's act or info have changed: expected {self._dtypes}, got {dtypes}."
             )
         return acts, infos
+
+    def answer(self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool) -> None:
+        """React to one row, and write the answer into its rows: the action, unless it is virtual, and the info."""
+        acts, infos = self.react(group, state, begun=begun, virtual=virtual)
+        if rows:
+            torch._foreach_copy_(rows, infos if virtual else acts + infos, non_blocking=True)
 
     def _draw_from(self, generator: torch.Generator) -> None:
         self._drawn_from = generator

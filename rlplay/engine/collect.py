@@ -116,8 +116,7 @@ def _react(bench: Bench, behaviour: Behaviour, groups: Sequence[Group], lane: La
     def reacted() -> None:
         for group, where in zip(groups, begun, strict=True):
             g = group.number
-            acts, infos = behaviour.react(group, bench.inputs[g][t], begun=where, virtual=virtual)
-            _write(bench.answers[g][t], infos if virtual else acts + infos)
+            behaviour.answer(group, bench.inputs[g][t], bench.answers[g][t], begun=where, virtual=virtual)
 
     lane.launch(reacted)
 

@@ -45,6 +45,10 @@ def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
         return ()
 
 
+_NATIVE = "?bBhHiIlLqQfd"
+"""The dtypes that a memoryview can be cast to, and that numpy calls by the same letter."""
+
+
 class Environments:
     """A list of environments, stepped one after the other, that write into rows.
 
@@ -121,6 +125,7 @@ class Environments:
         # most spaces are a single array, for which taking apart and putting together can be left out
         self._described = described
         self._plain_obs = (self.obs.dtype, self.obs.shape) if isinstance(self.obs, space.Field) else (None, None)
+        self._spans = _spans(self.obs, self.n_envs)
         self._plain_act = isinstance(self.act, space.Field)
         self._roll = range(self.n_envs), range(self._offset, self._offset + self.n_envs), self._envs
         self._ret = [0.0] * self.n_envs
@@ -177,7 +182,8 @@ class Environments:
         """
         progress, stuck, returns = self._progress, self._stuck, self._ret
         recorded, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
-        (dtype, shape), leaf = self._plain_obs, then.obs[0] if then.obs else then.rew
+        (dtype, shape), leaf, spans = self._plain_obs, then.obs[0] if then.obs else then.rew, self._spans
+        flat = _flat(leaf) if spans else None
         np.add(now.stepno, 1, out=then.stepno)
         for j, number, env, action in zip(*self._roll, self._actions(then), strict=True):
             if stuck and j in stuck:
@@ -206,7 +212,12 @@ class Environments:
                     self._write(last.obs, j, obs)
                 if not self._once:
                     obs = self._begin_again(j)
-            if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
+            if flat is not None:
+                try:
+                    flat[spans[j]] = obs  # which takes nothing but a vector of the very form that the space says
+                except (TypeError, ValueError):
+                    self._write(then.obs, j, obs)
+            elif type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
                 leaf[j] = obs  # as nearly always: a single array, of the very form that the space says
             else:
                 self._write(then.obs, j, obs)
@@ -259,6 +270,22 @@ class Environments:
         if interrupt is not None:
             raise interrupt
         return complaints
+
+
+def _flat(leaf: Array) -> memoryview:
+    char: Any = leaf.dtype.char
+    return leaf.data.cast("B").cast(char)
+
+
+def _spans(obs: Nested, n_envs: int) -> list[slice]:
+    """Say where in a flat row each environment's observation lies, if that is a vector; else nothing.
+
+    A memoryview of the row checks the form and copies, in half the time that it takes numpy to copy.
+    """
+    n = obs.shape[0] if isinstance(obs, space.Field) and len(obs.shape) == 1 else 0
+    if n == 0 or obs.dtype.char not in _NATIVE:
+        return []
+    return [slice(j * n, (j + 1) * n) for j in range(n_envs)]
 
 
 def _old(result: Any) -> tuple[Any, Any, bool, bool, Any]:

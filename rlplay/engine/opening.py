@@ -16,6 +16,7 @@ import torch
 
 from .ambient import Ambient
 from .behaviour import Behaviour, split
+from .compiled import CompiledBehaviour
 from .core import BaseActorModule
 from .crew import Alone, Crew, Faces
 from .driver import Background, Driver, Inline
@@ -71,8 +72,6 @@ def open_feed(
     at_least("n_steps", n_steps, 1)
     at_least("lag", lag, 0)
     at_least("groups", groups, 1)
-    if compile:
-        raise NotImplementedError("`compile=True` is not built yet: leave it out.")
     sources = listed(envs)
     n_envs = int(envs.num_envs) if is_vector(envs) else len(sources)
     if groups > n_envs:
@@ -83,7 +82,7 @@ def open_feed(
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
     lane = lane_between(device, actor_device, home_of(actor))
     with torch.inference_mode(False):  # what is made here will be written to
-        behaviour = Behaviour(actor, lane)
+        behaviour = CompiledBehaviour(actor, lane) if compile else Behaviour(actor, lane)
         claim(sources, stacklevel=4)
         progress = Progress()
         stage: Callable[[Gate], Crew]
@@ -97,8 +96,7 @@ def open_feed(
         make = partial(_prepared, collector, Ambient.here(lane.actor_device))
         driver: Driver
         driver = Inline(make, progress) if background is None else Background(make, progress, **background)
-    if not behaviour.resets_by_mask:
-        warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
+    _warn(behaviour)
     feed = Feed(driver, actor, lane, lag, progress)
     for source in sources:
         if not is_factory(source):
@@ -138,8 +136,6 @@ def open_remote(
         at_least(name, value, least)
     if n_per_batch > n_actors:
         raise ValueError(f"`n_per_batch` must be at most `n_actors`, {n_actors}, got {n_per_batch}.")
-    if compile:
-        raise NotImplementedError("`compile=True` is not built yet: leave it out.")
     if start_method not in (None, "spawn"):
         raise ValueError(
             f"`start_method` must be 'spawn' or None, got {start_method!r}: processes are fresh interpreters, since a "
@@ -157,13 +153,21 @@ def open_remote(
         for number, columns in enumerate(split(n_actors * n_per_actor, n_actors)):
             plan = Plan(n_steps, [slice(0, n_per_actor)], seed, sticky, final, entries, first=number)
             sources = [factory] * n_per_actor
-            errands.append(Errand(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads))
+            errands.append(
+                Errand(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads, compile)
+            )
         progress = Progress()
         collector = partial(RemoteCollector, errands, n_per_batch, behaviour, lane, plan, progress)
         driver = Background(partial(_prepared, collector, Ambient.here(there)), progress, **background)
-    if not behaviour.resets_by_mask:
-        warnings.warn(SLOW_RESET, RuntimeWarning, stacklevel=3)
+    _warn(behaviour)
     return Feed(driver, actor, lane, lag, progress)
+
+
+def _warn(behaviour: Behaviour) -> None:
+    """Say at the user's line what the actor makes slower than it need be."""
+    for complaint in ("" if behaviour.resets_by_mask else SLOW_RESET, behaviour.eager_because):
+        if complaint:
+            warnings.warn(complaint, RuntimeWarning, stacklevel=4)
 
 
 def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any]) -> None:
@@ -211,7 +215,7 @@ def _alone(make: Callable[..., Faces], n_envs: int, plan: Plan, progress: Progre
 
 
 def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Crew:
-    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, split(len(sources), workers))
+    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, workers)
     if worker == "thread":
         return ThreadTeam(dealt, plan.entries, plan.groups, progress, gate)
     return ProcessTeam(dealt, plan.entries, plan.groups, progress, gate.hurry)

@@ -18,6 +18,7 @@ from .. import nested
 from ..nested import Nested
 from .ambient import Ambient
 from .behaviour import Behaviour, Snapshot
+from .compiled import CompiledBehaviour
 from .core import BaseActorModule, Final, Fragment
 from .crew import Alone
 from .environment import Environments
@@ -43,6 +44,7 @@ class Errand(NamedTuple):
     actor_device: str
     plan: Plan
     threads: int
+    compile: bool
 
 
 class Reply(NamedTuple):
@@ -169,7 +171,7 @@ class _Post:
         """Make the collector, and with it the environments; return what they look like."""
         errand, progress = self._errand, self._progress
         self._lane = lane_between("cpu", errand.actor_device, torch.device("cpu"))
-        behaviour = Behaviour(errand.actor, self._lane)
+        behaviour = (CompiledBehaviour if errand.compile else Behaviour)(errand.actor, self._lane)
         self._behaviour = behaviour
         looks: list[Any] = []
 
@@ -185,10 +187,10 @@ class _Post:
         return looks[0]
 
     def prepare(self, ambient: Ambient) -> Any:
-        """Learn what the actor answers; return the layout of a fragment, and whether the actor resets by masks."""
+        """Learn what the actor answers; return the layout of a fragment, and what there is to be warned of."""
         torch.set_default_dtype(ambient.default_dtype)  # which is the process's
         self._collector.prepare(ambient)
-        return self._collector.layout, self._behaviour.resets_by_mask
+        return self._collector.layout, self._behaviour.resets_by_mask, self._behaviour.eager_because
 
     def share(self, form: Form, fd: int) -> None:
         """Map the memory that fragments and weights travel in."""

@@ -151,7 +151,9 @@ class RemoteCollector:
         TypeError, ValueError
             If the actor's answers are not of the form that the contract asks for.
         """
-        (self.layout, self._behaviour.resets_by_mask), *_ = self._asked(("prepare", ambient))
+        (self.layout, self._behaviour.resets_by_mask, self._behaviour.eager_because), *_ = self._asked(
+            ("prepare", ambient)
+        )
         self.ambient = ambient
         weights = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
         form = Form(self.layout, self._plan, self._width, weights)

@@ -93,7 +93,8 @@ def advice(collector: CollectorTime, learner: LearnerTime) -> str:
     if max(idle, idle_collector) <= _FEW:
         return f"{both}: both are busy all the time, and neither is the bottleneck"
     if min(busy, training) >= _SOME and busy + training <= 1 + _FEW:
-        return f"{both}: they take turns; let them overlap: `threaded`, `single` or `multi`, with `lag=1`"
+        engines = "`single`, `multi`, or `threaded` if steps release the interpreter lock"
+        return f"{both}: they take turns; let them overlap, with `lag=1`: {engines}"
     if min(idle, idle_collector) > _FEW and max(idle, idle_collector) < 2 * min(idle, idle_collector):
         return f"{both}: each waits for the other now and then; a larger `lag` evens that out, or longer fragments"
     if training >= busy:

@@ -1,14 +1,13 @@
 """Environments in workers, which step while others are inferred: what is common to worker threads and processes.
 
-A group of environments is a turn of its own. Each worker keeps consecutive environments, and is woken once for a step
-(once for each group that it has a share in). Neither torch nor what is collected.
+A group of environments is a turn of its own, of which each worker has a share, so that it is woken once for each turn.
+Neither torch nor what is collected.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -40,9 +39,7 @@ class Worker(ABC):
 
     def __init__(self, number: int, given: Sequence[Share], progress: Progress) -> None:
         self.number, self.shares, self.progress = number, list(given), progress
-        first, last = given[0].columns.start, given[-1].columns.stop - 1
-        which = f"environment {first}" if first == last else f"environments {first} to {last}"
-        self.name = f"worker {number} ({which})"
+        self.name = f"worker {number} ({_named([share.columns for share in given])})"
 
     @abstractmethod
     def go(self, share: int, step: Step) -> None:
@@ -224,13 +221,24 @@ def _inside(part: slice, whole: slice) -> bool:
     return bool(whole.start <= part.start < whole.stop)
 
 
-def shares(
-    sources: Sequence[Any], seeds: Sequence[int], groups: Sequence[slice], workers: Sequence[slice]
-) -> list[list[Share]]:
-    """Deal the environments out: for each worker, its share of each group."""
-    found = []
-    for worker in workers:
-        inside = {worker.start, worker.stop, *(g.start for g in groups if worker.start < g.start < worker.stop)}
-        parts = [slice(start, stop) for start, stop in pairwise(sorted(inside))]
-        found.append([Share(part, list(sources[part]), list(seeds[part])) for part in parts])
+def _named(parts: Sequence[slice]) -> str:
+    """Name the environments of some parts."""
+    spans = [f"{p.start}" if p.stop - p.start == 1 else f"{p.start} to {p.stop - 1}" for p in parts]
+    single = len(parts) == 1 and parts[0].stop - parts[0].start == 1
+    return f"environment{'' if single else 's'} {', '.join(spans)}"
+
+
+def shares(sources: Sequence[Any], seeds: Sequence[int], groups: Sequence[slice], n_workers: int) -> list[list[Share]]:
+    """Deal the environments out: for each worker its share of each group, so that all step each group together."""
+    found: list[list[Share]] = [[] for _ in range(n_workers)]
+    load = [0] * n_workers
+    for group in groups:
+        each, more = divmod(group.stop - group.start, n_workers)
+        lightest = sorted(range(n_workers), key=load.__getitem__)[:more]
+        start = group.start
+        for worker, shares in enumerate(found):
+            if n := each + (worker in lightest):
+                part = slice(start, start + n)
+                shares.append(Share(part, list(sources[part]), list(seeds[part])))
+                load[worker], start = load[worker] + n, part.stop
     return found

@@ -136,7 +136,9 @@ class Progress(Clock):
     def begin(self, doing: str) -> None:
         """Say what is begun now, and spend the time on that."""
         self.doing = doing
-        self.turn_to(_KIND_OF[doing])
+        kind = _KIND_OF[doing]
+        if kind != self.at[0]:
+            self.turn_to(kind)
 
     def spent(self) -> list[float]:
         """Return the seconds spent so far: stepping, inference, transfer and waiting.

@@ -1,6 +1,6 @@
 """One vector environment, made to write into rows: gym 0.26's, gymnasium's, EnvPool's or ale-py's.
 
-The same face as :class:`~rlplay.engine.environment.Environments`. Neither torch nor threads, and no import of gym.
+The same face as ``Environments``, a list of them. Neither torch nor threads, and no import of gym.
 
 When the parts are reset
 ========================

@@ -2,6 +2,10 @@
 
 ``make_ledger``, ``LedgerEnv``, ``OldLedgerEnv``
     An environment that keeps the books: observations and rewards name environment, episode and step.
+``FORMS``, ``ACTIONS``
+    Names of its forms of observation, and of its action spaces: see :func:`observation_space`, :func:`action_space`.
+``Origin``, ``encode``, ``decode``
+    From the number to where it comes from, and back.
 ``CountingActor``
     An actor that returns what it saw as its info, and whose recurrent state counts.
 ``LaggingLane``

@@ -80,7 +80,7 @@ def observation_space(spaces: Any, form: str) -> Any:
     spaces : module
         ``gym.spaces`` or ``gymnasium.spaces``.
     form : str
-        ``"vector"``: float32 ``(6,)``, :meth:`LedgerEnv.vector`. ``"dict"``: nested, with that vector, a uint8 image
+        ``"vector"``: float32 ``(6,)``, see ``LedgerEnv.vector``. ``"dict"``: nested, with that vector, a uint8 image
         ``(2, 3)``, a Discrete that comes as a Python integer, and float64 numbers that float32 could not hold.
         ``"tuple"``: vector and Discrete, in a named tuple. ``"pair"``: a vector and a dict, which looks like what a
         reset returns. ``"scalar"``: the code in a float32 array without dimensions. ``"discrete"``: the code, a Python

@@ -1,0 +1,113 @@
+"""What can be asked for by name: works, and engines with their options. Light: the command line reads it first."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["DEFAULT_ENGINES", "GRAMMAR", "WORKS", "Engine", "parse_cost", "parse_engine"]
+
+WORKS = {
+    "cartpole": "gym's CartPole-v1, two MLPs 64-64: cheap environments",
+    "pixels": "84x84x4 bytes of noise, Nature CNN: a step costs --cost",
+    "breakout": "Atari's Breakout, preprocessed, Nature CNN: where ale-py and gymnasium are installed",
+    "busy": "a step holds the interpreter lock for 1 ms of CPU time",
+    "sleep": "a step sleeps for 1 ms",
+}
+
+DEFAULT_ENGINES = {
+    "cartpole": ["same", "threaded", "threaded+workers2", "single", "multi"],
+    "pixels": ["same", "threaded", "threaded+workers2+groups2", "single", "multi"],
+    "breakout": ["same", "threaded", "threaded+threads2", "threaded+workers2+groups2", "single", "multi"],
+    "busy": ["same", "threaded", "threaded+workers2", "threaded+workers2+groups2", "single", "multi"],
+    "sleep": ["same", "threaded", "threaded+threads8", "threaded+workers8", "threaded+threads8+groups2", "single"],
+}
+
+GRAMMAR = """\
+engines:
+  NAME[+OPTION]...   NAME is same, threaded, single or multi. The options:
+  +workersN          threaded: N worker processes step the environments; multi: N collectors (2 unless given)
+  +threadsN          threaded: N worker threads step the environments
+  +groupsN           same, threaded: N groups of environments, each inferred as a batch of its own
+  +compile           any: the actor's step is compiled
+  For example same+compile, threaded+workers2+groups2, multi+workers4.
+"""
+
+_OPTIONS = {
+    "same": {"groups", "compile"},
+    "threaded": {"workers", "threads", "groups", "compile"},
+    "single": {"compile"},
+    "multi": {"workers", "compile"},
+}
+
+
+class Engine(NamedTuple):
+    """An engine and its options."""
+
+    text: str
+    """As it was asked for."""
+    name: str
+    workers: int = 0
+    threads: int = 0
+    groups: int = 1
+    compile: bool = False
+
+    def hindrance(self, n_envs: int) -> str | None:
+        """Say why so many environments are too few for it, or cannot be dealt out, if that is so."""
+        for option in ("workers", "threads", "groups"):
+            if getattr(self, option) > n_envs:
+                return f"more {option} than the {n_envs} environments"
+        if self.name == "multi" and n_envs % self.workers:
+            return f"{n_envs} environments cannot be split evenly among {self.workers} collectors"
+        return None
+
+
+def parse_engine(text: str) -> Engine:
+    """Read an engine and its options, as :data:`GRAMMAR` has them.
+
+    Raises
+    ------
+    ValueError
+        It is not of that form, the engine has no such option, or options exclude each other.
+    """
+    name, *options = text.split("+")
+    if name not in _OPTIONS:
+        raise ValueError(f"there is no engine {name!r}: choose from {', '.join(_OPTIONS)}.")
+    values: dict[str, int] = {}
+    for option in options:
+        match = re.fullmatch(r"(workers|threads|groups)([1-9]\d*)|compile", option)
+        if match is None:
+            raise ValueError(f"{option!r} in {text!r} is none of +workersN, +threadsN, +groupsN, +compile (N >= 1).")
+        key = match[1] or option
+        if key not in _OPTIONS[name]:
+            raise ValueError(f"{name} has no option +{key}, only {', '.join(sorted(_OPTIONS[name]))}.")
+        if key in values:
+            raise ValueError(f"+{key} stands twice in {text!r}.")
+        values[key] = int(match[2] or 1)
+    if {"workers", "threads"} <= values.keys():
+        raise ValueError(f"+workers and +threads exclude each other, got {text!r}.")
+    if name == "multi":
+        values.setdefault("workers", 2)
+    compiled = bool(values.pop("compile", 0))
+    return Engine(text, name, compile=compiled, **values)
+
+
+def parse_cost(text: str) -> float | str | None:
+    """Read the learner's cost: ``none``, ``equal``, or seconds.
+
+    Raises
+    ------
+    ValueError
+        It is none of these, or negative.
+    """
+    if text == "none":
+        return None
+    if text == "equal":
+        return text
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"expected none, equal, or a number of seconds that is not negative, got {text!r}.")
+    return seconds

@@ -1,0 +1,62 @@
+"""Memory: at most ``lag + 1`` fragments under way, beside those that the user keeps; and nothing grows."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from itertools import product
+from pathlib import Path
+
+import pytest
+from faulty import Actor, Env
+
+from rlplay.engine.remote import RemoteCollector
+from rlplay.engine.rollout import same, single, threaded
+from rlplay.engine.schedule import Collector
+
+FEEDS = {
+    "same": lambda **options: same.rollout([Env(), Env()], Actor(), 4, **options),
+    "threaded": lambda **options: threaded.rollout([Env(), Env()], Actor(), 4, **options),
+    "single": lambda **options: single.rollout(Env, Actor(), 4, 2, **options),
+}
+
+
+@pytest.mark.parametrize(
+    ("engine", "lag", "n_kept"), [*product(["same", "threaded"], [0, 1, 3], [0, 2]), ("single", 1, 2)]
+)
+def test_fragments_in_memory_are_those_under_way_and_those_kept(engine, lag, n_kept, monkeypatch):
+    alive = weakref.WeakSet()
+    for kind in (Collector, RemoteCollector):
+
+        def vessel(self, made=kind.vessel):
+            fragment = made(self)
+            alive.add(fragment.state.rew)
+            return fragment
+
+        monkeypatch.setattr(kind, "vessel", vessel)
+    kept = deque(maxlen=n_kept)
+    with FEEDS[engine](lag=lag, seed=0) as feed:
+        for k in range(20):
+            fragment = next(feed)
+            assert len(alive) <= lag + 1 + min(k, n_kept)
+            kept.append(fragment)
+            del fragment
+    kept.clear()
+    assert not alive  # and nobody has had to look for cycles
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rollout", FEEDS.values(), ids=FEEDS)
+def test_ten_thousand_fragments_take_no_more_memory_than_a_thousand(rollout):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    with rollout(lag=1, final=True, seed=0) as feed:
+        for _ in range(1000):
+            next(feed)
+        before = resident()
+        for _ in range(9000):
+            next(feed)
+        assert resident() < before + 3

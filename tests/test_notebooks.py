@@ -1,0 +1,101 @@
+"""Every notebook runs from a fresh kernel, what it stores is fit to be read, and interrupting one leaves no thread."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+start_new_kernel = pytest.importorskip("jupyter_client.manager").start_new_kernel
+pytest.importorskip("ipykernel")
+pytest.importorskip("matplotlib")
+pytest.importorskip("gymnasium")
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def client_of(notebook, folder):
+    return nbclient.NotebookClient(
+        notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setenv("RLPLAY_SHORT", "1")
+
+
+@pytest.mark.notebooks
+@each
+def test_runs_in_its_short_form_and_warns_of_nothing(path, tmp_path):
+    notebook = read(path)
+    client_of(notebook, tmp_path).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+
+
+@each
+def test_what_is_stored_is_fit_to_be_read(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook.metadata.kernelspec.name, notebook.metadata.kernelspec.language) == ("python3", "python")
+    assert path.stat().st_size < 300_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # in one go, from a fresh kernel
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    said = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs]
+    for text in [*said, *(cell.source for cell in notebook.cells)]:
+        assert not re.search(r"/(tmp|home|work|root|Users|opt|usr)/|site-packages|\\Users\\|\r|it/s\]", text)
+
+
+@pytest.mark.notebooks
+def test_interrupting_and_rerunning_a_cell_leaves_no_thread(tmp_path):
+    notebook = read(FOLDER / "01_quickstart.ipynb")
+    for cell in notebook.cells:  # an engine that has a thread
+        cell.source = cell.source.replace("rollout.same import", "rollout.threaded import")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    (loop,) = (k for k, cell in enumerate(code) if "loss.backward()" in cell.source)
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+    try:
+
+        def run(source, *, interrupt=False):
+            """Run a cell to its end, or interrupt it once it prints; return what it printed, and its error."""
+            asked, said, error = client.execute(source, stop_on_error=False), "", None
+            while True:
+                message = client.get_iopub_msg(timeout=60)
+                if message["parent_header"].get("msg_id") != asked:
+                    continue
+                kind, content = message["msg_type"], message["content"]
+                if kind == "stream":
+                    said += content["text"]
+                    if interrupt:
+                        manager.interrupt_kernel()
+                        interrupt = False
+                if kind == "error":
+                    error = content["ename"]
+                if kind == "status" and content["execution_state"] == "idle":
+                    return said, error
+
+        count = "print(sum(thread.name.startswith('rlplay') for thread in __import__('threading').enumerate()))"
+        for cell in code[:loop]:
+            assert run(cell.source)[1] is None
+        said, error = run(f"n_fragments = 10**9\n{code[loop].source}", interrupt=True)
+        assert error == "KeyboardInterrupt", said
+        again = re.sub(r"^print\(feed.stats\)", "", code[loop].source, flags=re.MULTILINE)
+        said, error = run(f"n_fragments = 3\n{again.replace('loss.backward()', f'{count}; loss.backward()')}")
+        assert error is None
+        assert re.findall(r"^\d+$", said, re.MULTILINE) == ["1"] * 3  # that of the new feed, and no other
+        assert run(count) == ("0\n", None)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
