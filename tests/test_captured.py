@@ -31,10 +31,11 @@ from test_compiled import (
     turned,
     warned,
 )
-from test_law import Recurrent, assert_identical, run, train
+from test_law import Recurrent, assert_identical, run
 from torch import nn
 
-from rlplay.engine import BaseActorModule
+from rlplay import sampling
+from rlplay.engine import BaseActorModule, behaviour
 from rlplay.engine.behaviour import Behaviour
 from rlplay.engine.captured import CapturedBehaviour, behaviour_for
 from rlplay.engine.compiled import CompiledBehaviour
@@ -108,6 +109,13 @@ def test_the_law_holds_widely(lag, options):
                 assert_identical(expected, run(engine, lag=lag, compile=True, device=lane, **options)[0])
 
 
+def test_on_a_device_nothing_is_drawn_in_stock(monkeypatch, steps):
+    monkeypatch.setattr(sampling, "_STOCK", 4096)  # which is for the host
+    expected, _ = run(same, device=LaggingLane())
+    assert_identical(expected, run(same, compile=True, device=LaggingLane())[0])
+    assert steps["taken"]
+
+
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
     for lane, kind in ((LaggingLane(actor_on_host=True), CompiledBehaviour), (beside(), CapturedBehaviour)):
         assert type(behaviour_for(Recurrent(), lane, compile=True)) is kind
@@ -130,7 +138,7 @@ class Pixels(BaseActorModule):
         self.layer, self.table = nn.Linear(4, 2), nn.Embedding(2, 3)
 
     def forward(self, obs, *, act, rew, fin, stepno, hx=None, **ignored):
-        out = self.layer(obs).double() + self.table(act.clamp(0, 1)).sum(-1, keepdim=True)
+        out = self.layer(obs).double() + self.table(act).sum(-1, keepdim=True)
         return out.argmax(-1).int(), hx, {"out": out, "half": out.half(), "bytes": (out > 0).byte(), "last": stepno}
 
 
@@ -254,9 +262,6 @@ def modes_are_turned_at_once(monkeypatch):
 
 
 def noise_is_kept_in_stock(monkeypatch):
-    from rlplay import sampling
-    from rlplay.engine import behaviour
-
     monkeypatch.setattr(sampling, "_STOCK", 4096)
     monkeypatch.setattr(behaviour.torch, "Generator", sampling.Source)
 
@@ -522,6 +527,30 @@ def test_a_warning_that_is_an_error_is_raised_by_next(engine):
     feed.close()
 
 
+class Fused(Assigning):
+    """Breaks half-way when it is to."""
+
+    blown = False
+
+    def forward(self, obs, **inputs):
+        answer = super().forward(obs, **inputs)
+        if self.blown:
+            raise OSError("blown")
+        return answer
+
+
+def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypatch):
+    def capture(lane, work, generators):
+        with monkeypatch.context() as now:
+            now.setattr(Fused, "blown", True)
+            work()
+
+    monkeypatch.setattr(LaggingLane, "capture", capture)
+    got, (warning,) = warned(lambda: collected(Fused, compile=True, device=beside()))
+    assert "since capturing it failed with OSError: blown" in str(warning.message)
+    assert_identical(collected(Fused), got)
+
+
 class Stateless(BaseActorModule):
     def __init__(self):
         super().__init__()
@@ -614,13 +643,3 @@ def test_on_the_host_work_stands_for_itself():
     cpu = torch.device("cpu")
     assert Lane(cpu, cpu).capture(work, []) is work
     assert LaggingLane(actor_on_host=True).capture(work, []) is not None
-
-
-def test_train_changes_modes():
-    """Else the law above would show nothing of modes."""
-    actor, dice = Recurrent(), random.Random(2)
-    seen = set()
-    for _ in range(7):
-        train(actor, dice, lambda work: work())
-        seen.add(actor.training)
-    assert seen == {True, False}
