@@ -7,6 +7,7 @@ import random
 import re
 import warnings
 from functools import partial
+from operator import attrgetter
 
 import gym
 import numpy as np
@@ -35,7 +36,7 @@ from test_law import Recurrent, assert_identical, run
 from torch import nn
 
 from rlplay import sampling
-from rlplay.engine import BaseActorModule, behaviour
+from rlplay.engine import BaseActorModule, behaviour, rehearsal
 from rlplay.engine.behaviour import Behaviour
 from rlplay.engine.captured import CapturedBehaviour, behaviour_for
 from rlplay.engine.compiled import CompiledBehaviour
@@ -447,6 +448,24 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(mak
     assert re.search(f"runs eagerly, since .*{why}", str(warning.message))
     assert_identical(seeded(make_actor), got)
     assert not steps["captured"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "drawn"),
+    [
+        ("_cudnn_rnn.default", {"dropout": 0.0, "train": True}, False),
+        ("_cudnn_rnn.default", {"dropout": 0.1, "train": False}, False),
+        ("_cudnn_rnn.default", {"dropout": 0.1, "train": True}, True),
+        ("_scaled_dot_product_flash_attention.default", {}, False),
+        ("_scaled_dot_product_flash_attention.default", {"dropout_p": 0.1}, True),
+        ("native_dropout.default", {"p": 0.1, "train": True}, True),
+        ("exponential_.default", {}, True),
+        ("mul.Tensor", {}, False),
+    ],
+)
+def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
+    """These are what layers come to on CUDA."""
+    assert rehearsal._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
 
 
 def test_an_actor_that_breaks_breaks_as_an_eager_one():

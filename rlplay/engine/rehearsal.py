@@ -182,7 +182,8 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     names = {argument.name for argument in func._schema.arguments}
     rates = [given.get(name, 0.0) for name in ("dropout", "dropout_p") if name in names]
-    return any(rates) if rates else given.get("training") is not False
+    off = False in (given.get("train"), given.get("training"))
+    return not off and (any(rates) or not rates)
 
 
 def _crosses(func: Any, taken: list[Any], made: list[Any]) -> bool:

@@ -73,9 +73,9 @@ def rollout(
     compile : bool
         Compile the behaviour copy's step where it runs on the host; where it runs on CUDA, capture it.
 
-        On the host what it answers is that of eager steps up to rounding, and bit
-        for bit the same in all engines. With small networks, where calling PyTorch costs more than computing, a step of
-        the collector takes little more than half the time. It needs a C++ compiler, and several seconds at the call,
+        On the host what it answers is that of eager steps up to rounding, and bit for bit the same in all engines. With
+        small networks, where calling PyTorch costs more than computing, a step of the collector takes little more than
+        half the time. It needs a C++ compiler, and several seconds at the call,
         fewer if torch has it in its cache on disk (``start_timeout`` counts them); again when the train/eval mode first
         changes, if the step depends on that. Python runs only while the step is traced: what it looks at, but for
         tensors, parameters, buffers, modes and ``virtual``, must stay as it is. A step that branches on what is in a
