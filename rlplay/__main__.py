@@ -139,7 +139,7 @@ def _doctor(parser: argparse.ArgumentParser, options: dict[str, Any], command: s
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from .benchmark.spec import DEFAULT_ENGINES, GRAMMAR, WORKS, parse_cost, parse_engine
+    from .benchmark.spec import DEFAULT_ENGINES, GRAMMAR, ON_CUDA, WORKS, parse_cost, parse_engine
 
     works = "".join(f"  {name:17}{what}\n{'':19}{' '.join(DEFAULT_ENGINES[name])}\n" for name, what in WORKS.items())
     bench = commands.add_parser(
@@ -148,7 +148,8 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Measure steps per second, and their ratio to two limits that are measured in the same run: (a)\n"
         "stepping alone, (b) stepping and the bare forward pass. All of one work take turns; what is told\n"
         "are medians over the turns. A table is printed; a picture (PNG) and all figures (JSON) are written.",
-        epilog=f"works, and the engines that they are measured with unless others are chosen:\n{works}\n{GRAMMAR}",
+        epilog=f"works, and the engines that they are measured with unless others are chosen (on CUDA with\n"
+        f"{' and '.join(ON_CUDA)} as well):\n{works}\n{GRAMMAR}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bench.set_defaults(run=_bench, parser=bench)

@@ -124,6 +124,5 @@ def _race(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def _log_exponential(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    # by inversion, which costs the host half of `exponential_`; were a zero let through, anything could win
-    uniform = torch.empty(shape, dtype=dtype, device=device).uniform_(generator=generator)
-    return uniform.clamp_min_(torch.finfo(dtype).tiny).log_().neg_().log_()
+    race = torch.empty(shape, dtype=dtype, device=device).exponential_(generator=generator)
+    return race.clamp_min_(torch.finfo(dtype).tiny).log_()  # a zero would let anything win

@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlplay import sampling
+
 _GRACE = 5.0  # seconds within which what is ending anyway must have ended
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_stock(monkeypatch):
+    """Let the host draw noise call by call, as is done for a device; some processors draw other numbers in stock."""
+    monkeypatch.setattr(sampling, "_STOCK", 1)
 
 
 @pytest.fixture(autouse=True)

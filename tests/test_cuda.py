@@ -1,7 +1,10 @@
 """The law, ownership and the edges on a real GPU. The same engine code runs on the lagging device in test_hazards.py.
 
-Under ``TORCH_CUDA_SANITIZER=1`` these are the tests to run.
+So does that of captured steps, in test_captured.py. Under ``TORCH_CUDA_SANITIZER=1`` these are the tests to run.
 """
+
+import threading
+import warnings
 
 import gym
 import pytest
@@ -9,8 +12,10 @@ import torch
 
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
+from rlplay.engine.transfer import CudaLane
+from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
 
 pytestmark = [
     pytest.mark.cuda,
@@ -33,11 +38,11 @@ class Actor(BaseActorModule):
         return sampling.categorical(logits, generator=self.generator), hx, {"logits": logits, "value": value[..., 0]}
 
 
-def collected(engine, *, home="cuda", stream=None, sleep=False, **options):
+def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=Actor, env="CartPole-v1", **options):
     """Collect and learn on a stream of the learner's, without ever waiting for it."""
     torch.manual_seed(1)
-    actor, kept = Actor().to(home), []
-    envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
+    actor, kept = make_actor().to(home), []
+    envs = [gym.make(env) for _ in range(N_ENVS)]
     with (
         torch.cuda.stream(stream),
         engine.rollout(envs, actor, N_STEPS, seed=3, final=True, **options) as feed,
@@ -119,6 +124,208 @@ def test_evaluate_runs_on_the_gpu():
     rewards, info = evaluate([gym.make("CartPole-v1") for _ in range(3)], Actor().cuda(), n_steps=20)
     assert rewards.shape[1] == 3
     assert info["logits"].shape == (len(rewards) + 1, 3, 2)
+
+
+# ---- captured steps
+
+
+class Normed(BaseActorModule):
+    """Buffers that change in place, and one that is put in another's place."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, obs, *, hx=None, **ignored):
+        self.count = self.count + 1
+        logits = self.head(self.norm(obs[0]))[None]
+        act = sampling.categorical(logits, generator=self.generator)
+        return act, hx, {"logits": logits, "count": self.count.expand(act.shape)}
+
+
+class Lstm(ActorCritic):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(8, 2), torch.nn.Linear(8, 1), core=torch.nn.LSTM(4, 8))
+
+
+ACTORS = {
+    "a GRU": (Actor, "CartPole-v1"),
+    "an LSTM": (Lstm, "CartPole-v1"),
+    "feed-forward": (lambda: ActorCritic(mlp(4, 64, 2), mlp(4, 64, 1)), "CartPole-v1"),
+    "epsilon-greedy": (lambda: QNetwork(mlp(4, 64, 2), epsilon=0.5), "CartPole-v1"),
+    # three numbers a row, so that rows begin anywhere
+    "real-valued actions": (lambda: GaussianActorCritic(mlp(3, 64, 1), mlp(3, 64, 1), 1), "Pendulum-v1"),
+    "buffers": (Normed, "CartPole-v1"),
+}
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """List what was captured; capturing that fails is an error here, as all warnings are."""
+    found, really = [], CudaLane.capture
+    monkeypatch.setattr(CudaLane, "capture", lambda *args: found.append(really(*args)) or found[-1])
+    return found
+
+
+@pytest.mark.parametrize(("make_actor", "env"), ACTORS.values(), ids=ACTORS)
+def test_captured_steps_are_the_eager_ones_bit_for_bit(make_actor, env, captures):
+    options = {"make_actor": make_actor, "env": env, "lag": 1, "groups": 2}
+    expected = collected(same, **options)
+    assert not captures
+    for engine in (same, threaded):
+        assert_identical(expected, collected(engine, compile=True, sleep=engine is threaded, **options))
+    assert len(captures) == 2 * 2 * 2  # groups, in train and in eval mode, engines
+
+
+@pytest.mark.parametrize("options", [{"lag": 0}, {"lag": 2, "groups": 3}, {"lag": 1, "sticky": True}], ids=str)
+def test_so_are_those_of_other_fragments(options, captures):
+    assert_identical(collected(same, **options), collected(threaded, compile=True, sleep=True, **options))
+    assert captures
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_so_are_those_of_a_collector_process(device):
+    options = {"lag": 1, "device": device, "actor_device": "cuda", "compile": True}
+    expected = collected(same, **options)
+    torch.manual_seed(1)
+    actor, kept = Actor().cuda(), []
+    with single.rollout(lambda: gym.make("CartPole-v1"), actor, N_STEPS, N_ENVS, seed=3, final=True, **options) as feed:
+        for _ in range(N_FRAGMENTS):
+            kept.append(nested.map(torch.clone, next(feed)))
+            with torch.no_grad():
+                for weight in actor.parameters():
+                    weight.mul_(0.9)
+    assert_identical(expected, kept)
+
+
+def test_what_is_drawn_goes_on_from_fragment_to_fragment(captures):
+    """A graph that did not count what it draws would draw the same again."""
+
+    class Random(BaseActorModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))  # for it to be somewhere
+
+        def forward(self, obs, *, fin, hx=None, **ignored):
+            noise = torch.rand(fin.shape, device=fin.device, generator=self.generator)
+            return fin.long(), hx, {"noise": noise}
+
+    options = {"make_actor": Random, "lag": 1}
+    expected, got = collected(same, **options), collected(threaded, compile=True, **options)
+    assert_identical(expected, got)
+    noise = torch.cat([fragment.actor["noise"][:N_STEPS] for fragment in got])
+    assert len(noise.unique()) == noise.numel()
+    assert captures
+
+
+def test_the_learner_may_draw_from_the_global_generator_meanwhile(captures):
+    """What it draws is what it would draw beside eager steps: replaying counts the collector's own numbers alone."""
+
+    def drawn(**options):
+        torch.manual_seed(1)
+        actor, numbers = Actor().cuda(), []
+        with threaded.rollout(
+            [gym.make("CartPole-v1") for _ in range(N_ENVS)], actor, N_STEPS, seed=3, lag=2, **options
+        ) as feed:
+            for _ in range(N_FRAGMENTS):
+                next(feed)
+                numbers += [torch.rand(64, device="cuda") for _ in range(50)]
+        return torch.stack(numbers)
+
+    assert torch.equal(drawn(), drawn(compile=True))
+    assert captures
+
+
+class Reading(Actor):
+    def forward(self, obs, **inputs):
+        scale = 2.0 if obs.sum().item() > 0 else 1.0
+        return super().forward(obs * scale, **inputs)
+
+
+def test_a_step_that_reads_on_the_host_runs_eagerly_with_one_warning_that_says_why(captures):
+    expected = collected(same, make_actor=Reading)
+    with pytest.warns(RuntimeWarning, match="runs eagerly, since the host has to wait") as caught:
+        assert_identical(expected, collected(threaded, lag=0, make_actor=Reading, compile=True))
+    assert len(caught) == 1
+    assert not captures
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
+    """The stream, the allocator, and both the own and the global generator are as if nobody had tried."""
+    really, spoilt = CudaLane.capture, []
+
+    def capture(lane, work, generators):
+        def spoiling():
+            work()
+            spoilt.append(threading.current_thread())
+            torch.ones(1, device="cuda").item()
+
+        return really(lane, spoiling, generators)
+
+    expected = collected(same)
+    monkeypatch.setattr(CudaLane, "capture", capture)
+    with pytest.warns(RuntimeWarning, match="runs eagerly, since capturing it failed with") as caught:
+        got = collected(engine, lag=0, compile=True)
+    assert_identical(expected, got)
+    assert (len(caught), len(spoilt)) == (1, 1)
+    torch.rand(3, device="cuda")
+    before = torch.cuda.memory_stats()["active_bytes.all.current"]
+    big = torch.ones(2**20, device="cuda")
+    big.record_stream(torch.cuda.Stream())  # the allocator would put it off for as long as it believes in a capture
+    del big
+    torch.cuda.synchronize()
+    torch.ones(1, device="cuda")
+    assert torch.cuda.memory_stats()["active_bytes.all.current"] <= before + 1024
+    graph, x = torch.cuda.CUDAGraph(), torch.zeros(1, device="cuda")
+    with torch.cuda.graph(graph):
+        x += 1
+    graph.replay()
+    assert x.item() == 1
+
+
+def test_captured_steps_neither_synchronise_in_hiding_nor_take_more_and_more_memory(captures):
+    envs, used = [gym.make("CartPole-v1") for _ in range(N_ENVS)], []
+    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
+        next(feed)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(60):
+                next(feed)
+                used.append(torch.cuda.memory_allocated())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert max(used[30:]) <= max(used[:30])
+    assert captures
+
+
+def test_a_learner_may_capture_a_graph_of_its_own_inside_a_pause(captures):
+    graph, x = torch.cuda.CUDAGraph(), torch.zeros(4, device="cuda")
+    expected = collected(same, lag=1)
+    torch.manual_seed(1)
+    actor, kept = Actor().cuda(), []
+    envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
+    with threaded.rollout(envs, actor, N_STEPS, seed=3, lag=1, final=True, compile=True) as feed:
+        for j in range(N_FRAGMENTS):
+            kept.append(nested.map(torch.clone, next(feed)))
+            if j == 1:
+                with feed.pause(), torch.cuda.graph(graph):
+                    x += 1
+            if j > 1:
+                graph.replay()
+            with torch.no_grad():
+                for weight in actor.parameters():
+                    weight.mul_(0.9)
+    assert_identical(expected, kept)
+    assert x.tolist() == [N_FRAGMENTS - 2] * 4
+
+
+def test_capturing_says_nothing(captures):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collected(threaded, compile=True)
+    assert captures
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -18,6 +18,8 @@ from rlplay.engine.rollout import same, threaded
 from rlplay.engine.transfer import Place
 from rlplay.testing import LaggingLane
 
+pytestmark = pytest.mark.usefixtures("no_stock")
+
 N_ENVS, N_STEPS, N_FRAGMENTS = 3, 15, 6
 
 

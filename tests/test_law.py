@@ -132,6 +132,7 @@ def test_neither_the_time_of_asking_nor_switching_threads_changes_anything():
         sys.setswitchinterval(before)
 
 
+@pytest.mark.usefixtures("no_stock")
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("actor_on_host", "consumer_on_host"), [(False, False), (True, False), (False, True)])

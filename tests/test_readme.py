@@ -2,14 +2,18 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from handmade import Dense, random_fragment
+
+from rlplay.algo import a2c
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOOP, ACTOR, PAGE, TRACE, REPLAY = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOOP, ACTOR, PAGE, TRACE, FASTER, REPLAY = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def loss_of(fragment, actor):
@@ -49,6 +53,17 @@ def test_the_page_of_the_readme_runs_and_is_short(capsys, monkeypatch):
     exec(PAGE.replace("range(50)", "range(2)").replace("range(16)", "range(2)"), names)
     assert names["j"] == 1
     assert -2000 < float(capsys.readouterr().out.split()[-1]) < 0
+
+
+def test_the_two_lines_of_the_readme_make_an_update(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    actor = Dense()
+    names = {"torch": torch, "a2c": a2c, "actor": actor}
+    exec(FASTER, names)
+    before = [x.clone() for x in actor.parameters()]
+    names["loss_of"](random_fragment(), actor, gamma=0.99)[0].backward()
+    names["optim"].step()
+    assert not any(map(torch.equal, before, actor.parameters()))
 
 
 def test_the_links_of_the_readme_lead_somewhere():

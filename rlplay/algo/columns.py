@@ -23,7 +23,8 @@ class Columns(Generic[Array]):
     """What the recursions are made of: in the working dtype, without gradients, ready to be broadcast.
 
     Tensors on the host are seen as the NumPy arrays that share their memory: an operation on a short row costs NumPy a
-    third of what it costs torch. So there are two cases, the host's arrays and a device's tensors.
+    third of what it costs torch. So there are two cases, the host's arrays and a device's tensors; compiled tensors are
+    of the second kind wherever they are.
     """
 
     xp: Any
@@ -146,8 +147,8 @@ def fraction(name: str, x: float) -> float:
 
 
 def _on_host(x: Any) -> bool:
-    """Whether NumPy can see the memory."""
-    return not isinstance(x, torch.Tensor) or x.device.type == "cpu"
+    """Whether NumPy is to work on the memory. `torch.compile` is shown torch alone, and makes kernels of that."""
+    return not isinstance(x, torch.Tensor) or (x.device.type == "cpu" and not torch.compiler.is_compiling())
 
 
 def _check_kind(name: str, x: Any, rew: Any, dtype: str) -> None:

@@ -11,6 +11,9 @@ One loop over the fragments, one over the minibatches::
             optim.zero_grad()
             loss.backward()
             optim.step()
+
+With ``torch.compile``, compile the function that has the inner loop. ``torch.compile(ppo.losses)`` brings little: the
+losses are computed when the loop asks for them, which is after it has returned.
 """
 
 from __future__ import annotations
@@ -173,7 +176,10 @@ def losses(
                 part = nested.map(lambda x, chosen=chosen: x[:, chosen], batch)
                 yield _loss(part, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
 
-    return minibatches()
+    drawn = minibatches
+    if torch.compiler.is_compiling():  # each loss for itself: a loop seen as a whole would begin with all of them
+        drawn = torch.compiler.disable(minibatches, recursive=False)
+    return drawn()
 
 
 def _prepared(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> _Batch:

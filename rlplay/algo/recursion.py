@@ -5,7 +5,8 @@ It has two forms, since two things are dear in two places.
 The *walk* goes from the last row to the first: two operations a row, on NumPy arrays. On the host that is hard to beat:
 a row fits into the nearest cache, an operation costs a fraction of a microsecond, and each number is touched once.
 
-The *scan* is for tensors on a device, where each operation is a launch, and ``2 T`` launches in a row are what is dear.
+The *scan* is for tensors on a device, where each operation is a launch, and ``2 T`` launches in a row are what is dear
+(and for ``torch.compile``, on the host, too, where it becomes a few loops, soon compiled).
 A row is the affine map ``x -> a + b x``, and maps compose: ``k`` steps and then ``k`` steps are ``2 k`` steps. So the
 windows over 1, 2, 4, ... rows are made from each other, all rows at once, until they reach the end: five launches for
 each doubling (Hillis and Steele, 1986, "Data Parallel Algorithms"). A tree over the rows would touch fewer numbers, but

@@ -44,16 +44,33 @@ Wrong types and dtypes raise ``TypeError``, wrong shapes and values ``ValueError
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 
 from .columns import Array, columns, fraction
 from .recursion import ahead, backward
 
 __all__ = ["deltas", "gae", "multistep", "returns", "vtrace"]
 
-_quiet = np.errstate(over="ignore", invalid="ignore")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _quiet(function: _Function) -> _Function:
+    """Keep NumPy from warning of what is not finite. `torch.compile` sees no NumPy, and could not look through this."""
+
+    @wraps(function)
+    def quiet(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **options)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return function(*args, **options)
+
+    return cast(_Function, quiet)
 
 
 @_quiet

@@ -38,7 +38,7 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
 
     An actor without recurrent state is called once for all rows. As none of its actions is carried out and nothing
     advances, that call is virtual as a whole. Only for recurrent actors is the host made to wait for the device, once,
-    to learn where the resets are.
+    to learn where the resets are. So under ``torch.compile`` they run as they stand, eagerly, and others are compiled.
 
     Parameters
     ----------
@@ -59,6 +59,10 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
         The info has not the two leading dimensions of the rows, or the actor has a recurrent state and the fragment
         none.
     """
+    if nested.leaves(fragment.hx) and torch.compiler.is_compiling():
+        # which calls are made depends on where episodes begin: a compiler would begin anew with each fragment
+        eagerly: Unrolled = torch.compiler.disable(unroll)(fragment, actor)
+        return eagerly
     if nested.leaves(fragment.hx):
         info, hx, before = _unroll_recurrent(fragment, actor)
     else:

@@ -18,7 +18,7 @@ from .measure import Contestant, race
 from .picture import draw
 from .report import Row, gpu_row, limit_row, machine, run_row
 from .runs import Run, Settings, make_actor
-from .spec import DEFAULT_ENGINES, Engine, parse_engine
+from .spec import DEFAULT_ENGINES, ON_CUDA, Engine, parse_engine
 from .table import LEGEND, table
 from .works import Work, make_work
 
@@ -61,7 +61,8 @@ def bench(
             rows.append({"work": name, "not available": lacking})
         else:
             work = make_work(name, cost=1e-3 * cost, n_steps=n_steps)
-            chosen = [parse_engine(text) for text in DEFAULT_ENGINES[name]] if engines is None else engines
+            texts = DEFAULT_ENGINES[name] + (ON_CUDA if settings.lane.asynchronous else [])
+            chosen = [parse_engine(text) for text in texts] if engines is None else engines
             for part in _measured(work, chosen, n_envs, repeats, settings):
                 print(table(part), end="\n\n", flush=True)
                 rows += part

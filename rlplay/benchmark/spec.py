@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["DEFAULT_ENGINES", "GRAMMAR", "WORKS", "Engine", "parse_cost", "parse_engine"]
+__all__ = ["DEFAULT_ENGINES", "GRAMMAR", "ON_CUDA", "WORKS", "Engine", "parse_cost", "parse_engine"]
 
 WORKS = {
     "cartpole": "gym's CartPole-v1, two MLPs 64-64: cheap environments",
@@ -23,13 +23,16 @@ DEFAULT_ENGINES = {
     "sleep": ["same", "threaded", "threaded+threads8", "threaded+workers8", "threaded+threads8+groups2", "single"],
 }
 
+ON_CUDA = ["same+compile", "threaded+compile"]
+"""What is measured beside the default engines where the actor is on CUDA: captured steps."""
+
 GRAMMAR = """\
 engines:
   NAME[+OPTION]...   NAME is same, threaded, single or multi. The options:
   +workersN          threaded: N worker processes step the environments; multi: N collectors (2 unless given)
   +threadsN          threaded: N worker threads step the environments
   +groupsN           same, threaded: N groups of environments, each inferred as a batch of its own
-  +compile           any: the actor's step is compiled
+  +compile           any: the actor's step is compiled, or captured as a graph on CUDA
   For example same+compile, threaded+workers2+groups2, multi+workers4.
 """
 

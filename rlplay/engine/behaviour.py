@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from .space import along
 from .storage import Leaf
 from .transfer import Lane, Place
 
-__all__ = ["Behaviour", "Group", "Snapshot", "split"]
+__all__ = ["Behaviour", "Group", "Snapshot", "global_generator_kept", "places_in", "split"]
 
 
 class Snapshot(NamedTuple):
@@ -50,19 +50,22 @@ class Group:
     shapes : pair of lists of torch.Size
         Of the leaves of the actor's answers, actions first, and of those of the recurrent state.
     acting, looking : torch.Generator
-        The random generators for actions, and for virtual steps.
+        The random generators for actions, and for virtual steps. Only on the plain host do they have noise in stock:
+        what is drawn in a captured step is drawn anew each time, and an eager one is to draw the same.
     """
 
-    def __init__(self, index: int, columns: slice, seed: int, device: torch.device, *, key: int) -> None:
+    def __init__(self, index: int, columns: slice, seed: int, lane: Lane, *, key: int) -> None:
         """Seed the generators: by keys of two numbers, where environments have keys of one.
 
         ``key`` is the group's number among those of all collectors.
         """
+        kind = Source if lane.shared(Place.ACTOR, Place.HOST) else torch.Generator
         self.number, self.columns = index, columns
         self.hx: Nested = ()
         self.shapes: tuple[list[torch.Size], list[torch.Size]]
         self.acting, self.looking = (
-            Source(device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use)))) for use in (0, 1)
+            kind(lane.actor_device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
+            for use in (0, 1)
         )
 
     @property
@@ -101,19 +104,15 @@ class Behaviour:
         self._drawing = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
         self._weights = {name: weight.detach() for name, weight in _weights(self._modules).items()}
         # where each of them hangs: a module may well put another tensor into the place of its buffer
-        self._places = [
-            (store, name, weight)
-            for module in self._modules.values()
-            for store in (module._parameters, module._buffers)
-            for name, weight in store.items()
-            if weight is not None
-        ]
+        self._places = places_in(self._module)
         self.resets_by_mask = True
         """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.inspection.honours_mask`)."""
         self.recurrent = False
         """Whether it has a recurrent state."""
         self.eager_because = ""
-        """What is to be warned of where its step was to be compiled, and cannot be."""
+        """What is to be warned of at the call where its step was to be compiled, and cannot be."""
+        self.unsaid = ""
+        """What is to be warned of with the next fragment."""
         self._drawn_from: torch.Generator | None = None
         self._act_spec: Structure
         self._info_spec: Structure
@@ -173,6 +172,15 @@ class Behaviour:
 
         self._lane.copy(list(self._weights.values()), snapshot.weights)
         self._lane.launch(switched)
+
+    def settle_in(self, groups: Sequence[Group], state: State, info: Nested) -> None:
+        """Learn where, beside the actor, all rows lie for good; in the collector's thread, before the first step.
+
+        Parameters
+        ----------
+        state, info : nested tensors, ``(1+T, B, ...)``
+            The rows that are reacted to, and those of the actor's infos.
+        """
 
     def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
@@ -268,7 +276,7 @@ class Behaviour:
         self._draw_from(generator)
         for group in groups:
             part = nested.map(lambda x, columns=group.columns: x[:, columns].clone(), state)
-            with _global_generator_kept(self._lane.actor_device):
+            with global_generator_kept(self._lane.actor_device):
                 answer = self._module.step(*part, hx=None, virtual=True)
                 acted, hx, info = check_answer(answer, act, group.width)
                 if group is groups[0]:
@@ -285,6 +293,24 @@ class Behaviour:
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
             nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), group.hx),
         )
+
+
+def places_in(module: nn.Module) -> list[tuple[Any, str, Tensor]]:
+    """List where parameters and buffers hang, in a module and all inside: in which dict, by what name, which tensor."""
+    return [
+        (store, name, weight)
+        for part in module.modules()
+        for store in (part._parameters, part._buffers)
+        for name, weight in store.items()
+        if weight is not None
+    ]
+
+
+@contextmanager
+def global_generator_kept(device: torch.device) -> Iterator[None]:
+    """Leave torch's global generators as they are."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -313,9 +339,3 @@ def _alike(one: torch.dtype, other: torch.dtype) -> bool:
 
 def _seed_of(sequence: np.random.SeedSequence) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
-
-
-@contextmanager
-def _global_generator_kept(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

@@ -1,4 +1,4 @@
-"""The behaviour copy whose step is compiled: ``compile=True``, on the host.
+"""The behaviour copy whose step is compiled: ``compile=True``, on the host. Beside a device it is captured instead.
 
 The step is traced into a graph (:mod:`rlplay.engine.traced`), which TorchInductor turns into C++ that is called without
 anything in between: no guards, no dispatcher, and answers go straight into their rows. It is a kind of step of its own:
@@ -22,13 +22,11 @@ from .ambient import Ambient
 from .behaviour import Behaviour, Group, Snapshot
 from .core import BaseActorModule, State
 from .program import Program, copy_all
-from .rehearsal import Noise, Refused, check_repeats, nothing_drawn
+from .rehearsal import Modes, Noise, Refused, check_repeats, complaint, gist, nothing_drawn
 from .traced import Traced, trace
 from .transfer import Lane
 
 __all__ = ["CompiledBehaviour"]
-
-Modes = tuple[bool, ...]
 
 
 class CompiledBehaviour(Behaviour):
@@ -63,11 +61,6 @@ class CompiledBehaviour(Behaviour):
         self._ambient = Ambient.here(self._lane.actor_device)
         for book in (self._seats, self._traced, self._refused, self._programs, self._now):
             book.clear()  # when this is done again at the first ask, under other conditions
-        if self._lane.actor_device.type != "cpu":
-            self._traced[()] = {}
-            self._give_up("steps on CUDA cannot be captured yet")
-            self._say()
-            return info, hx
         for group in groups:
             part = nested.map(lambda x, at=group.columns: x[:, at].clone(), state)
             rows = [
@@ -131,7 +124,7 @@ class CompiledBehaviour(Behaviour):
             super().answer(group, state, rows, begun=begun, virtual=virtual)
             return
         seat, program = self._seats[group.number], self._now[group.width, virtual]
-        source = group.looking if virtual else group.acting
+        source: Any = group.looking if virtual else group.acting
         hx = seat.looked if virtual else seat.hx
         if begun:
             if self._drawn_from is not source:
@@ -171,7 +164,7 @@ class CompiledBehaviour(Behaviour):
                 if traced.key not in self._programs:
                     self._programs[traced.key] = Program(traced, self._kinds)
         except Exception as error:
-            why = f"compiling it failed with {_gist(error)}"
+            why = f"compiling it failed with {gist(error)}"
             if self._at_the_call:
                 self._give_up(why)
             else:
@@ -191,7 +184,7 @@ class CompiledBehaviour(Behaviour):
         except Refused as error:
             self._refused[modes] = str(error)
         except Exception as error:
-            self._refused[modes] = f"tracing it failed with {_gist(error)}"
+            self._refused[modes] = f"tracing it failed with {gist(error)}"
 
     def _trace(self, seat: _Seat, modes: Modes, *, virtual: bool) -> Traced:
         twin, noise = self._twin, Noise()
@@ -235,9 +228,7 @@ class CompiledBehaviour(Behaviour):
         """Say once why the step runs eagerly: at the call, unless it comes of modes that nobody could expect then."""
         if self._refused and not self.eager_because:
             modes, why = next(iter(self._refused.items()))
-            where = " in train mode" if all(modes) else " in some modes" if any(modes) else " in eval mode"
-            where = "" if self._refused.keys() == self._traced.keys() else where
-            self.eager_because = f"`compile=True`: the actor's step runs eagerly{where}, since {why}."
+            self.eager_because = complaint(modes, why, always=self._refused.keys() == self._traced.keys())
             if not self._at_the_call:
                 warnings.warn(self.eager_because, RuntimeWarning, stacklevel=2)
 
@@ -264,7 +255,3 @@ class _Seat:
         found, spec = nested.flatten(self.state)
         n, m = len(found), len(found) + len(self.hx)
         return spec.unflatten(inputs[:n]), list(inputs[n:m]), list(inputs[m:])  # type: ignore[return-value]
-
-
-def _gist(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(" .:")

@@ -134,6 +134,8 @@ class Feed(Iterator[Fragment]):
         self._version = delivery.version
         self._steps += delivery.steps
         self._episodes.extend(delivery.episodes)
+        if delivery.complaint:
+            warnings.warn(delivery.complaint, RuntimeWarning, stacklevel=4)
         return fragment
 
     def _own(self, staged: Nested) -> Nested:

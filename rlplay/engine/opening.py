@@ -16,7 +16,7 @@ import torch
 
 from .ambient import Ambient
 from .behaviour import Behaviour, split
-from .compiled import CompiledBehaviour
+from .captured import behaviour_for
 from .core import BaseActorModule
 from .crew import Alone, Crew, Faces
 from .driver import Background, Driver, Inline
@@ -82,7 +82,7 @@ def open_feed(
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
     lane = lane_between(device, actor_device, home_of(actor))
     with torch.inference_mode(False):  # what is made here will be written to
-        behaviour = CompiledBehaviour(actor, lane) if compile else Behaviour(actor, lane)
+        behaviour = behaviour_for(actor, lane, compile=compile)
         claim(sources, stacklevel=4)
         progress = Progress()
         stage: Callable[[Gate], Crew]

@@ -17,8 +17,8 @@ from torch import Tensor
 from .. import nested
 from ..nested import Nested
 from .ambient import Ambient
-from .behaviour import Behaviour, Snapshot
-from .compiled import CompiledBehaviour
+from .behaviour import Snapshot
+from .captured import behaviour_for
 from .core import BaseActorModule, Final, Fragment
 from .crew import Alone
 from .environment import Environments
@@ -54,6 +54,7 @@ class Reply(NamedTuple):
     steps: int
     episodes: list[tuple[int, float, int]]
     """Bare tuples, which are pickled in half the time."""
+    complaint: str
 
 
 class Region(NamedTuple):
@@ -171,8 +172,7 @@ class _Post:
         """Make the collector, and with it the environments; return what they look like."""
         errand, progress = self._errand, self._progress
         self._lane = lane_between("cpu", errand.actor_device, torch.device("cpu"))
-        behaviour = (CompiledBehaviour if errand.compile else Behaviour)(errand.actor, self._lane)
-        self._behaviour = behaviour
+        self._behaviour = behaviour = behaviour_for(errand.actor, self._lane, compile=errand.compile)
         looks: list[Any] = []
 
         def crew() -> Alone:
@@ -205,10 +205,10 @@ class _Post:
         ended = delivery.staged
         episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
         if not isinstance(ended, Final):
-            return Reply(0, delivery.steps, episodes)
+            return Reply(0, delivery.steps, episodes, delivery.complaint)
         k = len(ended.t)
         nested.map(lambda room, x: room[:k].copy_(x), self._region.final, ended)
-        return Reply(k, delivery.steps, episodes)
+        return Reply(k, delivery.steps, episodes, delivery.complaint)
 
     def close(self) -> list[str]:
         """Close the environments; return what went wrong with that."""

@@ -1,6 +1,6 @@
 """Trying a step out before it is made into a graph: whether it would do the same again, and what it draws.
 
-A graph has no memory but buffers, so whatever else a step leaves behind would be frozen in it. Not: compilers.
+A graph has no memory but buffers, so whatever else a step leaves behind would be frozen in it. Not: compilers, streams.
 """
 
 from __future__ import annotations
@@ -15,10 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..sampling import Source
 
-__all__ = ["Noise", "Refused", "check_repeats", "nothing_drawn"]
+__all__ = [
+    "Modes",
+    "Noise",
+    "Refused",
+    "Watch",
+    "check_leaves_nothing",
+    "check_repeats",
+    "complaint",
+    "gist",
+    "nothing_drawn",
+    "same_generator",
+    "tells",
+]
+
+Modes = tuple[bool, ...]
+"""The train/eval modes of all modules."""
 
 
 class Refused(Exception):
@@ -59,13 +76,25 @@ def check_repeats(module: nn.Module, noise: Noise, step: Callable[[], None]) -> 
     """
     step()  # what it makes at first, and keeps, is of no concern
     noise.given.clear()
-    before, state = _prints(module), noise.get_state()
+    state = noise.get_state()
+    check_leaves_nothing(module, step)
+    if not torch.equal(state, noise.get_state()):
+        raise Refused("it draws from `self.generator` otherwise than through `rlplay.sampling`")
+
+
+def check_leaves_nothing(module: nn.Module, step: Callable[[], None]) -> None:
+    """See that a step of a module leaves nothing behind but in buffers.
+
+    Raises
+    ------
+    Refused
+        If not.
+    """
+    before = _prints(module)
     step()
     changed = [name for name, print_ in _prints(module).items() if before.get(name) != print_]
     if changed:
         raise Refused(f"it changes `{changed[0]}`, which is not a buffer")
-    if not torch.equal(state, noise.get_state()):
-        raise Refused("it draws from `self.generator` otherwise than through `rlplay.sampling`")
 
 
 @contextmanager
@@ -87,6 +116,92 @@ def nothing_drawn() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+
+
+class Watch(TorchDispatchMode):
+    """Looks, in this thread, at all that a step asks of the device, and refuses what a graph of it would not do.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        The one generator that it may draw from.
+
+    Attributes
+    ----------
+    drawn : str
+        What it has drawn with last; empty if with nothing.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.drawn = ""
+        self._generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what is asked, if it may be."""
+        kwargs = kwargs or {}
+        if tells(func, args, kwargs):
+            raise Refused(f"the host has to wait for what is in a tensor (`{func}`)")
+        if _draws(func, args, kwargs):
+            self.drawn = str(func)
+            own = [
+                same_generator(x, self._generator) for x in (*args, *kwargs.values()) if isinstance(x, torch.Generator)
+            ]
+            if own != [True]:
+                whose = "a generator that is not its own" if own else "torch's global generator"
+                raise Refused(f"it draws random numbers from {whose} (`{func}`)")
+        answer = func(*args, **kwargs)
+        if _crosses(func, tree_leaves((args, kwargs)), tree_leaves(answer)):
+            raise Refused(f"it copies between the host and the device (`{func}`)")
+        return answer
+
+
+def same_generator(one: Any, other: Any) -> bool:
+    """Whether generators are one and the same, which comes out of an operation under another Python object."""
+    return bool(one._cdata == other._cdata)
+
+
+def tells(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation has to know what is in a tensor before the host can go on: a number, or a shape."""
+    if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+        by_number = func is torch.ops.aten.index.Tensor and not _by_mask(args)
+        return not by_number and kwargs.get("output_size") is None
+    if func.overloadpacket in (torch.ops.aten.index_put_, torch.ops.aten.index_put, torch.ops.aten._index_put_impl_):
+        return _by_mask(args) and args[2].numel() != 1  # one number is filled in through the mask itself
+    return False
+
+
+def _by_mask(args: tuple[Any, ...]) -> bool:
+    return any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1])
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation draws random numbers; those that could drop out, but do not, draw none."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    names = {argument.name for argument in func._schema.arguments}
+    rates = [given.get(name, 0.0) for name in ("dropout", "dropout_p") if name in names]
+    off = False in (given.get("train"), given.get("training"))
+    return not off and (any(rates) or not rates)
+
+
+def _crosses(func: Any, taken: list[Any], made: list[Any]) -> bool:
+    """Whether tensors lie on different kinds of device; but for copies, numbers are handed over with the launch."""
+    copies = func.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten._to_copy)
+    kinds = {x.device.type for x in made if isinstance(x, Tensor)}
+    return len(kinds | {x.device.type for x in taken if isinstance(x, Tensor) and (x.ndim or copies)}) > 1
+
+
+def complaint(modes: Modes, why: str, *, always: bool) -> str:
+    """Say why the step runs eagerly: always, or in these modes only."""
+    where = "" if always else " in train mode" if all(modes) else " in some modes" if any(modes) else " in eval mode"
+    return f"`compile=True`: the actor's step runs eagerly{where}, since {why}."
+
+
+def gist(error: BaseException) -> str:
+    """Name an error in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(" .:")
 
 
 def _prints(module: nn.Module) -> dict[str, Any]:

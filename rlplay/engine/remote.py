@@ -225,7 +225,8 @@ class RemoteCollector:
         steps, episodes = sum(reply.steps for reply in replies), self._in_order(taken, replies)
         for outpost in taken:
             outpost.version = outpost.reply = None
-        return Delivery(version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes)
+        complaint = next((reply.complaint for reply in replies if reply.complaint), "")
+        return Delivery(version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes, complaint)
 
     def _staged(self, taken: Sequence[_Outpost]) -> Final:
         """Gather the ends of all parts, by time and environment, in memory of the collector's."""

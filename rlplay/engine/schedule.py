@@ -66,6 +66,8 @@ class Delivery(NamedTuple):
     steps: int
     """Transitions that were carried out."""
     episodes: list[Episode]
+    complaint: str
+    """What the user is to be warned of; mostly nothing."""
 
 
 class Plan(NamedTuple):
@@ -142,9 +144,7 @@ class Collector:
             Slot(state, info, absent, plan.n_steps, crew.n_envs, allocate) for _ in range(1 + lane.asynchronous)
         ]
         crew.settle_in(self._slots)
-        self._groups = [
-            Group(i, columns, plan.seed, lane.actor_device, key=plan.first + i) for i, columns in enumerate(plan.groups)
-        ]
+        self._groups = [Group(i, columns, plan.seed, lane, key=plan.first + i) for i, columns in enumerate(plan.groups)]
         self._benches: list[Bench] = []
         self._previous: Bench | None = None
         self._turn = 0
@@ -205,6 +205,9 @@ class Collector:
             lane.launch(partial(self._behaviour.keep, group))
         lane.host_wait(bench.copied)  # copied -> refill
         carry_over(self._previous, bench, lane)
+        if self._previous is None:
+            progress.begin("actor.step")
+            self._behaviour.settle_in(self._groups, bench.state, bench.actor)
         ends = collect(
             bench, self._behaviour, self._groups, self.crew, lane, progress, self._boundary,
             sticky=plan.sticky, final=plan.final,
@@ -217,8 +220,10 @@ class Collector:
             lane.host_wait(copied)
         self._previous, self._turn = bench, self._turn + 1
         steps = int(bench.slot.env.valid.sum())
+        complaint, self._behaviour.unsaid = self._behaviour.unsaid, ""
+        episodes = self.crew.episodes()
         return Delivery(
-            token.version, token.vessel, staged, copied, token.home, token.snapshot, steps, self.crew.episodes()
+            token.version, token.vessel, staged, copied, token.home, token.snapshot, steps, episodes, complaint
         )
 
     def _boundary(self) -> None:

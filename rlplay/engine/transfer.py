@@ -24,9 +24,10 @@ dropped -> released
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum, auto
 from typing import Any
 
@@ -86,6 +87,21 @@ class Lane:
         """Let the actor's device do what ``work`` asks of it, behind all that the current stream has been asked for."""
         work()
 
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        """Make a callable that asks the actor's device for all that ``work`` asks of it, once more, without running it.
+
+        Nothing happens now. What is called, and on which memory, is what it is now for good: all that is read or
+        written must stay where it is for as long as the callable is used, inside of :meth:`launch`. Random numbers are
+        drawn anew each time, from ``generators``. When this is called, nothing may be under way that the current stream
+        has been asked for.
+
+        Raises
+        ------
+        Exception
+            Whatever the work fails with, as it does if it asks for what there is not while it is only noted: a number.
+        """
+        return work
+
     @property
     def current(self) -> Any:
         """Something that is equal for equal current streams."""
@@ -133,6 +149,7 @@ class CudaLane(Lane):
         # the actor's device comes last, so that it is the current one inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
         self._streams = {d: torch.cuda.Stream(d) for d in used}
+        self._drafts: torch.cuda.Stream | None = None  # where graphs are captured
 
     def shared(self, one: Place, other: Place) -> bool:
         """Whether two places are one, so that nothing need be copied between them."""
@@ -149,6 +166,47 @@ class CudaLane(Lane):
         torch.cuda.check_error(runtime.cudaHostRegister(address, memory.nbytes, 0))
         weakref.finalize(memory, runtime.cudaHostUnregister, address)
         return torch.from_numpy(memory)
+
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        """Capture the work as a CUDA graph.
+
+        It is captured in a stream beside, which alone is spoilt if that fails. Nothing has run there, so that cuBLAS
+        has its workspace for the graph allocated with it, and nobody who clears workspaces can take it away.
+
+        While this lasts, torch up to 2.12 lets no other thread draw from the device's global generator.
+        """
+        here = torch.cuda.current_stream(self.actor_device)
+        if self._drafts is None:
+            self._drafts, self._pool = torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle()
+        self._drafts.wait_stream(here)
+        with torch.cuda.stream(self._drafts), _nothing_collected():
+            graph = _registered(generators)
+            try:
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                work()
+                graph.capture_end()
+            except BaseException:
+                self._abandon(graph, generators)
+                raise
+        here.wait_stream(self._drafts)
+        return graph.replay
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph, generators: Sequence[torch.Generator]) -> None:
+        """End a capture that has failed, and put in order what torch leaves as it is then."""
+        with suppress(Exception):
+            graph.capture_end()  # raises if the capture was spoilt, or had ended, yet it has ended then
+        core: Any = torch._C
+        end = getattr(core, "_cuda_endAllocateToPool", None) or core._cuda_endAllocateCurrentStreamToPool
+        with suppress(Exception):  # else the allocator would put off for ever what waits for the end of all captures
+            end(self.actor_device.index, self._pool)
+            core._cuda_releasePool(self.actor_device.index, self._pool)
+        graph.reset()
+        self._pool = torch.cuda.graph_pool_handle()
+        with suppress(Exception):  # up to 2.12 generators wait for the end of a capture that succeeds
+            trivial = _registered(generators)
+            trivial.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            torch.zeros(1, device=self.actor_device)
+            trivial.capture_end()
 
     @property
     def current(self) -> Any:
@@ -201,6 +259,26 @@ class CudaLane(Lane):
             for stream in self._streams.values():
                 stack.enter_context(torch.cuda.stream(stream))
             yield
+
+
+def _registered(generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
+    """Make a graph that will count what it has drawn."""
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    return graph
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Put the garbage collector off: what it takes away may well be such that a capture does not stand it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _blocking_event() -> torch.cuda.Event:

@@ -25,6 +25,7 @@ from ..engine.ambient import Ambient
 from ..engine.rows import Array
 from ..engine.transfer import Lane, Place
 from ..nested import Nested, leaves
+from .recording import Recording
 
 __all__ = ["LaggingLane"]
 
@@ -167,6 +168,15 @@ class LaggingLane(Lane):
                 work()
 
         self._ask(done)
+
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        """Record the work, to be done again as it was; what is in device memory is not kept alive by that."""
+        if self._here_on_host:
+            return work
+        self.synchronize()  # to record it is to do it, on what is there in the end, and to undo it
+        with self._lock, Recording(generators, self._unowned) as recording:
+            work()
+        return recording.replay
 
     def borrow(self, tree: Nested) -> None:
         """Use the memory again only behind what the current stream has been asked for when it is let go."""

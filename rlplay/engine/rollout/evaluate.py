@@ -95,7 +95,7 @@ def _evaluated(
         stage = faces(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
         try:
             with Ambient.here(lane.actor_device).applied():
-                group = Group(0, slice(0, stage.n_envs), seed, lane.actor_device, key=0)
+                group = Group(0, slice(0, stage.n_envs), seed, lane, key=0)
                 layout = state_layout(fields_to_leaves(stage.obs), fields_to_leaves(stage.act))
                 slot = Slot(layout, {}, [], 1, stage.n_envs, lambda *form: lane.empty(Place.HOST, *form))
                 played = _play(stage, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs))

@@ -71,14 +71,24 @@ def rollout(
         Entries of the environments' info dicts to deliver in ``env.info``. Names alone are float32 scalars, NaN where
         absent; otherwise NaN, 0 or False is where an entry is absent. A dotted name reaches into nested dicts.
     compile : bool
-        Compile the behaviour copy's step, on the host. What it answers is that of eager steps up to rounding, and bit
-        for bit the same in all engines. With small networks, where calling PyTorch costs more than computing, a step of
-        the collector takes little more than half the time. It needs a C++ compiler, and several seconds at the call,
+        Compile the behaviour copy's step where it runs on the host; where it runs on CUDA, capture it.
+
+        On the host what it answers is that of eager steps up to rounding, and bit for bit the same in all engines. With
+        small networks, where calling PyTorch costs more than computing, a step of the collector takes little more than
+        half the time. It needs a C++ compiler, and several seconds at the call,
         fewer if torch has it in its cache on disk (``start_timeout`` counts them); again when the train/eval mode first
         changes, if the step depends on that. Python runs only while the step is traced: what it looks at, but for
         tensors, parameters, buffers, modes and ``virtual``, must stay as it is. A step that branches on what is in a
         tensor, that changes attributes which are not buffers, or that draws random numbers otherwise than by
         ``sampling.categorical`` or ``multinomial`` runs eagerly, with one RuntimeWarning that says why.
+
+        On CUDA (not run on a GPU yet) a step is captured as a CUDA graph while the first fragment is waited for, and
+        replayed with one launch; its answers are those of eager steps, bit for bit. There, too, Python runs but once. A
+        step runs eagerly, with such a warning, at the call or with the first fragment, if it has to know on the host
+        what is in a tensor, copies from or to the host, changes attributes which are not buffers, or draws from
+        anything but ``self.generator``; if ``reset`` does not honour a mask, changes a recurrent state where the mask
+        is False, or draws; and in train/eval modes that are neither those at the call, nor train or eval throughout.
+        Other threads must not draw from the device's global generator while the first fragment is waited for.
     workers, worker : int, "process" or "thread"
         Have the environments stepped by so many workers, each of which keeps consecutive ones; 0: by the collector's
         thread itself. Processes write straight into the memory that the collector reads; they need factories, which

@@ -1,0 +1,664 @@
+"""`compile=True` beside a device: captured steps are the eager ones bit for bit, or are the eager ones themselves.
+
+On the lagging device what is captured is recorded, and done again without Python. On a GPU: see test_cuda.py.
+"""
+
+import random
+import re
+import warnings
+from functools import partial
+from operator import attrgetter
+
+import gym
+import numpy as np
+import pytest
+import torch
+from test_behaviour import Assigning, InPlace, Remembering, Restless
+from test_compiled import (
+    Branching,
+    Chained,
+    Counting,
+    Dice,
+    Global,
+    Keeping,
+    Outside,
+    Own,
+    Seeing,
+    Swapping,
+    Tensors,
+    Tied,
+    collected,
+    shaken,
+    turned,
+    warned,
+)
+from test_law import Recurrent, assert_identical, run
+from torch import nn
+
+from rlplay import sampling
+from rlplay.engine import BaseActorModule, behaviour, rehearsal
+from rlplay.engine.behaviour import Behaviour
+from rlplay.engine.captured import CapturedBehaviour, behaviour_for
+from rlplay.engine.compiled import CompiledBehaviour
+from rlplay.engine.rollout import same, threaded
+from rlplay.engine.transfer import Lane, Place
+from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
+from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
+
+# the host, too, is to draw call by call: so eager steps there are the reference of captured ones here
+pytestmark = pytest.mark.usefixtures("no_stock")
+
+cartpole = partial(gym.make, "CartPole-v1")
+beside = partial(LaggingLane, consumer_on_host=True)
+
+
+def cartpoles():
+    return [cartpole() for _ in range(5)]
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Count what was captured, and how often it was done."""
+    counts, really = {"captured": 0, "taken": 0}, LaggingLane.capture
+
+    def capture(lane, work, generators):
+        again = really(lane, work, generators)
+        counts["captured"] += 1
+
+        def counted():
+            counts["taken"] += 1
+            again()
+
+        return counted
+
+    monkeypatch.setattr(LaggingLane, "capture", capture)
+    return counts
+
+
+# ---- the law
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+@pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("lag", "groups"), [(0, 1), (1, 2), (2, 3)])
+def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, groups, steps):
+    expected, _ = run(same, lag=lag, groups=groups)
+    got, _ = run(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
+    assert_identical(expected, got)
+    assert steps["captured"] == 2 * groups  # in train and in eval mode
+    assert steps["taken"] >= 7 * 11 * groups
+
+
+@pytest.mark.parametrize("options", [{"sticky": True}, {"n_steps": 1}, {"n_steps": 2, "sticky": True}], ids=str)
+def test_so_are_those_of_other_fragments(options, steps):
+    expected, _ = run(same, lag=1, **options)
+    for place in ({}, {"consumer_on_host": True}):
+        assert_identical(expected, run(threaded, lag=1, compile=True, device=LaggingLane(**place), **options)[0])
+    assert steps["taken"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("lag", [0, 1, 2, 3])
+@pytest.mark.parametrize("options", [{"groups": 2}, {"sticky": True}, {"n_steps": 1}, {"groups": 5}], ids=str)
+def test_the_law_holds_widely(lag, options):
+    expected, _ = run(same, lag=lag, **options)
+    for engine in (same, threaded):
+        for haste in (0.0, 0.3, 1.0):
+            for place in ({}, {"consumer_on_host": True}):
+                lane = LaggingLane(haste=haste, **place)
+                assert_identical(expected, run(engine, lag=lag, compile=True, device=lane, **options)[0])
+
+
+def test_on_a_device_nothing_is_drawn_in_stock(monkeypatch, steps):
+    monkeypatch.setattr(sampling, "_STOCK", 4096)  # which is for the host
+    expected, _ = run(same, device=LaggingLane())
+    assert_identical(expected, run(same, compile=True, device=LaggingLane())[0])
+    assert steps["taken"]
+
+
+def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
+    for lane, kind in ((LaggingLane(actor_on_host=True), CompiledBehaviour), (beside(), CapturedBehaviour)):
+        assert type(behaviour_for(Recurrent(), lane, compile=True)) is kind
+        assert type(behaviour_for(Recurrent(), lane, compile=False)) is Behaviour
+
+
+# ---- what eager steps do
+
+
+class Lstm(ActorCritic):
+    def __init__(self, width):
+        super().__init__(nn.Linear(8, 5), nn.Linear(8, 1), core=nn.LSTM(width, 8))
+
+
+class Pixels(BaseActorModule):
+    """Bytes, and a head for each entry; info of other dtypes than float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 2), nn.Embedding(2, 3)
+
+    def forward(self, obs, *, act, rew, fin, stepno, hx=None, **ignored):
+        out = self.layer(obs).double() + self.table(act).sum(-1, keepdim=True)
+        return out.argmax(-1).int(), hx, {"out": out, "half": out.half(), "bytes": (out > 0).byte(), "last": stepno}
+
+
+def discrete(n=4):
+    return [LedgerEnv(gym.spaces, j) for j in range(n)]
+
+
+def boxes(n=4):
+    return [LedgerEnv(gym.spaces, j, action="box") for j in range(n)]
+
+
+ACTORS = {
+    "feed-forward": (lambda: ActorCritic(mlp(6, 8, 5), mlp(6, 8, 1)), discrete),
+    "an LSTM": (lambda: Lstm(6), discrete),
+    "real-valued actions": (lambda: GaussianActorCritic(mlp(6, 8, 2), mlp(6, 8, 1), 2), boxes),
+    "epsilon-greedy": (lambda: QNetwork(mlp(6, 8, 5), epsilon=0.5), discrete),
+    "its own generator": (Own, discrete),
+    "casts": (Pixels, cartpoles),
+    "buffers": (Keeping, discrete),
+    "a buffer assigned": (Assigning, discrete),
+    "tied weights": (Tied, discrete),
+    "hx that goes round": (Swapping, discrete),
+    "hx that is the observation": (Remembering, discrete),
+    "hx in place": (InPlace, discrete),
+    "a convolution": (Seeing, discrete),
+}
+
+
+@pytest.mark.parametrize("haste", [0.0, 1.0])
+@pytest.mark.parametrize(("make_actor", "envs"), ACTORS.values(), ids=ACTORS)
+def test_it_does_what_eager_steps_do(make_actor, envs, haste, steps):
+    options = {"envs": envs, "update": shaken, "groups": 2}
+    got = collected(make_actor, compile=True, device=beside(haste=haste), **options)
+    assert_identical(collected(make_actor, **options), got)
+    assert steps["taken"] == 3 * 7 * 2
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_everything_may_be_nested(sampled, steps):
+    def envs():
+        return [LedgerEnv(gym.spaces, j, form="dict", action="dict") for j in range(4)]
+
+    options = {"envs": envs, "groups": 3, "sticky": sampled}
+    make_actor = partial(CountingActor, "dict", sampled=sampled)
+    assert_identical(collected(make_actor, **options), collected(make_actor, compile=True, device=beside(), **options))
+    assert steps["taken"]
+
+
+def test_autocast_is_in_the_captured_step(steps):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        eager = collected(Recurrent, envs=cartpoles, groups=2)
+        got = collected(Recurrent, envs=cartpoles, groups=2, compile=True, device=beside())
+    assert got[0].actor["logits"].dtype == torch.bfloat16
+    assert_identical(eager, got)
+    assert steps["taken"]
+
+
+def test_the_conditions_at_the_first_ask_hold_and_not_those_at_the_call(steps):
+    def first(**options):
+        torch.manual_seed(0)
+        actor = Recurrent()
+        with threaded.rollout(cartpoles(), actor, 5, seed=0, lag=0, **options) as feed:
+            actor.eval()
+            actor.core.train()  # which nobody could expect
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return [next(feed), next(feed)]
+
+    got = first(compile=True, device=beside())
+    assert got[0].actor["logits"].dtype == torch.bfloat16
+    assert_identical(first(), got)
+    assert steps["captured"] == 3
+
+
+def test_a_feed_can_be_paused_and_closed_at_any_step():
+    expected, got = [], []
+    for fragments, options in ((expected, {}), (got, {"compile": True, "device": beside(haste=0.5)})):
+        torch.manual_seed(0)
+        with threaded.rollout(cartpoles(), Recurrent(), 5, seed=0, lag=2, **options) as feed:
+            for _ in range(4):
+                fragments.append(next(feed))
+                with feed.pause():
+                    torch.rand(2)
+    assert_identical(expected, got)
+
+
+@pytest.mark.parametrize(("make_actor", "captured"), [(Recurrent, 2), (lambda: Global(), 0)])
+def test_nothing_is_drawn_in_earnest_before_the_first_step(make_actor, captured, steps):
+    actor, state = make_actor(), torch.get_rng_state()
+    feed, _ = warned(lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=beside()))
+    assert torch.equal(state, torch.get_rng_state())
+    with feed:
+        next(feed)
+    assert steps["captured"] == captured
+    assert captured == 0 or torch.equal(state, torch.get_rng_state())
+
+
+# ---- what has to be done around it
+
+
+def index_is_left(monkeypatch):
+    monkeypatch.setattr(CapturedBehaviour, "begin", lambda self, *rest: super(CapturedBehaviour, self).begin(*rest))
+
+
+def state_is_left(monkeypatch):
+    monkeypatch.setattr(CapturedBehaviour, "_hold", lambda self, group: setattr(group, "hx", group.hx))
+
+
+def buffers_are_left(monkeypatch):
+    monkeypatch.setattr("rlplay.engine.captured._put_back", lambda places: [])
+
+
+def modes_are_turned_at_once(monkeypatch):
+    really = CapturedBehaviour.adopt
+
+    def adopt(self, snapshot):
+        self._turn_to(tuple(snapshot.modes))
+        really(self, snapshot)
+        self._turn_to = lambda modes: None
+
+    monkeypatch.setattr(CapturedBehaviour, "adopt", adopt)
+
+
+def noise_is_kept_in_stock(monkeypatch):
+    monkeypatch.setattr(sampling, "_STOCK", 4096)
+    monkeypatch.setattr(behaviour.torch, "Generator", sampling.Source)
+
+
+def actions_are_not_waited_for(monkeypatch):
+    really = LaggingLane.host_wait
+    monkeypatch.setattr(
+        LaggingLane, "host_wait", lambda self, event: None if self.current is self.collector else really(self, event)
+    )
+
+
+def virtual_steps_are_not_put_back(monkeypatch):
+    monkeypatch.setattr(
+        CapturedBehaviour, "_strayed", property(lambda self: False, lambda self, x: None), raising=False
+    )
+
+
+def memory_is_let_go(monkeypatch):
+    really = CapturedBehaviour.settle_in
+
+    def settle_in(self, *rest):
+        really(self, *rest)
+        for seat in self._seats.values():
+            seat.index = seat.index.clone()
+
+    monkeypatch.setattr(CapturedBehaviour, "settle_in", settle_in)
+
+
+AROUND = {
+    "the index begins anew": (index_is_left, Recurrent, cartpoles),
+    "the recurrent state is kept in its place": (state_is_left, Recurrent, cartpoles),
+    "buffers stay in their places": (buffers_are_left, Assigning, discrete),
+    "virtual steps count, too": (virtual_steps_are_not_put_back, Assigning, discrete),
+    "modes are turned when it is their turn": (modes_are_turned_at_once, Recurrent, cartpoles),
+    "noise is drawn anew": (noise_is_kept_in_stock, Recurrent, cartpoles),
+    "actions have come down": (actions_are_not_waited_for, Recurrent, cartpoles),
+    "memory stays where it is": (memory_is_let_go, Recurrent, cartpoles),
+}
+
+
+@pytest.mark.parametrize(("take_out", "make_actor", "envs"), AROUND.values(), ids=AROUND)
+def test_it_goes_wrong_without(take_out, make_actor, envs, monkeypatch):
+    def fragments(**options):
+        return collected(make_actor, envs=envs, update=turned, n_fragments=4, n_steps=20, groups=2, **options)
+
+    expected = fragments()
+    assert_identical(expected, fragments(compile=True, device=beside()))
+    take_out(monkeypatch)
+    try:
+        got = fragments(compile=True, device=beside())
+    except Exception:  # garbage for an action or an index may well be noticed
+        return
+    with pytest.raises(AssertionError):
+        assert_identical(expected, got)
+
+
+# ---- falling back
+
+
+class Choosy(Chained):
+    def answer(self, obs, fin):
+        return obs[obs > 0].sum().expand(fin.shape)
+
+
+class Foreign(Chained):
+    generators = (torch.Generator(),)
+
+    def answer(self, obs, fin):
+        return torch.rand(obs.shape, generator=self.generators[0]) * 0
+
+
+class Hoarding(Chained):
+    """Keeps what it makes at its first step in earnest."""
+
+    kept = None
+
+    def forward(self, obs, *, fin, virtual, **ignored):
+        if self.kept is None and not virtual:
+            self.kept = torch.ones(())
+        return super().forward(obs, fin=fin)
+
+    def answer(self, obs, fin):
+        return obs if self.kept is None else obs * self.kept
+
+
+class Resetting(BaseActorModule):
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        hx = torch.zeros(1, fin.shape[1], 2) if hx is None else hx
+        return fin.long(), hx + 1, {"hx": hx.clone()}
+
+
+class OneByOne(Resetting):
+    def reset(self, hx, at):
+        hx = hx.clone()
+        hx[:, at].zero_()
+        if not isinstance(at, torch.Tensor):
+            hx[:, at] = 0
+        return hx
+
+
+class Decaying(Resetting):
+    def reset(self, hx, at):
+        keep = torch.ones(hx.shape[1], dtype=torch.bool)
+        keep[at] = False
+        return torch.where(keep[:, None], hx, hx / 2)
+
+
+class Touching(Resetting):
+    def reset(self, hx, at):
+        keep = torch.ones(hx.shape[1])
+        keep[at] = 0
+        return (hx + 0.0) * keep[:, None]
+
+
+class Drawing(Resetting):
+    def reset(self, hx, at):
+        torch.rand(1, generator=self.generator)
+        return super().reset(hx, at)
+
+
+class Precise(Chained):
+    """More so in earnest."""
+
+    def forward(self, obs, *, virtual, **inputs):
+        return super().forward(obs if virtual else obs.double(), **inputs)
+
+    def answer(self, obs, fin):
+        return obs / 3
+
+
+class Failing(Chained):
+    """Breaks in earnest only, and then always: eager steps say it better."""
+
+    def forward(self, obs, *, virtual, **inputs):
+        if not virtual:
+            raise ArithmeticError("in earnest")
+        return super().forward(obs, **inputs)
+
+    def answer(self, obs, fin):
+        return obs
+
+
+class Dropping(Chained):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Dropout(0.5)
+
+    def answer(self, obs, fin):
+        return self.layer(torch.ones_like(obs))
+
+
+BACK = {
+    "control flow": (Branching, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
+    "a mask for an index": (Choosy, "the host has to wait for what is in a tensor .*index.Tensor"),
+    "an attribute": (Counting, "changes `n`, which is not a buffer"),
+    "a tensor": (Tensors, "changes `table`, which is not a buffer"),
+    "what is made later": (Hoarding, "changes `kept`, which is not a buffer"),
+    "torch's generator": (Global, "from torch's global generator .*rand_like"),
+    "another generator": (Foreign, "from a generator that is not its own .*rand"),
+    "numpy's generator": (Outside, "draws from `numpy.random`"),
+    "Python's generator": (Dice, "draws from `random`"),
+    "another dtype": (Precise, "what it answers, remembers or keeps in buffers changes its form"),
+    "a reset that draws": (Drawing, "its `reset` draws random numbers"),
+    "a reset that draws and shows it": (Restless, "its `reset` does not honour a mask"),
+    "a reset without masks": (OneByOne, "its `reset` does not honour a mask"),
+    "a reset by halves": (Decaying, "does something else where it has been done already"),
+    "a reset that leaves traces": (Touching, "changes the recurrent state where nothing is to be reset"),
+}
+
+
+def seeded(make_actor, **options):
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    return collected(make_actor, groups=2, **options)
+
+
+@pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
+@pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
+def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
+    got, (warning,) = warned(lambda: seeded(make_actor, compile=True, device=beside()))
+    assert warning.category is RuntimeWarning
+    assert warning.filename == __file__.replace("captured", "compiled")  # where `collected` is
+    assert re.search(f"runs eagerly, since .*{why}", str(warning.message))
+    assert_identical(seeded(make_actor), got)
+    assert not steps["captured"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "drawn"),
+    [
+        ("_cudnn_rnn.default", {"dropout": 0.0, "train": True}, False),
+        ("_cudnn_rnn.default", {"dropout": 0.1, "train": False}, False),
+        ("_cudnn_rnn.default", {"dropout": 0.1, "train": True}, True),
+        ("_scaled_dot_product_flash_attention.default", {}, False),
+        ("_scaled_dot_product_flash_attention.default", {"dropout_p": 0.1}, True),
+        ("native_dropout.default", {"p": 0.1, "train": True}, True),
+        ("exponential_.default", {}, True),
+        ("mul.Tensor", {}, False),
+    ],
+)
+def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
+    """These are what layers come to on CUDA."""
+    assert rehearsal._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
+
+
+def test_an_actor_that_breaks_breaks_as_an_eager_one():
+    def broken():
+        with pytest.raises(ArithmeticError, match="in earnest"):
+            seeded(Failing, compile=True, device=beside())
+
+    _, (warning,) = warned(broken)
+    assert "since trying it out failed with ArithmeticError: in earnest" in str(warning.message)
+
+
+def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps):
+    got, (warning,) = warned(lambda: collected(Dropping, update=turned, compile=True, device=beside()))
+    assert "runs eagerly in train mode, since it draws random numbers from torch's global" in str(warning.message)
+    assert [bool((fragment.actor["answer"] == 1).all()) for fragment in got] == [False, True, False]
+    assert steps == {"captured": 1, "taken": 7}
+
+
+class Mixed(Chained):
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Identity()
+
+    def answer(self, obs, fin):
+        return torch.full_like(obs, 2 * self.training + self.part.training)
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment_is_asked_for(engine, steps):
+    def fragments():
+        actor, found = Mixed(), []
+        with engine.rollout(discrete(), actor, 7, lag=0, compile=True, device=beside()) as feed:
+            for part, whole in ((True, True), (False, True), (True, False), (False, False)):
+                actor.train(whole)
+                actor.part.train(part)
+                found.append(next(feed))
+        return found
+
+    got, (warning,) = warned(fragments)
+    assert "runs eagerly in some modes, since it is captured at the first fragment" in str(warning.message)
+    assert warning.filename == __file__
+    assert [int(fragment.actor["answer"].unique()) for fragment in got] == [3, 2, 1, 0]
+    assert steps["taken"] == 14
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    def capture(lane, work, generators):
+        work()
+        raise OSError("no graphs\nat all")
+
+    monkeypatch.setattr(LaggingLane, "capture", capture)
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(engine):
+    def fragments(**options):
+        torch.manual_seed(0)
+        with engine.rollout(cartpoles(), Stateless(), 5, seed=0, lag=1, **options) as feed:
+            return [next(feed), next(feed)]
+
+    got, (warning,) = warned(lambda: fragments(compile=True, device=beside()))
+    assert str(warning.message).endswith("runs eagerly, since capturing it failed with OSError: no graphs.")
+    assert warning.filename == __file__
+    assert_identical(fragments(), got)
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_a_warning_that_is_an_error_is_raised_by_next(engine):
+    feed = engine.rollout(cartpoles(), Stateless(), 5, compile=True, device=beside())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="no graphs"):
+            next(feed)
+    assert not feed.open
+    feed.close()
+
+
+class Fused(Assigning):
+    """Breaks half-way when it is to."""
+
+    blown = False
+
+    def forward(self, obs, **inputs):
+        answer = super().forward(obs, **inputs)
+        if self.blown:
+            raise OSError("blown")
+        return answer
+
+
+def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypatch):
+    def capture(lane, work, generators):
+        with monkeypatch.context() as now:
+            now.setattr(Fused, "blown", True)
+            work()
+
+    monkeypatch.setattr(LaggingLane, "capture", capture)
+    got, (warning,) = warned(lambda: collected(Fused, compile=True, device=beside()))
+    assert "since capturing it failed with OSError: blown" in str(warning.message)
+    assert_identical(collected(Fused), got)
+
+
+class Stateless(BaseActorModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, obs, *, hx=None, **ignored):
+        return self.layer(obs).argmax(-1), hx, ()
+
+
+# ---- what the lagging device captures
+
+
+def on_device(lane, values):
+    tensor = lane.empty(Place.ACTOR, (len(values),), torch.float32)
+    lane.launch(lambda: tensor.copy_(torch.tensor(values)))
+    return tensor
+
+
+@pytest.fixture
+def lane():
+    """A device, seen from the collector."""
+    lane = LaggingLane()
+    with lane.collecting():
+        yield lane
+
+
+def test_capturing_does_nothing_and_replaying_does_it_late(lane):
+    x, out = on_device(lane, [1.0, 2.0]), on_device(lane, [0.0, 0.0])
+    calls = []
+
+    def work():
+        calls.append(1)
+        out.copy_(x.view(2, 1)[:, 0] * 2)
+        x.add_(1)
+
+    again = lane.capture(work, [])
+    assert (x.tolist(), out.tolist()) == ([1.0, 2.0], [0.0, 0.0])
+    for _ in range(2):
+        lane.launch(again)
+    assert out.tolist() == [0.0, 0.0]
+    lane.synchronize()
+    assert (x.tolist(), out.tolist(), calls) == ([3.0, 4.0], [4.0, 6.0], [1])
+
+
+def test_replaying_draws_anew_and_capturing_leaves_generators_as_they_are(lane):
+    generator, out = torch.Generator().manual_seed(3), on_device(lane, [0.0, 0.0])
+    again = lane.capture(lambda: out.copy_(torch.rand(2, generator=generator)), [generator])
+    reference = torch.Generator().manual_seed(3)
+    for _ in range(2):
+        lane.launch(again)
+        lane.synchronize()
+        assert torch.equal(out, torch.rand(2, generator=reference))
+
+
+def test_what_an_operation_does_not_say_that_it_writes_is_put_back_as_well(lane):
+    mean, var, x = torch.zeros(3), torch.ones(3), torch.rand(4, 3)
+    again = lane.capture(lambda: nn.functional.batch_norm(x, mean, var, training=True), [])
+    assert torch.equal(mean, torch.zeros(3))
+    again()
+    assert mean.sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        (lambda x: x.sum().item(), "not permitted when stream is capturing: aten._local_scalar_dense"),
+        (lambda x: x.nonzero(), "not permitted when stream is capturing: aten.nonzero"),
+        (lambda x: torch.rand(2, generator=torch.Generator()), "was not registered"),
+    ],
+)
+def test_what_a_device_could_not_capture_is_refused_and_undone(work, why, lane):
+    x = on_device(lane, [1.0, 2.0])
+    with pytest.raises(RuntimeError, match=why):
+        lane.capture(lambda: (x.zero_(), work(x)), [])
+    assert x.tolist() == [1.0, 2.0]
+
+
+def test_memory_that_is_let_go_is_not_kept_by_what_was_captured(lane):
+    x, out = on_device(lane, [1.0]), on_device(lane, [0.0])
+    again = lane.capture(partial(out.copy_, x), [])
+    del x
+    lane.launch(lambda: None)
+    lane.launch(again)
+    lane.synchronize()
+    assert not torch.isfinite(out).any()
+
+
+def test_on_the_host_work_stands_for_itself():
+    work = list
+    cpu = torch.device("cpu")
+    assert Lane(cpu, cpu).capture(work, []) is work
+    assert LaggingLane(actor_on_host=True).capture(work, []) is not None
