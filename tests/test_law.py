@@ -2,6 +2,7 @@
 
 import random
 import sys
+from itertools import islice
 
 import gym
 import pytest
@@ -119,6 +120,23 @@ def test_a_fragment_is_collected_with_the_weights_of_the_ask_that_lag_says(engin
     for k, fragment in enumerate(fragments):
         assert versions[k] == max(0, k - lag)
         assert (fragment.actor["temperature"] == 1 + max(0, k - lag)).all()
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_weights_that_change_in_the_midst_of_a_fragment_do_not_reach_it(engine, lag):
+    actor = Recurrent()
+
+    class Meddles(gym.Wrapper):
+        def step(self, action):
+            with torch.no_grad():
+                actor.temperature.add_(1)
+            return super().step(action)
+
+    with engine.rollout([Meddles(gym.make("CartPole-v1"))], actor, 5, lag=lag) as feed:
+        for fragment in islice(feed, 4):
+            assert len(fragment.actor["temperature"].unique()) == 1
+    assert actor.temperature > 20
 
 
 def test_neither_the_time_of_asking_nor_switching_threads_changes_anything():

@@ -183,7 +183,7 @@ class Env:
     def step(self, action):
         self.n += 1
         if self.n == HANGS:
-            print("hangs", os.getpid(), flush=True)
+            os.write(1, f"hangs {os.getpid()}\\n".encode())  # at once, unlike what is printed
             all(itertools.repeat(True)) if LOCKS else threading.Event().wait()
         return np.float32(0), 1.0, False, False, {"pid": os.getpid()}
 
@@ -213,7 +213,7 @@ WAYS = {
 
 
 def parent(then, hangs=0):
-    """Start a script with a feed; return it, and the processes of its workers."""
+    """Start a script with a feed; return it, and the processes of its workers; those may hang before they are told."""
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT, then, str(hangs)],
         stdout=subprocess.PIPE,
@@ -221,11 +221,20 @@ def parent(then, hangs=0):
         text=True,
         start_new_session=True,
     )
-    line = process.stdout.readline().split()
-    if line[:1] != ["workers"]:
-        out, err = process.communicate(timeout=LONG)
-        raise AssertionError(process.returncode, line, out, err)
-    return process, [int(pid) for pid in line[1:]]
+    process.hanging = 0
+    for line in iter(process.stdout.readline, ""):
+        what, *pids = line.split()
+        if what == "workers":
+            return process, [int(pid) for pid in pids]
+        process.hanging += 1
+    out, err = process.communicate(timeout=LONG)
+    raise AssertionError(process.returncode, out, err)
+
+
+def until_they_hang(process, pids):
+    """Wait until all workers are in the step that does not return."""
+    for _ in pids[process.hanging :]:
+        process.stdout.readline()
 
 
 def finish(process):
@@ -246,8 +255,7 @@ def test_however_the_parent_ends_no_worker_is_left(then, hangs, code):
 
 def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed():
     process, pids = parent("threading.Event().wait()", hangs="8!")
-    for _ in pids:
-        process.stdout.readline()
+    until_they_hang(process, pids)
     process.kill()
     finish(process)
     until(lambda: not any(map(alive, pids)))
@@ -255,8 +263,7 @@ def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed
 
 def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
     process, pids = parent("next(feed), next(feed)", hangs=8)
-    for _ in pids:
-        process.stdout.readline()  # both are in the step that does not return, and the parent waits for them
+    until_they_hang(process, pids)  # and the parent waits for them
     os.killpg(process.pid, signal.SIGINT)
     _, err = finish(process)
     assert process.returncode == -signal.SIGINT

@@ -278,6 +278,7 @@ def test_a_script_without_a_guard_is_not_run_twice_and_what_it_defines_works_in_
 
         class Env:
             observation_space, action_space = Space("float32"), Space("int64")
+            last = 8
             n = 0
 
             def reset(self, *, seed=None):
@@ -285,7 +286,7 @@ def test_a_script_without_a_guard_is_not_run_twice_and_what_it_defines_works_in_
 
             def step(self, action):
                 self.n += 1
-                if self.n == 8:
+                if self.n == self.last:
                     raise Mine(LIMIT)
                 print(f"step {self.n}\\n", end="")  # into a buffer, which is not to be lost
                 return np.float32(0), 1.0, False, False, {}
@@ -293,9 +294,12 @@ def test_a_script_without_a_guard_is_not_run_twice_and_what_it_defines_works_in_
             def close(self):
                 print("closed\\n", end="")
 
+        class Calm(Env):
+            last = 9  # so that it is always worker 0 that fails
+
         LIMIT = 8
         try:
-            for fragment in rollout([Env, lambda: Env()], CountingActor(), 5, workers=2):
+            for fragment in rollout([Env, lambda: Calm()], CountingActor(), 5, workers=2):
                 print("fragment", flush=True)
         except Mine as error:
             print(error, error.__notes__[0][:26], flush=True)

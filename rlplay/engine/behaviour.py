@@ -109,6 +109,8 @@ class Behaviour:
         """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.inspection.honours_mask`)."""
         self.recurrent = False
         """Whether it has a recurrent state."""
+        self.at_once = False
+        """Whether nothing is collected between a snapshot and its fragment, so that the copy itself can take it."""
         self.eager_because = ""
         """What is to be warned of at the call where its step was to be compiled, and cannot be."""
         self.unsaid = ""
@@ -129,6 +131,8 @@ class Behaviour:
 
     def publish(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights, in memory of the calling thread's current stream.
+
+        Without weights, if the copy has taken them over already (:attr:`at_once`).
 
         Raises
         ------
@@ -155,8 +159,10 @@ class Behaviour:
                     f"the actor's {name!r} has changed its form: expected shape {tuple(mine.shape)}, dtype "
                     f"{mine.dtype}, got {tuple(theirs.shape)}, {theirs.dtype}. Make a new feed after such a change."
                 )
-            snapshot.append(self._lane.empty(Place.ACTOR, theirs.shape, theirs.dtype))
-        self._lane.copy(snapshot, self._lane.steady([weights[name] for name in self._weights]))
+            if not self.at_once:
+                snapshot.append(self._lane.empty(Place.ACTOR, theirs.shape, theirs.dtype))
+        target = self.weights if self.at_once else snapshot
+        self._lane.copy(target, self._lane.steady([weights[name] for name in self._weights]))
         return Snapshot(snapshot, [modules[name].training for name in self._modules])
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -170,7 +176,8 @@ class Behaviour:
                 if module.training != mode:
                     module.training = mode
 
-        self._lane.copy(list(self._weights.values()), snapshot.weights)
+        if not self.at_once:
+            self._lane.copy(self.weights, snapshot.weights)
         self._lane.launch(switched)
 
     def settle_in(self, groups: Sequence[Group], state: State, info: Nested) -> None:

@@ -83,6 +83,7 @@ def open_feed(
     lane = lane_between(device, actor_device, home_of(actor))
     with torch.inference_mode(False):  # what is made here will be written to
         behaviour = behaviour_for(actor, lane, compile=compile)
+        behaviour.at_once = background is None and lag == 0 and not lane.asynchronous
         claim(sources, stacklevel=4)
         progress = Progress()
         stage: Callable[[Gate], Crew]
