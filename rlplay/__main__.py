@@ -256,7 +256,7 @@ def _at_least(least: int) -> Any:
 
 def _device(text: str) -> str:
     """See that there is such a device."""
-    from .engine.transfer import parse_device
+    from .engine.memory.cuda import parse_device
 
     try:
         return str(parse_device(text, "--device"))

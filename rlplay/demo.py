@@ -22,8 +22,9 @@ import rlplay
 from rlplay import plotting, sampling
 from rlplay.algo import a2c
 from rlplay.engine import BaseActorModule
-from rlplay.engine.feed import Feed
 from rlplay.engine.rollout import same, threaded
+
+from .engine.feed.feed import Feed
 
 __all__ = ["Actor", "demo", "make_envs"]
 

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 
 from .engine import BaseActorModule
-from .engine.process import Child, Link, map_memory, new_memory
+from .engine.concurrency.child import Child
+from .engine.concurrency.link import Link
+from .engine.concurrency.shared_memory import map_memory, new_memory
 from .engine.rollout import multi, same, single, threaded
 
 __all__ = ["Check", "broken", "doctor", "examine"]

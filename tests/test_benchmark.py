@@ -14,18 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlplay.__main__ import main
-from rlplay.benchmark import command, environments
+from rlplay.benchmark import command, works
 from rlplay.benchmark.gpu import Activity, activity_in, copy_ceiling, covered
-from rlplay.benchmark.learner import Learner
-from rlplay.benchmark.limits import Limit, forward_pass
-from rlplay.benchmark.measure import Spread, Turn, count_for, efficiency, race, rates, times
-from rlplay.benchmark.picture import panel
-from rlplay.benchmark.report import gpu_row, limit_row, run_row
-from rlplay.benchmark.runs import Run, Settings
+from rlplay.benchmark.measure import Limit, Spread, Turn, count_for, efficiency, forward_pass, race, rates, times
+from rlplay.benchmark.report import gpu_row, limit_row, panel, run_row, table
+from rlplay.benchmark.runs import Learner, Run, Settings
 from rlplay.benchmark.spec import DEFAULT_ENGINES, WORKS, Engine, parse_cost, parse_engine
-from rlplay.benchmark.table import table
 from rlplay.benchmark.works import Work, make_work
-from rlplay.engine.transfer import Lane
+from rlplay.engine.memory.lane import Lane
 
 CPU = torch.device("cpu")
 LANE = Lane(CPU, CPU)
@@ -159,7 +155,7 @@ def test_wrong_options_are_refused_with_a_message(options, message, capsys, tmp_
 def test_a_busy_step_lasts_by_the_cpu_time_of_its_thread(monkeypatch):
     ticks = count(step=1e-4)
     monkeypatch.setattr(time, "thread_time", lambda: next(ticks))
-    for env in environments.Busy(), environments.Pixels(cost=1e-3):
+    for env in works.Busy(), works.Pixels(cost=1e-3):
         env.reset()
         before = next(ticks)
         env.step(0)
@@ -182,9 +178,9 @@ def test_environments_are_environments(work):
 
 @pytest.mark.parametrize(("lacking", "said"), [((), None), (("ale_py", "cv2"), "ale_py, cv2 not installed")])
 def test_what_is_not_installed_is_said(monkeypatch, lacking, said):
-    monkeypatch.setattr(environments, "find_spec", lambda name: None if name in lacking else name)
-    assert environments.missing("breakout") == said
-    assert environments.missing("cartpole") is None
+    monkeypatch.setattr(works, "find_spec", lambda name: None if name in lacking else name)
+    assert works.missing("breakout") == said
+    assert works.missing("cartpole") is None
 
 
 # the limits

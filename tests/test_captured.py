@@ -36,12 +36,15 @@ from test_law import Recurrent, assert_identical, run
 from torch import nn
 
 from rlplay import sampling
-from rlplay.engine import BaseActorModule, behaviour, rehearsal
-from rlplay.engine.behaviour import Behaviour
-from rlplay.engine.captured import CapturedBehaviour, behaviour_for
-from rlplay.engine.compiled import CompiledBehaviour
+from rlplay.engine import BaseActorModule
+from rlplay.engine.acting import behaviour
+from rlplay.engine.acting.behaviour import Behaviour
+from rlplay.engine.acting.compile import step_checks
+from rlplay.engine.acting.compile.captured import CapturedBehaviour
+from rlplay.engine.acting.compile.compiled import CompiledBehaviour
+from rlplay.engine.acting.make import make_behaviour
+from rlplay.engine.memory.lane import Lane, Place
 from rlplay.engine.rollout import same, threaded
-from rlplay.engine.transfer import Lane, Place
 from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
 
@@ -119,8 +122,8 @@ def test_on_a_device_nothing_is_drawn_in_stock(monkeypatch, steps):
 
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
     for lane, kind in ((LaggingLane(actor_on_host=True), CompiledBehaviour), (beside(), CapturedBehaviour)):
-        assert type(behaviour_for(Recurrent(), lane, compile=True)) is kind
-        assert type(behaviour_for(Recurrent(), lane, compile=False)) is Behaviour
+        assert type(make_behaviour(Recurrent(), lane, compile=True)) is kind
+        assert type(make_behaviour(Recurrent(), lane, compile=False)) is Behaviour
 
 
 # ---- what eager steps do
@@ -248,7 +251,7 @@ def state_is_left(monkeypatch):
 
 
 def buffers_are_left(monkeypatch):
-    monkeypatch.setattr("rlplay.engine.captured._put_back", lambda places: [])
+    monkeypatch.setattr("rlplay.engine.acting.compile.captured._put_back", lambda places: [])
 
 
 def modes_are_turned_at_once(monkeypatch):
@@ -281,14 +284,14 @@ def virtual_steps_are_not_put_back(monkeypatch):
 
 
 def memory_is_let_go(monkeypatch):
-    really = CapturedBehaviour.settle_in
+    really = CapturedBehaviour.bind_rows
 
-    def settle_in(self, *rest):
+    def bind_rows(self, *rest):
         really(self, *rest)
         for seat in self._seats.values():
             seat.index = seat.index.clone()
 
-    monkeypatch.setattr(CapturedBehaviour, "settle_in", settle_in)
+    monkeypatch.setattr(CapturedBehaviour, "bind_rows", bind_rows)
 
 
 AROUND = {
@@ -465,7 +468,7 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(mak
 )
 def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
     """These are what layers come to on CUDA."""
-    assert rehearsal._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
+    assert step_checks._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
 
 
 def test_an_actor_that_breaks_breaks_as_an_eager_one():

@@ -17,10 +17,11 @@ from torch import nn
 from tqdm import tqdm
 
 from rlplay import nested, sampling
-from rlplay.engine import BaseActorModule, program
-from rlplay.engine.rehearsal import Noise
+from rlplay.engine import BaseActorModule
+from rlplay.engine.acting.compile import graph
+from rlplay.engine.acting.compile.graph import make_graph
+from rlplay.engine.acting.compile.step_checks import ReplayedNoise
 from rlplay.engine.rollout import same, single, threaded
-from rlplay.engine.traced import trace
 from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
 
 cartpole = partial(gym.make, "CartPole-v1")
@@ -59,8 +60,8 @@ def no_monitor(monkeypatch):
 @pytest.fixture
 def programs(monkeypatch):
     """List the graphs that are compiled."""
-    found, really = [], program.compiled
-    monkeypatch.setattr(program, "compiled", lambda graph: found.append(graph) or really(graph))
+    found, really = [], graph.compiled
+    monkeypatch.setattr(graph, "compiled", lambda graph: found.append(graph) or really(graph))
     return found
 
 
@@ -248,8 +249,8 @@ def test_the_conditions_at_the_first_ask_hold_even_if_they_are_others_later(engi
 
 def test_it_is_the_asking_thread_that_compiles(monkeypatch):
     """For the compiler puts torch's global generator back, and so undoes what a learner beside it has drawn."""
-    threads, really = [], program.compiled
-    monkeypatch.setattr(program, "compiled", lambda graph: threads.append(threading.current_thread()) or really(graph))
+    threads, really = [], graph.compiled
+    monkeypatch.setattr(graph, "compiled", lambda graph: threads.append(threading.current_thread()) or really(graph))
     actor = Recurrent()
     with threaded.rollout([cartpole() for _ in range(5)], actor, 5, lag=2, compile=True) as feed:
         next(feed)
@@ -299,7 +300,7 @@ def test_modes_that_are_mixed_are_compiled_when_they_are_met(programs):
 
 def traced(step, *inputs, parameters=()):
     step(*inputs)
-    return trace(step, inputs, len(inputs) - 1, parameters, [], Noise())
+    return make_graph(step, inputs, len(inputs) - 1, parameters, [], ReplayedNoise())
 
 
 @pytest.mark.parametrize(("n", "copied"), [(64, True), (512, False)])
@@ -490,7 +491,7 @@ def test_without_a_compiler_it_runs_eagerly(monkeypatch):
     def broken(graph):
         raise OSError("no compiler\nat all")
 
-    monkeypatch.setattr(program, "compiled", broken)
+    monkeypatch.setattr(graph, "compiled", broken)
     got, (warning,) = warned(lambda: collected(Tied, compile=True))
     assert str(warning.message).endswith("since compiling it failed with OSError: no compiler.")
     assert_identical(collected(Tied), got)
@@ -498,7 +499,7 @@ def test_without_a_compiler_it_runs_eagerly(monkeypatch):
 
 def test_a_compiler_that_fails_later_fails_for_those_modes_alone(monkeypatch):
     def spoilt(actor):
-        monkeypatch.setattr(program, "compiled", broken)
+        monkeypatch.setattr(graph, "compiled", broken)
         turned(actor)
 
     def broken(graph):

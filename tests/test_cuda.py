@@ -12,9 +12,9 @@ import torch
 
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
+from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
-from rlplay.engine.transfer import CudaLane
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
 
 pytestmark = [

@@ -18,6 +18,7 @@ from torch import nn
 from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
 from rlplay.engine import BaseActorModule, Episode
+from rlplay.engine.feed import episode_feed
 from rlplay.engine.rollout import episodic, same
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LedgerEnv, encode
@@ -313,7 +314,7 @@ def test_an_interrupt_closes_it(where, monkeypatch):
     if where == "while playing":
         script.at("step", 2, raising(KeyboardInterrupt()))
     else:
-        monkeypatch.setattr(episodic, "_whole", lambda *args: raising(KeyboardInterrupt())())
+        monkeypatch.setattr(episode_feed, "_whole", lambda *args: raising(KeyboardInterrupt())())
     with pytest.raises(KeyboardInterrupt):
         next(feed)
     assert not feed.open

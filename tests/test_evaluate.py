@@ -27,7 +27,7 @@ class Actor(BaseActorModule):
 
 
 class Countdown(gym.Env):
-    """Ends after so many steps, with rewards 1, 2, 3, ..."""
+    """Finals after so many steps, with rewards 1, 2, 3, ..."""
 
     observation_space = gym.spaces.Box(-1, 1, (4,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -131,7 +131,7 @@ def test_wrong_arguments_are_refused():
 
 
 class Ender(gym.Env):
-    """Ends with the first step that carries out action 1, or after ten; each step gives 1."""
+    """Finals with the first step that carries out action 1, or after ten; each step gives 1."""
 
     observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
 

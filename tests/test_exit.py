@@ -190,7 +190,7 @@ def test_a_script_ends_while_collectors_are_inside_of_torch():
 
 def test_a_script_ends_although_an_environment_never_returns_from_its_step():
     script = """
-        from rlplay.engine import driver
+        from rlplay.engine.feed import driver
 
         driver._PATIENCE = 0.2
         never, there = threading.Event(), threading.Event()

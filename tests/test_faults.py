@@ -18,7 +18,7 @@ import torch
 from faulty import LENGTH, Actor, Broken, Env, Script, Stop, raising
 from torch import nn
 
-from rlplay.engine import driver
+from rlplay.engine.feed import driver
 from rlplay.engine.rollout import same, threaded
 
 T, B = 5, 2

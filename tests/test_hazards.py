@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from rlplay import nested, sampling
-from rlplay.engine import BaseActorModule, collect, schedule
-from rlplay.engine.bench import Bench
+from rlplay.engine import BaseActorModule
+from rlplay.engine.collector import collector, loop
+from rlplay.engine.collector.staging import Staging
+from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import same, threaded
-from rlplay.engine.transfer import Place
 from rlplay.testing import LaggingLane
 
 pytestmark = pytest.mark.usefixtures("no_stock")
@@ -75,19 +76,19 @@ def all_equal(some, others):
 
 
 def uploads_ask_before_filling(monkeypatch, lane):
-    react, upload = collect._react, collect.upload
+    react, upload = loop._react, loop.upload
 
-    def react_and_upload_the_next_row(bench, behaviour, groups, lane, t, *, virtual):
-        react(bench, behaviour, groups, lane, t, virtual=virtual)
+    def react_and_upload_the_next_row(staging, behaviour, groups, lane, t, *, virtual):
+        react(staging, behaviour, groups, lane, t, virtual=virtual)
         if not virtual:
-            upload(bench, lane, 0, t + 1)
+            upload(staging, lane, 0, t + 1)
 
-    monkeypatch.setattr(collect, "_react", react_and_upload_the_next_row)
-    monkeypatch.setattr(collect, "upload", lambda bench, lane, turn, t: None)
+    monkeypatch.setattr(loop, "_react", react_and_upload_the_next_row)
+    monkeypatch.setattr(loop, "upload", lambda staging, lane, turn, t: None)
 
 
 def slots_are_refilled_at_once(monkeypatch, lane):
-    monkeypatch.setattr(Bench, "copied", property(lambda self: None, lambda self, event: None), raising=False)
+    monkeypatch.setattr(Staging, "copied", property(lambda self: None, lambda self, event: None), raising=False)
 
 
 def consumers_do_not_wait(monkeypatch, lane):
@@ -148,7 +149,7 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     """Close a feed with a fragment that was never taken, use its memory for something else, and see what is in it."""
     lane, reached = LaggingLane(), threading.Event()
     if not with_the_edge:
-        monkeypatch.setattr(schedule.Collector, "settle", lambda self: None)
+        monkeypatch.setattr(collector.Collector, "synchronize", lambda self: None)
     env = Announcing(gym.make("CartPole-v1"), 2 * N_STEPS, reached)
     feed = threaded.rollout([env], Actor(), N_STEPS, lag=1, seed=0, device=lane)
     next(feed)
@@ -225,7 +226,7 @@ def test_a_fragment_that_is_delivered_to_the_host_can_be_read_at_once():
 
 
 def test_no_memory_is_lost_over_many_fragments():
-    """Vessels, snapshots and staged rows come back to where they were allocated: the device's memory stays flat."""
+    """Blank fragments, snapshots and staged rows come back to where they were allocated."""
     lane = LaggingLane(haste=0.5)
     sizes = []
     with threaded.rollout(make_envs(), Actor(), N_STEPS, seed=0, lag=2, final=True, device=lane) as feed:

@@ -12,7 +12,7 @@ from torch import nn
 
 from rlplay import nested
 from rlplay.engine import BaseActorModule
-from rlplay.engine.lean import make_lean
+from rlplay.engine.acting.fast_modules import make_fast
 from rlplay.engine.rollout import same
 from rlplay.testing import make_ledger
 
@@ -38,15 +38,15 @@ def network():
 def test_the_answers_are_the_same_bit_for_bit(make):
     plain = make()
     lean, x = copy.deepcopy(plain), torch.rand(2, 3, 3)
-    make_lean(lean)
+    make_fast(lean)
     pairs = zip(nested.leaves(plain(x)), nested.leaves(lean(x)), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_modules_are_still_what_they_were():
     lean = network()
-    make_lean(lean)
-    make_lean(lean)  # a second time changes nothing
+    make_fast(lean)
+    make_fast(lean)  # a second time changes nothing
     assert isinstance(lean[0], nn.Linear)
     assert repr(lean) == repr(network())
     assert type(lean[0]).__mro__[1] is nn.Linear
@@ -94,7 +94,7 @@ def both():
     torch.manual_seed(0)
     pair = nn.ModuleList([Shifts(), Shifts(free=False)])
     lean = copy.deepcopy(pair)
-    make_lean(lean)
+    make_fast(lean)
     assert type(lean[0]) is type(lean[1]) is not Shifts
     return pair, lean
 
@@ -153,7 +153,7 @@ def test_a_look_up_of_its_own_is_asked():
             return super().__getattr__(name)
 
     lean = Talks(2, 2)
-    make_lean(lean)
+    make_fast(lean)
     Talks.asked = 0
     lean(torch.zeros(1, 2))
     assert Talks.asked == 1

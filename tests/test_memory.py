@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from faulty import Actor, Env
 
-from rlplay.engine.remote import RemoteCollector
+from rlplay.engine.collector.collector import Collector
+from rlplay.engine.remote.remote_collector import RemoteCollector
 from rlplay.engine.rollout import same, single, threaded
-from rlplay.engine.schedule import Collector
 
 FEEDS = {
     "same": lambda **options: same.rollout([Env(), Env()], Actor(), 4, **options),
@@ -29,12 +29,12 @@ def test_fragments_in_memory_are_those_under_way_and_those_kept(engine, lag, n_k
     alive = weakref.WeakSet()
     for kind in (Collector, RemoteCollector):
 
-        def vessel(self, made=kind.vessel):
+        def blank(self, made=kind.blank):
             fragment = made(self)
             alive.add(fragment.state.rew)
             return fragment
 
-        monkeypatch.setattr(kind, "vessel", vessel)
+        monkeypatch.setattr(kind, "blank", blank)
     kept = deque(maxlen=n_kept)
     with FEEDS[engine](lag=lag, seed=0) as feed:
         for k in range(20):

@@ -16,8 +16,8 @@ from gym.spaces import Box
 from test_exit import is_traceback, start
 from test_faults import LONG, InThread, T, is_closed, is_fragment, until
 
-from rlplay.engine import driver
-from rlplay.engine.opening import seeds_of
+from rlplay.engine.envs.make import seeds_of
+from rlplay.engine.feed import driver
 from rlplay.engine.rollout import multi, single
 
 B = 2  # as `is_fragment` has it
@@ -121,7 +121,7 @@ def descriptors():
 
 def all_told(feed):
     """Whether all processes have been told to stand still, or to stop, at their next step."""
-    return all(outpost.posted.halted for outpost in feed._driver.collector._outposts)
+    return all(process.progress.halted for process in feed._driver.collector._processes)
 
 
 def has_ended(feed):

@@ -14,7 +14,7 @@ from rlplay import nested
 from rlplay.engine import Final, Fragment, Outcome, State
 from rlplay.engine.rollout import same
 from rlplay.replay import Prioritized, Uniform
-from rlplay.replay.sampler import Sampler
+from rlplay.replay.indices import Sampler
 from rlplay.testing import CountingActor, LedgerEnv, decode
 
 T, B, SHELVES, GAMMA = 5, 3, 3, 0.9

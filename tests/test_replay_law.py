@@ -1,4 +1,4 @@
-"""The replay law: a fragment has all that it takes to react to it once more, and its cuts change nothing."""
+"""The replay law: a fragment has all that it takes to react to it once more, and its slab_layout change nothing."""
 
 from __future__ import annotations
 

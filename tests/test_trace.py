@@ -17,11 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlplay import plotting
-from rlplay.engine import BaseActorModule, timeline, trace
+from rlplay.engine import BaseActorModule
+from rlplay.engine.concurrency import clock as clock_module
+from rlplay.engine.concurrency import progress as progress_module
+from rlplay.engine.concurrency.clock import COLLECTING, INFERENCE, KINDS, STEPPING, WAITING, Clock
+from rlplay.engine.concurrency.progress import Progress, SharedProgress
+from rlplay.engine.feed import timeline
+from rlplay.engine.feed.stats import CollectorTime, LearnerTime, Stats, advice
+from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import multi, same, single, threaded
-from rlplay.engine.stats import CollectorTime, LearnerTime, Stats, advice
-from rlplay.engine.trace import COLLECTING, INFERENCE, KINDS, STEPPING, WAITING, Clock, Posted, Progress
-from rlplay.engine.transfer import Place
 from rlplay.testing import LaggingLane
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -112,7 +116,7 @@ BUSY = [kind for kind in KINDS if kind != "waiting"]
 def test_a_clock_charges_every_moment_once_whether_anybody_listens_or_not(turns, listening):
     now, log = 0, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trace, "perf_counter", lambda: now)
+        patch.setattr(clock_module, "perf_counter", lambda: now)
         clock = Clock()
         clock.listen(log if listening else None)
         expected = dict.fromkeys(range(len(KINDS)), 0)
@@ -133,9 +137,9 @@ def test_a_clock_charges_every_moment_once_whether_anybody_listens_or_not(turns,
 @given(st.lists(st.integers(0, 9)))
 def test_spans_come_through_shared_memory_in_order_or_are_known_to_be_lost(bursts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Posted, "_ROOM", 5)
-        memory = np.zeros(Posted.SIZE, np.uint8)
-        there, here, log, sent, lost = Posted(memory), Posted(memory), [], [], 0
+        patch.setattr(SharedProgress, "_ROOM", 5)
+        memory = np.zeros(SharedProgress.SIZE, np.uint8)
+        there, here, log, sent, lost = SharedProgress(memory), SharedProgress(memory), [], [], 0
         there.append((STEPPING, -1.0, 0.0))  # before anybody listened
         assert there.log is None
         here.listen(log)
@@ -164,7 +168,9 @@ def test_what_others_collected_is_divided_as_they_have_divided_theirs():
 
 
 def test_the_shares_of_both_sides_add_up_to_all_of_the_time(monkeypatch):
-    monkeypatch.setattr(trace, "perf_counter", partial(next, itertools.count(1.0)))  # every look at it takes a second
+    tick = partial(next, itertools.count(1.0))  # every look at the clock takes a second
+    for module in (clock_module, progress_module):
+        monkeypatch.setattr(module, "perf_counter", tick)
     with listed(same.rollout) as feed:
         train(feed)
         stats = feed.stats
@@ -381,7 +387,7 @@ def test_one_trace_after_the_other_and_a_file_that_cannot_be_written(tmp_path):
 
 def test_lost_spans_are_said(monkeypatch):
     with listed(threaded.rollout, workers=1, lag=0) as feed:
-        monkeypatch.setattr(Posted, "drain", lambda self: 3)
+        monkeypatch.setattr(SharedProgress, "drain", lambda self: 3)
         with pytest.warns(RuntimeWarning, match="lacks 6 spans"), feed.trace():
             train(feed, 1)
 

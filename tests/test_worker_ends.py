@@ -159,7 +159,9 @@ PARENT = """
 import itertools, os, signal, sys, threading
 import numpy as np
 import torch
-from rlplay.engine import BaseActorModule, driver, team
+from rlplay.engine import BaseActorModule
+from rlplay.engine.feed import driver
+from rlplay.engine.stepping import pool
 from rlplay.engine.rollout import threaded
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
@@ -195,7 +197,7 @@ class Actor(BaseActorModule):
 
 THEN, HANGS = sys.argv[1], int(sys.argv[2].rstrip("!"))
 LOCKS = sys.argv[2].endswith("!")  # holds the interpreter lock meanwhile
-driver._PATIENCE = team._PATIENCE = 0.3
+driver._PATIENCE = pool._PATIENCE = 0.3
 feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, info={"pid": np.int64})
 print("workers", *next(feed).env.info["pid"][0].tolist(), flush=True)
 exec(THEN)

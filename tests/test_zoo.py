@@ -16,7 +16,7 @@ from torch import nn
 
 from rlplay import nested
 from rlplay.algo import unroll
-from rlplay.engine.mend import mend_gym
+from rlplay.engine.envs.gym_on_numpy2 import patch_gym
 from rlplay.engine.rollout import same
 from rlplay.zoo.actors import ActorCritic, Duelling, GaussianActorCritic, NatureCNN, QNetwork, mlp
 from rlplay.zoo.envs import Catch, Chain, Endless, NarrowPath, Recall, Regulator
@@ -91,7 +91,7 @@ def test_the_best_policy_gets_the_optimum_and_a_random_one_what_it_should(make, 
 
 @pytest.mark.parametrize("make", ENVS)
 def test_gym_finds_no_fault(make):
-    mend_gym()
+    patch_gym()
     check_env(make(), skip_render_check=True)
 
 

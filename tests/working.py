@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlplay.engine import BaseActorModule, driver, team
+from rlplay.engine import BaseActorModule
+from rlplay.engine.feed import driver
 from rlplay.engine.rollout import threaded
+from rlplay.engine.stepping import pool
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # else every worker process would import torch with it
 
@@ -126,7 +128,7 @@ class Stop:
 def be_impatient(monkeypatch):
     """Let closing not wait long for a step that is under way."""
     monkeypatch.setattr(driver, "_PATIENCE", 1.0)
-    monkeypatch.setattr(team, "_PATIENCE", 0.2)
+    monkeypatch.setattr(pool, "_PATIENCE", 0.2)
 
 
 class InThread(threading.Thread):

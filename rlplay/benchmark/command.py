@@ -10,17 +10,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..engine.transfer import lane_between
-from .environments import missing
+from ..engine.memory.cuda import lane_between
 from .gpu import Watch, copy_ceiling
-from .limits import Limit, forward_pass
-from .measure import Contestant, race
-from .picture import draw
-from .report import Row, gpu_row, limit_row, machine, run_row
+from .measure import Contestant, Limit, forward_pass, race
+from .report import LEGEND, Row, draw, gpu_row, limit_row, machine, run_row, table
 from .runs import Run, Settings, make_actor
 from .spec import DEFAULT_ENGINES, ON_CUDA, Engine, parse_engine
-from .table import LEGEND, table
-from .works import Work, make_work
+from .works import Work, make_work, missing
 
 __all__ = ["bench"]
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..engine.transfer import Lane, Place
+from ..engine.memory.lane import Lane, Place
 
 __all__ = ["Activity", "Watch", "activity_in", "copy_ceiling", "covered"]
 

@@ -81,7 +81,7 @@ from torch import Tensor
 
 from .. import nested
 from ..nested import Nested
-from .rows import Episode
+from .envs.rows import Episode
 
 __all__ = ["At", "BaseActorModule", "Episode", "Final", "Fragment", "Outcome", "State"]
 

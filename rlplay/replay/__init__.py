@@ -10,8 +10,8 @@
 This room knows the nouns of :mod:`rlplay.engine`. It knows no losses and no networks.
 """
 
+from .batches import Batch, Sequences
 from .prioritized import Prioritized
-from .samples import Batch, Sequences
 from .sumtree import SumTree
 from .uniform import Uniform
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..engine import Final, Fragment
-from .sampler import Sampler
-from .samples import Batch, Sequences, sequences, transitions
+from .batches import Batch, Sequences, sequences, transitions
+from .indices import Sampler
 from .store import Store
 
 __all__ = ["Buffer", "check_fraction"]

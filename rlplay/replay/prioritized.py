@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batches import Batch, Sequences
 from .buffer import Buffer, check_fraction
-from .samples import Batch, Sequences
 
 __all__ = ["Prioritized"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .batches import Batch, Sequences
 from .buffer import Buffer
-from .samples import Batch, Sequences
 
 __all__ = ["Uniform"]
 

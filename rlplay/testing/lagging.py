@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.ambient import Ambient
-from ..engine.rows import Array
-from ..engine.transfer import Lane, Place
+from ..engine.acting.torch_context import TorchContext
+from ..engine.envs.rows import Array
+from ..engine.memory.lane import Lane, Place
 from ..nested import Nested, leaves
 from .recording import Recording
 
@@ -161,10 +161,10 @@ class LaggingLane(Lane):
         if self._here_on_host:
             work()
             return
-        ambient, grad = Ambient.here(self.actor_device), torch.is_grad_enabled()
+        torch_context, grad = TorchContext.here(self.actor_device), torch.is_grad_enabled()
 
         def done() -> None:
-            with ambient.applied(), torch.set_grad_enabled(grad):
+            with torch_context.applied(), torch.set_grad_enabled(grad):
                 work()
 
         self._ask(done)

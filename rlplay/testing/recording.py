@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
-from ..engine.rehearsal import same_generator, tells
+from ..engine.acting.compile.step_checks import reads_values, same_generator
 
 __all__ = ["Recording"]
 
@@ -64,7 +64,7 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do, and note, one operation."""
         kwargs = kwargs or {}
-        if tells(func, args, kwargs):
+        if reads_values(func, args, kwargs):
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
         given, spec = tree_flatten((args, kwargs))
         for x in given:

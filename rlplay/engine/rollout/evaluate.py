@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-import weakref
-from collections.abc import Callable, Iterator
-from time import perf_counter
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
-from ... import nested
 from ...nested import Nested
-from ..ambient import Ambient
-from ..behaviour import Behaviour, Group
+from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..crew import Faces
-from ..driver import noting
-from ..environment import is_factory, is_vector, takes
-from ..info import Entries
-from ..inspection import SLOW_RESET
-from ..opening import at_least, claim, faces, home_of, listed, seed_of, seeds_of
-from ..process import Child, Gone, Link, map_memory, new_memory, packed, unpacked
-from ..rows import Array
-from ..storage import Slot, fields_to_leaves, state_layout
-from ..trace import Posted, Progress, note
-from ..transfer import Place, lane_between
+from ..envs.dialects import is_factory
+from ..envs.rows import Array
+from ..evaluation.episodes import _evaluated
+from ..evaluation.examiner import Examiner
+from ..feed.options import at_least, seed_of
 
-__all__ = ["Examiner", "background", "evaluate"]
+__all__ = ["background", "evaluate"]
 
 
 def evaluate(
@@ -74,89 +61,6 @@ def evaluate(
         As ``rollout`` does, if the arguments are not as described.
     """
     return _evaluated(envs, actor, n_steps, render, device, Progress())
-
-
-def _evaluated(
-    envs: Any,
-    actor: BaseActorModule,
-    n_steps: int | None,
-    render: bool,
-    device: torch.device | str | None,
-    progress: Progress,
-) -> tuple[Array, Nested]:
-    if n_steps is not None:
-        at_least("n_steps", n_steps, 1)
-    sources, seed = listed(envs), seed_of(None)
-    lane = lane_between(device, None, home_of(actor))
-    with torch.inference_mode(False):
-        behaviour = Behaviour(actor, lane)
-    claim(sources, stacklevel=4)
-    with noting(progress):
-        stage = faces(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
-        try:
-            with Ambient.here(lane.actor_device).applied():
-                group = Group(0, slice(0, stage.n_envs), seed, lane, key=0)
-                layout = state_layout(fields_to_leaves(stage.obs), fields_to_leaves(stage.act))
-                slot = Slot(layout, {}, [], 1, stage.n_envs, lambda *form: lane.empty(Place.HOST, *form))
-                played = _play(stage, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs))
-        except BaseException as error:
-            for complaint in stage.close():
-                note(error, complaint)
-            raise
-    for complaint in [*stage.close(), *([] if behaviour.resets_by_mask else [SLOW_RESET])]:
-        warnings.warn(complaint, RuntimeWarning, stacklevel=3)
-    return played
-
-
-def _play(
-    envs: Faces,
-    behaviour: Behaviour,
-    group: Group,
-    slot: Slot,
-    progress: Progress,
-    n_steps: int | None,
-    render: bool,
-    *,
-    sticky: bool,
-) -> tuple[Array, Nested]:
-    (now, then), (marks,) = slot.rows, slot.marks
-    envs.begin(now)
-    here = group.acting.device
-    info_layout, _ = behaviour.probe([group], _first_row(slot, here), envs.act)
-    rewards: list[Array] = []
-    infos: list[list[Array]] = []
-    going_on = np.ones(envs.n_envs, bool)
-    while True:
-        if render:
-            envs.render()
-        last = not going_on.any() or len(rewards) == n_steps
-        progress.doing, progress.row = "actor.step", len(rewards)
-        begun = now.fin.nonzero()[0].tolist()
-        act, info = behaviour.react(group, _first_row(slot, here), begun=begun, virtual=last)
-        infos.append([_numpy(leaf[0]) for leaf in info])
-        if last:
-            break
-        for value, row in zip(act, then.act, strict=True):
-            row[...] = _numpy(value[0])
-        slot.clear()
-        progress.doing = "env.step"
-        ended = envs.step(now, then, marks, None, sticky=sticky)
-        rewards.append(np.where(going_on, then.rew, np.float32(0)))
-        going_on[ended] = False
-        for leaf in nested.leaves(slot.state):
-            leaf[0].copy_(leaf[1])
-    stacked = [np.stack(column) for column in zip(*infos, strict=True)]
-    return np.stack(rewards), nested.structure(info_layout).unflatten(stacked)
-
-
-def _numpy(x: torch.Tensor) -> Array:
-    """Copy to numpy, which has no bfloat16: that comes as float32."""
-    array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy().copy()
-    return array
-
-
-def _first_row(slot: Slot, device: torch.device) -> Nested:
-    return nested.map(lambda x: x[:1].to(device, copy=True), slot.state)
 
 
 def background(
@@ -222,137 +126,3 @@ def background(
     if not is_factory(factory):
         raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
     return Examiner(actor, timeout, start_timeout, (factory, n_envs, n_steps, seed_of(seed), greedy, threads))
-
-
-class Examiner(Iterator[Array]):
-    """What :func:`background` returns: an endless iterator, and a context manager.
-
-    ``next()`` raises what the evaluation raised, with its type, a note of where, and the original traceback as its
-    cause; RuntimeError if the process has died (it names the signal) or is closed; TimeoutError if it makes no
-    progress. Then it is closed. It also ends with its last reference, and with the interpreter.
-    """
-
-    def __init__(self, actor: BaseActorModule, timeout: float, start_timeout: float, errand: tuple[Any, ...]) -> None:
-        """Start the process, and the first evaluation."""
-        self._actor, self._timeout, self._closed = actor, timeout, False
-        self._lane = lane_between("cpu", "cpu", home_of(actor))
-        with torch.inference_mode(False):
-            self._behaviour = Behaviour(actor, self._lane)
-        child = Child(_examine, self._behaviour.module, *errand, name="the evaluation process")
-        self._child = child
-        self._forgotten = weakref.finalize(self, child.close, 0.0)
-        fd = new_memory(Posted.SIZE)
-        self._progress = Posted(map_memory(fd))
-        try:
-            self._tell(None, fd)
-            self._wait(start_timeout)
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            os.close(fd)
-
-    def __iter__(self) -> Examiner:
-        """Return the examiner itself."""
-        return self
-
-    def __next__(self) -> Array:
-        """Return the returns of the evaluation that is under way, and begin another."""
-        if self._closed:
-            raise RuntimeError("the evaluation process is closed.")
-        try:
-            returns: Array = self._wait(self._timeout)
-            self._begin()
-        except KeyboardInterrupt:  # it goes on, and can be asked again
-            raise
-        except BaseException:
-            self.close()
-            raise
-        return returns
-
-    def close(self) -> None:
-        """End the process; an evaluation that is under way is given up. May be called often."""
-        self._closed = True
-        self._forgotten()
-
-    def __enter__(self) -> Examiner:
-        """Return the examiner itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close it."""
-        self.close()
-
-    def _begin(self) -> None:
-        with torch.inference_mode(False), torch.no_grad():
-            weights = self._behaviour.publish(self._actor).weights
-        self._tell(weights)
-
-    def _tell(self, thing: Any, *fds: int) -> None:
-        try:
-            self._child.link.send(thing, *fds)
-        except Gone:
-            raise RuntimeError(f"{self._child.epitaph()}.") from None
-
-    def _wait(self, timeout: float) -> Any:
-        """Wait for an answer, for as long as there is progress."""
-        moment, moved = self._progress.moment(), perf_counter()
-        while not self._child.speaks(min(timeout / 8, 0.5)):
-            now = self._progress.moment()
-            if now != moment:
-                moment, moved = now, perf_counter()
-            elif perf_counter() - moved >= timeout:
-                raise TimeoutError(f"no progress for {timeout:g} s: {self._child.name}: {self._progress}.")
-        try:
-            (kind, answer), _ = self._child.link.receive()
-        except Gone:
-            raise RuntimeError(f"{self._child.epitaph()}.") from None
-        if kind == "failed":
-            raise unpacked(answer)
-        return answer
-
-
-def _examine(
-    link: Link,
-    actor: BaseActorModule,
-    factory: Callable[..., Any],
-    n_envs: int,
-    n_steps: int | None,
-    seed: int,
-    greedy: bool,
-    threads: int,
-) -> None:
-    """Live the whole life of the evaluation process."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    _, (fd,) = link.receive()
-    progress = Posted(map_memory(fd))
-    os.close(fd)
-    weights = [*actor.parameters(), *actor.buffers()]
-    envs: list[Any] = []
-
-    def make() -> None:
-        with noting(progress):
-            progress.doing = "env.make"
-            for j, env_seed in enumerate(seeds_of(seed, n_envs)):
-                progress.env = j
-                envs.append(factory(seed=env_seed) if takes(factory, "seed") else factory())
-
-    def play() -> Array:
-        with torch.no_grad():
-            for weight, new in zip(weights, news, strict=True):
-                weight.copy_(new)
-        rewards, _ = _evaluated(envs, actor.train(not greedy), n_steps, False, "cpu", progress)
-        returns: Array = rewards.sum(axis=0)
-        return returns
-
-    work: Callable[[], Any] = make
-    while True:
-        try:
-            answer = "done", work()
-        except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
-            answer = "failed", packed(error)
-        link.send(answer)
-        news, _ = link.receive()
-        work = play

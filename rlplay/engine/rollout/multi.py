@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..core import BaseActorModule
-from ..feed import Feed
-from ..opening import Device, Info, open_remote
+from ..feed.build import open_remote
+from ..feed.feed import Feed
+from ..feed.options import Device, Info
 
 __all__ = ["rollout"]
 
@@ -58,7 +59,7 @@ def rollout(
     Returns
     -------
     Feed
-        See :class:`rlplay.engine.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
+        See :class:`rlplay.engine.feed.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
     """
     return open_remote(
         factory, actor, n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ..core import BaseActorModule
-from ..feed import Feed
-from ..opening import Device, Info, open_feed
+from ..feed.build import open_feed
+from ..feed.feed import Feed
+from ..feed.options import Device, Info
 
 __all__ = ["rollout"]
 

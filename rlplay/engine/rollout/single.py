@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..core import BaseActorModule
-from ..feed import Feed
-from ..opening import Device, Info, at_least, open_remote
+from ..feed.build import open_remote
+from ..feed.feed import Feed
+from ..feed.options import Device, Info, at_least
 
 __all__ = ["rollout"]
 
@@ -56,7 +57,7 @@ def rollout(
     Returns
     -------
     Feed
-        See :class:`rlplay.engine.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
+        See :class:`rlplay.engine.feed.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
     """
     at_least("n_envs", n_envs, 1)
     return open_remote(

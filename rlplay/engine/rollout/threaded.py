@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..core import BaseActorModule
-from ..feed import Feed
-from ..opening import Device, Info, open_feed
+from ..feed.build import open_feed
+from ..feed.feed import Feed
+from ..feed.options import Device, Info
 
 __all__ = ["rollout"]
 
@@ -47,7 +48,7 @@ def rollout(
         gym (any version) and gymnasium alike. Each is reset once, at the call. Instances are stepped in the collector's
         thread and stay the caller's; factories (callables, optionally taking ``seed``) are called in that thread,
         and what they made is closed with the feed. Of vector environments gym's, gymnasium's, EnvPool's
-        and ale-py's are taken (:mod:`rlplay.engine.vector`).
+        and ale-py's are taken (:mod:`rlplay.engine.envs.vector_environment`).
     actor : BaseActorModule
         Copied at the call; parameters, buffers and the train/eval mode are followed from then on.
     n_steps : int

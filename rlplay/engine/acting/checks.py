@@ -1,0 +1,167 @@
+"""Whether an actor is one that the engine can copy, and whether it answers as the contract has it.
+
+Everything here happens at the call of a ``rollout``, and is said in words that tell what to do.
+"""
+
+from __future__ import annotations
+
+from types import CellType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ... import nested
+from ...nested import Nested
+from ..core import BaseActorModule
+from ..envs.spaces import Field, along
+
+__all__ = ["SLOW_RESET", "check_actor", "check_answer", "honours_mask"]
+
+SLOW_RESET = (
+    "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
+    "`x[:, at].zero_()` changes a copy where `at` is a mask; write `x = x.clone(); x[:, at] = 0`, or "
+    "`torch.where(at[:, None], x.new_zeros(()), x)`."
+)
+"""What to warn of where :func:`honours_mask` says no."""
+
+
+def check_actor(actor: Any) -> None:
+    """See that an actor can be copied, and that the copy would follow it.
+
+    Raises
+    ------
+    TypeError
+        If it is no :class:`BaseActorModule`, or wrapped by a compiler or for data parallelism.
+    ValueError
+        If it has parameters that are not initialised yet.
+    """
+    parts = list(actor.modules()) if isinstance(actor, nn.Module) else []
+    for part in parts:
+        inner = next((name for name in ("_orig_mod", "module") if _wraps(part, name)), None)
+        if inner is not None:
+            raise TypeError(
+                f"the actor is or contains a {type(part).__name__}, whose copy would go on using the original's "
+                f"weights: pass the module inside (`.{inner}`); the learner may use the wrapper."
+            )
+        own = sorted({"forward", "reset", "step"} & set(vars(part)))
+        own += [name for name, value in vars(part).items() if _holds(value, parts)]
+        if own:
+            raise TypeError(
+                f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that "
+                "its copy would go on using the original's weights: leave the actor as it is, and keep what the "
+                "learner compiles outside of it."
+            )
+    if not isinstance(actor, BaseActorModule):
+        raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {type(actor).__name__}.")
+    for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
+        if nn.parameter.is_lazy(weight):
+            raise ValueError(
+                f"the actor's {name!r} is lazy and not initialised yet: call the actor once on an example first."
+            )
+        if weight.device.type == "meta":
+            raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
+
+
+def _holds(value: Any, modules: list[nn.Module]) -> bool:
+    """Whether this is a function that keeps one of the modules, or their weights, where copying does not reach them."""
+    if not isinstance(value, FunctionType):
+        return False
+    own = {id(thing) for module in modules for thing in (module, *module.parameters(False), *module.buffers(False))}
+    kept = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()] + [
+        *(value.__defaults__ or ())
+    ]
+    return hasattr(value, "_torchdynamo_orig_callable") or any(id(thing) in own for thing in kept)
+
+
+def _wraps(module: nn.Module, name: str) -> bool:
+    """Whether this is torch's wrapper for compiling (``_orig_mod``) or for data parallelism (``module``)."""
+    kind = type(module).__name__
+    wrapper = kind == "OptimizedModule" if name == "_orig_mod" else "DataParallel" in kind
+    return wrapper and isinstance(getattr(module, name, None), nn.Module)
+
+
+def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.device) -> bool:
+    """Try whether an overridden ``reset`` does with a mask what it does with one index after another."""
+    if type(actor).reset is BaseActorModule.reset or not nested.leaves(hx):
+        return True
+
+    def filled() -> Nested:  # anew each time, since a reset may write in place, and may draw
+        if actor.generator is not None:
+            actor.generator.manual_seed(0)
+        return nested.map(lambda x: (1 + torch.arange(x.numel(), device=x.device) % 7).view(x.shape).to(x), hx)
+
+    half = [j < (width + 1) // 2 for j in range(width)]
+    for chosen in (half, [True] * width):
+        one_by_one = filled()
+        for j in np.flatnonzero(chosen):
+            one_by_one = actor.reset(one_by_one, int(j))
+        try:
+            at_once = actor.reset(filled(), torch.tensor(chosen, device=device))
+            alike = nested.structure(at_once) == nested.structure(one_by_one) and all(
+                torch.equal(x, y) for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
+            )
+        except Exception:  # whatever it is: this reset does not take masks
+            alike = False
+        if not alike:
+            return False
+    return True
+
+
+def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, Nested]:
+    """See that what ``step`` returned is of the right form, and return it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not: no triple, an action of another shape or kind than the space's, no time or batch dimension.
+    """
+    if not isinstance(answer, tuple | list) or len(answer) != 3:
+        raise TypeError(f"the actor's `step` must return (act, hx, info), got {_sketch(answer)}.")
+    acted, hx, info = answer
+    _check_action(act, acted, width)
+    _check_batch("info", info, (1, width), "(1, n_envs, ...)")
+    _check_batch("hx", hx, (None, width), "(n_layers, n_envs, ...)")
+    return acted, hx, info
+
+
+def _check_action(described: Nested, acted: Nested, width: int) -> None:
+    """See that the actor's action is of the structure, shape and kind of the action space."""
+    try:
+        found, spec = nested.flatten(along(described, acted, "act"))
+    except ValueError as error:
+        raise ValueError(f"the actor's action is not put together as the action space: {error}") from None
+    parts = spec.flatten_up_to(acted)
+    field: Field
+    for field, part, name in zip(found, parts, nested.names(described, "act"), strict=True):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(part)}.")
+        expected = (1, width, *field.shape)
+        if tuple(part.shape) != expected:
+            raise ValueError(
+                f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}."
+            )
+        as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
+        if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
+            wanted = "long()" if field.integral else f"to(torch.{field.dtype})"
+            raise ValueError(
+                f"the actor's {name}: expected {field}, got {part.dtype}, which cannot be cast safely: return e.g. "
+                f"`{name}.{wanted}`."
+            )
+
+
+def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expected: str) -> None:
+    """See that every leaf is a tensor with these leading dimensions (``None``: any)."""
+    for leaf, name in zip(nested.leaves(tree), nested.names(tree, what), strict=True):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(leaf)}.")
+        if leaf.ndim < 2 or any(n not in (None, m) for n, m in zip(leading, leaf.shape, strict=False)):
+            raise ValueError(
+                f"the actor's {name}: expected shape {expected}, here with n_envs = {leading[1]}, "
+                f"got {tuple(leaf.shape)}."
+            )
+
+
+def _sketch(value: Any) -> str:
+    return f"{type(value).__name__} {value!r}"[:200]

@@ -1,0 +1,1 @@
+"""The actor's step as a compiled program on the host, or as a CUDA graph on a device."""

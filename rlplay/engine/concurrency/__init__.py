@@ -1,0 +1,1 @@
+"""Threads, channels and child processes, without PyTorch and without reinforcement learning."""

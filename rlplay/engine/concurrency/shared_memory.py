@@ -1,0 +1,28 @@
+"""Shared memory without a name: nothing has to be removed, whichever process dies."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["map_memory", "new_memory"]
+
+
+def new_memory(size: int) -> int:
+    """Make shared memory that has no name, zeroed; return its file descriptor, which is the caller's to close."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("rlplay", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+def map_memory(fd: int) -> npt.NDArray[np.uint8]:
+    """Map shared memory, for as long as the array or a view of it lives; the descriptor may be closed."""
+    return np.frombuffer(mmap.mmap(fd, 0), np.uint8)

@@ -1,0 +1,1 @@
+"""Environments of every library behind one protocol. No PyTorch, no threads."""

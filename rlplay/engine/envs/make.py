@@ -1,0 +1,64 @@
+"""From the `envs` argument of a rollout to environments: checked, made, seeded and reset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..concurrency.progress import Progress
+from .dialects import is_factory, is_vector
+from .environment_list import EnvironmentList
+from .gym_on_numpy2 import patch_gym
+from .info import Entries
+from .protocol import Environments
+from .vector_environment import VectorEnvironment
+
+__all__ = ["list_sources", "make_environments", "seeds_of"]
+
+
+def make_environments(
+    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, once: bool = False
+) -> Environments:
+    """Make, reset and check environments: one vector environment, or a list of instances and factories.
+
+    ``final`` says whether the true last observations will be asked for: not every vector environment tells them. With
+    ``once`` those of a list are not reset when an episode has ended: its last observation stays.
+    """
+    if is_vector(envs):
+        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress, final=final)
+    return EnvironmentList(envs, seeds_of(seed, len(envs)), entries, progress, once=once)
+
+
+def list_sources(envs: Any) -> list[Any]:
+    """List the environments (a vector environment is one), and mend gym for those that are there already.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, or they are not in a list.
+    """
+    patch_gym()
+    if is_vector(envs):
+        return [envs]
+    if hasattr(envs, "step") or callable(envs) or not isinstance(envs, Iterable):
+        raise TypeError(
+            f"`envs` must be a list of environments or of factories, or a vector environment, got {envs!r}; "
+            "write `[env]` for a single one. (A vector environment has `num_envs` and `single_observation_space`.)"
+        )
+    sources = list(envs)
+    if not sources:
+        raise ValueError("`envs` is empty: at least one environment is needed.")
+    for j, source in enumerate(sources):
+        if is_vector(source):
+            raise TypeError(f"`envs[{j}]` is a vector environment: pass it alone, not in a list.")
+        if not is_factory(source) and not hasattr(source, "step"):
+            raise TypeError(f"`envs[{j}]` is neither an environment nor a factory: {source!r}.")
+    return sources
+
+
+def seeds_of(seed: int, n_envs: int) -> list[int]:
+    """Derive each environment's seed from child ``j`` of the seed sequence; of 31 bits, for some simulators' sake."""
+    children = np.random.SeedSequence(seed).spawn(n_envs)
+    return [int(child.generate_state(1)[0]) >> 1 for child in children]

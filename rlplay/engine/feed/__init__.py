@@ -1,0 +1,1 @@
+"""The feed: the iterator that users hold, its driver, and how it is built."""

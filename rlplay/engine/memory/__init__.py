@@ -1,0 +1,1 @@
+"""Where fragments lie: lanes between host and devices, host slots, layouts."""

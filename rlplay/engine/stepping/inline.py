@@ -1,0 +1,65 @@
+"""Steps all environments in the collector's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..envs.protocol import Environments
+from ..envs.rows import Array, Episode
+from .stepper import SlotViews, Step
+
+__all__ = ["InlineStepper"]
+
+
+class InlineStepper:
+    """Steps all the environments at once, in the collector's own thread."""
+
+    def __init__(self, environments: Environments, groups: Sequence[slice]) -> None:
+        self._environments, self._slots = environments, list[SlotViews]()
+        self._ended: list[int] = []
+        self.obs, self.act = environments.obs, environments.act
+        self.turns = [list(range(len(groups)))]
+
+    @property
+    def n_envs(self) -> int:
+        """The number of environments, ``B``."""
+        return self._environments.n_envs
+
+    def memory(self, size: int) -> Array | None:
+        """Leave it to others: any memory will do."""
+        return None
+
+    def attach(self, slots: Sequence[SlotViews]) -> None:
+        """Get to know the slots, and write the very first row of the first."""
+        self._slots = list(slots)
+        self._environments.begin(slots[0].rows[0])
+
+    def release(self) -> None:
+        """Let environments go on that stood still for the rest of a fragment."""
+        self._environments.release()
+
+    def start_step(self, turn: int, step: Step) -> None:
+        """Make the step."""
+        slot = self._slots[step.slot]
+        now, then = slot.rows[step.t : step.t + 2]
+        last = slot.last_row if step.final else None
+        self._ended = self._environments.step(now, then, slot.outcomes[step.t], last, sticky=step.sticky)
+
+    def finish_step(self, turn: int) -> list[int]:
+        """Return whose episode ended."""
+        return self._ended
+
+    def finish_all(self) -> None:
+        """Do nothing: nobody is under way."""
+
+    def episodes(self) -> list[Episode]:
+        """Take the episodes that have ended since somebody last took them away."""
+        taken, self._environments.episodes = self._environments.episodes, []
+        return taken
+
+    def kill(self) -> None:
+        """Do nothing: a thread cannot be killed."""
+
+    def close(self) -> list[str]:
+        """Close what was made for this feed."""
+        return self._environments.close()
