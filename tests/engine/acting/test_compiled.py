@@ -10,9 +10,6 @@ import gym
 import numpy as np
 import pytest
 import torch
-from test_behaviour import Assigning, InPlace, Remembering, Restless
-from test_law import Recurrent, assert_identical, run
-from test_remote import assert_lawful
 from torch import nn
 from tqdm import tqdm
 
@@ -23,6 +20,9 @@ from rlplay.engine.acting.compile.graph import make_graph
 from rlplay.engine.acting.compile.step_checks import ReplayedNoise
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
+from tests.engine.acting.test_behaviour import Assigning, InPlace, Remembering, Restless
+from tests.engine.collector.test_law import Recurrent, assert_identical, run
+from tests.engine.remote.test_remote import assert_lawful
 
 cartpole = partial(gym.make, "CartPole-v1")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
-from working import (
+
+from tests.support.working import (
     LONG,
     B,
     InThread,

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from handmade import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 from torch import nn
 
 from rlplay import nested
 from rlplay.algo import a2c, blank_padding, returns, transitions, unroll
+from tests.support.handmade import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 
 
 def gradients(fragment, actor, **args):

@@ -13,8 +13,22 @@ import gym
 import numpy as np
 import pytest
 import torch
-from test_behaviour import Assigning, InPlace, Remembering, Restless
-from test_compiled import (
+from torch import nn
+
+from rlplay import sampling
+from rlplay.engine import BaseActorModule
+from rlplay.engine.acting import behaviour
+from rlplay.engine.acting.behaviour import Behaviour
+from rlplay.engine.acting.compile import step_checks
+from rlplay.engine.acting.compile.captured import CapturedBehaviour
+from rlplay.engine.acting.compile.compiled import CompiledBehaviour
+from rlplay.engine.acting.make import make_behaviour
+from rlplay.engine.memory.lane import Lane, Place
+from rlplay.engine.rollout import same, threaded
+from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
+from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
+from tests.engine.acting.test_behaviour import Assigning, InPlace, Remembering, Restless
+from tests.engine.acting.test_compiled import (
     Branching,
     Chained,
     Counting,
@@ -32,21 +46,7 @@ from test_compiled import (
     turned,
     warned,
 )
-from test_law import Recurrent, assert_identical, run
-from torch import nn
-
-from rlplay import sampling
-from rlplay.engine import BaseActorModule
-from rlplay.engine.acting import behaviour
-from rlplay.engine.acting.behaviour import Behaviour
-from rlplay.engine.acting.compile import step_checks
-from rlplay.engine.acting.compile.captured import CapturedBehaviour
-from rlplay.engine.acting.compile.compiled import CompiledBehaviour
-from rlplay.engine.acting.make import make_behaviour
-from rlplay.engine.memory.lane import Lane, Place
-from rlplay.engine.rollout import same, threaded
-from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
-from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
+from tests.engine.collector.test_law import Recurrent, assert_identical, run
 
 # the host, too, is to draw call by call: so eager steps there are the reference of captured ones here
 pytestmark = pytest.mark.usefixtures("no_stock")

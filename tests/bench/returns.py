@@ -3,7 +3,7 @@
 Not a test: pytest does not collect it, and it is the only file that needs TorchRL, in an environment of its own:
 
     python3 -m venv /tmp/bench && /tmp/bench/bin/pip install torch==2.13.0 torchrl==0.14.1
-    /tmp/bench/bin/pip install -e . && /tmp/bench/bin/python tests/bench_returns.py
+    /tmp/bench/bin/pip install -e . && /tmp/bench/bin/python tests/bench/returns.py
 
 Each library gets its own layout (ours ``T x B``, theirs ``B x T x 1``) and does the same work: GAE with the value
 targets, V-trace with the advantages, which we compute by one more call. First the numbers are seen to agree in float64.

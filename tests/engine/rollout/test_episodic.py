@@ -10,7 +10,6 @@ import gym.spaces
 import gymnasium
 import pytest
 import torch
-from faulty import Actor, Broken, Env, Script, raising
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,6 +23,7 @@ from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LedgerEnv, encode
 from rlplay.zoo.actors import ActorCritic, mlp
 from rlplay.zoo.envs import Catch
+from tests.support.faulty import Actor, Broken, Env, Script, raising
 
 LENGTHS = (16, 3, 1, 17, 32, 5, 33, 15)  # what fits into a piece, and what does not
 

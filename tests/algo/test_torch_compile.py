@@ -8,8 +8,6 @@ from functools import partial
 import gym
 import pytest
 import torch
-from handmade import Dense, made_sticky, random_fragment
-from test_law import assert_identical
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor import config
 from tqdm import tqdm
@@ -18,6 +16,8 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
+from tests.engine.collector.test_law import assert_identical
+from tests.support.handmade import Dense, made_sticky, random_fragment
 
 GAMMA = 0.9
 LOSSES = {

@@ -15,7 +15,6 @@ import gymnasium.spaces
 import numpy as np
 import pytest
 import torch
-from test_law import Recurrent, train
 from torch import nn
 
 from rlplay import nested
@@ -23,6 +22,7 @@ from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
 from rlplay.zoo.actors import ActorCritic
+from tests.engine.collector.test_law import Recurrent, train
 
 DIALECTS = {"gym": (gym.spaces, "new"), "gymnasium": (gymnasium.spaces, "new"), "old": (gym.spaces, "old")}
 
@@ -336,7 +336,7 @@ def test_a_fork_that_ends_leaves_feeds_and_their_processes_to_its_parent():
         import os, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import gym
-        from test_remote import Threads, cartpole
+        from tests.engine.remote.test_remote import Threads, cartpole
         from rlplay.engine.rollout import evaluate, same
 
         class Env(gym.Wrapper):

@@ -13,16 +13,16 @@ import cloudpickle
 import gym
 import numpy as np
 import pytest
-import test_rows
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_law import N_FRAGMENTS, Recurrent, assert_identical, run
-from test_rows import DIALECTS, ENTRIES
 
 from rlplay import nested
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledger
+from tests.engine.collector.test_law import N_FRAGMENTS, Recurrent, assert_identical, run
+from tests.engine.envs import test_rows
+from tests.engine.envs.test_rows import DIALECTS, ENTRIES
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # else every worker process would import torch with it
 

@@ -6,7 +6,7 @@ is not installed is left out, with a line that says so:
     python3 -m venv /tmp/bench && /tmp/bench/bin/pip install torch==2.13.0
     /tmp/bench/bin/pip install -e ".[gymnasium]"
     /tmp/bench/bin/pip install stable-baselines3==2.9.2 torchrl==0.14.1 tianshou==2.0.1 envpool==1.2.5
-    /tmp/bench/bin/python tests/bench_collectors.py
+    /tmp/bench/bin/python tests/bench/collectors.py
 
 All do the same work: fragments of 128 steps of gymnasium's CartPole-v1, an actor 4-64-64-2 and a critic 4-64-64-1
 (tanh, nothing shared, the same weights for all), actions drawn from the policy; recorded are observation, action,

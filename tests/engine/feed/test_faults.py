@@ -15,11 +15,11 @@ from typing import ClassVar
 
 import pytest
 import torch
-from faulty import LENGTH, Actor, Broken, Env, Script, Stop, raising
 from torch import nn
 
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import same, threaded
+from tests.support.faulty import LENGTH, Actor, Broken, Env, Script, Stop, raising
 
 T, B = 5, 2
 LONG = 60  # seconds: for what must happen, however slow the machine

@@ -11,14 +11,14 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
-from faulty import Actor, Env, Script, raising
 from gym.spaces import Box
-from test_exit import is_traceback, start
-from test_faults import LONG, InThread, T, is_closed, is_fragment, until
 
 from rlplay.engine.envs.make import seeds_of
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import multi, single
+from tests.engine.feed.test_exit import is_traceback, start
+from tests.engine.feed.test_faults import LONG, InThread, T, is_closed, is_fragment, until
+from tests.support.faulty import Actor, Env, Script, raising
 
 B = 2  # as `is_fragment` has it
 

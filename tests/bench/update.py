@@ -4,7 +4,7 @@ Not a test: pytest does not collect it. An update is all that is done with one f
 Adam, for PPO 16 (four epochs, four minibatches each). The actor is two networks 4-64-64. All learners take turns in one
 process, first with fragments that are there already, then with a feed of `same` each, an update per fragment:
 
-    python tests/bench_update.py --algorithm a2c --n-envs 8
+    python tests/bench/update.py --algorithm a2c --n-envs 8
 
 The first update includes compiling, with nothing in the compiler's cache on disk; for the first learner that is
 compiled, it includes what the compiler does once on a machine.

@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 import torch
-from handmade import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 from torch.distributions import Categorical, Normal
 
 from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
 from rlplay.engine import State
 from rlplay.replay import Batch
+from tests.support.handmade import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 
 ACTOR_CRITIC = {"a2c": a2c.loss, "ppo": ppo.loss, "vtrace": vtrace.loss}
 LOSSES = {**ACTOR_CRITIC, "dqn": dqn.loss}

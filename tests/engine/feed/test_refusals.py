@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from faulty import Actor, Env
 from gym.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
 from torch import nn
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
+from tests.support.faulty import Actor, Env
 
 ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
 

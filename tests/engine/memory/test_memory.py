@@ -9,11 +9,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from faulty import Actor, Env
 
 from rlplay.engine.collector.collector import Collector
 from rlplay.engine.remote.remote_collector import RemoteCollector
 from rlplay.engine.rollout import same, single, threaded
+from tests.support.faulty import Actor, Env
 
 FEEDS = {
     "same": lambda **options: same.rollout([Env(), Env()], Actor(), 4, **options),

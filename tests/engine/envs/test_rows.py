@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_twin import assert_same, pages
 
 from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LedgerEnv, OldLedgerEnv, decode, encode, make_ledger
+from tests.support.slow_twin import assert_same, pages
 
 DIALECTS = {"old": ("gym.spaces", "old"), "gym": ("gym.spaces", "new"), "gymnasium": ("gymnasium.spaces", "new")}
 ENGINES = {

@@ -13,7 +13,9 @@ from functools import partial
 
 import cloudpickle
 import pytest
-from working import (
+
+from rlplay.engine.rollout import threaded
+from tests.support.working import (
     LONG,
     Actor,
     B,
@@ -37,8 +39,6 @@ from working import (
     until,
     workers_of,
 )
-
-from rlplay.engine.rollout import threaded
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
