@@ -98,6 +98,11 @@ class Collector:
             self.synchronize()  # the stream that fragments are asked for on may be another one
         self.torch_context, self.layout = torch_context, Fragment(self._state_layout, info, self._outcome_layout, hx)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the user is to be warned of at the call; after :meth:`prepare`."""
+        return self._behaviour.warnings
+
     def blank(self) -> Fragment:
         """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
 
@@ -135,7 +140,7 @@ class Collector:
             lane.borrow([group.hx for group in self._groups])  # which the calling thread's stream has allocated
         staging = self._stagings[self._turn % len(self._stagings)]
         for group in self._groups:
-            lane.launch(partial(self._behaviour.keep, group))
+            lane.launch(partial(self._behaviour.copy_recurrent_state, group))
         lane.host_wait(staging.copied)  # copied -> refill
         carry_over(self._previous, staging, lane)
         if self._previous is None:
@@ -153,7 +158,7 @@ class Collector:
             lane.host_wait(copied)
         self._previous, self._turn = staging, self._turn + 1
         steps = int(staging.slot.env.valid.sum())
-        complaint, self._behaviour.unsaid = self._behaviour.unsaid, ""
+        complaint = self._behaviour.take_pending_warning()
         episodes = self.stepper.episodes()
         return Delivery(
             token.version, token.blank, staged, copied, token.home, token.snapshot, steps, episodes, complaint

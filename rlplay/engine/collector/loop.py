@@ -96,14 +96,14 @@ def _begin(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane
 
     def noted() -> None:
         for g, group in enumerate(groups):
-            _write(staging.hxs[g], behaviour.begin(group, staging.inputs[g][0].fin[0], begun[g]))
+            _write(staging.hxs[g], behaviour.start_fragment(group, staging.inputs[g][0].fin[0], begun[g]))
 
     lane.launch(noted)
 
 
 def _begun(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], t: int) -> list[Sequence[int]]:
     """List for each group whose recurrent state is to be reset at row ``t``; on the host, so nobody waits for it."""
-    if not behaviour.recurrent:
+    if not behaviour.spec.recurrent:
         return [()] * len(groups)
     fin = staging.slot.rows[t].fin
     return [fin[group.columns].nonzero()[0].tolist() for group in groups]
@@ -119,7 +119,7 @@ def _react(
     def reacted() -> None:
         for group, where in zip(groups, begun, strict=True):
             g = group.number
-            behaviour.answer(group, staging.inputs[g][t], staging.answers[g][t], begun=where, virtual=virtual)
+            behaviour.react_into(group, staging.inputs[g][t], staging.answers[g][t], begun=where, virtual=virtual)
 
     lane.launch(reacted)
 

@@ -65,6 +65,10 @@ class Collecting(Protocol):
 
     torch_context: TorchContext
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the user is to be warned of at the call; after :meth:`prepare`."""
+
     def prepare(self, torch_context: TorchContext) -> None:
         """Learn what the actor answers; in the calling thread, before the first token."""
 
