@@ -247,7 +247,7 @@ class Behaviour:
     def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
         """Run one virtual step of each group on the first row, to find the form of the actor's answers.
 
-        Replaces :attr:`spec`, and gives each group its first recurrent state. Draws from none of the groups' generators.
+        Replaces :attr:`spec`, and gives each group its first recurrent state. Draws from no group's generators.
 
         Parameters
         ----------
