@@ -1,6 +1,6 @@
 """The public types: what a fragment contains, and what an actor must implement.
 
-This module must not import memory, threads or environments.
+This module must not import memory or threads, nor any environment.
 
 Rows and transitions
 ====================
@@ -144,8 +144,8 @@ class Fragment(NamedTuple):
     """``T`` consecutive steps of ``B`` environments: nested tensors, all on the feed's ``device``.
 
     A fragment belongs to its receiver: the engine never writes to it again, and it stays valid after the feed is
-    closed. On CUDA it can be used at once on the stream that was current when it was received. The module's docstring
-    has the time-index tables.
+    closed. Keeping it or slicing it is safe. On CUDA it can be used at once on the stream that was current when it was
+    received. The module's docstring has the time-index tables.
     """
 
     state: State
@@ -155,8 +155,8 @@ class Fragment(NamedTuple):
     env: Outcome
     """``(T, B, ...)``: the outcomes of the transitions."""
     hx: Nested
-    """``(L, B, ...)``: the recurrent state at row 0. Starting from it, the actor's reactions can be computed again, with
-    a reset at every row with ``state.fin``."""
+    """``(L, B, ...)``: the recurrent state at row 0. From it the actor's reactions can be computed again, with a reset
+    at every row with ``state.fin``."""
 
 
 class BaseActorModule(torch.nn.Module):
@@ -184,7 +184,7 @@ class BaseActorModule(torch.nn.Module):
 
     generator: torch.Generator | None = None
     """The random generator to sample actions with. On the user's own actor it is ``None``: torch's global generator.
-    On the behaviour copy it is a generator of the feed, so that the feed is reproducible. See :mod:`rlplay.sampling`."""
+    On the behaviour copy it is one of the feed's, so that the feed is reproducible. See :mod:`rlplay.sampling`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Raise TypeError if ``reset`` or ``step`` of a subclass cannot be called as the engine calls them."""
