@@ -1,18 +1,18 @@
-"""The nouns of the engine and their laws: what a fragment holds, and what an actor promises.
+"""The public types: what a fragment contains, and what an actor must implement.
 
-This page knows nothing of memory, threads or environments.
+This module must not import memory or threads, nor any environment.
 
-The law of the rows
-===================
+Rows and transitions
+====================
 
-A *fragment* is ``T`` consecutive steps of ``B`` environments. States have one row more than there are steps: row ``t``
-is what the actor saw at time ``t``, and row ``T``, the *look-ahead* row, is what the last step led to. Row ``T`` of one
-fragment is row 0 of the next, so nothing is lost between them. In a row stand together ::
+A *fragment* is ``T`` consecutive steps of ``B`` environments. Its states have ``1 + T`` rows: row ``t`` is the state
+that the actor reacts to at time ``t``, and row ``T``, the *look-ahead* row, is the state after the last step. Row ``T``
+of one fragment is row 0 of the next, so no transition is lost between them. A row contains ::
 
     stepno[t]   obs[t]   act[t] = a(t-1)   rew[t] = r(t)   fin[t]
 
-the observation and the action and reward that *led* to it. One column, with an episode that ends (by termination) on
-the way from row 1 to row 2; ``x`` is the old episode, ``y`` the new one::
+the observation, together with the action and the reward that *led* to it. The table shows one environment. Its episode
+ends (by termination) between row 1 and row 2; ``x`` is the old episode, ``y`` the new one::
 
     row                 0       1       2       3       4 = T
     -----------------------------------------------------------------
@@ -32,27 +32,27 @@ the way from row 1 to row 2; ``x`` is the old episode, ``y`` the new one::
 
 Transition ``t`` goes from row ``t`` to row ``t + 1``: its action is ``state.act[t + 1]``, its reward
 ``state.rew[t + 1]``, and ``state.fin[t + 1] == env.terminated[t] | env.truncated[t]``. At row 2 an episode has just
-begun: ``obs`` is its first observation, while ``act`` and ``rew`` still hold what *ended* the previous one. That is
-right for learning (the transition 1 -> 2 needs them) and to be ignored by the actor, which is told so by ``fin``.
+begun: ``obs`` is its first observation, while ``act`` and ``rew`` are the action and the reward that *ended* the
+previous episode. Learning needs them for the transition 1 -> 2. The actor should ignore them where ``fin`` is True.
 
-The last observation of the old episode, ``x7``, has no row. It is not lost: with ``final=True`` it is
-``env.final.obs[0]``, with ``env.final.t[0] == 1``. When an episode was cut by a time limit rather than ended by the
-environment (``truncated`` and not ``terminated``), its value is what the return should be bootstrapped from.
+The last observation of the old episode, ``x7``, has no row. With ``final=True`` it is ``env.final.obs[0]``, with
+``env.final.t[0] == 1``. If a time limit has cut the episode (``truncated`` and not ``terminated``), the return should
+be bootstrapped from the value of this observation.
 
 What the look-ahead row is for
 ------------------------------
 
 Learning from ``T`` transitions needs the value of the state after the last one, so the actor reacts to row ``T`` too.
-That reaction is *virtual*: its action is not carried out, it does not advance the recurrent state, and its random
-numbers come from a generator of their own. The same state is met again as row 0 of the next fragment, where the actor,
-by then perhaps with new weights, reacts to it in earnest. So where fragments are cut changes no action.
+This reaction is *virtual*: its action is not carried out, it does not advance the recurrent state, and its random
+numbers come from a separate generator. The same state is row 0 of the next fragment. There the actor, perhaps with new
+weights, reacts to it again, and this action is carried out. So actions do not depend on where fragments are cut.
 
 Sticky fragments
 ----------------
 
-With ``sticky=True`` an environment whose episode ended is not stepped again before the next fragment, so that there is
-at most one reset in a column, followed by nothing but padding, and a whole-sequence RNN can be run over it. The same
-column again::
+With ``sticky=True`` an environment whose episode ended is not stepped again before the next fragment. So each column
+has at most one reset, followed only by padding, and an RNN can be run over the whole sequence at once. The same
+environment as above::
 
     row                 0       1       2       3       4 = T
     -----------------------------------------------------------------
@@ -67,8 +67,8 @@ column again::
     env.truncated       -       -       -       -
     env.valid           True    True    -       -
 
-Transitions that are not ``valid`` never happened. Leave them out of every loss; they are neither in ``final`` nor in
-``episodes()``. The recurrent state is reset at *every* row with ``fin``.
+Transitions that are not ``valid`` were not carried out. Leave them out of every loss; they are neither in ``final``
+nor in ``episodes()``. The recurrent state is reset at *every* row with ``fin``.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ from .envs.rows import Episode
 __all__ = ["At", "BaseActorModule", "Episode", "Final", "Fragment", "Outcome", "State"]
 
 At = int | slice | Tensor
-"""Which environments: an index, a slice, or a bool mask of shape ``(B,)``."""
+"""A choice of environments: an index, a slice, or a bool mask of shape ``(B,)``."""
 
 
 class State(NamedTuple):
-    """What the actor reacts to at time ``t``: ``(t, x_t, a_{t-1}, r_t, d_t)``. Leaves have shape ``(1+T, B, ...)``.
+    """The states that the actor reacts to: ``(t, x_t, a_{t-1}, r_t, d_t)``. Leaves have shape ``(1+T, B, ...)``.
 
     The module's docstring has the time-index tables. In the very first row of a feed ``fin`` is all True, and
     ``stepno``, ``act`` and ``rew`` are zero.
@@ -101,68 +101,68 @@ class State(NamedTuple):
     obs: Nested
     """Nested, in the observation space's own dtypes: the current observation (uint8 stays uint8)."""
     act: Nested
-    """Nested, in the action space's own dtypes (Discrete: int64): the last action that was carried out."""
+    """Nested, in the action space's own dtypes (Discrete: int64): the action that led to this observation."""
     rew: Nested
-    """float32: the last reward that was received."""
+    """float32: the reward that was received with this observation."""
     fin: Nested
-    """bool: an episode has just begun here; ``act`` and ``rew`` are those that ended the previous one."""
+    """bool: an episode has just begun in this row. ``act`` and ``rew`` are those that ended the previous episode."""
 
 
 class Final(NamedTuple):
-    """The ``K >= 0`` episodes that ended in a fragment, ordered by ``(t, b)``: what their last states were.
+    """The last states of the ``K >= 0`` episodes that ended in a fragment, ordered by ``(t, b)``.
 
-    The actor's reaction is virtual. For it the actor was given ``stepno + 1``, the last observation, the action and
-    the reward that led to it, ``fin`` False, and the recurrent state before the reset.
+    The actor reacts to each of them virtually. It is given ``stepno + 1``, the last observation, the action and the
+    reward that led to it, ``fin`` False, and the recurrent state before the reset.
     """
 
     t: Nested
     """int64 ``(K,)``: the transition ``t -> t+1`` that ended the episode."""
     b: Nested
-    """int64 ``(K,)``: the environment."""
+    """int64 ``(K,)``: the index of the environment."""
     obs: Nested
-    """Nested ``(K, ...)``: the true last observation, which ``state.obs`` does not have."""
+    """Nested ``(K, ...)``: the true last observation, which is not in ``state.obs``."""
     actor: Nested
-    """Nested ``(K, ...)``: the info that the actor returned in its reaction to it."""
+    """Nested ``(K, ...)``: the info of the actor's virtual reaction to the last state."""
 
 
 class Outcome(NamedTuple):
-    """What became of the transitions ``t -> t+1``. Leaves have shape ``(T, B, ...)``."""
+    """The outcomes of the transitions ``t -> t+1``. Leaves have shape ``(T, B, ...)``."""
 
     terminated: Nested
-    """bool: the environment ended the episode; there is no value beyond it."""
+    """bool: the environment ended the episode. The value after the transition is zero."""
     truncated: Nested
-    """bool: the episode was cut from outside (a time limit); its last state still had a value."""
+    """bool: the episode was cut from outside, as by a time limit. Its last state still has a value."""
     valid: Nested
-    """bool: the transition was really carried out. Everything that learns leaves the others out."""
+    """bool: the transition was carried out. Leave the others out of every loss."""
     info: dict[str, Any]
-    """The entries asked for by ``info=``, by name; empty unless asked for."""
+    """The entries of the environments' info that were requested by ``info=``, by name; empty by default."""
     final: Nested
-    """A :class:`Final` if asked for by ``final=True``, else ``()``."""
+    """A :class:`Final` with ``final=True``, else ``()``."""
 
 
 class Fragment(NamedTuple):
-    """``T`` consecutive steps of ``B`` environments: only tensors (nested), all on the feed's ``device``.
+    """``T`` consecutive steps of ``B`` environments: nested tensors, all on the feed's ``device``.
 
-    A fragment belongs to whoever received it: the engine never writes to it again, it outlives its feed, and keeping
-    it, slicing it or putting it into a list is safe. On CUDA it may be used at once on the stream that was current
-    when it was received. The module's docstring has the time-index tables.
+    A fragment belongs to its receiver: the engine never writes to it again, and it stays valid after the feed is
+    closed. Keeping it or slicing it is safe. On CUDA it can be used at once on the stream that was current when it was
+    received. The module's docstring has the time-index tables.
     """
 
     state: State
     """``(1+T, B, ...)``; row ``T`` is the look-ahead row, and row 0 of the next fragment."""
     actor: Nested
-    """``(1+T, B, ...)``: the info that the actor returned; row ``T`` is its virtual reaction."""
+    """``(1+T, B, ...)``: the info that the actor returned; row ``T`` is that of its virtual reaction."""
     env: Outcome
-    """``(T, B, ...)``: the transitions' outcomes."""
+    """``(T, B, ...)``: the outcomes of the transitions."""
     hx: Nested
-    """The recurrent state at row 0 (leaves have ``B`` as their second dimension), from which the actor's reactions
-    can be computed again, with resets wherever ``state.fin``."""
+    """``(L, B, ...)``: the recurrent state at row 0. From it the actor's reactions can be computed again, with a reset
+    at every row with ``state.fin``."""
 
 
 class BaseActorModule(torch.nn.Module):
-    """A torch module that acts: the only thing the engine asks of a policy.
+    """A torch module that acts: the base class of all actors.
 
-    Write ``forward`` and leave the rest alone, unless the recurrent state is to be reset to something other than zero::
+    Define ``forward``. Override :meth:`reset` only if the recurrent state is to be reset to something other than zero::
 
         class Actor(BaseActorModule):
             def __init__(self) -> None:
@@ -176,18 +176,18 @@ class BaseActorModule(torch.nn.Module):
     Shapes are time-major: inputs are ``n_seq x B x ...``, with ``n_seq`` 1 during collection, and the action and the
     info that are returned have the same two leading dimensions.
 
-    The engine never acts with this very module but with a *behaviour copy* of it. Parameters, buffers and the
-    train/eval mode flow into the copy between fragments; everything else is copied once, when the feed is made. So
-    keep schedules, such as an epsilon, in buffers. What the copy does to its own buffers is discarded at the next
+    The engine acts with a *behaviour copy* of this module, never with the module itself. Parameters, buffers and the
+    train/eval mode are copied again for each fragment; everything else is copied once, when the feed is made. So keep
+    schedules, such as an epsilon, in buffers. Changes that the copy makes to its own buffers are lost at the next
     snapshot.
     """
 
     generator: torch.Generator | None = None
-    """The random generator to sample actions with: ``None`` (torch's global one) on the user's own actor, while the
-    behaviour copy has its own, which is what makes a feed reproducible. See :mod:`rlplay.sampling`."""
+    """The random generator to sample actions with. On the user's own actor it is ``None``: torch's global generator.
+    On the behaviour copy it is one of the feed's, so that the feed is reproducible. See :mod:`rlplay.sampling`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a subclass whose ``reset`` or ``step`` the engine could not call."""
+        """Raise TypeError if ``reset`` or ``step`` of a subclass cannot be called as the engine calls them."""
         super().__init_subclass__(**kwargs)
         for name in ("reset", "step"):
             expected = inspect.signature(getattr(BaseActorModule, name))
@@ -200,7 +200,7 @@ class BaseActorModule(torch.nn.Module):
                 )
 
     def reset(self, hx: Nested, at: At) -> Nested:
-        """Return the recurrent state with that of some environments reset, here to zero.
+        """Return the recurrent state, reset to zero for some environments.
 
         Parameters
         ----------
@@ -208,8 +208,8 @@ class BaseActorModule(torch.nn.Module):
             The recurrent state. The batch is the *second* dimension, as in ``torch.nn.LSTM`` and ``GRU``. It must not
             be changed in place.
         at : int, slice, or bool tensor of shape ``(B,)``
-            The environments to reset. An override that honours the mask resets them all in one call; one that does
-            not is called for one environment at a time (the engine finds out, and says so).
+            The environments to reset. An override that accepts a mask is called once for all of them. One that does
+            not is called for one environment at a time; the engine detects this, and warns.
 
         Returns
         -------
@@ -238,7 +238,7 @@ class BaseActorModule(torch.nn.Module):
         hx : nested tensors, ``(L, B, ...)``, or None
             The recurrent state, already reset where ``fin[0]``. ``None`` asks for a fresh one.
         virtual : bool
-            Whether this reaction is only looked at: the action will not be carried out, ``hx`` does not advance.
+            Whether the action will not be carried out. The ``hx`` that is returned is then ignored.
 
         Returns
         -------
@@ -247,7 +247,7 @@ class BaseActorModule(torch.nn.Module):
         hx : nested tensors, ``(L, B, ...)``
             The next recurrent state; ``()`` or ``None`` for actors that have none.
         info : nested tensors, ``(n_seq, B, ...)``
-            Whatever is to be recorded in ``fragment.actor``: logits, values.
+            What is to be recorded in ``fragment.actor``, such as logits and values.
         """
         answer: tuple[Nested, Nested, Nested] = self(
             obs, act=act, rew=rew, fin=fin, stepno=stepno, hx=hx, virtual=virtual
@@ -260,7 +260,7 @@ def _kinds(signature: inspect.Signature) -> list[tuple[str, inspect._ParameterKi
 
 
 def _bare(signature: inspect.Signature) -> str:
-    """The signature without annotations and defaults, for messages."""
+    """Return the signature without annotations and defaults, for messages."""
     empty = inspect.Parameter.empty
     bare = [p.replace(annotation=empty, default=empty) for p in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=empty))

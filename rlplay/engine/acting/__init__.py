@@ -1,1 +1,1 @@
-"""The behaviour copy: the copy of the actor that acts while the learner changes the original."""
+"""The actor's side of collecting: the behaviour copy, its checks, groups and the torch context."""

@@ -1,7 +1,7 @@
-"""The behaviour copy of the actor: what acts in the environments while the learner changes the original.
+"""The behaviour copy of the actor: it acts in the environments while the learner changes the original.
 
-It adopts snapshots of the weights, and keeps a recurrent state and two random generators for each group of
-environments. Neither queues nor environments.
+The copy loads snapshots of the learner's weights, and advances the recurrent state of each group of environments.
+This module must not import queues, threads or environments.
 """
 
 from __future__ import annotations
@@ -9,36 +9,56 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import nested
-from ...nested import Nested, Structure
+from ...nested import Nested
 from ..core import BaseActorModule, State
 from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
-from .checks import check_actor, check_answer, honours_mask
+from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
+from .checks import SLOW_RESET, check_actor, check_answer, honours_mask
 from .fast_modules import make_fast
 from .group import Group
+from .weights import check_same_names, check_same_weights, named_weights, places_in
 
-__all__ = ["Behaviour", "Snapshot", "global_generator_kept", "places_in"]
+__all__ = ["Behaviour", "Snapshot", "global_generator_kept"]
 
 
 class Snapshot(NamedTuple):
-    """An actor's weights (parameters, then buffers) at one moment, and its modules' train/eval modes."""
+    """An actor's weights and modes at one moment."""
 
     weights: list[Tensor]
+    """The parameters, then the buffers; empty if the copy has taken them over already."""
     modes: list[bool]
+    """The train/eval mode of each module, in the order of ``named_modules()``."""
 
 
 class Behaviour:
-    """A copy of the actor that acts by itself, on a device of its own, with randomness of its own."""
+    """A copy of the actor with its own weights and its own random generators, on the actor's device.
 
-    def __init__(self, actor: BaseActorModule, lane: Lane) -> None:
+    Its step is eager. Subclasses compile or capture it.
+
+    Attributes
+    ----------
+    spec : ActorSpec
+        The form of the actor's answers. :meth:`probe` replaces it.
+    eager_because : str
+        A warning for the user: why a step that was to be compiled runs eagerly. Empty if there is none.
+    """
+
+    def __init__(self, actor: BaseActorModule, lane: Lane, *, snapshot_in_place: bool = False) -> None:
         """Copy the actor.
+
+        Parameters
+        ----------
+        snapshot_in_place : bool
+            Whether a snapshot is written directly into the copy. This is right only if nothing is collected between
+            taking a snapshot and collecting its fragment.
 
         Raises
         ------
@@ -46,7 +66,7 @@ class Behaviour:
             See :func:`rlplay.engine.acting.checks.check_actor`.
         """
         check_actor(actor)
-        self._lane = lane
+        self._lane, self._snapshot_in_place = lane, snapshot_in_place
         try:
             self._module = copy.deepcopy(actor).to(lane.actor_device).requires_grad_(False)
         except Exception as error:
@@ -55,23 +75,13 @@ class Behaviour:
                 "parameters, buffers or detached; make what cannot be copied inside `step`, or define __deepcopy__."
             ) from error
         self._modules = dict(self._module.named_modules())
-        self._drawing = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
-        self._weights = {name: weight.detach() for name, weight in _weights(self._modules).items()}
-        # where each of them hangs: a module may well put another tensor into the place of its buffer
+        self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
+        self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
         self._places = places_in(self._module)
-        self.resets_by_mask = True
-        """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.checks.honours_mask`)."""
-        self.recurrent = False
-        """Whether it has a recurrent state."""
-        self.at_once = False
-        """Whether nothing is collected between a snapshot and its fragment, so that the copy itself can take it."""
+        self.spec: ActorSpec = NOT_PROBED
         self.eager_because = ""
-        """What is to be warned of at the call where its step was to be compiled, and cannot be."""
-        self.unsaid = ""
-        """What is to be warned of with the next fragment."""
+        self._pending_warning = ""
         self._drawn_from: torch.Generator | None = None
-        self._act_spec: Structure
-        self._info_spec: Structure
 
     @property
     def module(self) -> BaseActorModule:
@@ -80,13 +90,24 @@ class Behaviour:
 
     @property
     def weights(self) -> list[Tensor]:
-        """Its parameters and buffers, in the order of a snapshot."""
+        """The copy's parameters, then its buffers, in the order of a snapshot."""
         return list(self._weights.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the actor slower than it could be, as warnings for the user. Complete after :meth:`probe`."""
+        slow_reset = "" if self.spec.resets_by_mask else SLOW_RESET
+        return [warning for warning in (slow_reset, self.eager_because) if warning]
+
+    def take_pending_warning(self) -> str:
+        """Return the warning that is due with the next fragment, or an empty string, and forget it."""
+        warning, self._pending_warning = self._pending_warning, ""
+        return warning
 
     def publish(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights, in memory of the calling thread's current stream.
 
-        Without weights, if the copy has taken them over already (:attr:`at_once`).
+        With ``snapshot_in_place`` the weights are copied directly into the copy, and the snapshot has none.
 
         Raises
         ------
@@ -94,35 +115,22 @@ class Behaviour:
             If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
         """
         modules = dict(actor.named_modules())
-        weights = _weights(modules)
-        for what, then, now in (
-            ("parameters and buffers", self._weights, weights),
-            ("modules", self._modules, modules),
-        ):
-            if then.keys() != now.keys():
-                raise ValueError(
-                    f"the actor no longer has the {what} that it had when the feed was made: added "
-                    f"{sorted(now.keys() - then.keys())}, gone {sorted(then.keys() - now.keys())}. Make a new feed "
-                    "after such a change."
-                )
+        weights = named_weights(modules)
+        check_same_names("parameters and buffers", self._weights, weights)
+        check_same_names("modules", self._modules, modules)
+        check_same_weights(self._weights, weights)
         snapshot = []
-        for name, mine in self._weights.items():
-            theirs = weights[name]
-            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
-                raise ValueError(
-                    f"the actor's {name!r} has changed its form: expected shape {tuple(mine.shape)}, dtype "
-                    f"{mine.dtype}, got {tuple(theirs.shape)}, {theirs.dtype}. Make a new feed after such a change."
-                )
-            if not self.at_once:
-                snapshot.append(self._lane.empty(Place.ACTOR, theirs.shape, theirs.dtype))
-        target = self.weights if self.at_once else snapshot
+        if not self._snapshot_in_place:
+            snapshot = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in self._weights.values()]
+        target = self.weights if self._snapshot_in_place else snapshot
         self._lane.copy(target, self._lane.steady([weights[name] for name in self._weights]))
         return Snapshot(snapshot, [modules[name].training for name in self._modules])
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Act with these weights from now on. They are written in place: their addresses stay."""
+        """Load a snapshot into the copy, in the collector's thread. Weights are written in place: addresses stay."""
 
-        def switched() -> None:
+        def restore_places_and_modes() -> None:
+            # a module may have replaced its buffer by another tensor during a step
             for store, name, weight in self._places:
                 if store[name] is not weight:
                     store[name] = weight
@@ -130,169 +138,162 @@ class Behaviour:
                 if module.training != mode:
                     module.training = mode
 
-        if not self.at_once:
+        if not self._snapshot_in_place:
             self._lane.copy(self.weights, snapshot.weights)
-        self._lane.launch(switched)
+        self._lane.launch(restore_places_and_modes)
 
     def bind_rows(self, groups: Sequence[Group], state: State, info: Nested) -> None:
-        """Learn where, beside the actor, all rows lie for good; in the collector's thread, before the first step.
+        """Prepare steps that read and write fixed memory; in the collector's thread, once, before the first step.
+
+        Eager steps need no preparation.
 
         Parameters
         ----------
-        state, info : nested tensors, ``(1+T, B, ...)``
-            The rows that are reacted to, and those of the actor's infos.
+        state, info : nested tensors, ``(1+T, B, ...)``, on the actor's device
+            The rows of all fragments: the states that the actor reads, and the infos that it writes.
         """
 
-    def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
-        """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
+    def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
+        """Reset the group's recurrent state where an episode has just begun at row 0, and return its leaves.
+
+        Parameters
+        ----------
+        fin : bool tensor, ``(b,)``, on the actor's device
+            Whether an episode has just begun, for each environment of the group.
+        begun : sequence of int
+            The same as indices, on the host.
+        """
         self._draw_from(group.generator)
         if begun:
             group.hx = self._reset(group.hx, fin, begun)
         leaves = nested.leaves(group.hx)
-        _check_shapes("hx", group.shapes[1], [part.shape for part in leaves])
+        check_shapes("hx", group.hx_shapes, [part.shape for part in leaves])
         return leaves
 
-    def keep(self, group: Group) -> None:
-        """Make the group's recurrent state its own: an actor may answer with a view of what it was given."""
+    def copy_recurrent_state(self, group: Group) -> None:
+        """Copy the group's recurrent state into new memory.
+
+        The actor may have returned a view of a row that the next fragment overwrites.
+        """
         group.hx = nested.map(torch.clone, group.hx)
 
     def react(
         self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """React to one row, as the group; unless it is virtual, the recurrent state advances.
+        """React to one row of one group, and return the answer. A virtual step leaves the recurrent state unchanged.
 
         Parameters
         ----------
         state : State of tensors, ``(1, b, ...)``, on the actor's device
         begun : sequence of int
-            Where, in the group, an episode has just begun, so that the recurrent state is to be reset.
+            The environments of the group whose episode has just begun: their recurrent state is reset first.
+        virtual : bool
+            See :meth:`rlplay.engine.core.BaseActorModule.step`.
 
         Returns
         -------
-        lists of tensors, ``(1, b, ...)``
+        act, info : lists of tensors, ``(1, b, ...)``
             The leaves of the action, and of the info.
+
+        Raises
+        ------
+        ValueError
+            If shapes or dtypes have changed since :meth:`probe`.
         """
         generator = group.virtual_generator if virtual else group.generator
         if self._drawn_from is not generator:
             self._draw_from(generator)
         hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
-            hx = nested.map(torch.clone, hx)  # should the actor advance it in place
+            hx = nested.map(torch.clone, hx)  # the actor may advance its recurrent state in place
         act, new, info = self._module.step(*state, hx=hx, virtual=virtual)
         if not virtual:
             group.hx = new
-        acts: list[Tensor] = self._act_spec.flatten_up_to(act)  # type: ignore[assignment]
-        infos: list[Tensor] = self._info_spec.flatten_up_to(info)  # type: ignore[assignment]
-        _check_shapes("answer (act or info)", group.shapes[0], [part.shape for part in acts + infos])
-        dtypes = [part.dtype for part in acts + infos]
-        if dtypes != self._dtypes and not all(map(_alike, dtypes, self._dtypes)):  # or it would be rounded, silently
-            raise ValueError(
-                f"the dtypes of the actor's act or info have changed: expected {self._dtypes}, got {dtypes}."
-            )
+        spec = self.spec
+        acts: list[Tensor] = spec.act.flatten_up_to(act)  # type: ignore[assignment]
+        infos: list[Tensor] = spec.info.flatten_up_to(info)  # type: ignore[assignment]
+        answers = acts + infos
+        check_shapes("answer (act or info)", group.answer_shapes, [part.shape for part in answers])
+        dtypes = [part.dtype for part in answers]
+        if dtypes != spec.dtypes:
+            check_dtypes(spec.dtypes, dtypes)
         return acts, infos
 
-    def answer(self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool) -> None:
-        """React to one row, and write the answer into its rows: the action, unless it is virtual, and the info."""
+    def react_into(
+        self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
+    ) -> None:
+        """React to one row as :meth:`react` does, and write the answer into ``rows``.
+
+        ``rows`` are for the leaves of the action, then of the info; if the step is virtual, of the info alone.
+        """
         acts, infos = self.react(group, state, begun=begun, virtual=virtual)
         if rows:
             torch._foreach_copy_(rows, infos if virtual else acts + infos, non_blocking=True)
 
     def _draw_from(self, generator: torch.Generator) -> None:
         self._drawn_from = generator
-        for module in self._drawing:
-            module.__dict__["generator"] = generator  # past torch's own bookkeeping of attributes
+        for module in self._actor_modules:
+            module.__dict__["generator"] = generator  # the same as an assignment, without torch's overhead
 
     def _reset(self, hx: Nested, fin: Tensor, begun: Sequence[int]) -> Nested:
-        if not self.recurrent:
+        if not self.spec.recurrent:
             return hx
-        if self.resets_by_mask:
+        if self.spec.resets_by_mask:
             return self._module.reset(hx, fin)
         for at in begun:
             hx = self._module.reset(hx, at)
         return hx
 
     def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
-        """Let the actor react to the first row, virtually, and see what its answers look like.
+        """Run one virtual step of each group on the first row, to find the form of the actor's answers.
 
-        Sets the first recurrent state of each group, and draws nothing from any generator that is used later.
+        Replaces :attr:`spec`, and gives each group its first recurrent state. Draws from no group's generators.
 
         Parameters
         ----------
         state : State of tensors, ``(1, B, ...)``, on the actor's device
         act : nested Field
-            What the action space says of one action.
+            The fields of the action space.
 
         Returns
         -------
         info, hx : nested Leaf
-            What the leaves of the actor's info and recurrent state look like; the latter without the batch.
+            The leaves of the actor's info, and of its recurrent state: shapes are those of one environment.
 
         Raises
         ------
         TypeError, ValueError
-            If an answer is not of the form that the contract asks for.
+            If an answer does not have the form that the contract requires.
         """
         make_fast(self._module)
-        generator = torch.Generator(self._lane.actor_device).manual_seed(0)
-        self._draw_from(generator)
+        device = self._lane.actor_device
+        self._draw_from(torch.Generator(device).manual_seed(0))
         for group in groups:
             part = nested.map(lambda x, columns=group.columns: x[:, columns].clone(), state)
-            with global_generator_kept(self._lane.actor_device):
+            with global_generator_kept(device):
                 answer = self._module.step(*part, hx=None, virtual=True)
                 acted, hx, info = check_answer(answer, act, group.width)
                 if group is groups[0]:
-                    self.recurrent = bool(nested.leaves(hx))
-                    self.resets_by_mask = honours_mask(self._module, hx, group.width, self._lane.actor_device)
-                    self._act_spec = nested.structure(along(act, acted, "act"))
-                    self._info_spec = nested.structure(info)
-                everybody = torch.ones(group.width, dtype=torch.bool, device=self._lane.actor_device)
-                group.hx = self._reset(hx, everybody, range(group.width))
-            answers = self._act_spec.flatten_up_to(acted) + nested.leaves(info)
-            group.shapes = [part.shape for part in answers], [part.shape for part in nested.leaves(group.hx)]
-            self._dtypes = [part.dtype for part in answers]
+                    act_structure = nested.structure(along(act, acted, "act"))
+                    self.spec = ActorSpec(
+                        act=act_structure,
+                        info=nested.structure(info),
+                        dtypes=[leaf.dtype for leaf in [*act_structure.flatten_up_to(acted), *nested.leaves(info)]],
+                        recurrent=bool(nested.leaves(hx)),
+                        resets_by_mask=honours_mask(self._module, hx, group.width, device),
+                    )
+                everybody = torch.ones(group.width, dtype=torch.bool, device=device)
+                hx = self._reset(hx, everybody, range(group.width))
+            answers = [*self.spec.act.flatten_up_to(acted), *nested.leaves(info)]
+            group.start(hx, [leaf.shape for leaf in answers])
         return (
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
-            nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), group.hx),
+            nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), hx),
         )
-
-
-def places_in(module: nn.Module) -> list[tuple[Any, str, Tensor]]:
-    """List where parameters and buffers hang, in a module and all inside: in which dict, by what name, which tensor."""
-    return [
-        (store, name, weight)
-        for part in module.modules()
-        for store in (part._parameters, part._buffers)
-        for name, weight in store.items()
-        if weight is not None
-    ]
 
 
 @contextmanager
 def global_generator_kept(device: torch.device) -> Iterator[None]:
-    """Leave torch's global generators as they are."""
+    """Restore torch's global random generators (of the CPU, and of ``device``) at the end of the block."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Name the parameters and then the buffers of modules, each once, as torch does; without its recursion."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for kind in ("_parameters", "_buffers"):
-        for prefix, module in modules.items():
-            for name, weight in getattr(module, kind).items():
-                if weight is not None and id(weight) not in seen:
-                    seen.add(id(weight))
-                    found[f"{prefix}.{name}" if prefix else name] = weight
-    return found
-
-
-def _check_shapes(what: str, shapes: list[torch.Size], got: list[torch.Size]) -> None:
-    if got != shapes:  # or they would be broadcast, silently
-        expected, found = next(pair for pair in zip(shapes, got, strict=True) if pair[0] != pair[1])
-        raise ValueError(f"the actor's {what} has changed its shape: expected {tuple(expected)}, got {tuple(found)}.")
-
-
-def _alike(one: torch.dtype, other: torch.dtype) -> bool:
-    """Whether dtypes differ at most in precision, as they do when the default dtype is changed in between."""
-    return one == other or (one.is_floating_point and other.is_floating_point)

@@ -1,6 +1,6 @@
-"""Whether an actor is one that the engine can copy, and whether it answers as the contract has it.
+"""Checks of an actor at the call of a ``rollout``: whether it can be copied, and whether its answers are valid.
 
-Everything here happens at the call of a ``rollout``, and is said in words that tell what to do.
+Each error message says what is wrong and what to do about it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ SLOW_RESET = (
     "`x[:, at].zero_()` changes a copy where `at` is a mask; write `x = x.clone(); x[:, at] = 0`, or "
     "`torch.where(at[:, None], x.new_zeros(()), x)`."
 )
-"""What to warn of where :func:`honours_mask` says no."""
+"""The warning for an actor whose ``reset`` does not take masks, see :func:`honours_mask`."""
 
 
 def check_actor(actor: Any) -> None:
-    """See that an actor can be copied, and that the copy would follow it.
+    """Check that an actor can be copied, and that the copy would use its own weights.
 
     Raises
     ------
     TypeError
-        If it is no :class:`BaseActorModule`, or wrapped by a compiler or for data parallelism.
+        If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, or
+        a function that holds the original's modules or weights.
     ValueError
-        If it has parameters that are not initialised yet.
+        If parameters or buffers are not initialised yet, or are on the meta device.
     """
     parts = list(actor.modules()) if isinstance(actor, nn.Module) else []
     for part in parts:
@@ -46,7 +47,7 @@ def check_actor(actor: Any) -> None:
                 f"weights: pass the module inside (`.{inner}`); the learner may use the wrapper."
             )
         own = sorted({"forward", "reset", "step"} & set(vars(part)))
-        own += [name for name, value in vars(part).items() if _holds(value, parts)]
+        own += [name for name, value in vars(part).items() if _refers_to(value, parts)]
         if own:
             raise TypeError(
                 f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that "
@@ -64,30 +65,47 @@ def check_actor(actor: Any) -> None:
             raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
 
 
-def _holds(value: Any, modules: list[nn.Module]) -> bool:
-    """Whether this is a function that keeps one of the modules, or their weights, where copying does not reach them."""
+def _refers_to(value: Any, modules: list[nn.Module]) -> bool:
+    """Return whether a value is a function that refers to one of the modules, or to one of their weights.
+
+    ``copy.deepcopy`` does not copy functions, so the function would go on using the original's.
+    """
     if not isinstance(value, FunctionType):
         return False
-    own = {id(thing) for module in modules for thing in (module, *module.parameters(False), *module.buffers(False))}
-    kept = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()] + [
+    originals = {id(x) for module in modules for x in (module, *module.parameters(False), *module.buffers(False))}
+    references = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()] + [
         *(value.__defaults__ or ())
     ]
-    return hasattr(value, "_torchdynamo_orig_callable") or any(id(thing) in own for thing in kept)
+    return hasattr(value, "_torchdynamo_orig_callable") or any(id(x) in originals for x in references)
 
 
 def _wraps(module: nn.Module, name: str) -> bool:
-    """Whether this is torch's wrapper for compiling (``_orig_mod``) or for data parallelism (``module``)."""
+    """Return whether a module is torch's wrapper for compiling (``_orig_mod``) or for data parallelism (``module``)."""
     kind = type(module).__name__
     wrapper = kind == "OptimizedModule" if name == "_orig_mod" else "DataParallel" in kind
     return wrapper and isinstance(getattr(module, name, None), nn.Module)
 
 
 def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.device) -> bool:
-    """Try whether an overridden ``reset`` does with a mask what it does with one index after another."""
+    """Return whether an overridden ``reset`` gives the same for a mask as for one index after another.
+
+    Calls ``reset`` on recurrent states that are like ``hx`` but filled with known numbers.
+
+    Parameters
+    ----------
+    actor : BaseActorModule
+        The behaviour copy.
+    hx : nested tensors, ``(L, width, ...)``
+        A recurrent state of the actor.
+    width : int
+        The number of environments.
+    device : torch.device
+        Where the mask is made.
+    """
     if type(actor).reset is BaseActorModule.reset or not nested.leaves(hx):
         return True
 
-    def filled() -> Nested:  # anew each time, since a reset may write in place, and may draw
+    def filled() -> Nested:  # made again for each use: a reset may write in place, and may draw random numbers
         if actor.generator is not None:
             actor.generator.manual_seed(0)
         return nested.map(lambda x: (1 + torch.arange(x.numel(), device=x.device) % 7).view(x.shape).to(x), hx)
@@ -102,7 +120,7 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
             alike = nested.structure(at_once) == nested.structure(one_by_one) and all(
                 torch.equal(x, y) for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
             )
-        except Exception:  # whatever it is: this reset does not take masks
+        except Exception:  # any exception means that this reset does not take masks
             alike = False
         if not alike:
             return False
@@ -110,15 +128,29 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
 
 
 def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, Nested]:
-    """See that what ``step`` returned is of the right form, and return it.
+    """Check the form of what the actor's ``step`` returned, and return it as a triple.
+
+    Parameters
+    ----------
+    answer : object
+        What ``step`` returned.
+    act : nested Field
+        The fields of the action space.
+    width : int
+        The number of environments.
+
+    Returns
+    -------
+    act, hx, info : nested tensors
 
     Raises
     ------
     TypeError, ValueError
-        If it is not: no triple, an action of another shape or kind than the space's, no time or batch dimension.
+        If ``answer`` is no triple, if the action has another structure, shape or kind than the action space, or if a
+        dimension of time or batch is missing.
     """
     if not isinstance(answer, tuple | list) or len(answer) != 3:
-        raise TypeError(f"the actor's `step` must return (act, hx, info), got {_sketch(answer)}.")
+        raise TypeError(f"the actor's `step` must return (act, hx, info), got {_shortened(answer)}.")
     acted, hx, info = answer
     _check_action(act, acted, width)
     _check_batch("info", info, (1, width), "(1, n_envs, ...)")
@@ -127,7 +159,7 @@ def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, 
 
 
 def _check_action(described: Nested, acted: Nested, width: int) -> None:
-    """See that the actor's action is of the structure, shape and kind of the action space."""
+    """Check that the action has the structure, shapes and kinds of the action space."""
     try:
         found, spec = nested.flatten(along(described, acted, "act"))
     except ValueError as error:
@@ -136,7 +168,7 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
     field: Field
     for field, part, name in zip(found, parts, nested.names(described, "act"), strict=True):
         if not isinstance(part, Tensor):
-            raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(part)}.")
+            raise TypeError(f"the actor's {name} must be a tensor, got {_shortened(part)}.")
         expected = (1, width, *field.shape)
         if tuple(part.shape) != expected:
             raise ValueError(
@@ -152,10 +184,10 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
 
 
 def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expected: str) -> None:
-    """See that every leaf is a tensor with these leading dimensions (``None``: any)."""
+    """Check that every leaf is a tensor with these leading dimensions (``None`` is any)."""
     for leaf, name in zip(nested.leaves(tree), nested.names(tree, what), strict=True):
         if not isinstance(leaf, Tensor):
-            raise TypeError(f"the actor's {name} must be a tensor, got {_sketch(leaf)}.")
+            raise TypeError(f"the actor's {name} must be a tensor, got {_shortened(leaf)}.")
         if leaf.ndim < 2 or any(n not in (None, m) for n, m in zip(leading, leaf.shape, strict=False)):
             raise ValueError(
                 f"the actor's {name}: expected shape {expected}, here with n_envs = {leading[1]}, "
@@ -163,5 +195,6 @@ def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expec
             )
 
 
-def _sketch(value: Any) -> str:
+def _shortened(value: Any) -> str:
+    """Describe a value by its type and the beginning of its ``repr``."""
     return f"{type(value).__name__} {value!r}"[:200]

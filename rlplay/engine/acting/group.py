@@ -1,4 +1,4 @@
-"""Groups of environments, each inferred as one batch with random generators of its own."""
+"""Groups of environments. The actor reacts to each group as one batch, with the group's own random generators."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from ... import nested
 from ...nested import Nested
 from ...sampling import Source
 from ..memory.lane import Lane, Place
@@ -15,32 +16,41 @@ __all__ = ["Group", "split"]
 
 
 class Group:
-    """A contiguous part of the environments, inferred as a batch of its own.
+    """A contiguous part of the environments, which the actor reacts to as one batch.
 
     Attributes
     ----------
     number : int
-        Its place among the groups.
+        The index of the group among those of its collector.
     columns : slice
-        The environments, out of all.
+        The group's environments, out of all environments of the collector.
     hx : nested tensors, ``(L, b, ...)``
-        The recurrent state before the next step (not yet reset where an episode has just begun).
-    shapes : pair of lists of torch.Size
-        Of the leaves of the actor's answers, actions first, and of those of the recurrent state.
+        The recurrent state before the next step. It is not yet reset where an episode has just begun.
+    answer_shapes : list of torch.Size
+        The shapes of the leaves of the actor's answers: the action, then the info.
+    hx_shapes : list of torch.Size
+        The shapes of the leaves of the recurrent state.
     generator, virtual_generator : torch.Generator
-        The random generators for actions, and for virtual steps. Only on the plain host do they have noise in stock:
-        what is drawn in a captured step is drawn anew each time, and an eager one is to draw the same.
+        The random generators for actions, and for virtual steps. Where the actor runs on the host they draw noise in
+        advance. On a device they do not: a captured step draws new numbers at each replay, and an eager step must draw
+        the same ones.
     """
 
     def __init__(self, index: int, columns: slice, seed: int, lane: Lane, *, key: int) -> None:
-        """Seed the generators: by keys of two numbers, where environments have keys of one.
+        """Create the generators, seeded from ``seed``, ``key`` and their use.
 
-        ``key`` is the group's number among those of all collectors.
+        The spawn keys of generators have two numbers and those of environments have one, so that they never coincide.
+
+        Parameters
+        ----------
+        key : int
+            The number of the group among those of all collectors.
         """
         kind = Source if lane.shared(Place.ACTOR, Place.HOST) else torch.Generator
         self.number, self.columns = index, columns
         self.hx: Nested = ()
-        self.shapes: tuple[list[torch.Size], list[torch.Size]]
+        self.answer_shapes: list[torch.Size] = []
+        self.hx_shapes: list[torch.Size] = []
         self.generator, self.virtual_generator = (
             kind(lane.actor_device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
             for use in (0, 1)
@@ -48,12 +58,17 @@ class Group:
 
     @property
     def width(self) -> int:
-        """The number of environments in this group."""
+        """The number of environments in this group, ``b``."""
         return int(self.columns.stop - self.columns.start)
+
+    def start(self, hx: Nested, answer_shapes: list[torch.Size]) -> None:
+        """Set the first recurrent state, and the shapes that all later answers must have."""
+        self.hx, self.answer_shapes = hx, answer_shapes
+        self.hx_shapes = [leaf.shape for leaf in nested.leaves(hx)]
 
 
 def split(n_envs: int, groups: int) -> list[slice]:
-    """Split the environments into contiguous parts, equal up to one (the first ones are the larger)."""
+    """Split the environments into contiguous parts whose sizes differ by at most one; the larger ones come first."""
     edges = [int(part[0]) for part in np.array_split(np.arange(n_envs), groups)] + [n_envs]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 

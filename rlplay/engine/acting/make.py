@@ -1,4 +1,4 @@
-"""Makes the behaviour copy: eager, compiled on the host, or captured on a device."""
+"""Chooses the kind of behaviour copy: eager, compiled on the host, or captured on a device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from .compile.compiled import CompiledBehaviour
 __all__ = ["make_behaviour"]
 
 
-def make_behaviour(actor: BaseActorModule, lane: Lane, *, compile: bool) -> Behaviour:
-    """Copy an actor, for steps of the kind that is asked for: those that are compiled are captured on a device."""
-    if not compile:
-        return Behaviour(actor, lane)
-    return (CompiledBehaviour if lane.shared(Place.ACTOR, Place.HOST) else CapturedBehaviour)(actor, lane)
+def make_behaviour(actor: BaseActorModule, lane: Lane, *, compile: bool, snapshot_in_place: bool = False) -> Behaviour:
+    """Copy an actor. With ``compile``, its step is compiled if the actor runs on the host, else captured.
+
+    ``snapshot_in_place`` is explained at :class:`~rlplay.engine.acting.behaviour.Behaviour`.
+    """
+    kind: type[Behaviour] = Behaviour
+    if compile:
+        kind = CompiledBehaviour if lane.shared(Place.ACTOR, Place.HOST) else CapturedBehaviour
+    return kind(actor, lane, snapshot_in_place=snapshot_in_place)

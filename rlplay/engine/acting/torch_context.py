@@ -1,6 +1,7 @@
-"""What PyTorch keeps for each thread: the conditions under which the actor runs.
+"""The torch context: the settings that PyTorch keeps for each thread, and under which the actor runs.
 
-A new thread inherits nothing of it, so it is noted where the first fragment is asked for, and holds for all.
+A new thread does not inherit them. So they are read in the thread that asks for the first fragment, and applied in the
+thread that collects.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ __all__ = ["TorchContext"]
 
 @dataclass(frozen=True)
 class TorchContext:
-    """The calling thread's autocast state, default dtype and default device.
+    """A thread's autocast state, default dtype and default device.
 
-    The default dtype is everybody's, and cannot be applied to one thread: it is noted to see whether it has changed.
+    The default dtype belongs to the whole process and cannot be applied to one thread. It is recorded only so that a
+    change of it makes the context unequal.
     """
 
     kind: str
+    """The type of the actor's device, such as ``"cuda"``: autocast is set for each type of device."""
     autocast: bool
     autocast_dtype: torch.dtype
     default_dtype: torch.dtype
@@ -29,7 +32,7 @@ class TorchContext:
 
     @classmethod
     def here(cls, device: torch.device) -> TorchContext:
-        """Note the conditions in this thread, for an actor on this device."""
+        """Read the settings of the calling thread, for an actor on this device."""
         kind = device.type
         return cls(
             kind=kind,
@@ -41,12 +44,12 @@ class TorchContext:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Run under these conditions, and without gradients.
+        """Apply the settings inside a ``with`` block, without gradients and outside inference mode.
 
-        Yet not in inference mode: the learner must be able to differentiate through what it is given.
+        Inference tensors could not be used by the learner in computations with gradients.
         """
-        # By being asked, a new thread takes over the number of intra-op threads that was set. Kernels that never ask
-        # would use all cores in it, and round otherwise than they do in the caller's thread.
+        # This call makes a new thread use the number of intra-op threads that was set. Without the call some kernels
+        # use all cores in a new thread, and round differently from the caller's thread.
         torch.get_num_threads()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))

@@ -1,1 +1,1 @@
-"""Collects one fragment after another: the loop, its buffers, and the collector's side of the law."""
+"""Collects fragments: the loop over steps, the staging buffers, and the collector that serves tokens."""

@@ -1,13 +1,16 @@
-"""One turn of the law: a token goes in, a fragment comes out.
+"""The collector: for each token, one fragment.
 
 Collector and learner are two sequential processes joined by two queues: tokens flow one way, fragments the other.
 Asking for fragment ``k`` puts token ``k`` on the one queue and takes fragment ``k`` from the other, and the first ask
-puts ``lag`` tokens more. Each token carries a snapshot of the weights as they were when it was put, and blank memory
-of the consumer's, so fragment ``k`` is collected with the weights of ask ``max(0, k - lag)``, and at most ``lag + 1``
-fragments are under way. Whatever was allocated on the consumer's stream returns there: the blank as the fragment,
-the snapshot beside it, to be let go behind the copies that the consumer's stream has waited for.
+puts ``lag`` tokens more. Each token carries a snapshot of the weights as they were when it was put, and a blank
+fragment. So fragment ``k`` is collected with the weights of ask ``max(0, k - lag)``, and at most ``lag + 1`` fragments
+are under way.
 
-This is the collector's side. Who calls it, in which thread, is the driver's business.
+Memory that was allocated on the consumer's stream goes back to the consumer with the delivery: the blank fragment,
+filled, and the snapshot. The consumer's stream waits for the copies into the fragment, so memory that the consumer
+releases afterwards is not used again too early.
+
+This module must not know which thread the collector runs in, nor how tokens and deliveries are passed.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -25,7 +29,7 @@ from ..acting.torch_context import TorchContext
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..core import BaseActorModule, Fragment
+from ..core import BaseActorModule, Fragment, Outcome, State
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_fragment, fields_to_leaves, outcome_layout, state_layout
 from ..memory.slot import Slot
@@ -38,8 +42,29 @@ from .staging import Staging, carry_over, deliver, make_stagings
 __all__ = ["Collector"]
 
 
+class _Environments(NamedTuple):
+    """What the environments give: the layouts of their leaves, and host memory for them."""
+
+    state: State
+    """The layout of a state: ``Leaf`` instead of tensors."""
+    outcome: Outcome
+    """The layout of an outcome, without ``final``."""
+    slots: list[Slot]
+
+
+class _Actor(NamedTuple):
+    """What :meth:`Collector.prepare` finds out."""
+
+    torch_context: TorchContext
+    layout: Fragment
+    """The layout of a fragment: ``Leaf`` instead of tensors."""
+
+
 class Collector:
-    """The collector's side: environments, behaviour copy and stagings, and the order of things between them."""
+    """Steps the environments with the behaviour copy, and delivers one fragment for each token.
+
+    It is made in two steps: ``Collector(...)`` makes the environments, and :meth:`prepare` runs the actor once.
+    """
 
     def __init__(
         self,
@@ -50,56 +75,65 @@ class Collector:
         progress: Progress,
         gate: Gate,
     ) -> None:
-        """Make and reset the environments, in this very thread, and lay out the host's memory for them."""
+        """Make and reset the environments in the calling thread, and allocate host memory for their fragments."""
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
         self.stepper = make()
         try:
-            self._lay_out()
+            self._environments = _lay_out(self.stepper, plan, lane)
+            self._groups = [
+                Group(i, columns, plan.seed, lane, key=plan.first + i) for i, columns in enumerate(plan.groups)
+            ]
         except BaseException as error:
             for complaint in self.stepper.close():
                 add_note(error, complaint)
             raise
-
-    def _lay_out(self) -> None:
-        plan, lane, stepper = self._plan, self._lane, self.stepper
-        state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
-        info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
-        absent = [entry.absent for entry in plan.entries.entries]
-        self._state_layout, self._outcome_layout = state, outcome_layout(info)
-
-        def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-            own = stepper.memory(*shape)
-            return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
-
-        # while one is being copied away, another can be filled
-        self._slots = [
-            Slot(state, info, absent, plan.n_steps, stepper.n_envs, allocate) for _ in range(1 + lane.asynchronous)
-        ]
-        stepper.attach(self._slots)
-        self._groups = [Group(i, columns, plan.seed, lane, key=plan.first + i) for i, columns in enumerate(plan.groups)]
-        self._stagings: list[Staging] = []
+        self._actor: _Actor | None = None
+        self._stagings: list[Staging] = []  # made with the first fragment, in the collector's thread
         self._previous: Staging | None = None
-        self._turn = 0
+        self._n_collected = 0
 
     def prepare(self, torch_context: TorchContext) -> None:
-        """Learn what the actor answers, by one virtual step; in the calling thread, before the first token.
+        """Find the form of the actor's answers by one virtual step; in the calling thread, before the first token.
+
+        May be called again before the first token, if the torch context has changed.
 
         Raises
         ------
         TypeError, ValueError
-            If the actor's answers are not of the form that the contract asks for.
+            If the actor's answers do not have the form that the contract requires.
         """
         self._progress.doing = "actor.step"
+        state, outcome, slots = self._environments
         with torch_context.applied():
-            here = self._lane.actor_device
-            first = nested.map(lambda x: x[:1].to(here, copy=True), self._slots[0].state)
+            device = self._lane.actor_device
+            first = nested.map(lambda x: x[:1].to(device, copy=True), slots[0].state)
             info, hx = self._behaviour.probe(self._groups, first, self.stepper.act)
-            self.synchronize()  # the stream that fragments are asked for on may be another one
-        self.torch_context, self.layout = torch_context, Fragment(self._state_layout, info, self._outcome_layout, hx)
+            self.synchronize()  # the first fragment may be asked for on another stream
+        self._actor = _Actor(torch_context, Fragment(state, info, outcome, hx))
+
+    @property
+    def torch_context(self) -> TorchContext:
+        """The torch context that the actor runs in; after :meth:`prepare`."""
+        return self._prepared().torch_context
+
+    @property
+    def layout(self) -> Fragment:
+        """The layout of a fragment, with ``Leaf`` instead of tensors; after :meth:`prepare`."""
+        return self._prepared().layout
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user is to be warned of at the call; after :meth:`prepare`."""
+        return self._behaviour.warnings
+
+    def _prepared(self) -> _Actor:
+        if self._actor is None:
+            raise RuntimeError("the collector is not prepared yet: call `prepare` first.")
+        return self._actor
 
     def blank(self) -> Fragment:
-        """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
+        """Allocate a blank fragment; in the consumer's thread, on its current stream."""
 
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
             return self._lane.empty(Place.CONSUMER, shape, dtype)
@@ -107,82 +141,117 @@ class Collector:
         return blank_fragment(self.layout, self._plan.n_steps, self.stepper.n_envs, allocate)
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights; in the consumer's thread."""
+        """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""
         return self._behaviour.publish(actor)
 
     def serve(self, token: Token) -> Delivery:
-        """Collect one fragment with the token's weights, into its blank; in the collector's thread."""
+        """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""
         with self.torch_context.applied(), self._lane.collecting():
             try:
                 return self._serve(token)
             except BaseException:
-                with suppress(Exception):  # which would hide what really happened
-                    self.synchronize()  # dropped -> released
+                with suppress(Exception):  # the first error is the one to report
+                    self.synchronize()  # edge: dropped -> released
                 raise
 
     def _serve(self, token: Token) -> Delivery:
-        lane, plan, progress = self._lane, self._plan, self._progress
-        progress.fragment, progress.row = self._turn, 0
+        lane, plan, progress, behaviour = self._lane, self._plan, self._progress, self._behaviour
+        progress.fragment, progress.row = self._n_collected, 0
         progress.begin("the hand-over")
-        lane.wait(token.asked)  # asked -> first write
+        lane.wait(token.asked)  # edge: asked -> first write
         if lane.shared(Place.ACTOR, Place.HOST):
-            lane.host_wait(token.asked)  # the behaviour copy is the host's to read
-        self._behaviour.adopt(token.snapshot)
-        if not self._stagings:
-            self._stagings = make_stagings(
-                self._slots, self.layout, self._groups, self.stepper.turns, self.stepper.n_envs, lane
-            )
-            lane.borrow([group.hx for group in self._groups])  # which the calling thread's stream has allocated
-        staging = self._stagings[self._turn % len(self._stagings)]
+            lane.host_wait(token.asked)  # the host itself reads the snapshot
+        behaviour.adopt(token.snapshot)
+        staging, previous = self._next_staging(), self._previous
         for group in self._groups:
-            lane.launch(partial(self._behaviour.keep, group))
-        lane.host_wait(staging.copied)  # copied -> refill
-        carry_over(self._previous, staging, lane)
-        if self._previous is None:
+            lane.launch(partial(behaviour.copy_recurrent_state, group))
+        lane.host_wait(staging.copied)  # edge: copied -> refill
+        carry_over(previous, staging, lane)
+        if previous is None:
             progress.begin("actor.step")
-            self._behaviour.bind_rows(self._groups, staging.state, staging.actor)
+            behaviour.bind_rows(self._groups, staging.state, staging.actor)
+
         finals = collect(
-            staging, self._behaviour, self._groups, self.stepper, lane, progress, self._boundary,
+            staging, behaviour, self._groups, self.stepper, lane, progress, self._pass_gate,
             sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
+
         progress.begin("the hand-over")
         deliver(staging, token.blank, lane)
         staged = stage_final(finals, self.layout, lane) if plan.final else ()
-        staging.copied = copied = lane.record()
+        copied = lane.record()  # the consumer's stream waits for this event (edge: copied -> read)
+        staging.mark_copied(copied)
         if lane.shared(Place.CONSUMER, Place.HOST):
             lane.host_wait(copied)
-        self._previous, self._turn = staging, self._turn + 1
-        steps = int(staging.slot.env.valid.sum())
-        complaint, self._behaviour.unsaid = self._behaviour.unsaid, ""
-        episodes = self.stepper.episodes()
+        self._previous, self._n_collected = staging, self._n_collected + 1
         return Delivery(
-            token.version, token.blank, staged, copied, token.home, token.snapshot, steps, episodes, complaint
+            version=token.version,
+            fragment=token.blank,
+            staged=staged,
+            copied=copied,
+            home=token.home,
+            snapshot=token.snapshot,
+            steps=int(staging.slot.env.valid.sum()),
+            complaint=behaviour.take_pending_warning(),
+            episodes=self.stepper.episodes(),
         )
 
-    def _boundary(self) -> None:
+    def _next_staging(self) -> Staging:
+        """Return the staging buffers for the next fragment. They are allocated at the first, on this stream."""
+        if not self._stagings:
+            self._stagings = make_stagings(
+                self._environments.slots,
+                self.layout,
+                self._groups,
+                self.stepper.turns,
+                self.stepper.n_envs,
+                self._lane,
+            )
+            # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
+            self._lane.borrow([group.hx for group in self._groups])
+        return self._stagings[self._n_collected % len(self._stagings)]
+
+    def _pass_gate(self) -> None:
+        """Stop at the gate if it is shut: for a pause, or for good by an exception."""
         if self._gate.shut:
             self._progress.begin("a pause")
-            self._gate.stand(self._rest)
+            self._gate.stand(self._come_to_rest)
 
-    def _rest(self) -> None:
+    def _come_to_rest(self) -> None:
         self.stepper.finish_all()
         self.synchronize()
 
     def synchronize(self) -> None:
-        """Wait until the current stream has done all that it was asked for."""
+        """Let the host wait until all work of the current stream is done."""
         self._lane.host_wait(self._lane.record())
 
     def close(self) -> list[str]:
-        """End: close the environments that were made for this feed, and let nothing go that is still being used.
+        """Wait for the device, so that memory can be released, and close the environments that this feed has made.
 
         Returns
         -------
         list of str
-            What went wrong in closing: the consumer is to be warned about it.
+            What went wrong in closing, as warnings for the consumer.
         """
         try:
             with self._lane.collecting():
-                self.synchronize()  # dropped -> released
+                self.synchronize()  # edge: dropped -> released
         except Exception as error:
             return [f"waiting for the device failed: {error!r}.", *self.stepper.close()]
         return self.stepper.close()
+
+
+def _lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> _Environments:
+    """Allocate the slots, and let the stepper write the very first row."""
+    state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
+    info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
+    absent = [entry.absent for entry in plan.entries.entries]
+
+    def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        own = stepper.memory(*shape)
+        return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
+
+    # on an asynchronous lane there are two slots: one is filled while the other is still being copied
+    slots = [Slot(state, info, absent, plan.n_steps, stepper.n_envs, allocate) for _ in range(1 + lane.asynchronous)]
+    stepper.attach(slots)
+    return _Environments(state, outcome_layout(info), slots)

@@ -1,6 +1,6 @@
-"""The true last observations of episodes, and the actor's reactions to them: what becomes of ``final``.
+"""The finals of one fragment: the true last observations of episodes that ended, and the actor's reactions to them.
 
-Knows the verbs of a lane, not what they do. Not environments.
+This module must not import environments or devices: it uses the verbs of a lane, whatever kind of lane it is.
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ __all__ = ["Finals", "complete_last", "react_to_last", "stage_final"]
 
 
 class Finals:
-    """The episodes that ended in one fragment: where, and copies of the last observations and the reactions to them."""
+    """The episodes that ended in one fragment, in the order in which they ended.
+
+    Attributes
+    ----------
+    t, b : list of int
+        For each episode: the transition that ended it, and the environment.
+    obs, actor : list of lists of tensors, on the actor's device
+        For each episode: copies of the leaves of the true last observation, and of the info of the reaction to it.
+    """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Make empty lists."""
         self.t: list[int] = []
         self.b: list[int] = []
         self.obs: list[list[Tensor]] = []
@@ -36,10 +44,21 @@ class Finals:
 
 
 def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence[int], first: int) -> None:
-    """Make a whole row around the true last observations; the environments that go on see their current state.
+    """Complete the row of true last observations to a row that the actor can react to as one batch.
 
-    So the batch is as wide as ever, and every row of it is one that the actor could meet. The rows are those of the
-    environments from ``first`` on.
+    The environments whose episode goes on get their current observation: the batch keeps its width, and each of its
+    states is one that occurs.
+
+    Parameters
+    ----------
+    last : StateRow
+        The row to complete. The stepper has written the true last observations into it.
+    now, then : StateRow
+        The rows before and after the step.
+    ended : sequence of int
+        The environments whose episode ended.
+    first : int
+        The environment in column 0 of the three rows.
     """
     np.add(now.stepno, 1, out=last.stepno)
     last.rew[:], last.fin[:] = then.rew, False
@@ -61,13 +80,25 @@ def react_to_last(
     ended: Sequence[int],
     finals: Finals,
 ) -> None:
-    """React to the true last observations, with the recurrent state that has not been reset yet; keep copies."""
+    """React to the true last observations, virtually, and append copies to ``finals``.
+
+    The recurrent state is the one before the reset.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        The groups of ``turn``.
+    t : int
+        The transition that ended the episodes.
+    ended : sequence of int
+        The environments whose episode ended.
+    """
     if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(*staging.last_ups[turn])
+        lane.copy(*staging.last_uploads[turn])
     finals.t.extend([t] * len(ended))
     finals.b.extend(ended)
 
-    def reacted() -> None:
+    def react() -> None:
         for group in groups:
             last = staging.lasts[group.number]
             inside = [j - group.columns.start for j in ended if group.columns.start <= j < group.columns.stop]
@@ -77,33 +108,36 @@ def react_to_last(
                 finals.obs.extend([leaf[0, j].clone() for leaf in obs] for j in inside)
                 finals.actor.extend([leaf[0, j].clone() for leaf in info] for j in inside)
 
-    lane.launch(reacted)
+    lane.launch(react)
 
 
 def stage_final(finals: Finals, layout: Fragment, lane: Lane) -> Final:
-    """Gather the ends of a fragment where the consumer is, in memory of the collector's."""
+    """Stack the finals of a fragment on the consumer's device, in memory of the collector's.
+
+    The blank fragment has no place for them, since their number is not known when the consumer allocates it.
+    """
     k = len(finals.t)
 
-    def at(place: Place) -> tuple[Nested, Nested]:
+    def allocate_on(place: Place) -> tuple[Nested, Nested]:
         def rows(leaf: Leaf) -> Tensor:
             return lane.empty(place, (k, *leaf.shape), leaf.dtype)
 
         return nested.map(rows, layout.state.obs), nested.map(rows, layout.actor)
 
-    near = at(Place.ACTOR)
+    stacked = allocate_on(Place.ACTOR)
 
-    def stacked() -> None:
-        for column, leaf in enumerate(nested.leaves(near[0])):
+    def stack() -> None:
+        for column, leaf in enumerate(nested.leaves(stacked[0])):
             torch.stack([parts[column] for parts in finals.obs], out=leaf)
-        for column, leaf in enumerate(nested.leaves(near[1])):
+        for column, leaf in enumerate(nested.leaves(stacked[1])):
             torch.stack([parts[column] for parts in finals.actor], out=leaf)
 
     if k:
-        lane.launch(stacked)
-    there = near if lane.shared(Place.ACTOR, Place.CONSUMER) else at(Place.CONSUMER)
-    if there is not near:
-        lane.copy(there, near)
-    places = tuple(torch.tensor(index, dtype=torch.int64, device="cpu") for index in (finals.t, finals.b))
-    t, b = (lane.empty(Place.CONSUMER, (k,), torch.int64) for _ in places)
-    lane.copy((t, b), places)
-    return Final(t, b, *there)
+        lane.launch(stack)
+    staged = stacked if lane.shared(Place.ACTOR, Place.CONSUMER) else allocate_on(Place.CONSUMER)
+    if staged is not stacked:
+        lane.copy(staged, stacked)
+    indices = tuple(torch.tensor(index, dtype=torch.int64, device="cpu") for index in (finals.t, finals.b))
+    t, b = (lane.empty(Place.CONSUMER, (k,), torch.int64) for _ in indices)
+    lane.copy((t, b), indices)
+    return Final(t, b, *staged)

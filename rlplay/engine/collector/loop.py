@@ -1,6 +1,7 @@
-"""Collecting: ``T`` steps of ``B`` environments into a slot, with the actor's reactions beside it.
+"""The loop over the steps of one fragment: the actor reacts, the environments step, rows are uploaded.
 
-Plain functions over rows that are there already. Knows the verbs of a lane, not what they do; no threads, no queues.
+Functions over memory that is allocated already. This module must not import threads, queues or devices: it uses the
+verbs of a lane, whatever kind of lane it is.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from ..acting.behaviour import Behaviour
 from ..acting.group import Group
@@ -28,38 +28,39 @@ def collect(
     stepper: Stepper,
     lane: Lane,
     progress: Progress,
-    boundary: Callable[[], None],
+    pass_gate: Callable[[], None],
     *,
     sticky: bool,
     final: bool,
 ) -> Finals:
-    """Fill a staging, whose row 0 is there already: react, carry out, write, ``T`` times; then look ahead.
+    """Collect ``T`` steps into the staging buffers, and the virtual reaction to row ``T``. Row 0 is filled in already.
 
-    The groups go in the stepper's turns: while those of one step, those of the next are inferred.
+    The groups of one turn step their environments while the actor reacts to the groups of the next turn.
 
     Parameters
     ----------
-    boundary : callable
-        Called before each step: where the collector can be made to stand still, or to stop by an exception.
+    pass_gate : callable
+        Called before each step. It may wait, for a pause, or raise, to stop the collector.
     sticky, final : bool
         As in ``rollout``.
 
     Returns
     -------
     Finals
-        Filled in only if ``final``. On an asynchronous lane its lists of tensors grow behind what was launched.
+        Empty unless ``final``. On an asynchronous lane its lists of tensors are filled in when the device reacts.
     """
     finals = Finals()
-    beside = not lane.shared(Place.ACTOR, Place.HOST)
+    on_device = not lane.shared(Place.ACTOR, Place.HOST)
     turns = [[groups[g] for g in members] for members in stepper.turns]
 
-    def arrive(turn: int, t: int) -> None:
+    def finish_step(turn: int, t: int) -> None:
+        """Wait until the environments of a turn have made step ``t``, and bring row ``t + 1`` to the actor."""
         progress.row = t
         progress.begin("env.step")
         ended = stepper.finish_step(turn)
-        if beside:
+        if on_device:
             progress.begin("an upload")
-            upload(staging, lane, turn, t + 1)  # filled -> copy
+            upload(staging, lane, turn, t + 1)  # edge: filled -> copy (`finish_step` has filled the row)
         progress.begin("actor.step")
         if final and ended:
             part, now, then = staging.columns[turn], *staging.slot.rows[t : t + 2]
@@ -69,41 +70,46 @@ def collect(
     progress.begin("actor.reset")
     stepper.release()
     staging.slot.clear()
-    _begin(staging, behaviour, groups, lane)
+    _start_fragment(staging, behaviour, groups, lane)
     for t in range(staging.n_steps):
-        boundary()
+        pass_gate()
         step = Step(staging.number, t, final, sticky)
         for turn, members in enumerate(turns):
             if t:
-                arrive(turn, t - 1)
+                finish_step(turn, t - 1)
             progress.row = t
             progress.begin("actor.step")
             _react(staging, behaviour, members, lane, t, virtual=False)
-            if beside:
-                lane.host_wait(lane.record())  # for the actions, which come down into row t + 1
+            if on_device:
+                lane.host_wait(lane.record())  # the environments read the actions in host row t + 1
             progress.begin("env.step")
             stepper.start_step(turn, step)
     for turn in range(len(turns)):
-        arrive(turn, staging.n_steps - 1)
+        finish_step(turn, staging.n_steps - 1)
     progress.row = staging.n_steps
     _react(staging, behaviour, groups, lane, staging.n_steps, virtual=True)
     return finals
 
 
-def _begin(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane) -> None:
-    """Note the recurrent state at row 0, reset where an episode has just begun."""
+def _start_fragment(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane) -> None:
+    """Reset the recurrent state where an episode has just begun at row 0, and copy it into the staging buffers."""
     begun = _begun(staging, behaviour, groups, 0)
 
-    def noted() -> None:
+    def start() -> None:
         for g, group in enumerate(groups):
-            _write(staging.hxs[g], behaviour.begin(group, staging.inputs[g][0].fin[0], begun[g]))
+            hx = behaviour.start_fragment(group, staging.inputs[g][0].fin[0], begun[g])
+            if hx:
+                torch._foreach_copy_(staging.hxs[g], hx, non_blocking=True)
 
-    lane.launch(noted)
+    lane.launch(start)
 
 
 def _begun(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], t: int) -> list[Sequence[int]]:
-    """List for each group whose recurrent state is to be reset at row ``t``; on the host, so nobody waits for it."""
-    if not behaviour.recurrent:
+    """List for each group the environments whose recurrent state is to be reset at row ``t``.
+
+    The host rows have this already, so the host need not wait for the device.
+    """
+    if not behaviour.spec.recurrent:
         return [()] * len(groups)
     fin = staging.slot.rows[t].fin
     return [fin[group.columns].nonzero()[0].tolist() for group in groups]
@@ -112,18 +118,14 @@ def _begun(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], t: i
 def _react(
     staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, *, virtual: bool
 ) -> None:
-    """React to row ``t``: the infos go into it, the actions down into row ``t + 1``."""
-    # row 0 was seen to by `_begin`; a reset that a virtual step looks at is done again by that of the next fragment
+    """React to row ``t``: the infos are written into row ``t``, the actions into host row ``t + 1``."""
+    # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
+    # kept: it is done again at row 0 of the next fragment.
     begun = _begun(staging, behaviour, groups, t) if t else [()] * len(groups)
 
-    def reacted() -> None:
+    def react() -> None:
         for group, where in zip(groups, begun, strict=True):
             g = group.number
-            behaviour.answer(group, staging.inputs[g][t], staging.answers[g][t], begun=where, virtual=virtual)
+            behaviour.react_into(group, staging.inputs[g][t], staging.answers[g][t], begun=where, virtual=virtual)
 
-    lane.launch(reacted)
-
-
-def _write(rows: list[Tensor], values: list[Tensor]) -> None:
-    if rows:
-        torch._foreach_copy_(rows, values, non_blocking=True)
+    lane.launch(react)

@@ -1,4 +1,4 @@
-"""What passes between consumer and collector: tokens in one direction, deliveries in the other."""
+"""The messages between consumer and collector: tokens in one direction, deliveries in the other."""
 
 from __future__ import annotations
 
@@ -14,68 +14,80 @@ __all__ = ["Collecting", "Delivery", "Plan", "Token"]
 
 
 class Token(NamedTuple):
-    """The right to collect one fragment, and what it takes."""
+    """The permission to collect one fragment: the weights to act with, and the memory to fill."""
 
     version: int
-    """The number of the ask whose weights these are."""
+    """The number of the ask at which the snapshot was taken."""
     snapshot: Snapshot
     blank: Fragment
+    """Uninitialised memory of the consumer's."""
     home: Any
-    """The consumer's stream on which these were allocated."""
+    """The consumer's stream, on which snapshot and blank fragment were allocated."""
     asked: Any
-    """The event behind the snapshot's copy and the blank's allocation, on the consumer's stream."""
+    """An event of that stream: the snapshot is copied, and earlier uses of the blank fragment's memory are over."""
 
 
 class Delivery(NamedTuple):
-    """A fragment on its way to the consumer."""
+    """A collected fragment on its way to the consumer."""
 
     version: int | tuple[int, ...]
-    """That of the token; of each part, if it is made of parts that were collected apart."""
+    """The version of the token; one for each part, if several collectors have collected parts of the fragment."""
     fragment: Fragment
+    """The token's blank fragment, filled, but for ``env.final``."""
     staged: Nested
-    """A ``Final`` in memory of the collector's, or ``()``."""
+    """A :class:`~rlplay.engine.core.Final` in memory of the collector's, or ``()``."""
     copied: Any
-    """The event behind the copies into the blank, on the collector's stream."""
+    """An event of the collector's stream: all copies into the fragment are done."""
     home: Any
-    """As in the token."""
+    """The token's ``home``."""
     snapshot: Snapshot
+    """The token's snapshot, so that the consumer releases its memory."""
     steps: int
-    """Transitions that were carried out."""
+    """The number of transitions that were carried out."""
     episodes: list[Episode]
+    """The episodes that ended, ordered by time and environment."""
     complaint: str
-    """What the user is to be warned of; mostly nothing."""
+    """A warning for the user, or an empty string."""
 
 
 class Plan(NamedTuple):
-    """What a feed was asked to do, checked."""
+    """What to collect: the checked arguments of a ``rollout``."""
 
     n_steps: int
+    """``T``."""
     groups: list[slice]
     """The environments of each group."""
     seed: int
     sticky: bool
     final: bool
     entries: Entries
+    """The entries of the environments' info that are recorded."""
     first: int = 0
-    """The number of the first group, if there are others that somebody else collects."""
+    """The number of the first group, among the groups of all collectors."""
 
 
 class Collecting(Protocol):
-    """What a driver and a feed ask of a collector, wherever it is."""
+    """The interface of a collector for drivers and feeds, wherever the collecting is done."""
 
-    torch_context: TorchContext
+    @property
+    def torch_context(self) -> TorchContext:
+        """The torch context that the actor runs in; after :meth:`prepare`."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user is to be warned of at the call; after :meth:`prepare`."""
 
     def prepare(self, torch_context: TorchContext) -> None:
-        """Learn what the actor answers; in the calling thread, before the first token."""
+        """Find the form of the actor's answers; in the calling thread, before the first token."""
 
     def blank(self) -> Fragment:
-        """Allocate blank memory of the consumer's for one fragment; in the consumer's thread, on its stream."""
+        """Allocate a blank fragment; in the consumer's thread, on its current stream."""
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights; in the consumer's thread."""
+        """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""
 
     def serve(self, token: Token) -> Delivery:
-        """Collect one fragment with the token's weights, into its blank; in the collector's thread."""
+        """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""
 
     def close(self) -> list[str]:
-        """End; return what went wrong with it."""
+        """Release everything; return what went wrong, as warnings for the consumer."""

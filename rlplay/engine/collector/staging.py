@@ -1,6 +1,7 @@
-"""Where one fragment is put together: a host slot, and the memory beside the actor, with every view that a step needs.
+"""The staging buffers: where one fragment is put together before it is copied into the consumer's memory.
 
-Knows the verbs of a lane, not what they do. Neither environments nor what an actor is.
+A staging consists of a host slot, which the environments write into, and of memory on the actor's device. All views
+that a step needs are made once. This module must not import environments or actors.
 """
 
 from __future__ import annotations
@@ -23,25 +24,42 @@ __all__ = ["Staging", "carry_over", "deliver", "make_stagings", "upload"]
 
 
 class Staging:
-    """A host slot, and the memory beside the actor: where one fragment is put together.
+    """A host slot, and the memory on the actor's device: where one fragment is put together.
 
-    On the host they are one memory. Elsewhere each host row is uploaded once, and the actor-side rows are shared by
-    all slots, at addresses that never change. All views that a step needs are made here, once.
+    If the actor runs on the host, ``state`` and ``last`` are the slot's own memory. Otherwise each host row is uploaded
+    once, and all stagings share the memory on the device, so that its addresses never change.
 
     Attributes
     ----------
-    slot : Slot
-        What the environments write into.
-    state, last : State of tensors, ``(1+T, B, ...)`` and ``(1, B, ...)``
-        The same rows, where the actor reads them.
-    actor, hx : nested tensors, ``(1+T, B, ...)`` and ``(L, B, ...)``
-        The actor's infos, and its recurrent state at row 0.
     number : int
-        The slot's, among the slots.
+        The index of the slot.
+    slot : Slot
+        Host memory for what the environments give.
+    state : State of tensors, ``(1+T, B, ...)``, on the actor's device
+        The rows that the actor reacts to.
+    last : State of tensors, ``(1, B, ...)``, on the actor's device
+        The row of true last observations.
+    actor : nested tensors, ``(1+T, B, ...)``, on the actor's device
+        The actor's infos.
+    hx : nested tensors, ``(L, B, ...)``, on the actor's device
+        The recurrent state at row 0.
     columns : list of slice
         The environments of each turn.
     copied : event
-        Behind the last copy out of the slot.
+        All copies out of the slot are done. None before the first copy.
+    uploads : list of lists of pairs
+        For each turn and row: the leaves on the actor's device, and those on the host that are uploaded to them.
+    last_uploads : list of pairs
+        The same for ``last``, for each turn.
+    inputs : list of lists of State, ``(1, b, ...)``
+        For each group and row: the state that the actor reacts to.
+    lasts : list of State, ``(1, b, ...)``
+        For each group: the row of true last observations.
+    answers : list of lists of lists of tensors, ``(1, b, ...)``
+        For each group and row: where the answer is written. The leaves of the action come first, on the host in the
+        next row (the last row has none), then those of the info.
+    hxs : list of lists of tensors, ``(L, b, ...)``
+        For each group: the leaves of ``hx``.
     """
 
     def __init__(
@@ -55,17 +73,16 @@ class Staging:
         groups: Sequence[Group],
         turns: Sequence[Sequence[int]],
     ) -> None:
-        """Make the views."""
+        """Make the views. ``turns`` lists the numbers of the groups of each turn."""
         self.number = number
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
         self.slot, self.state, self.last, self.actor, self.hx = slot, state, last, actor, hx
         self.copied: Any = None
         n = len(slot.rows)
-        # for each turn and row: where it lies beside the actor, and where on the host
-        self.ups = [_pairs(state, slot.state, part, n) for part in self.columns]
-        self.last_ups = [_pairs(last, slot.last, part, 1)[0] for part in self.columns]
+        self.uploads = [_pairs(state, slot.state, part, n) for part in self.columns]
+        self.last_uploads = [_pairs(last, slot.last, part, 1)[0] for part in self.columns]
         columns = [group.columns for group in groups]
-        self.inputs = [_split(_columns(state, part), n) for part in columns]
+        self.inputs = [_split_rows(_columns(state, part), n) for part in columns]
         self.lasts = [_columns(last, part) for part in columns]
         self.answers = [_answers(_columns(slot.state.act, part), _columns(actor, part), n) for part in columns]
         self.hxs = [nested.leaves(_columns(hx, part)) for part in columns]
@@ -75,24 +92,29 @@ class Staging:
         """The number of steps in a fragment, ``T``."""
         return len(self.slot.outcomes)
 
+    def mark_copied(self, event: Any) -> None:
+        """Set the event before which the slot must not be filled again."""
+        self.copied = event
 
-def _pairs(one: Nested, other: Nested, part: slice, n: int) -> list[tuple[list[Tensor], list[Tensor]]]:
-    rows = (_split(_columns(tree, part), n) for tree in (one, other))
+
+def _pairs(target: Nested, source: Nested, part: slice, n: int) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """List for each row the leaves of ``target`` and those of ``source``."""
+    rows = (_split_rows(_columns(tree, part), n) for tree in (target, source))
     return [(nested.leaves(x), nested.leaves(y)) for x, y in zip(*rows, strict=True)]
 
 
 def _answers(act: Nested, info: Nested, n: int) -> list[list[Tensor]]:
-    """List for each row where the answer to it goes: the action down into the next one, but for the last; the info."""
-    acts, infos = ([nested.leaves(row) for row in _split(tree, n)] for tree in (act, info))
-    return [down + beside for down, beside in zip([*acts[1:], []], infos, strict=True)]
+    """List for each row where the answer to it is written: the action in the next row, the info in the same row."""
+    acts, infos = ([nested.leaves(row) for row in _split_rows(tree, n)] for tree in (act, info))
+    return [next_act + row_info for next_act, row_info in zip([*acts[1:], []], infos, strict=True)]
 
 
 def _columns(tree: Nested, part: slice) -> Nested:
     return nested.map(lambda x: x[:, part], tree)
 
 
-def _split(tree: Nested, n: int) -> list[Any]:
-    """Take rows apart: one nested thing of ``(n, ...)`` into ``n`` of ``(1, ...)``."""
+def _split_rows(tree: Nested, n: int) -> list[Any]:
+    """Split a tree of tensors ``(n, ...)`` into ``n`` trees of tensors ``(1, ...)``."""
     found, spec = nested.flatten(tree)
     columns = [leaf.split(1) for leaf in found]
     return [spec.unflatten([column[t] for column in columns]) for t in range(n)]
@@ -106,36 +128,36 @@ def make_stagings(
     n_envs: int,
     lane: Lane,
 ) -> list[Staging]:
-    """Allocate the memory beside the actor, and put a staging around each slot."""
+    """Allocate the memory on the actor's device, on the current stream, and make a staging for each slot."""
     n_steps = len(slots[0].outcomes)
 
     def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return lane.empty(Place.ACTOR, shape, dtype)
 
-    def answers() -> tuple[Nested, Nested]:
+    def infos_and_hx() -> tuple[Nested, Nested]:
         return blank_rows(layout.actor, 1 + n_steps, n_envs, allocate), blank_hx(layout.hx, n_envs, allocate)
 
     if lane.shared(Place.ACTOR, Place.HOST):
-        # what the actor answers lies on the host as well, and is copied away from there like the slot
-        return [Staging(k, slot, slot.state, slot.last, *answers(), groups, turns) for k, slot in enumerate(slots)]
+        # the infos are on the host too and are copied out of it like the slot, so each slot has infos of its own
+        return [Staging(k, slot, slot.state, slot.last, *infos_and_hx(), groups, turns) for k, slot in enumerate(slots)]
     state, last = (blank_rows(layout.state, n, n_envs, allocate) for n in (1 + n_steps, 1))
-    own = answers()
-    return [Staging(k, slot, state, last, *own, groups, turns) for k, slot in enumerate(slots)]
+    actor, hx = infos_and_hx()
+    return [Staging(k, slot, state, last, actor, hx, groups, turns) for k, slot in enumerate(slots)]
 
 
 def upload(staging: Staging, lane: Lane, turn: int, t: int) -> None:
-    """Bring a turn's part of a row, which has been filled in, to the actor's device."""
+    """Copy a turn's part of host row ``t`` to the actor's device. The host row must be filled in before."""
     if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(*staging.ups[turn][t])
+        lane.copy(*staging.uploads[turn][t])
 
 
 def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
-    """Make the last row of the previous fragment the first of this one, wherever rows lie.
+    """Copy the last row of the previous fragment to row 0 of this one, on the host and on the actor's device.
 
-    There is no previous one at first: then row 0 of the slot is filled in already.
+    For the first fragment ``previous`` is None: host row 0 is filled in already and is uploaded.
     """
     for turn, (rows, others) in enumerate(
-        zip(staging.ups, staging.ups if previous is None else previous.ups, strict=True)
+        zip(staging.uploads, staging.uploads if previous is None else previous.uploads, strict=True)
     ):
         if previous is None:
             upload(staging, lane, turn, 0)
@@ -147,9 +169,12 @@ def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
 
 
 def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
-    """Copy what a staging holds into the consumer's memory, from as near as it lies."""
-    near = staging.state if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.state
-    lane.copy(blank.state, near)
+    """Copy the fragment into the consumer's memory, on the current stream.
+
+    States come from the actor's device if that is the consumer's too, otherwise from the host.
+    """
+    state = staging.state if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.state
+    lane.copy(blank.state, state)
     lane.copy(blank.env, staging.slot.env)
     lane.copy(blank.actor, staging.actor)
     lane.copy(blank.hx, staging.hx)

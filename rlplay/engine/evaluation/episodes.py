@@ -11,7 +11,6 @@ import torch
 from ... import nested
 from ...nested import Nested
 from ..acting.behaviour import Behaviour
-from ..acting.checks import SLOW_RESET
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext
 from ..concurrency.exceptions import add_note
@@ -60,7 +59,7 @@ def _evaluated(
             for complaint in stage.close():
                 add_note(error, complaint)
             raise
-    for complaint in [*stage.close(), *([] if behaviour.resets_by_mask else [SLOW_RESET])]:
+    for complaint in [*stage.close(), *behaviour.warnings]:
         warnings.warn(complaint, RuntimeWarning, stacklevel=3)
     return played
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from ..acting.behaviour import Behaviour
-from ..acting.checks import SLOW_RESET
 from ..acting.group import split
 from ..acting.make import make_behaviour
 from ..acting.torch_context import TorchContext
@@ -86,8 +85,12 @@ def open_feed(
         raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
     lane = lane_between(device, actor_device, home_of(actor))
     with torch.inference_mode(False):  # what is made here will be written to
-        behaviour = make_behaviour(actor, lane, compile=compile)
-        behaviour.at_once = background is None and lag == 0 and not lane.asynchronous
+        behaviour = make_behaviour(
+            actor,
+            lane,
+            compile=compile,
+            snapshot_in_place=background is None and lag == 0 and not lane.asynchronous,
+        )
         claim(sources, stacklevel=4)
         progress = Progress()
         stage: Callable[[Gate], Stepper]
@@ -101,7 +104,7 @@ def open_feed(
         make = partial(_prepared, collector, TorchContext.here(lane.actor_device))
         driver: Driver
         driver = Inline(make, progress) if background is None else Background(make, progress, **background)
-    _warn(behaviour)
+    _warn(driver.collector)
     feed = Feed(driver, actor, lane, lag, progress)
     for source in sources:
         if not is_factory(source):
@@ -164,15 +167,14 @@ def open_remote(
         progress = Progress()
         collector = partial(RemoteCollector, specs, n_per_batch, behaviour, lane, plan, progress)
         driver = Background(partial(_prepared, collector, TorchContext.here(there)), progress, **background)
-    _warn(behaviour)
+    _warn(driver.collector)
     return Feed(driver, actor, lane, lag, progress)
 
 
-def _warn(behaviour: Behaviour) -> None:
+def _warn(collector: Collecting) -> None:
     """Say at the user's line what the actor makes slower than it need be."""
-    for complaint in ("" if behaviour.resets_by_mask else SLOW_RESET, behaviour.eager_because):
-        if complaint:
-            warnings.warn(complaint, RuntimeWarning, stacklevel=4)
+    for warning in collector.warnings:
+        warnings.warn(warning, RuntimeWarning, stacklevel=4)
 
 
 def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any]) -> None:

@@ -1,1 +1,1 @@
-"""Where fragments lie: lanes between host and devices, host slots, layouts."""
+"""Memory: lanes between the host and devices, host slots, and the layouts of fragments."""

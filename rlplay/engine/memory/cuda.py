@@ -1,25 +1,25 @@
-"""Moving data between the host, the actor's device and the consumer's: the only file that names streams and events.
+"""The lane for CUDA devices. No other module of the engine names ``torch.cuda``.
 
-The engine is written in the verbs of a :class:`Lane`, and never asks what kind of lane it is. The plain lane is the
-host, where every call has happened by the time it returns. :class:`CudaLane` has the same verbs as promises, kept in
-the order of a stream: the collector's own, inside :meth:`Lane.collecting`, or whichever is the consumer's current one.
+:class:`CudaLane` keeps the promises of :class:`~rlplay.engine.memory.lane.Lane` with two CUDA streams: one that belongs
+to the collector, and whichever stream is current in the consumer's thread.
 
-Six edges guard the memory (CONTRIBUTING.md names where each is drawn):
+Six edges protect memory from being read or written at the wrong time. Each is named in a comment (``# edge: ...``) at
+the line that draws it:
 
 filled -> copy
-    a host row is filled in before its copy is asked for;
+    A host row is filled in before its copy is asked for.
 copied -> refill
-    a host slot is not filled in again before the last copy out of it has happened;
+    A host slot is not filled in again before the last copy out of it is done.
 copied -> read
-    the consumer's stream waits for the copies into a fragment before anything reads it;
+    The consumer's stream waits for the copies into a fragment before it reads the fragment.
 read -> reuse
-    memory of the collector's that the consumer's stream copies from (the staged rows of ``final``) is used again only
-    behind that copy;
+    The consumer's stream copies the staged rows of ``final`` out of the collector's memory. That memory is not used
+    again before this copy is done.
 asked -> first write
-    the collector's stream waits for the snapshot's copy, and for whatever was still reading the memory that the
-    fragment is now given, before it touches either;
+    The collector's stream waits for the snapshot's copy before it reads the snapshot. It waits for the earlier readers
+    of the blank fragment's memory before it writes there.
 dropped -> released
-    what never reaches the consumer is let go only after the host has waited for the collector's stream.
+    Memory that never reaches the consumer is released only after the host has waited for the collector's stream.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
@@ -40,31 +40,39 @@ from .lane import Lane, Place
 __all__ = ["CudaLane", "lane_between", "parse_device"]
 
 
+class _Capturing(NamedTuple):
+    """What captures use, one after another."""
+
+    stream: torch.cuda.Stream
+    pool: Any
+    """The handle of the memory pool that all captured graphs share."""
+
+
 class CudaLane(Lane):
-    """The verbs for CUDA, with a stream of the collector's own on each device that it touches."""
+    """The lane for CUDA. The collector has a stream of its own on each CUDA device that is used."""
 
     asynchronous = True
 
     def __init__(self, device: torch.device, actor_device: torch.device) -> None:
-        """Create the streams: once a feed, not once a fragment."""
+        """Create the collector's streams. A feed makes one lane."""
         super().__init__(device, actor_device)
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
-        # the actor's device comes last, so that it is the current one inside `collecting`
+        # the actor's device comes last, so that it is the current device inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
         self._streams = {d: torch.cuda.Stream(d) for d in used}
-        self._drafts: torch.cuda.Stream | None = None  # where graphs are captured
+        self._capturing: _Capturing | None = None  # made with the first capture
 
     def shared(self, one: Place, other: Place) -> bool:
-        """Whether two places are one, so that nothing need be copied between them."""
+        """Return whether two places are on the same device."""
         return self._where[one] == self._where[other]
 
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Allocate memory, on the current stream; on the host it is page-locked."""
+        """Allocate uninitialised memory: on a device for the current stream, on the host page-locked."""
         where = self._where[place]
         return torch.empty(tuple(shape), dtype=dtype, device=where, pin_memory=where.type == "cpu")
 
     def lock(self, memory: npt.NDArray[Any]) -> Tensor:
-        """Page-lock host memory that somebody else has allocated, until it is let go; make a tensor over it."""
+        """Page-lock existing host memory for as long as the array lives, and return a tensor over it."""
         runtime, address = torch.cuda.cudart(), memory.ctypes.data
         torch.cuda.check_error(runtime.cudaHostRegister(address, memory.nbytes, 0))
         weakref.finalize(memory, runtime.cudaHostUnregister, address)
@@ -73,43 +81,47 @@ class CudaLane(Lane):
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         """Capture the work as a CUDA graph.
 
-        It is captured in a stream beside, which alone is spoilt if that fails. Nothing has run there, so that cuBLAS
-        has its workspace for the graph allocated with it, and nobody who clears workspaces can take it away.
+        The capture runs in a stream of its own: a capture that fails invalidates its stream, and the collector's stream
+        stays usable. Nothing else has run in that stream, so cuBLAS allocates its workspace in the pool of the graphs,
+        where no other code can release it.
 
-        While this lasts, torch up to 2.12 lets no other thread draw from the device's global generator.
+        Up to torch 2.12 no other thread can draw from the device's global generator during the capture.
         """
         here = torch.cuda.current_stream(self.actor_device)
-        if self._drafts is None:
-            self._drafts, self._pool = torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle()
-        self._drafts.wait_stream(here)
-        with torch.cuda.stream(self._drafts), _nothing_collected():
+        if self._capturing is None:
+            self._capturing = _Capturing(torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle())
+        stream, pool = self._capturing
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream), _garbage_collector_off():
             graph = _registered(generators)
             try:
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 work()
                 graph.capture_end()
             except BaseException:
-                self._abandon(graph, generators)
+                self._capturing = _Capturing(stream, self._abandon(graph, pool, generators))
                 raise
-        here.wait_stream(self._drafts)
+        here.wait_stream(stream)
         return graph.replay
 
-    def _abandon(self, graph: torch.cuda.CUDAGraph, generators: Sequence[torch.Generator]) -> None:
-        """End a capture that has failed, and put in order what torch leaves as it is then."""
+    def _abandon(self, graph: torch.cuda.CUDAGraph, pool: Any, generators: Sequence[torch.Generator]) -> Any:
+        """End a capture that has failed, undo the state that torch leaves behind, and return a new memory pool."""
         with suppress(Exception):
-            graph.capture_end()  # raises if the capture was spoilt, or had ended, yet it has ended then
+            graph.capture_end()  # raises if the capture was invalid or had ended; in both cases it has ended now
         core: Any = torch._C
         end = getattr(core, "_cuda_endAllocateToPool", None) or core._cuda_endAllocateCurrentStreamToPool
-        with suppress(Exception):  # else the allocator would put off for ever what waits for the end of all captures
-            end(self.actor_device.index, self._pool)
-            core._cuda_releasePool(self.actor_device.index, self._pool)
+        with suppress(Exception):  # otherwise the allocator keeps waiting for the end of this capture
+            end(self.actor_device.index, pool)
+            core._cuda_releasePool(self.actor_device.index, pool)
         graph.reset()
-        self._pool = torch.cuda.graph_pool_handle()
-        with suppress(Exception):  # up to 2.12 generators wait for the end of a capture that succeeds
+        pool = torch.cuda.graph_pool_handle()
+        # up to torch 2.12 the generators stay in the state of a capture until one succeeds: capture a trivial graph
+        with suppress(Exception):
             trivial = _registered(generators)
-            trivial.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            trivial.capture_begin(pool=pool, capture_error_mode="thread_local")
             torch.zeros(1, device=self.actor_device)
             trivial.capture_end()
+        return pool
 
     @property
     def current(self) -> Any:
@@ -117,11 +129,11 @@ class CudaLane(Lane):
         return [torch.cuda.current_stream(d) for d in self._streams]
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
-        """Copy what is on the host into page-locked memory; what is on a device changes in the order of its stream."""
+        """Copy tensors on the host into page-locked memory. A tensor on a device changes in the order of its stream."""
         return [x if x.is_cuda else torch.empty_like(x, pin_memory=True).copy_(x) for x in sources]
 
     def borrow(self, tree: Nested) -> None:
-        """Tell the caching allocator that the current stream reads memory of another one."""
+        """Register the current stream with the caching allocator as a user of this memory."""
         for leaf in leaves(tree):
             if leaf.device.type == "cuda":
                 leaf.record_stream(torch.cuda.current_stream(leaf.device))
@@ -131,17 +143,17 @@ class CudaLane(Lane):
         return [(d, torch.cuda.current_stream(d).record_event(_blocking_event())) for d in self._streams]
 
     def wait(self, event: Any) -> None:
-        """Let the current stream of each device wait, and the host go on."""
+        """Let the current stream of each device wait for an event. The host does not wait."""
         for device, point in event:
             torch.cuda.current_stream(device).wait_event(point)
 
     def host_wait(self, event: Any) -> None:
-        """Let the host sleep until the point is reached. The interpreter lock is released meanwhile."""
+        """Let the host sleep until an event is reached. The interpreter lock is released meanwhile."""
         for _, point in event or ():
             point.synchronize()
 
     def stamp(self, side: Place) -> Any:
-        """Mark this point of the collector's stream on the actor's device, or of the current one on the consumer's."""
+        """Return an event with a time, of the collector's stream or of the consumer's current one."""
         device, stream = list(self._streams.items())[-1]
         if side is Place.CONSUMER:
             if self.device.type != "cuda":
@@ -152,12 +164,12 @@ class CudaLane(Lane):
             return stream.record_event(torch.cuda.Event(enable_timing=True))
 
     def seconds(self, one: Any, other: Any) -> float | None:
-        """Tell the time from one stamp to another, if both have been reached."""
+        """Return the seconds between two stamps, or None if either is not reached yet."""
         return one.elapsed_time(other) / 1e3 if one.query() and other.query() else None
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Make the collector's streams the current ones of this thread; neither stream nor device is inherited."""
+        """Make the collector's streams the current ones of this thread. A thread inherits neither stream nor device."""
         with ExitStack() as stack:
             for stream in self._streams.values():
                 stack.enter_context(torch.cuda.stream(stream))
@@ -165,7 +177,7 @@ class CudaLane(Lane):
 
 
 def _registered(generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
-    """Make a graph that will count what it has drawn."""
+    """Make a graph that advances these generators at each replay."""
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
@@ -173,8 +185,8 @@ def _registered(generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
 
 
 @contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Put the garbage collector off: what it takes away may well be such that a capture does not stand it."""
+def _garbage_collector_off() -> Iterator[None]:
+    """Turn the garbage collector off: an object that it finalizes may call CUDA, which can invalidate a capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -185,17 +197,17 @@ def _nothing_collected() -> Iterator[None]:
 
 
 def _blocking_event() -> torch.cuda.Event:
-    """Make an event whose waiting thread sleeps, where the default would spin on a core."""
+    """Make an event for which a waiting thread sleeps. With the default event it would spin."""
     return torch.cuda.Event(blocking=True)
 
 
 def parse_device(device: torch.device | str | int, name: str) -> torch.device:
-    """Read a device, and see that it is there.
+    """Parse a device, and check that this machine has it. ``name`` is the parameter's, for messages.
 
     Raises
     ------
     ValueError
-        If it is neither the CPU nor a CUDA device that this machine has.
+        If the device is neither the CPU nor a CUDA device of this machine.
     """
     try:
         parsed = torch.device(device)
@@ -215,12 +227,21 @@ def parse_device(device: torch.device | str | int, name: str) -> torch.device:
 def lane_between(
     device: torch.device | str | Lane | None, actor_device: torch.device | str | None, home: torch.device
 ) -> Lane:
-    """Make the lane between the behaviour copy and the consumer; ``home`` is where the user's actor is.
+    """Make the lane between the behaviour copy and the consumer.
+
+    Parameters
+    ----------
+    device : torch.device, str, Lane or None
+        Where fragments are delivered; by default ``home``. A lane is returned as it is.
+    actor_device : torch.device, str or None
+        Where the behaviour copy is; by default ``device``.
+    home : torch.device
+        Where the user's actor is.
 
     Raises
     ------
     ValueError
-        If a device is not there, or not supported.
+        If this machine does not have a device, or its kind is not supported.
     """
     if isinstance(device, Lane):
         if actor_device is not None:

@@ -1,4 +1,8 @@
-"""The verbs for moving data between the host, the actor's device and the consumer's device."""
+"""Lanes: the verbs for moving data between the host, the actor's device and the consumer's device.
+
+The engine is written in these verbs and does not depend on the kind of lane. This module must not name streams of any
+particular kind of device.
+"""
 
 from __future__ import annotations
 
@@ -17,97 +21,112 @@ __all__ = ["Lane", "Place"]
 
 
 class Place(Enum):
-    """Where memory lies."""
+    """Where memory is."""
 
     HOST = auto()
-    """On the host; page-locked if anything is copied out of it asynchronously."""
+    """On the host. The memory is page-locked if an asynchronous lane copies it to a device."""
     ACTOR = auto()
-    """Where the behaviour copy of the actor is."""
+    """On the device of the behaviour copy."""
     CONSUMER = auto()
-    """Where fragments are delivered."""
+    """On the device where fragments are delivered."""
 
 
 class Lane:
-    """The verbs, for the host as its own device."""
+    """The verbs, each with its promise. In this class the host is the only device, and every call is synchronous.
+
+    On an asynchronous lane each thread has a *current stream*: the collector's inside :meth:`collecting`, otherwise
+    the consumer's. Calls return at once; the work that they ask for is done later, in the order of the stream that was
+    current. An *event* is a point of a stream, reached once all earlier work of that stream is done.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where fragments are delivered.
+    actor_device : torch.device
+        Where the behaviour copy is.
+    """
 
     asynchronous = False
-    """Whether calls return before what they ask for has happened."""
+    """Whether calls return before the work that they ask for is done."""
 
     def __init__(self, device: torch.device, actor_device: torch.device) -> None:
-        """Remember where fragments are delivered (``device``) and where the behaviour copy is (``actor_device``)."""
+        """Set the two devices."""
         self.device, self.actor_device = device, actor_device
 
     def shared(self, one: Place, other: Place) -> bool:
-        """Whether two places are one, so that nothing need be copied between them."""
+        """Return whether two places are on the same device, so that nothing need be copied between them."""
         return True
 
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Allocate memory, on the current stream."""
+        """Allocate uninitialised memory, to be used on the current stream."""
         return torch.empty(tuple(shape), dtype=dtype, device="cpu")
 
     def lock(self, memory: npt.NDArray[Any]) -> Tensor:
-        """Make a tensor over host memory that somebody else has allocated, as good as that of ``Place.HOST``."""
+        """Return a tensor over existing host memory. It may be used like memory of ``Place.HOST``."""
         return torch.from_numpy(memory)
 
     def copy(self, target: Nested, source: Nested) -> None:
-        """Copy leaf by leaf. A source on the host must stay as it is until the copy has happened."""
+        """Copy each leaf, on the current stream. A source on the host must not change until the copy is done."""
         targets, sources = leaves(target), leaves(source)
         if targets:
             torch._foreach_copy_(targets, sources, non_blocking=self.asynchronous)
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
-        """Turn tensors that their owner may change at any moment into such as can be copied from later."""
+        """Return tensors with the present values, which do not change until a :meth:`copy` has read them."""
         return sources
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Let the actor's device do what ``work`` asks of it, behind all that the current stream has been asked for."""
+        """Run ``work``, whose operations are done on the actor's device, behind earlier work of the current stream."""
         work()
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-        """Make a callable that asks the actor's device for all that ``work`` asks of it, once more, without running it.
+        """Record the device operations of ``work``, and return a callable that replays them on the current stream.
 
-        Nothing happens now. What is called, and on which memory, is what it is now for good: all that is read or
-        written must stay where it is for as long as the callable is used, inside of :meth:`launch`. Random numbers are
-        drawn anew each time, from ``generators``. When this is called, nothing may be under way that the current stream
-        has been asked for.
+        Nothing is computed now. Replays use the operations and addresses of the recording: all memory that is read or
+        written must stay where it is for as long as the callable is used. The callable must be called inside
+        :meth:`launch`. Each replay draws new random numbers from ``generators``. All earlier work of the current stream
+        must be done when this method is called.
 
         Raises
         ------
         Exception
-            Whatever the work fails with, as it does if it asks for what there is not while it is only noted: a number.
+            What ``work`` raises. It fails if it reads a value of a tensor, which has none while it is recorded.
         """
         return work
 
     @property
     def current(self) -> Any:
-        """Something that is equal for equal current streams."""
+        """The current stream, as an object that can be compared with ``==``."""
         return None
 
     def borrow(self, tree: Nested) -> None:
-        """Say that the current stream reads memory of another one: it may be let go, but not be used again before."""
+        """Declare that the current stream uses memory that was allocated on another stream.
+
+        Once the memory is released, it is not used again before the work that the current stream has now is done.
+        """
 
     def record(self) -> Any:
-        """Mark this point of the current stream."""
+        """Return an event: this point of the current stream."""
         return None
 
     def wait(self, event: Any) -> None:
-        """Let the current stream, not the host, wait for a point of another one."""
+        """Let later work of the current stream wait for an event. The host does not wait."""
 
     def host_wait(self, event: Any) -> None:
-        """Let the host wait for a point of a stream; None is one that has been reached long since."""
+        """Let the host wait for an event. None is an event that has been reached."""
 
     def stamp(self, side: Place) -> Any:
-        """Mark this point of a stream so that its time can be told: the collector's (``ACTOR``), or the current one.
+        """Return an event with a time: of the collector's stream (``ACTOR``), or of the current one (``CONSUMER``).
 
-        None if there are no streams: calls have happened when they return.
+        None if the side has no streams.
         """
         return None
 
     def seconds(self, one: Any, other: Any) -> float | None:
-        """Tell the time from one stamp of a stream to another; None while it has not come there. Nobody waits."""
+        """Return the seconds between two stamps of a stream, or None if either is not reached yet. Does not wait."""
         return None
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Make the collector's stream the current one of this thread."""
+        """Make the collector's stream the current one of this thread, inside a ``with`` block."""
         yield

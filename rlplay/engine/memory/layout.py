@@ -1,4 +1,4 @@
-"""Shapes and dtypes of a fragment's leaves, and blank memory of these shapes."""
+"""Layouts: the shape and dtype of each leaf of a fragment; and uninitialised memory of these shapes."""
 
 from __future__ import annotations
 
@@ -26,34 +26,35 @@ __all__ = [
 ]
 
 Allocate = Callable[[Sequence[int], torch.dtype], Tensor]
+"""Allocates an uninitialised tensor of a shape and dtype."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """What one environment contributes to one row: a shape (without time and batch) and a dtype."""
+    """The shape and dtype of what one environment gives in one row, without the dimensions of time and batch."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def state_layout(obs: Nested, act: Nested) -> State:
-    """Complete the leaves of observation and action to those of a whole state."""
+    """Return the layout of a state, from those of an observation and of an action."""
     return State(stepno=Leaf((), torch.int64), obs=obs, act=act, rew=Leaf((), torch.float32), fin=Leaf((), torch.bool))
 
 
 def fields_to_leaves(described: Nested) -> Nested:
-    """Say in torch's terms what the fields of a space say in numpy's."""
+    """Convert the fields of a space, which have numpy dtypes, to leaves with torch dtypes."""
     return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), described)
 
 
 def outcome_layout(info: dict[str, Leaf]) -> Outcome:
-    """Complete the leaves of the environments' info to those of an outcome, without ``final``."""
+    """Return the layout of an outcome, from that of the environments' info. ``final`` is ``()``."""
     flag = Leaf((), torch.bool)
     return Outcome(terminated=flag, truncated=flag, valid=flag, info=info, final=())
 
 
 def blank_fragment(layout: Fragment, n_steps: int, n_envs: int, allocate: Allocate) -> Fragment:
-    """Allocate an uninitialised fragment. ``layout`` holds :class:`Leaf` instead of tensors."""
+    """Allocate a blank fragment. ``layout`` has :class:`Leaf` instead of tensors."""
     return Fragment(
         state=blank_rows(layout.state, 1 + n_steps, n_envs, allocate),
         actor=blank_rows(layout.actor, 1 + n_steps, n_envs, allocate),
@@ -63,17 +64,17 @@ def blank_fragment(layout: Fragment, n_steps: int, n_envs: int, allocate: Alloca
 
 
 def blank_rows(layout: Nested, n: int, n_envs: int, allocate: Allocate) -> Nested:
-    """Allocate rows ``(n, B, ...)``, a tensor a leaf, so that keeping one leaf keeps no other alive."""
+    """Allocate ``n`` rows, ``(n, B, ...)``. Each leaf is a tensor of its own: keeping one keeps no other alive."""
     return nested.map(lambda leaf: allocate((n, n_envs, *leaf.shape), leaf.dtype), layout)
 
 
 def blank_hx(layout: Nested, n_envs: int, allocate: Allocate) -> Nested:
-    """Allocate a recurrent state ``(L, B, ...)``: the batch is the second dimension."""
+    """Allocate a recurrent state, ``(L, B, ...)``. The shapes in ``layout`` are ``(L, ...)``."""
     return nested.map(lambda leaf: allocate((leaf.shape[0], n_envs, *leaf.shape[1:]), leaf.dtype), layout)
 
 
 def dtype_of(dtype: np.dtype[Any]) -> torch.dtype:
-    """Name torch's counterpart of a numpy dtype.
+    """Return the torch dtype that corresponds to a numpy dtype.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Where fragments lie: one host slot seen through numpy and torch at once, and blank fragments on any device.
+"""The slot: host memory of one fragment, with numpy views for the environments and tensors for copies.
 
-Knows shapes and memory. Not who fills it, nor when.
+This module must not import steppers, actors or lanes.
 """
 
 from __future__ import annotations
@@ -18,66 +18,84 @@ from .layout import Allocate, Leaf, dtype_of, outcome_layout
 
 __all__ = ["Slot"]
 
-_ALIGNMENT = 64  # bytes: a cache line
+_ALIGNMENT = 64
+"""Bytes of a cache line."""
 
 
 class Slot:
-    """Host memory for what environments give in one fragment, and for one row beside: the true last observations.
+    """Host memory for what the environments give in one fragment, and one extra row for true last observations.
 
-    All of it lies in one slab (page-locked memory is handed out in powers of two), which is never given away. Every
-    view that a step needs is made here, once.
+    One slab of memory holds all leaves, since page-locked memory is allocated in powers of two bytes. The slab is never
+    delivered: fragments are copied out of it. All views that a step needs are made once.
 
     Attributes
     ----------
     state : State of tensors, ``(1+T, B, ...)``
-    env : Outcome of tensors, ``(T, B, ...)``; ``final`` is ``()``
+    env : Outcome of tensors, ``(T, B, ...)``
+        ``final`` is ``()``.
     last : State of tensors, ``(1, B, ...)``
+        The row of true last observations.
     slab : uint8 tensor
-        All of it.
+        The whole memory.
     slab_layout : SlabLayout
         How the slab is divided.
-    rows : list of StateRow, ``1 + T`` of them, the numpy views of ``state``
-    outcome : list of OutcomeRow, ``T`` of them, the numpy views of ``env``
-    last_row : StateRow, the numpy view of ``last``
+    rows : list of StateRow, ``1+T`` of them
+        Numpy views of ``state``.
+    outcomes : list of OutcomeRow, ``T`` of them
+        Numpy views of ``env``.
+    last_row : StateRow
+        Numpy view of ``last``.
     """
 
     def __init__(
         self, state: State, info: dict[str, Leaf], absent: list[Any], n_steps: int, n_envs: int, allocate: Allocate
     ) -> None:
-        """Lay the leaves out. ``absent`` has, for each info leaf, the number that stands for "not there"."""
-        cut: list[ArrayLocation] = []
+        """Divide a slab among the leaves, and make the views.
+
+        Parameters
+        ----------
+        state : State of Leaf
+            The layout of a state.
+        info : dict of Leaf
+            The layout of the recorded entries of the environments' info.
+        absent : list
+            For each leaf of ``info``: the value that is recorded if an environment does not give the entry.
+        """
+        reserved: list[ArrayLocation] = []
 
         def reserve(n: int) -> Callable[[Leaf], ArrayLocation]:
-            def one(leaf: Leaf) -> ArrayLocation:
-                start = -(-(cut[-1].start + cut[-1].size) // _ALIGNMENT) * _ALIGNMENT if cut else 0
+            """Return a function that reserves ``n`` rows of a leaf, at the next aligned address of the slab."""
+
+            def reserve_leaf(leaf: Leaf) -> ArrayLocation:
+                start = -(-(reserved[-1].start + reserved[-1].size) // _ALIGNMENT) * _ALIGNMENT if reserved else 0
                 dtype = torch.empty(0, dtype=leaf.dtype, device="cpu").numpy().dtype
-                cut.append(ArrayLocation(start, (n, n_envs, *leaf.shape), dtype))
-                return cut[-1]
+                reserved.append(ArrayLocation(start, (n, n_envs, *leaf.shape), dtype))
+                return reserved[-1]
 
-            return one
+            return reserve_leaf
 
-        places = (
+        locations = (
             nested.map(reserve(1 + n_steps), state),
             nested.map(reserve(n_steps), outcome_layout(info)),
             nested.map(reserve(1), state),
         )
-        self.slab = allocate((cut[-1].start + cut[-1].size,), torch.uint8)
+        self.slab = allocate((reserved[-1].start + reserved[-1].size,), torch.uint8)
         self.slab.zero_()
 
-        def carve(part: ArrayLocation) -> Tensor:
+        def view(part: ArrayLocation) -> Tensor:
             return self.slab[part.start : part.start + part.size].view(dtype_of(part.dtype)).view(part.shape)
 
         self.state: State
         self.env: Outcome
         self.last: State
-        self.state, self.env, self.last = nested.map(carve, places)
-        found_state, found_marks, found_last = map(nested.leaves, places)
-        self.slab_layout = SlabLayout(found_state, found_marks, found_last, n_obs=len(nested.leaves(state.obs)))
+        self.state, self.env, self.last = nested.map(view, locations)
+        in_state, in_outcomes, in_last = map(nested.leaves, locations)
+        self.slab_layout = SlabLayout(in_state, in_outcomes, in_last, n_obs=len(nested.leaves(state.obs)))
         self.rows, self.outcomes, self.last_row = view_rows(self.slab.numpy(), self.slab_layout)
         self._absent = absent
 
     def clear(self) -> None:
-        """Make every transition one that nothing happened in, before the next fragment is filled in."""
+        """Set outcomes to their defaults before the next fragment: nothing ended, all valid, no info."""
         self.state.fin[1:] = False
         self.env.terminated.fill_(False)
         self.env.truncated.fill_(False)

@@ -131,7 +131,7 @@ class _CollectorService:
         """Learn what the actor answers; return the layout of a fragment, and what there is to be warned of."""
         torch.set_default_dtype(torch_context.default_dtype)  # which is the process's
         self._collector.prepare(torch_context)
-        return self._collector.layout, self._behaviour.resets_by_mask, self._behaviour.eager_because
+        return self._collector.layout, self._collector.warnings
 
     def share(self, form: SharedFragmentSpec, fd: int) -> None:
         """Map the memory that fragments and weights travel in."""

@@ -107,9 +107,7 @@ class RemoteCollector:
         TypeError, ValueError
             If the actor's answers are not of the form that the contract asks for.
         """
-        (self.layout, self._behaviour.resets_by_mask, self._behaviour.eager_because), *_ = self._asked(
-            ("prepare", torch_context)
-        )
+        (self.layout, self.warnings), *_ = self._asked(("prepare", torch_context))
         self.torch_context = torch_context
         weights = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
         form = SharedFragmentSpec(self.layout, self._plan, self._width, weights)

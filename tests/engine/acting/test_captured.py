@@ -243,7 +243,9 @@ def test_nothing_is_drawn_in_earnest_before_the_first_step(make_actor, captured,
 
 
 def index_is_left(monkeypatch):
-    monkeypatch.setattr(CapturedBehaviour, "begin", lambda self, *rest: super(CapturedBehaviour, self).begin(*rest))
+    monkeypatch.setattr(
+        CapturedBehaviour, "start_fragment", lambda self, *rest: super(CapturedBehaviour, self).start_fragment(*rest)
+    )
 
 
 def state_is_left(monkeypatch):

@@ -20,8 +20,9 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
-from ..behaviour import Behaviour, Snapshot, global_generator_kept, places_in
+from ..behaviour import Behaviour, Snapshot, global_generator_kept
 from ..group import Group
+from ..weights import places_in
 from .step_checks import (
     Modes,
     NoGraph,
@@ -45,9 +46,9 @@ class CapturedBehaviour(Behaviour):
     It is captured in the collector's thread while the learner waits for the first fragment.
     """
 
-    def __init__(self, actor: BaseActorModule, lane: Lane) -> None:
+    def __init__(self, actor: BaseActorModule, lane: Lane, *, snapshot_in_place: bool = False) -> None:
         """Copy the actor."""
-        super().__init__(actor, lane)
+        super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
         self._at_the_call = True
         self._said: set[str] = set()
         self._trials: list[_Seat] = []
@@ -124,20 +125,20 @@ class CapturedBehaviour(Behaviour):
     def _turn_to(self, modes: Modes) -> None:
         self._now = self._captured.get(modes, {})
 
-    def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
+    def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
-        leaves = super().begin(group, fin, begun)
+        leaves = super().start_fragment(group, fin, begun)
         if self._now:
             self._hold(group)
             self._seats[group.number].index.zero_()
         return leaves
 
-    def keep(self, group: Group) -> None:
+    def copy_recurrent_state(self, group: Group) -> None:
         """Make the group's recurrent state its own."""
         if self._now:
             self._hold(group)
         else:
-            super().keep(group)
+            super().copy_recurrent_state(group)
 
     def react(
         self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
@@ -146,11 +147,13 @@ class CapturedBehaviour(Behaviour):
         self._strayed = True
         return super().react(group, state, begun=begun, virtual=virtual)
 
-    def answer(self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool) -> None:
+    def react_into(
+        self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
+    ) -> None:
         """React to one row, and write the answer where it belongs. Rows are captured in their order, from row 0 on."""
         step = self._now.get(group.number)
         if step is None or virtual:
-            super().answer(group, state, rows, begun=begun, virtual=virtual)
+            super().react_into(group, state, rows, begun=begun, virtual=virtual)
             return
         if self._strayed:
             _write(_put_back(self._hooks))
@@ -200,9 +203,9 @@ class CapturedBehaviour(Behaviour):
 
     def _check_reset(self, module: BaseActorModule, seat: _Seat, generator: torch.Generator) -> None:
         """See that it makes no difference where, and how often, the recurrent state is reset that need not be."""
-        if not self.recurrent:
+        if not self.spec.recurrent:
             return
-        if not self.resets_by_mask:
+        if not self.spec.resets_by_mask:
             raise NoGraph("its `reset` does not honour a mask")
         everybody = torch.arange(seat.width, device=seat.index.device)
         for chosen in (everybody < 0, 2 * everybody < seat.width, everybody >= 0):
@@ -235,19 +238,19 @@ class CapturedBehaviour(Behaviour):
     def _step(self, module: BaseActorModule, places: list[Hook], seat: _Seat) -> None:
         """React to the row that the index says, write the answers and all that has changed, and go on to the next."""
         state = seat.row()
-        hx = module.reset(seat.tree, state.fin[0]) if self.recurrent else seat.tree
+        hx = module.reset(seat.tree, state.fin[0]) if self.spec.recurrent else seat.tree
         try:
             act, new, info = module.step(*state, hx=hx, virtual=False)
         finally:
             moved = _put_back(places)
         if len(places_in(module)) != len(places):
             raise NoGraph("it fills a buffer that was empty, or empties one")
-        acts: list[Any] = self._act_spec.flatten_up_to(act)
-        infos: list[Any] = self._info_spec.flatten_up_to(info)
+        acts: list[Any] = self.spec.act.flatten_up_to(act)
+        infos: list[Any] = self.spec.info.flatten_up_to(info)
         pairs = [*zip(seat.acts, acts, strict=True), *zip(seat.hx, nested.leaves(new), strict=True), *moved]
         if (
             nested.structure(new) != nested.structure(seat.tree)
-            or [x.dtype for x in acts + infos] != self._dtypes
+            or [x.dtype for x in acts + infos] != self.spec.dtypes
             or [x.shape for x in infos] != [x[:1].shape for x in seat.infos]
             or [x.shape for x, _ in pairs] != [x.shape for _, x in pairs]
             or [x.dtype for x, _ in pairs[len(acts) :]] != [x.dtype for _, x in pairs[len(acts) :]]
@@ -267,7 +270,7 @@ class CapturedBehaviour(Behaviour):
         if self._at_the_call:
             self.eager_because = self.eager_because or told
         else:
-            self.unsaid = self.unsaid or told
+            self._pending_warning = self._pending_warning or told
 
 
 class _Seat:

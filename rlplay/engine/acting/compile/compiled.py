@@ -32,9 +32,9 @@ __all__ = ["CompiledBehaviour"]
 class CompiledBehaviour(Behaviour):
     """A behaviour copy that compiles its step when it is probed, or says why it cannot and goes on eagerly."""
 
-    def __init__(self, actor: BaseActorModule, lane: Lane) -> None:
+    def __init__(self, actor: BaseActorModule, lane: Lane, *, snapshot_in_place: bool = False) -> None:
         """Copy the actor, and once more to try things with."""
-        super().__init__(actor, lane)
+        super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
         self._kinds = {
             "parameter": [weight.detach() for weight in self._module.parameters()],
             "buffer": list(self._module.buffers()),
@@ -94,19 +94,19 @@ class CompiledBehaviour(Behaviour):
             self._get_ready(tuple(snapshot.modes))
         return snapshot
 
-    def begin(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
+    def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
-        leaves = super().begin(group, fin, begun)
+        leaves = super().start_fragment(group, fin, begun)
         if self._now:
             self._hold(group)
         return leaves
 
-    def keep(self, group: Group) -> None:
+    def copy_recurrent_state(self, group: Group) -> None:
         """Make the group's recurrent state its own."""
         if self._now:
             self._hold(group)
         else:
-            super().keep(group)
+            super().copy_recurrent_state(group)
 
     def react(
         self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
@@ -115,13 +115,15 @@ class CompiledBehaviour(Behaviour):
         if not self._now:
             return super().react(group, state, begun=begun, virtual=virtual)
         seat = self._seats[group.number]
-        self.answer(group, state, seat.infos if virtual else seat.rows, begun=begun, virtual=virtual)
+        self.react_into(group, state, seat.infos if virtual else seat.rows, begun=begun, virtual=virtual)
         return seat.acts, seat.infos
 
-    def answer(self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool) -> None:
+    def react_into(
+        self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
+    ) -> None:
         """React to one row, and write the answer where it belongs."""
         if not self._now:
-            super().answer(group, state, rows, begun=begun, virtual=virtual)
+            super().react_into(group, state, rows, begun=begun, virtual=virtual)
             return
         seat, program = self._seats[group.number], self._now[group.width, virtual]
         source: Any = group.virtual_generator if virtual else group.generator
@@ -203,8 +205,8 @@ class CompiledBehaviour(Behaviour):
         state, hx, rows = seat.taken_apart(inputs)
         act, new, info = self._twin.step(*state, hx=seat.spec.unflatten(hx), virtual=virtual)
         values: list[Any] = [
-            *self._act_spec.flatten_up_to(act),
-            *self._info_spec.flatten_up_to(info),
+            *self.spec.act.flatten_up_to(act),
+            *self.spec.info.flatten_up_to(info),
             *nested.leaves(new),
         ]
         pairs = list(zip([*rows, *hx], values, strict=True))
@@ -212,7 +214,7 @@ class CompiledBehaviour(Behaviour):
             if store[name] is not weight:
                 pairs.append((weight, store[name]))
                 store[name] = weight
-        forms = [(x.shape, dtype) for x, dtype in zip(rows, self._dtypes, strict=True)]
+        forms = [(x.shape, dtype) for x, dtype in zip(rows, self.spec.dtypes, strict=True)]
         forms += [(target.shape, target.dtype) for target, _ in pairs[len(rows) :]]
         if forms != [(value.shape, value.dtype) for _, value in pairs]:
             raise NoGraph("what it answers, remembers or keeps in buffers changes its shape or dtype")

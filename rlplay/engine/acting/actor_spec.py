@@ -1,0 +1,66 @@
+"""The form of an actor's answers: found once by a trial step, and compared with every later answer.
+
+Contains no copy of the actor and runs no step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ... import nested
+from ...nested import Structure
+
+__all__ = ["NOT_PROBED", "ActorSpec", "check_dtypes", "check_shapes"]
+
+
+@dataclass(frozen=True)
+class ActorSpec:
+    """What a trial step has shown about an actor. It holds for all groups."""
+
+    act: Structure
+    """The structure of an action."""
+    info: Structure
+    """The structure of the info."""
+    dtypes: list[torch.dtype]
+    """The dtypes of the leaves of the action, then of the info."""
+    recurrent: bool
+    """Whether the actor has a recurrent state."""
+    resets_by_mask: bool
+    """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.checks.honours_mask`)."""
+
+
+NOT_PROBED = ActorSpec(nested.structure(()), nested.structure(()), [], recurrent=False, resets_by_mask=True)
+"""The spec before the trial step: an actor that answers with nothing."""
+
+
+def check_shapes(what: str, expected: list[torch.Size], got: list[torch.Size]) -> None:
+    """Check that shapes are unchanged: writing another shape into a row could broadcast it silently.
+
+    Raises
+    ------
+    ValueError
+        If a shape has changed.
+    """
+    if got != expected:
+        before, now = next(pair for pair in zip(expected, got, strict=True) if pair[0] != pair[1])
+        raise ValueError(f"the actor's {what} has changed its shape: expected {tuple(before)}, got {tuple(now)}.")
+
+
+def check_dtypes(expected: list[torch.dtype], got: list[torch.dtype]) -> None:
+    """Check that dtypes differ at most in floating-point precision, as after a change of the default dtype.
+
+    Writing any other dtype into a row would round it silently.
+
+    Raises
+    ------
+    ValueError
+        If a dtype has changed its kind.
+    """
+    if not all(map(_same_kind, got, expected)):
+        raise ValueError(f"the dtypes of the actor's act or info have changed: expected {expected}, got {got}.")
+
+
+def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
+    return one == other or (one.is_floating_point and other.is_floating_point)
