@@ -162,7 +162,7 @@ class Collector:
     def _boundary(self) -> None:
         if self._gate.shut:
             self._progress.begin("a pause")
-            self._gate.stand(self._rest)
+            self._gate.wait_while_shut(self._rest)
 
     def _rest(self) -> None:
         self.stepper.finish_all()
