@@ -17,7 +17,7 @@ import torch
 
 from .engine import BaseActorModule
 from .engine.concurrency.child import Child
-from .engine.concurrency.link import Link
+from .engine.concurrency.link import Disconnected, Link
 from .engine.concurrency.shared_memory import map_memory, new_memory
 from .engine.rollout import multi, same, single, threaded
 
@@ -274,7 +274,9 @@ def _start() -> str:
     started = perf_counter()
     child = Child(_greet, name="the doctor's child")
     try:
-        said = child.last_words(patience=60.0)
+        said = child.link.read_object() if child.wait_readable(timeout=60.0) else None
+    except Disconnected:
+        said = None
     finally:
         child.close()
     if said != "hello":
@@ -283,7 +285,7 @@ def _start() -> str:
 
 
 def _greet(link: Link) -> None:
-    link.send("hello")
+    link.write_object("hello")
 
 
 class _Actor(BaseActorModule):

@@ -127,8 +127,8 @@ class Stop:
 
 def be_impatient(monkeypatch):
     """Let closing not wait long for a step that is under way."""
-    monkeypatch.setattr(driver, "_PATIENCE", 1.0)
-    monkeypatch.setattr(pool, "_PATIENCE", 0.2)
+    monkeypatch.setattr(driver.Driver, "stop_timeout", 1.0)
+    monkeypatch.setattr(pool, "_CLOSE_TIMEOUT", 0.2)
 
 
 class InThread(threading.Thread):

@@ -215,7 +215,7 @@ class Collector:
         """Stop at the gate if it is shut: for a pause, or for good by an exception."""
         if self._gate.shut:
             self._progress.begin("a pause")
-            self._gate.stand(self._come_to_rest)
+            self._gate.wait_while_shut(self._come_to_rest)
 
     def _come_to_rest(self) -> None:
         self.stepper.finish_all()

@@ -1,1 +1,1 @@
-"""Threads, channels and child processes, without PyTorch and without reinforcement learning."""
+"""Threads, channels and child processes. Imports neither PyTorch nor anything about reinforcement learning."""

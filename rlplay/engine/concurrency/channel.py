@@ -1,6 +1,6 @@
-"""Handing things from one thread to another, in order: the only file that imports ``queue``.
+"""A first-in-first-out channel between threads; the only module that imports ``queue``.
 
-Values and errors take the same way. Closing wakes whoever waits. Knows neither torch nor reinforcement learning.
+Contains the channel and the three exceptions and messages around it. Must not import torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-__all__ = ["Channel", "Closed", "Failure", "Late"]
+__all__ = ["Channel", "Closed", "Failure", "TimedOut"]
 
 T = TypeVar("T")
 
@@ -18,73 +18,75 @@ _CLOSED = object()
 
 
 class Closed(Exception):
-    """The other end, or somebody else, has closed what this thread was waiting for."""
+    """The channel or gate that this thread was waiting for has been closed."""
 
 
-class Late(Exception):
-    """Nothing came in time."""
+class TimedOut(Exception):
+    """No item arrived within the timeout."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception on its way to another thread, with its traceback."""
+    """An exception, with its traceback, that is sent to another thread in place of a value."""
 
     error: BaseException
 
 
 class Channel(Generic[T]):
-    """A first-in-first-out way between two threads, which either may close, once.
+    """A first-in-first-out channel between threads, which either side may close, once.
 
-    Guarantees: ``put`` never blocks (what travels are tokens, and those are few); an item put before a failure is got
-    before it; after ``close`` every ``get``, also one that waits, raises :class:`Closed`.
+    ``put`` never blocks: the channel is unbounded, and the number of tokens bounds what is in it. Items are received
+    in the order in which they were sent, failures included. After ``close`` every ``get`` raises :class:`Closed`; this
+    includes a ``get`` that is already waiting.
     """
 
     def __init__(self, *, reentrant: bool = False) -> None:
-        """Open the channel. A ``reentrant`` one can be closed from a finalizer that interrupts its own ``put``."""
+        """Open the channel. A finalizer may close a ``reentrant`` one even if it interrupts a ``put`` of its thread."""
         self._queue: queue.Queue[object] | queue.SimpleQueue[object]
         self._queue = queue.SimpleQueue() if reentrant else queue.Queue()
         self._closed = False
 
     def put(self, item: T | Failure) -> None:
-        """Send a value, or the failure to make one."""
+        """Send a value, or the failure to produce it."""
         self._queue.put(item)
 
     def get(self, timeout: float | None = None) -> T:
-        """Receive the next value, waiting for it.
+        """Wait for the next value and return it.
 
         Raises
         ------
         Closed
-            If the channel is closed, whatever may still be inside.
-        Late
-            If nothing came for ``timeout`` seconds.
+            If the channel is closed, even if items are left in it.
+        TimedOut
+            If nothing arrived for ``timeout`` seconds.
         BaseException
-            The failure that was sent.
+            The exception that was sent as a :class:`Failure`.
         """
         try:
             item = _CLOSED if self._closed else self._queue.get(timeout=timeout and min(timeout, threading.TIMEOUT_MAX))
         except queue.Empty:
-            raise Late from None
+            raise TimedOut from None
         except RuntimeError as error:
-            # an interrupt in the middle of a wait can leave its lock released, and comes behind the complaint
+            # An interrupt during the wait can leave the queue's lock released. Releasing it again raises RuntimeError,
+            # with the KeyboardInterrupt as its context.
             raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
         if item is _CLOSED or self._closed:
-            self._queue.put(_CLOSED)  # there may be others who wait
+            self._queue.put(_CLOSED)  # wakes the next waiting thread, if any
             raise Closed
         if isinstance(item, Failure):
             try:
                 raise item.error
             finally:
-                del item  # else the traceback would hold this frame, and this frame the traceback
+                del item  # breaks the reference cycle between this frame and the traceback
         return cast(T, item)
 
     def close(self) -> None:
-        """Close the channel, and wake whoever waits."""
+        """Close the channel and wake every thread that waits in :meth:`get`."""
         self._closed = True
         self._queue.put(_CLOSED)
 
     def drain(self) -> None:
-        """Let go of what is still inside. Only when nobody puts any more."""
+        """Drop the items that are left. Call it only when no thread puts items any more."""
         while not self._queue.empty():
             self._queue.get()
         self._queue.put(_CLOSED)

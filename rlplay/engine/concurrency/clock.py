@@ -1,4 +1,4 @@
-"""Clocks that charge every second to one kind of work. Always on."""
+"""Clocks that charge every second to one kind of work; they always run. Must not import torch."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from typing import NamedTuple, Protocol
 __all__ = ["COLLECTING", "INFERENCE", "KINDS", "STEPPING", "TRAINING", "TRANSFER", "WAITING", "Clock", "Log", "Span"]
 
 KINDS = ("stepping", "inference", "transfer", "waiting", "collecting", "training")
-"""What a second can be spent on. A collector whose processes do the rest is ``collecting``."""
+"""The kinds of work. ``collecting`` is the time in which a remote collector waits for its collector processes."""
 STEPPING, INFERENCE, TRANSFER, WAITING, COLLECTING, TRAINING = range(len(KINDS))
 _NOTHING = -1
 
 
 class Span(NamedTuple):
-    """Some seconds, spent on one thing."""
+    """An interval of time in which one kind of work was done."""
 
     kind: int
     """Index into :data:`KINDS`."""
     start: float
-    """By ``perf_counter``, which is one clock for all the processes of a machine (on Linux)."""
+    """Seconds of ``perf_counter``, which on Linux is the same clock in all processes of a machine."""
     end: float
 
 
 class Log(Protocol):
-    """What spans are noted in: a list, or something like it."""
+    """Receives the spans of a clock: a list, or an object with the same ``append``."""
 
     def append(self, span: tuple[int, float, float], /) -> None:
-        """Note a span that has just ended."""
+        """Add a span that has just ended."""
 
 
 class Clock:
-    """Charges every moment to one kind of thing: nothing is left out, and nothing counts twice."""
+    """Charges every moment to exactly one kind of work."""
 
-    __slots__ = ("at", "log", "seconds")
+    __slots__ = ("current", "log", "seconds")
 
     def __init__(self) -> None:
         self.seconds: list[float] = [0.0] * len(KINDS)
-        """Those that are spent, of each kind."""
-        self.at = _NOTHING, 0.0
-        """What they are spent on now, and since when."""
+        """Seconds spent on each kind of work; without the span that has not ended."""
+        self.current = _NOTHING, 0.0
+        """The kind of the span that has not ended, and its start."""
         self.log: Log | None = None
-        """Where every span is noted, while there is a trace."""
+        """Receives every span that ends, while a trace is recorded."""
 
-    def turn_to(self, kind: int) -> None:
-        """Spend the time on something else, from now on."""
-        was, since = self.at
+    def switch_to(self, kind: int) -> None:
+        """End the current span and begin one of another kind; do nothing if the kind is the same."""
+        was, since = self.current
         if kind == was:
             return
         now = perf_counter()
-        self.at = kind, now
+        self.current = kind, now
         if was != _NOTHING:
             self.seconds[was] += now - since
             log = self.log
             if log is not None:
                 log.append((was, since, now))
 
-    def listen(self, log: Log | None) -> None:
-        """Note every span that ends from now on in ``log``; None: no more."""
+    def log_to(self, log: Log | None) -> None:
+        """Append every span that ends from now on to ``log``; None ends that."""
         self.log = log
 
     def drain(self) -> int:
-        """Bring what has been noted elsewhere into the log; return how many spans were lost on the way."""
+        """Move the spans of another process into the log; return how many were lost. Here there are none."""
         return 0

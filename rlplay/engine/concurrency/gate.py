@@ -1,4 +1,7 @@
-"""The gate that the collector passes between two steps: where other threads pause or stop it."""
+"""The gate that the collector passes between two steps: other threads pause or stop the collector there.
+
+Must not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,84 +15,115 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Where the collector passes between two steps, and where it can be made to stand still, or to stop for good.
+    """Where the collector stops between two steps, for a pause or for good.
 
-    ``shut`` is all that a step has to look at.
+    The collector reads ``shut`` before each step and calls :meth:`wait_while_shut` if it is True; a step costs no more
+    than that.
     """
 
     def __init__(self) -> None:
-        """Open the gate, with nobody under way."""
+        """Open the gate. No fragment is being collected."""
         self.shut = False
-        """Whether somebody wants the collector to stand still, or to stop: see :meth:`stand`."""
+        """True if the collector has to pause or to stop before its next step."""
         self.closed = False
-        """Whether it is to stop for good. Never unset."""
+        """True if the collector has to stop for good. Never reset."""
         self._change = threading.Condition()
-        self._moving = False
+        self._collecting = False
         self._holders: list[int] = []
-        self.hurry: list[Callable[[], None]] = []
-        """What makes a collector that is stuck give up, if anything does. Called from another thread."""
-        self.insiders: list[threading.Thread] = []
-        """Threads that collecting is done in: they must not wait for it."""
-        self.told: list[Callable[[bool], None]] = []
-        """Who else wants to know of ``shut``, in whichever thread it changes."""
+        """Identifiers of the threads that keep the collector paused."""
+        self._threads: list[threading.Thread] = []
+        self._give_up_callbacks: list[Callable[[], None]] = []
+        self._change_callbacks: list[Callable[[bool], None]] = []
+
+    def add_thread(self, thread: threading.Thread) -> None:
+        """Register a thread in which collecting is done; such a thread must not wait for the collector."""
+        self._threads.append(thread)
+
+    def is_inside(self) -> bool:
+        """Return True if the calling thread is one in which collecting is done."""
+        return threading.current_thread() in self._threads
+
+    def on_give_up(self, callback: Callable[[], None]) -> None:
+        """Register a callback that ends the work of a stuck collector. It is called from another thread."""
+        self._give_up_callbacks.append(callback)
+
+    def on_change(self, callback: Callable[[bool], None]) -> None:
+        """Register a callback for changes of ``shut``; it is called with the new value, in the thread that sets it."""
+        self._change_callbacks.append(callback)
+
+    def remove_callbacks(self, give_up: Callable[[], None], change: Callable[[bool], None]) -> None:
+        """Remove two callbacks, so that the gate keeps their owner alive no longer."""
+        self._give_up_callbacks.remove(give_up)
+        self._change_callbacks.remove(change)
+
+    @property
+    def can_give_up(self) -> bool:
+        """Whether :meth:`give_up` has any effect."""
+        return bool(self._give_up_callbacks)
+
+    def give_up(self) -> None:
+        """End the work of a stuck collector where that is possible (processes can be killed, threads cannot)."""
+        for callback in self._give_up_callbacks:
+            callback()
 
     def enter(self) -> None:
-        """Set out, as soon as nobody objects. Raises :class:`Closed`."""
+        """Begin to collect, once no thread keeps the collector paused. Raises :class:`Closed`."""
         with self._change:
             self._change.wait_for(lambda: self.closed or not self._holders)
             if self.closed:
                 raise Closed
-            self._moving = True
+            self._collecting = True
 
     def leave(self) -> None:
-        """Have arrived: nothing moves until the next :meth:`enter`."""
+        """End collecting: nothing is written until the next :meth:`enter`."""
         with self._change:
-            self._moving = False
+            self._collecting = False
             self._change.notify_all()
 
-    def stand(self, settle: Callable[[], None]) -> None:
-        """Stand still for as long as somebody wishes it, after ``settle()``. Raises :class:`Closed`."""
+    def wait_while_shut(self, finish_work: Callable[[], None]) -> None:
+        """Call ``finish_work()``, then wait until no thread keeps the collector paused. Raises :class:`Closed`."""
         if self.closed:
             raise Closed
-        settle()
+        finish_work()
         self.leave()
         self.enter()
 
     @contextmanager
-    def held(self, timeout: float, stuck: Callable[[], str]) -> Iterator[None]:
-        """Keep the collector still inside the ``with`` block. Blocks may be nested.
+    def held(self, timeout: float, describe: Callable[[], str]) -> Iterator[None]:
+        """Keep the collector paused inside the ``with`` block. Blocks may be nested.
 
         Raises
         ------
         TimeoutError
-            If it does not come to a step's boundary within ``timeout`` seconds; ``stuck()`` says where it is.
+            If the collector does not reach the end of a step within ``timeout`` seconds. The message contains
+            ``describe()``, which says what the collector is doing.
         """
         with self._change:
             self._holders.append(threading.get_ident())
-            self._shut(True)
+            self._set_shut(True)
         try:
             with self._change:
-                if not self._change.wait_for(lambda: self.closed or not self._moving, timeout):
-                    raise TimeoutError(f"cannot pause: no end of a step for {timeout:g} s; {stuck()}.")
+                if not self._change.wait_for(lambda: self.closed or not self._collecting, timeout):
+                    raise TimeoutError(f"cannot pause: no end of a step for {timeout:g} s; {describe()}.")
             yield
         finally:
             with self._change:
                 self._holders.remove(threading.get_ident())
-                self._shut(self.closed or bool(self._holders))
+                self._set_shut(self.closed or bool(self._holders))
                 self._change.notify_all()
 
-    def _shut(self, shut: bool) -> None:
-        self.shut = shut
-        for tell in self.told:
-            tell(shut)
-
-    def holds_me(self) -> bool:
-        """Whether the calling thread itself keeps the collector still, so that waiting for it would be for ever."""
+    def is_held_by_this_thread(self) -> bool:
+        """Return True if the calling thread keeps the collector paused: waiting for a fragment would never end."""
         return threading.get_ident() in self._holders
 
     def close(self) -> None:
-        """Stop the collector at its next boundary, for good."""
+        """Stop the collector before its next step, for good."""
         self.closed = True
-        self._shut(True)
-        with self._change:  # a re-entrant lock: a finalizer may run inside any other method here
+        self._set_shut(True)
+        with self._change:  # reentrant: a finalizer may call this method during any other method of the same thread
             self._change.notify_all()
+
+    def _set_shut(self, shut: bool) -> None:
+        self.shut = shut
+        for callback in self._change_callbacks:
+            callback(shut)

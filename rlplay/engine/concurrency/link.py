@@ -1,4 +1,7 @@
-"""One end of a socket pair between two processes: bytes, pickles and file descriptors."""
+"""One end of a socket pair between two processes: sends bytes, pickled objects and file descriptors.
+
+Must not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,30 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["Gone", "Link"]
+__all__ = ["Disconnected", "Link"]
 
 _LENGTH = struct.Struct("<Q")
 
 
-class Gone(Exception):
-    """The other end of a link is not there any more."""
+class Disconnected(Exception):
+    """The other process has closed its end of the link, or has died."""
 
 
 class Link:
-    """One end of a way between two processes. Every method raises :class:`Gone` if the other end is not there."""
+    """One end of a connection to another process.
+
+    Methods that send or receive raise :class:`Disconnected` if the other end is closed.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._socket, self.fd = end, end.fileno()
 
     def write(self, data: bytes) -> None:
-        """Send some bytes. Blocks if very many are on their way."""
+        """Send bytes. Blocks while the socket's buffer is full."""
         try:
             self._socket.sendall(data)
         except OSError:
-            raise Gone from None
+            raise Disconnected from None
 
     def read(self, n: int) -> bytes:
         """Wait for the next ``n`` bytes, without the interpreter lock."""
@@ -40,41 +46,51 @@ class Link:
             while len(data) < n:
                 more = os.read(self.fd, n - len(data))
                 if not more:
-                    raise Gone
+                    raise Disconnected
                 data += more
         except OSError:
-            raise Gone from None
+            raise Disconnected from None
         return data
 
-    def send(self, thing: Any, *fds: int) -> None:
-        """Send a thing, by pickle, and file descriptors beside it."""
-        data = cloudpickle.dumps(thing)
+    def write_object(self, thing: Any) -> None:
+        """Send an object, pickled by cloudpickle."""
+        self.write_pickled(b"", cloudpickle.dumps(thing))
+
+    def write_pickled(self, head: bytes, data: bytes) -> None:
+        """Send the bytes of a head, which the receiver reads first, and an object that is pickled already."""
+        self.write(head + _LENGTH.pack(len(data)) + data)
+
+    def read_object(self) -> Any:
+        """Wait for the next object, which was sent by :meth:`write_object`."""
+        return pickle.loads(self.read(*_LENGTH.unpack(self.read(_LENGTH.size))))
+
+    def write_fds(self, *fds: int) -> None:
+        """Send file descriptors, with one byte that carries them."""
         try:
-            socket.send_fds(self._socket, [_LENGTH.pack(len(data))], fds)
+            socket.send_fds(self._socket, [b"\0"], fds)
         except OSError:
-            raise Gone from None
-        self.write(data)
+            raise Disconnected from None
 
-    def receive(self) -> tuple[Any, list[int]]:
-        """Wait for the next thing that was sent, and the file descriptors beside it."""
+    def read_fds(self) -> list[int]:
+        """Wait for the file descriptors that :meth:`write_fds` has sent; the caller has to close them."""
         try:
-            head, fds, _, _ = socket.recv_fds(self._socket, _LENGTH.size, 64)
+            data, fds, _, _ = socket.recv_fds(self._socket, 1, 64)
         except OSError:
-            raise Gone from None
-        if len(head) < _LENGTH.size:
-            head += self.read(_LENGTH.size - len(head)) if head else self._missing()
-        return pickle.loads(self.read(*_LENGTH.unpack(head))), fds
+            raise Disconnected from None
+        if not data:
+            raise Disconnected
+        return fds
 
-    def _missing(self) -> bytes:
-        raise Gone
-
-    def finish(self) -> None:
-        """Say that no more will be written: after what is under way, the other end finds this one :class:`Gone`."""
+    def finish_writing(self) -> None:
+        """Close this end for writing: the other process receives what was sent, then :class:`Disconnected`."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
-    def expect_no_more(self) -> None:
-        """Find the other end :class:`Gone` after what it has written already, whoever else may have kept it open."""
+    def finish_reading(self) -> None:
+        """Close this end for reading: what has arrived can still be read, then ``read`` raises :class:`Disconnected`.
+
+        Needed after the death of the other process, since a program that it started may keep its end open.
+        """
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
 

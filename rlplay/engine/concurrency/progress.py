@@ -1,17 +1,23 @@
-"""What the collector is doing at the moment, for error messages, the watchdog and the statistics."""
+"""What the collector is doing at the moment: for error messages, the watchdog and the statistics.
+
+Must not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .channel import Closed
 from .clock import _NOTHING, COLLECTING, INFERENCE, KINDS, STEPPING, TRANSFER, WAITING, Clock, Log
+from .exceptions import add_note
 
-__all__ = ["SharedProgress", "Progress"]
+__all__ = ["SharedProgress", "Progress", "note_progress"]
 
 _KIND_OF = {
     "env.step": STEPPING,
@@ -25,142 +31,182 @@ _KIND_OF = {
     "waiting for the next step": WAITING,
 }
 
-
 _CODES = {doing: (1 + k, kind) for k, (doing, kind) in enumerate(_KIND_OF.items())}
-"""What :class:`SharedProgress` writes for each activity: its code, and the kind of work that it counts as."""
+"""For each activity: the code that :class:`SharedProgress` stores for it, and its kind of work."""
 
 
 class Progress(Clock):
-    """Where the collector stands: for the notes on errors, for whoever waits for it, and for the statistics.
+    """The current activity of a collector, a worker or an evaluation, and the seconds that each kind of work took.
 
-    Written by the collector alone. Readers in other threads see each number whole, though not all of one moment,
-    which is enough to tell whether anything moves.
+    Only the thread that does the work writes ``doing``, ``env``, ``row`` and ``fragment``. Threads that read them see
+    each value whole, but not always all values of the same moment; that suffices for messages and for the watchdog.
     """
 
-    __slots__ = ("busy", "doing", "env", "fragment", "gather", "parts", "row")
+    __slots__ = ("_after_fragment", "awaited", "doing", "env", "fragment", "parts", "row")
 
     def __init__(self) -> None:
         super().__init__()
         self.doing = "starting"
-        """What is under way: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or the engine itself."""
+        """The activity: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or one of the engine's own."""
         self.env = -1
-        """The environment whose turn it is; -1 for all of a vector environment."""
+        """The index of the environment that is being called; -1 for a vector environment as a whole."""
         self.row = 0
-        """The row of the fragment that is reacted to."""
+        """The row of the fragment that the actor reacts to."""
         self.fragment = 0
         """The number of the fragment that is being collected."""
-        self.busy: Sequence[tuple[str, Progress]] = ()
-        """The workers that are under way, and where each of them stands."""
+        self.awaited: Sequence[tuple[str, Progress]] = ()
+        """Names and progresses of the workers or collector processes that the collector waits for."""
         self.parts: Sequence[tuple[str, Progress]] = ()
-        """All who work for the collector, and where each of them stands."""
-        self.gather: Any = None
-        """What is to be called after each fragment, while there is a trace."""
+        """Names and progresses of all workers or collector processes."""
+        self._after_fragment: Callable[[], None] | None = None
+
+    def set_parts(self, parts: Sequence[tuple[str, Progress]]) -> None:
+        """Register the names and progresses of all workers or collector processes."""
+        self.parts = parts
+
+    def set_awaited(self, awaited: Sequence[tuple[str, Progress]]) -> None:
+        """Say which workers or collector processes are being waited for; after an error, which one has failed."""
+        self.awaited = awaited
 
     def begin(self, doing: str) -> None:
-        """Say what is begun now, and spend the time on that."""
+        """Set the activity, and charge the time to its kind of work from now on."""
         self.doing = doing
         kind = _KIND_OF[doing]
-        if kind != self.at[0]:
-            self.turn_to(kind)
+        if kind != self.current[0]:
+            self.switch_to(kind)
+
+    def finish_fragment(self) -> None:
+        """Note that a fragment is complete: call the trace's function, if any, then charge the time to waiting."""
+        if self._after_fragment is not None:
+            self._after_fragment()
+        self.begin("waiting for the learner")
+
+    def call_after_fragment(self, function: Callable[[], None] | None) -> None:
+        """Set the function that :meth:`finish_fragment` calls while a trace is recorded; None ends that."""
+        self._after_fragment = function
+
+    @property
+    def traced(self) -> bool:
+        """Whether a trace is being recorded."""
+        return self._after_fragment is not None
 
     def spent(self) -> list[float]:
-        """Return the seconds spent so far: stepping, inference, transfer and waiting.
+        """Return the seconds spent so far on stepping, inference, transfer and waiting.
 
-        Time for which others collected is divided as they have divided theirs.
+        The time in which parts (workers, collector processes) collected is divided in proportion to their own times.
         """
-        seconds, (kind, since) = list(self.seconds), self.at
+        seconds, (kind, since) = list(self.seconds), self.current
         if kind != _NOTHING:
             seconds[kind] += perf_counter() - since
-        theirs = [sum(part.seconds[k] for _, part in self.parts) for k in (STEPPING, INFERENCE, TRANSFER)]
-        for k, share in enumerate(theirs):
-            seconds[k] += seconds[COLLECTING] * share / (sum(theirs) or 1.0)
+        of_parts = [sum(part.seconds[k] for _, part in self.parts) for k in (STEPPING, INFERENCE, TRANSFER)]
+        for k, spent in enumerate(of_parts):
+            seconds[k] += seconds[COLLECTING] * spent / (sum(of_parts) or 1.0)
         return seconds[: 1 + WAITING]
 
-    def moment(self) -> tuple[Any, ...]:
-        """Return something that differs as soon as there is progress."""
-        return self.doing, self.env, self.row, self.fragment, *(at.moment() for _, at in self.busy)
+    def state(self) -> tuple[Any, ...]:
+        """Return a value that differs from earlier ones as soon as there is progress."""
+        return self.doing, self.env, self.row, self.fragment, *(progress.state() for _, progress in self.awaited)
 
     def __str__(self) -> str:
-        if self.busy:
-            return "; ".join(f"{name}: {at}" for name, at in self.busy)
+        if self.awaited:
+            return "; ".join(f"{name}: {progress}" for name, progress in self.awaited)
         if self.doing.startswith("env."):
             who = "the vector environment" if self.env < 0 else f"environment {self.env}"
             return f"{who}, in {self.doing}, at step {self.row} of fragment {self.fragment}"
         return f"the collector, in {self.doing}, at step {self.row} of fragment {self.fragment}"
 
 
-def _word(k: int) -> Any:
-    return property(lambda self: self._words[k], lambda self, x: self._words.__setitem__(k, x))
+@contextmanager
+def note_progress(progress: Progress) -> Iterator[None]:
+    """Add a note to every exception raised inside the ``with`` block that says what was being done."""
+    try:
+        yield
+    except Closed:
+        raise
+    except BaseException as error:
+        add_note(error, str(progress))
+        raise
+
+
+def _integer(k: int) -> Any:
+    return property(lambda self: self._integers[k], lambda self, x: self._integers.__setitem__(k, x))
 
 
 class SharedProgress(Progress):
-    """A progress in memory that two processes share: written in the one, read in the other.
+    """A progress in memory that two processes share: one process writes it, the other reads it.
 
-    Spans travel on a ring there. Pages that nothing is ever written to take no memory.
+    Spans are sent through a ring buffer in that memory. Pages of it that are never written to take no memory.
     """
 
-    _ROOM = 2**15
-    """How many spans fit on the ring: those of a fragment should."""
-    _HEAD = 8 + len(KINDS)
-    SIZE = 8 * (_HEAD + 3 * _ROOM)
-    """How many bytes it takes."""
+    _CAPACITY = 2**15
+    """How many spans fit into the ring buffer; it should hold those of a fragment."""
+    _HEADER = 8 + len(KINDS)
+    """Numbers (of 8 bytes) before the ring buffer: eight integers, then the seconds of each kind of work."""
+    SIZE = 8 * (_HEADER + 3 * _CAPACITY)
+    """Size in bytes."""
 
-    _DOINGS = ("starting", *_KIND_OF, "env.make", "checking the spaces", "env.reset", "getting ready")
+    _ACTIVITIES = ("starting", *_KIND_OF, "env.make", "checking the spaces", "env.reset", "getting ready")
 
-    __slots__ = ("_heard", "_read", "_ring", "_words")
+    __slots__ = ("_integers", "_local_log", "_n_read", "_ring")
 
     def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Look at memory that is all zeros at first."""
+        """Use the first ``SIZE`` bytes of the memory, which must be zeros at first."""
         shared: Any = memory[: self.SIZE]
-        self._words: Any = memoryview(shared).cast("q")
+        self._integers: Any = memoryview(shared).cast("q")
         numbers: Any = memoryview(shared).cast("d")
-        self.seconds, self._ring = numbers[8 : self._HEAD], numbers[self._HEAD :]
-        self.at = _NOTHING, 0.0
-        self.busy = self.parts = ()
-        self.gather = None
-        self._heard: Any = None
-        self._read = 0
+        self.seconds, self._ring = numbers[8 : self._HEADER], numbers[self._HEADER :]
+        self.current = _NOTHING, 0.0
+        self.awaited = self.parts = ()
+        self._after_fragment = None
+        self._local_log: Any = None
+        self._n_read = 0
 
     doing = property(
-        lambda self: self._DOINGS[self._words[0]],
-        lambda self, doing: self._words.__setitem__(0, self._DOINGS.index(doing)),
+        lambda self: self._ACTIVITIES[self._integers[0]],
+        lambda self, doing: self._integers.__setitem__(0, self._ACTIVITIES.index(doing)),
     )
 
     def begin(self, doing: str) -> None:
-        """Say what is begun now, and spend the time on that."""
-        self._words[0], kind = _CODES[doing]
-        self.turn_to(kind)
+        """Set the activity, and charge the time to its kind of work from now on."""
+        self._integers[0], kind = _CODES[doing]
+        self.switch_to(kind)
 
-    env, row, fragment = (_word(k) for k in (1, 2, 3))
-    halted = _word(4)
-    """Whether the collector is to stand still at its next step: written on the other side."""
-    listened = _word(5)
-    """Whether spans are to be noted: written on the other side."""
-    noted = _word(6)
-    """How many spans have been noted."""
+    env, row, fragment = (_integer(k) for k in (1, 2, 3))
+    _halted = _integer(4)
+    _logged = _integer(5)
+    _n_written = _integer(6)
+
+    @property
+    def halted(self) -> bool:
+        """Whether the collector process has to pause or to stop before its next step."""
+        return bool(self._integers[4])
+
+    def halt(self, halted: bool) -> None:
+        """Set whether the collector process has to pause or to stop before its next step; in the consumer's process."""
+        self._halted = halted
 
     @property
     def log(self) -> Log | None:  # type: ignore[override]
-        """The very object, while somebody listens on the other side."""
-        return self if self._words[5] else None
+        """The object itself while the other process records a trace, else None."""
+        return self if self._integers[5] else None
 
     def append(self, span: tuple[int, float, float]) -> None:
-        """Put a span onto the ring."""
-        k = self._words[6]
-        at = 3 * (k % self._ROOM)
+        """Write a span into the ring buffer."""
+        k = self._integers[6]
+        at = 3 * (k % self._CAPACITY)
         self._ring[at], self._ring[at + 1], self._ring[at + 2] = span
-        self._words[6] = k + 1
+        self._integers[6] = k + 1
 
-    def listen(self, log: Log | None) -> None:
-        """Note every span that ends there from now on in ``log``, whenever :meth:`drain` is called."""
-        self._heard, self._read = log, self.noted
-        self.listened = log is not None
+    def log_to(self, log: Log | None) -> None:
+        """Append to ``log``, whenever :meth:`drain` is called, the spans that end in the other process from now on."""
+        self._local_log, self._n_read = log, self._n_written
+        self._logged = log is not None
 
     def drain(self) -> int:
-        """Bring what has been noted there into the log; return how many spans were lost on the way."""
-        noted: int = self.noted
-        first = max(self._read, noted - self._ROOM)
-        lost, self._read = first - self._read, noted
-        for at in (3 * (k % self._ROOM) for k in range(first, noted)):
-            self._heard.append((int(self._ring[at]), self._ring[at + 1], self._ring[at + 2]))
+        """Move the spans of the other process into the log; return how many were overwritten before they were read."""
+        n_written: int = self._n_written
+        first = max(self._n_read, n_written - self._CAPACITY)
+        lost, self._n_read = first - self._n_read, n_written
+        for at in (3 * (k % self._CAPACITY) for k in range(first, n_written)):
+            self._local_log.append((int(self._ring[at]), self._ring[at + 1], self._ring[at + 2]))
         return lost

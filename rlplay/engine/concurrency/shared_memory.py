@@ -1,4 +1,4 @@
-"""Shared memory without a name: nothing has to be removed, whichever process dies."""
+"""Shared memory without a name: nothing has to be removed, whichever process dies. Must not import torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tempfile
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["map_memory", "new_memory"]
+__all__ = ["map_memory", "new_memory", "receive_memory"]
 
 
 def new_memory(size: int) -> int:
-    """Make shared memory that has no name, zeroed; return its file descriptor, which is the caller's to close."""
+    """Create ``size`` bytes of zeroed shared memory; return its file descriptor, which the caller has to close."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("rlplay", os.MFD_CLOEXEC)
     else:
@@ -24,5 +24,13 @@ def new_memory(size: int) -> int:
 
 
 def map_memory(fd: int) -> npt.NDArray[np.uint8]:
-    """Map shared memory, for as long as the array or a view of it lives; the descriptor may be closed."""
+    """Map shared memory for as long as the array or a view of it lives. The file descriptor may be closed."""
     return np.frombuffer(mmap.mmap(fd, 0), np.uint8)
+
+
+def receive_memory(fd: int) -> npt.NDArray[np.uint8]:
+    """Map shared memory whose file descriptor was received from another process, and close the descriptor."""
+    try:
+        return map_memory(fd)
+    finally:
+        os.close(fd)

@@ -1,4 +1,4 @@
-"""Plays one episode in each environment."""
+"""Plays one episode in each environment, in the calling thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..acting.behaviour import Behaviour
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext
 from ..concurrency.exceptions import add_note
-from ..concurrency.progress import Progress
+from ..concurrency.progress import Progress, note_progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_vector
 from ..envs.info import Entries
@@ -22,17 +22,16 @@ from ..envs.make import list_sources, make_environments
 from ..envs.protocol import Environments
 from ..envs.rows import Array
 from ..feed.build import claim
-from ..feed.driver import noting
 from ..feed.options import at_least, home_of, seed_of
 from ..memory.cuda import lane_between
 from ..memory.lane import Place
 from ..memory.layout import fields_to_leaves, state_layout
 from ..memory.slot import Slot
 
-__all__ = []
+__all__ = ["play_episodes"]
 
 
-def _evaluated(
+def play_episodes(
     envs: Any,
     actor: BaseActorModule,
     n_steps: int | None,
@@ -40,6 +39,10 @@ def _evaluated(
     device: torch.device | str | None,
     progress: Progress,
 ) -> tuple[Array, Nested]:
+    """Play every environment to the end of one episode; see :func:`rlplay.engine.rollout.evaluate.evaluate`.
+
+    Warnings are shown at the line that called the caller of this function.
+    """
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
     sources, seed = list_sources(envs), seed_of(None)
@@ -47,19 +50,21 @@ def _evaluated(
     with torch.inference_mode(False):
         behaviour = Behaviour(actor, lane)
     claim(sources, stacklevel=4)
-    with noting(progress):
-        stage = make_environments(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
+    with note_progress(progress):
+        environments = make_environments(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
         try:
             with TorchContext.here(lane.actor_device).applied():
-                group = Group(0, slice(0, stage.n_envs), seed, lane, key=0)
-                layout = state_layout(fields_to_leaves(stage.obs), fields_to_leaves(stage.act))
-                slot = Slot(layout, {}, [], 1, stage.n_envs, lambda *form: lane.empty(Place.HOST, *form))
-                played = _play(stage, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs))
+                group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
+                layout = state_layout(fields_to_leaves(environments.obs), fields_to_leaves(environments.act))
+                slot = Slot(layout, {}, [], 1, environments.n_envs, lambda *form: lane.empty(Place.HOST, *form))
+                played = _play(
+                    environments, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs)
+                )
         except BaseException as error:
-            for complaint in stage.close():
+            for complaint in environments.close():
                 add_note(error, complaint)
             raise
-    for complaint in [*stage.close(), *behaviour.warnings]:
+    for complaint in [*environments.close(), *behaviour.warnings]:
         warnings.warn(complaint, RuntimeWarning, stacklevel=3)
     return played
 
@@ -75,20 +80,24 @@ def _play(
     *,
     sticky: bool,
 ) -> tuple[Array, Nested]:
+    """Step the environments until all episodes have ended; return the rewards and the actor's info.
+
+    The slot has two rows: the current one, and the one that is written next.
+    """
     (now, then), (outcome,) = slot.rows, slot.outcomes
     envs.begin(now)
-    here = group.generator.device
-    info_layout, _ = behaviour.probe([group], _first_row(slot, here), envs.act)
+    device = group.generator.device
+    info_layout, _ = behaviour.probe([group], _first_row(slot, device), envs.act)
     rewards: list[Array] = []
     infos: list[list[Array]] = []
-    going_on = np.ones(envs.n_envs, bool)
+    running = np.ones(envs.n_envs, bool)
     while True:
         if render:
             envs.render()
-        last = not going_on.any() or len(rewards) == n_steps
+        last = not running.any() or len(rewards) == n_steps
         progress.doing, progress.row = "actor.step", len(rewards)
         begun = now.fin.nonzero()[0].tolist()
-        act, info = behaviour.react(group, _first_row(slot, here), begun=begun, virtual=last)
+        act, info = behaviour.react(group, _first_row(slot, device), begun=begun, virtual=last)
         infos.append([_numpy(leaf[0]) for leaf in info])
         if last:
             break
@@ -97,8 +106,8 @@ def _play(
         slot.clear()
         progress.doing = "env.step"
         ended = envs.step(now, then, outcome, None, sticky=sticky)
-        rewards.append(np.where(going_on, then.rew, np.float32(0)))
-        going_on[ended] = False
+        rewards.append(np.where(running, then.rew, np.float32(0)))
+        running[ended] = False
         for leaf in nested.leaves(slot.state):
             leaf[0].copy_(leaf[1])
     stacked = [np.stack(column) for column in zip(*infos, strict=True)]
@@ -106,10 +115,11 @@ def _play(
 
 
 def _numpy(x: torch.Tensor) -> Array:
-    """Copy to numpy, which has no bfloat16: that comes as float32."""
+    """Copy a tensor to numpy; bfloat16, which numpy does not have, becomes float32."""
     array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy().copy()
     return array
 
 
 def _first_row(slot: Slot, device: torch.device) -> Nested:
+    """Copy the current row of the slot to the actor's device."""
     return nested.map(lambda x: x[:1].to(device, copy=True), slot.state)

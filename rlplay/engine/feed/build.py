@@ -34,11 +34,12 @@ from ..memory.lane import Lane
 from ..remote.collector_process import CollectorSpec
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
-from ..stepping.pool import shares
 from ..stepping.process_pool import ProcessPool
+from ..stepping.shares import split_into_shares
 from ..stepping.stepper import Stepper
 from ..stepping.thread_pool import ThreadPool
-from .driver import Background, Driver, Inline
+from .background import Background
+from .driver import Driver, Inline
 from .feed import Feed
 from .options import Device, Info, at_least, home_of, seed_of
 
@@ -222,10 +223,10 @@ def _alone(make: Callable[..., Environments], n_envs: int, plan: Plan, progress:
 
 
 def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Stepper:
-    dealt = shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, workers)
+    dealt = split_into_shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, workers)
     if worker == "thread":
         return ThreadPool(dealt, plan.entries, plan.groups, progress, gate)
-    return ProcessPool(dealt, plan.entries, plan.groups, progress, gate.hurry)
+    return ProcessPool(dealt, plan.entries, plan.groups, progress, gate)
 
 
 def claim(sources: Iterable[Any], *, stacklevel: int) -> None:

@@ -74,7 +74,7 @@ class Feed(Iterator[Fragment]):
 
     def __next__(self) -> Fragment:
         """Ask for the next fragment, and wait for it. It is the caller's from then on; see the class for errors."""
-        hindrance = self._driver.hindrance()
+        hindrance = self._driver.why_take_would_hang()
         if hindrance is not None and self.open:
             raise RuntimeError(hindrance)
         with self._turn:
@@ -91,7 +91,7 @@ class Feed(Iterator[Fragment]):
             raise RuntimeError("the feed is closed.")
         if self._ended:
             raise StopIteration
-        self._clock.turn_to(WAITING)
+        self._clock.switch_to(WAITING)
         try:
             # memory that outlives this call must be neither inference tensors nor part of a graph
             with torch.inference_mode(False), torch.no_grad():
@@ -108,7 +108,7 @@ class Feed(Iterator[Fragment]):
             self._end(error)
             raise
         finally:
-            self._clock.turn_to(TRAINING)
+            self._clock.switch_to(TRAINING)
             self._collector_spent = self._progress.spent()
 
     def _ask(self) -> None:
@@ -229,7 +229,7 @@ class Feed(Iterator[Fragment]):
         """
         if not self.open:
             raise RuntimeError("the feed is closed.")
-        if self._progress.gather is not None:
+        if self._progress.traced:
             raise RuntimeError("the feed is being recorded already: end that trace first.")
         self._traces[:] = [Trace(path, self._clock, self._progress, self._lane)]
         return self._traces[0]

@@ -56,8 +56,8 @@ class Trace:
             if name in _SIDES and lane.stamp(_SIDES[name][0]) is not None:
                 log = _StreamLog(log, lane, *_SIDES[name])
                 self._streams.append((f"{name}'s stream", log))
-            clock.listen(log)
-        progress.gather = self._gather
+            clock.log_to(log)
+        progress.call_after_fragment(self._gather)
 
     def _gather(self) -> None:
         """Fetch what was noted in other processes, and the times of marks that have been reached: after a fragment."""
@@ -69,7 +69,7 @@ class Trace:
 
     def close(self) -> None:
         """End with the delivery of the last fragment, and write the file. May be called often."""
-        self._end(self._learner.at[1])
+        self._end(self._learner.current[1])
 
     def __enter__(self) -> Trace:
         """Return the trace."""
@@ -86,11 +86,12 @@ class Trace:
         with self._lock:
             if not self._running:
                 return
-            self._running, self._progress.gather = False, None
+            self._running = False
+            self._progress.call_after_fragment(None)
             for clock in self._clocks.values():
-                clock.listen(None)
+                clock.log_to(None)
         for name in ("learner", "collector"):
-            self._rows[name].append((*self._clocks[name].at, now))  # what is under way
+            self._rows[name].append((*self._clocks[name].current, now))  # what is under way
         rows = self._rows | {name: log.seen for name, log in self._streams}
         self.events = _events(rows, self._began, now)
         if self._path is not None:

@@ -1,1 +1,1 @@
-"""Collectors in processes of their own."""
+"""Collectors in processes of their own, and the consumer's side of them."""

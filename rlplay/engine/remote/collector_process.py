@@ -1,12 +1,11 @@
-"""A collector in a process of its own: what happens there, and the memory that it shares with the consumer's process.
+"""What runs in a collector process: a service that makes a collector and collects fragments on request.
 
-The very :class:`~rlplay.engine.collector.collector.Collector` of the other engines runs here. Its blank fragments are
-shared memory, which is transport only: the consumer's process copies fragments out of it into memory of its own.
+It uses the same :class:`~rlplay.engine.collector.collector.Collector` as the other engines. The collector's blank
+fragment is memory that both processes share; the consumer's process copies each fragment out of it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,139 +17,118 @@ from ..acting.make import make_behaviour
 from ..acting.torch_context import TorchContext
 from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
-from ..concurrency.exceptions import pack
-from ..concurrency.link import Link
 from ..concurrency.progress import SharedProgress
-from ..concurrency.shared_memory import map_memory
-from ..core import BaseActorModule, Final
+from ..concurrency.service import Server
+from ..concurrency.shared_memory import receive_memory
+from ..core import BaseActorModule, Final, Fragment
 from ..envs.environment_list import EnvironmentList
 from ..memory.cuda import lane_between
 from ..stepping.inline import InlineStepper
-from .shared_fragment import SharedFragmentSpec
+from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = ["CollectorSpec", "Reply", "serve"]
+__all__ = ["CollectorService", "CollectorSpec", "Prepared", "Reply"]
 
 
 class CollectorSpec(NamedTuple):
-    """What a collector process is told at first."""
+    """What a collector process is given at its start."""
 
     sources: list[Any]
     seeds: list[int]
     columns: slice
-    """Its environments, out of all."""
+    """The columns of its environments among all environments of the feed."""
     actor: BaseActorModule
     actor_device: str
     plan: Plan
     threads: int
+    """The number of torch's threads in the process."""
     compile: bool
 
 
-class Reply(NamedTuple):
-    """What comes with a fragment, beside the memory that it lies in."""
+class Prepared(NamedTuple):
+    """What a collector process answers once it knows the actor's outputs."""
 
-    n_ends: int
+    layout: Fragment
+    """The shapes and dtypes of a fragment."""
+    warnings: list[str]
+    """As :attr:`rlplay.engine.collector.collector.Collector.warnings`."""
+
+
+class Reply(NamedTuple):
+    """What a collector process answers with each fragment; the fragment itself is in shared memory."""
+
+    n_finals: int
+    """The number of rows of ``final`` that are filled in."""
     steps: int
     episodes: list[tuple[int, float, int]]
-    """Bare tuples, which are pickled in half the time."""
+    """The fields of each Episode: bare tuples are pickled in half the time."""
     complaint: str
 
 
 class _RemoteGate:
-    """The gate of a collector whose consumer is in another process, who makes it stand still, or stop, from there."""
+    """The gate of a collector in a collector process; the consumer's process shuts and opens it."""
 
-    def __init__(self, link: Link, progress: SharedProgress) -> None:
-        self._link, self._progress = link, progress
+    def __init__(self, server: Server, progress: SharedProgress) -> None:
+        self._server, self._progress = server, progress
 
     @property
     def shut(self) -> bool:
-        return bool(self._progress.halted)
+        return self._progress.halted
 
-    def stand(self, settle: Callable[[], None]) -> None:
-        """Stand still until told to go on. Whoever is to stop finds that the other end is gone."""
-        settle()
-        self._link.send(("standing", None))
-        word, _ = self._link.receive()
-        if word != "go on":
-            raise _Interrupted(word)
+    def wait_while_shut(self, finish_work: Callable[[], None]) -> None:
+        """Pause until the consumer's process resumes. Raises ``Disconnected`` if it ends this process instead."""
+        finish_work()
+        self._server.pause()
 
 
-class _Interrupted(BaseException):
-    """Told something else than to go on."""
+class CollectorService:
+    """Makes a collector, with its environments and its behaviour copy, and collects fragments with it."""
 
-
-def serve(link: Link, spec: CollectorSpec) -> None:
-    """Live the whole life of a collector process."""
-    torch.set_num_threads(spec.threads)
-    _, (fd,) = link.receive()
-    progress = SharedProgress(map_memory(fd))
-    os.close(fd)
-    service = _CollectorService(link, spec, progress)
-    said, fds = link.receive()
-    while True:
-        name, *args = said
-        try:
-            answer = "closed" if name == "close" else "done", getattr(service, name)(*args, *fds)
-        except _Interrupted as interrupt:
-            (said,) = interrupt.args
-            continue
-        except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
-            answer = "failed", pack(error)
-        link.send(answer)
-        if name == "close":
-            return
-        said, fds = link.receive()
-
-
-class _CollectorService:
-    """What a collector process can be asked to do."""
-
-    def __init__(self, link: Link, spec: CollectorSpec, progress: SharedProgress) -> None:
-        self._link, self._errand, self._progress = link, spec, progress
-        self._close: Callable[[], list[str]] = list  # nothing is there yet
-        self._collector: Collector
-
-    def make(self) -> Any:
-        """Make the collector, and with it the environments; return what they look like."""
-        spec, progress = self._errand, self._progress
+    def __init__(self, server: Server, spec: CollectorSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self._progress = progress = SharedProgress(server.memory)
         self._lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
-        self._behaviour = behaviour = make_behaviour(spec.actor, self._lane, compile=spec.compile)
-        looks: list[Any] = []
+        self._behaviour = make_behaviour(spec.actor, self._lane, compile=spec.compile)
+        self._shared: SharedFragment | None = None
+        spaces: list[Any] = []
 
-        def stepper() -> InlineStepper:
+        def make_stepper() -> InlineStepper:
             first = spec.columns.start
             envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=first)
-            looks.append((envs.act, envs.spaces))
+            spaces.append(envs.spaces)
             return InlineStepper(envs, spec.plan.groups)
 
-        gate: Any = _RemoteGate(self._link, progress)
-        self._collector = Collector(stepper, behaviour, self._lane, spec.plan, progress, gate)
-        self._close = self._collector.close
-        return looks[0]
+        gate: Any = _RemoteGate(server, progress)
+        self._collector = Collector(make_stepper, self._behaviour, self._lane, spec.plan, progress, gate)
+        (self.introduction,) = spaces
 
-    def prepare(self, torch_context: TorchContext) -> Any:
-        """Learn what the actor answers; return the layout of a fragment, and what there is to be warned of."""
-        torch.set_default_dtype(torch_context.default_dtype)  # which is the process's
+    def prepare(self, torch_context: TorchContext) -> Prepared:
+        """Determine the shapes and dtypes of the actor's outputs, by a trial step."""
+        torch.set_default_dtype(torch_context.default_dtype)  # of the whole process
         self._collector.prepare(torch_context)
-        return self._collector.layout, self._collector.warnings
+        return Prepared(self._collector.layout, self._collector.warnings)
 
-    def share(self, form: SharedFragmentSpec, fd: int) -> None:
-        """Map the memory that fragments and weights travel in."""
-        self._region = form.region(torch.from_numpy(map_memory(fd)))
-        os.close(fd)
+    def share(self, spec: SharedFragmentSpec, fd: int) -> None:
+        """Map the memory that fragments and weights are passed in."""
+        self._shared = spec.divide(torch.from_numpy(receive_memory(fd)))
 
     def collect(self, version: int, modes: list[bool]) -> Reply:
-        """Collect a fragment with the weights that are there now."""
-        token = Token(version, Snapshot(self._region.weights, modes), self._region.blank, None, self._lane.record())
+        """Collect a fragment into the shared memory, with the weights that are there now."""
+        shared = self._shared
+        assert shared is not None, "call `share` first"
+        token = Token(version, Snapshot(shared.weights, modes), shared.blank, None, self._lane.record())
         delivery = self._collector.serve(token)
         self._progress.begin("waiting for the learner")
-        ended = delivery.staged
+        finals = delivery.staged
         episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
-        if not isinstance(ended, Final):
-            return Reply(0, delivery.steps, episodes, delivery.complaint)
-        k = len(ended.t)
-        nested.map(lambda room, x: room[:k].copy_(x), self._region.final, ended)
-        return Reply(k, delivery.steps, episodes, delivery.complaint)
+        n_finals = 0
+        if isinstance(finals, Final):
+            n_finals = len(finals.t)
+            nested.map(lambda rows, x: rows[:n_finals].copy_(x), shared.final, finals)
+        return Reply(n_finals, delivery.steps, episodes, delivery.complaint)
+
+    def run_short(self, head: bytes) -> None:
+        """Do nothing: a collector process gets no short requests."""
 
     def close(self) -> list[str]:
-        """Close the environments; return what went wrong with that."""
-        return self._close()
+        """Close the environments; return what went wrong."""
+        return self._collector.close()

@@ -1,4 +1,4 @@
-"""A collector process, as the consumer's process sees it."""
+"""The consumer's side of one collector process."""
 
 from __future__ import annotations
 
@@ -6,62 +6,73 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..concurrency.child import Child
-from ..concurrency.exceptions import unpack
-from ..concurrency.link import Gone
+from ..collector.messages import Token
 from ..concurrency.progress import SharedProgress
+from ..concurrency.service import ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
-from .collector_process import CollectorSpec, Reply, serve
+from ..stepping.shares import name_environments
+from .collector_process import CollectorService, CollectorSpec, Reply
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = []
+__all__ = ["CollectorProcess"]
 
 
 class CollectorProcess:
-    """A collector process, seen from here. Methods raise RuntimeError if it has died, which name it and the signal."""
+    """One collector process. If it has died, methods raise RuntimeError, which names the process and the signal.
+
+    Attributes
+    ----------
+    columns : slice
+        The columns of its environments among all environments of the feed.
+    version : int or None
+        The version of the snapshot that it was last given; None if its fragment has been taken.
+    reply : Reply or None
+        What the process answered with that fragment; None while it is being collected.
+    """
 
     def __init__(self, number: int, spec: CollectorSpec) -> None:
+        """Start the process; it begins to make its environments at once."""
         self.columns = spec.columns
-        first, last = spec.columns.start, spec.columns.stop - 1
-        which = f"environment {first}" if first == last else f"environments {first} to {last}"
-        self.name = f"collector process {number} ({which})"
+        self.name = f"collector process {number} ({name_environments([spec.columns])})"
         fd = new_memory(SharedProgress.SIZE)
         try:
             self.progress = SharedProgress(map_memory(fd))
-            self.child = Child(serve, spec, name=self.name)
-            self.tell(None, fd)
+            self.service = ServiceProcess(CollectorService, spec, name=self.name, memory_fd=fd)
         finally:
             os.close(fd)
-        self.region: SharedFragment
         self.version: int | None = None
-        """That of the snapshot which it has been given last, while the fragment of that has not been taken."""
         self.reply: Reply | None = None
-        """What came with that fragment, once it is there."""
+        self._shared: SharedFragment | None = None
 
-    def share(self, form: SharedFragmentSpec, lock: Callable[[Any], Tensor]) -> None:
-        """Share the memory that fragments and weights travel in."""
-        fd = new_memory(form.size)
+    @property
+    def shared(self) -> SharedFragment:
+        """The memory that fragments and weights are passed in; available after :meth:`share`."""
+        assert self._shared is not None, "call `share` first"
+        return self._shared
+
+    def share(self, spec: SharedFragmentSpec, lock: Callable[[Any], Tensor]) -> None:
+        """Allocate the memory that fragments and weights are passed in; have the process map it.
+
+        ``lock`` makes a tensor of the mapped memory, page-locked if that speeds up copies to the consumer's device.
+        """
+        fd = new_memory(spec.size)
         try:
-            self.region = form.region(lock(map_memory(fd)))
-            self.tell(("share", form), fd)
+            self._shared = spec.divide(lock(map_memory(fd)))
+            self.service.request("share", spec, fds=[fd])
         finally:
             os.close(fd)
 
-    def tell(self, thing: Any, *fds: int) -> None:
-        """Tell it to do something."""
-        try:
-            self.child.link.send(thing, *fds)
-        except Gone:
-            raise RuntimeError(f"{self.child.epitaph()}.") from None
+    def start_fragment(self, token: Token) -> None:
+        """Copy the token's weights into shared memory, and request a fragment."""
+        weights = self.shared.weights
+        if weights:
+            torch._foreach_copy_(weights, token.snapshot.weights)
+        self.version = token.version
+        self.service.request("collect", token.version, token.snapshot.modes)
 
-    def hear(self) -> tuple[str, Any]:
-        """Wait for what it says: that something is ``done``, or ``standing``, when it stands still at a step."""
-        try:
-            (kind, answer), _ = self.child.link.receive()
-        except Gone:
-            raise RuntimeError(f"{self.child.epitaph()}.") from None
-        if kind == "failed":
-            raise unpack(answer)
-        return kind, answer
+    def take_fragment(self) -> None:
+        """Forget the reply: the fragment has been copied out of the shared memory."""
+        self.version = self.reply = None

@@ -1,4 +1,4 @@
-"""Shared memory in which one fragment and its weights travel between two processes."""
+"""The memory that a collector process and the consumer's process share: one fragment and its weights."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from ..memory.layout import blank_fragment, blank_rows
 
 __all__ = ["SharedFragmentSpec", "SharedFragment"]
 
-_ALIGNMENT = 64  # bytes: a cache line
+_ALIGNMENT = 64
+"""Bytes of a cache line; every tensor begins at a multiple of it."""
 
 
 class SharedFragment(NamedTuple):
-    """Memory that two processes share: a fragment on its way, and the true last states that belong to it."""
+    """Tensors in shared memory."""
 
     blank: Fragment
+    """``T`` steps of the process's environments; written by the collector process."""
     final: Nested
-    """A ``Final`` with room for as many ends as there are transitions, or ``()``. Pages that nothing is written to take
-    no memory."""
+    """A ``Final`` with ``T * B`` rows, of which the first K are filled in; ``()`` if the plan has no ``final``. Pages
+    that are never written to take no memory."""
     weights: list[Tensor]
-    """Those that the next fragment is collected with."""
+    """The weights for the next fragment; written by the consumer's process."""
 
 
 class SharedFragmentSpec(NamedTuple):
-    """What a region has to hold."""
+    """The shapes and dtypes of all tensors of a :class:`SharedFragment`."""
 
     layout: Fragment
     plan: Plan
@@ -41,35 +43,35 @@ class SharedFragmentSpec(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many bytes it takes."""
-        carver = _Carver(None)
-        self._carved(carver)
-        return carver.used
+        """The size in bytes."""
+        allocator = _Allocator(None)
+        self._allocate(allocator)
+        return allocator.used
 
-    def region(self, memory: Tensor) -> SharedFragment:
-        """Carve it out of a slab."""
-        return self._carved(_Carver(memory))
+    def divide(self, memory: Tensor) -> SharedFragment:
+        """Return the tensors as views of a uint8 tensor of ``size`` elements."""
+        return self._allocate(_Allocator(memory))
 
-    def _carved(self, carver: _Carver) -> SharedFragment:
-        layout, plan, n_envs, forms = self
-        blank = blank_fragment(layout, plan.n_steps, n_envs, carver)
+    def _allocate(self, allocator: _Allocator) -> SharedFragment:
+        layout, plan, n_envs, weights = self
+        blank = blank_fragment(layout, plan.n_steps, n_envs, allocator)
         final: Nested = ()
         if plan.final:
-            room = plan.n_steps * n_envs
-            t, b = carver((room,), torch.int64), carver((room,), torch.int64)
-            obs, actor = (blank_rows(tree, 1, room, carver) for tree in (layout.state.obs, layout.actor))
+            n_rows = plan.n_steps * n_envs
+            t, b = allocator((n_rows,), torch.int64), allocator((n_rows,), torch.int64)
+            obs, actor = (blank_rows(tree, 1, n_rows, allocator) for tree in (layout.state.obs, layout.actor))
             final = Final(t, b, *nested.map(lambda x: x[0], (obs, actor)))
-        return SharedFragment(blank, final, [carver(*form) for form in forms])
+        return SharedFragment(blank, final, [allocator(*weight) for weight in weights])
 
 
-class _Carver:
-    """Allocates from a slab; without one, it only counts."""
+class _Allocator:
+    """Allocates consecutive tensors from a block of memory; without one it only counts their bytes."""
 
     def __init__(self, memory: Tensor | None) -> None:
         self._memory, self.used = memory, 0
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Allocate; what is allocated without a slab is on the meta device."""
+        """Allocate a tensor; without a block of memory it is on the meta device."""
         start, size = self.used, prod(shape) * dtype.itemsize
         self.used += -(-size // _ALIGNMENT) * _ALIGNMENT
         if self._memory is None:

@@ -1,4 +1,4 @@
-"""Playing whole episodes to see how good an actor is: now, or in a process of its own while training goes on."""
+"""Play whole episodes to measure how good an actor is: at the call, or in a process of its own during training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..concurrency.progress import Progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_factory
 from ..envs.rows import Array
-from ..evaluation.episodes import _evaluated
+from ..evaluation.episodes import play_episodes
+from ..evaluation.evaluation_process import EvaluationSpec
 from ..evaluation.examiner import Examiner
 from ..feed.options import at_least, seed_of
 
-__all__ = ["background", "evaluate"]
+__all__ = ["Examiner", "background", "evaluate"]
 
 
 def evaluate(
@@ -29,17 +30,17 @@ def evaluate(
 ) -> tuple[Array, Nested]:
     """Play every environment to the end of one episode.
 
-    Whether the actor is greedy is for its train/eval mode to say. Seeds are drawn from torch's global generator, so
-    that ``torch.manual_seed`` makes an evaluation repeat.
+    The actor's train/eval mode decides whether it is greedy. Seeds are drawn from torch's global generator, so
+    ``torch.manual_seed`` makes an evaluation reproducible.
 
     Parameters
     ----------
     envs : list of environments, list of factories, or one vector environment
-        As in :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset at the call.
+        As for :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset at the call.
     actor : BaseActorModule
         Copied at the call, with its train/eval mode.
     n_steps : int, optional
-        Stop after so many steps of each environment, even if its episode has not ended.
+        Stop after this number of steps of each environment, even if its episode has not ended.
     render : bool
         Call ``render`` of every environment after the reset and after each step.
     device : torch.device, optional
@@ -52,15 +53,15 @@ def evaluate(
         ``rewards.sum(axis=0)``.
     info : nested arrays, ``(1+T, B, ...)``
         The actor's info (bfloat16 as float32). Row ``T`` is its virtual reaction to the last row. After the end of
-        an episode the environment stands still, and its last observation is repeated, with ``fin`` True. (The parts
-        of a vector environment go on instead.)
+        an episode the environment stands still, and its last observation is repeated, with ``fin`` True. (The
+        environments of a vector environment go on instead.)
 
     Raises
     ------
     TypeError, ValueError
-        As ``rollout`` does, if the arguments are not as described.
+        If the arguments are not as described, as for ``rollout``.
     """
-    return _evaluated(envs, actor, n_steps, render, device, Progress())
+    return play_episodes(envs, actor, n_steps, render, device, Progress())
 
 
 def background(
@@ -75,7 +76,7 @@ def background(
     timeout: float = 60.0,
     start_timeout: float = 300.0,
 ) -> Examiner:
-    """Evaluate an actor again and again, in a process of its own, while training goes on.
+    """Evaluate an actor repeatedly, in a process of its own, while training goes on.
 
     ::
 
@@ -85,8 +86,8 @@ def background(
                 if k % 100 == 99:
                     returns = next(examiner)  # of the actor as it was 100 fragments ago
 
-    The first evaluation begins at the call, with the weights of that moment. Each ``next()`` gives the result of the
-    evaluation that is under way, waiting for it if need be, and begins another with the weights of now.
+    The first evaluation begins at the call, with the weights of that moment. Each ``next()`` waits for the evaluation
+    under way, begins another one with the current weights, and returns the result of the first.
 
     Parameters
     ----------
@@ -95,17 +96,17 @@ def background(
     actor : BaseActorModule
         Copied at the call; parameters and buffers are followed from then on. It acts on the CPU.
     n_envs : int
-        How many episodes an evaluation has: one of each environment.
+        The number of environments. An evaluation has one episode of each.
     n_steps : int, optional
-        Stop after so many steps of each environment, even if its episode has not ended.
+        Stop after this number of steps of each environment, even if its episode has not ended.
     seed : int, optional
-        Of everything random there. By default drawn from torch's global generator.
+        The seed of everything random in the process. By default drawn from torch's global generator.
     greedy : bool
-        Whether the copy is in eval mode; else in train mode. The actor's own mode is left alone.
+        Whether the copy is in eval mode, else in train mode. The actor's own mode does not change.
     threads : int
-        How many threads torch has in the process.
+        The number of torch's threads in the process.
     timeout : float
-        Seconds without any progress, while a result is waited for, after which ``next()`` raises TimeoutError.
+        Seconds without any progress after which ``next()`` raises TimeoutError.
     start_timeout : float
         Seconds within which the environments must have been made.
 
@@ -125,4 +126,5 @@ def background(
         at_least("n_steps", n_steps, 1)
     if not is_factory(factory):
         raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
-    return Examiner(actor, timeout, start_timeout, (factory, n_envs, n_steps, seed_of(seed), greedy, threads))
+    spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), greedy, threads)
+    return Examiner(actor, timeout, start_timeout, spec)

@@ -1,1 +1,1 @@
-"""Who steps the environments: the collector's thread, or a pool of threads or processes. No PyTorch."""
+"""Stepping the environments: in the collector's thread, or in a pool of worker threads or processes. No torch."""

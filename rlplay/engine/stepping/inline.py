@@ -1,4 +1,4 @@
-"""Steps all environments in the collector's own thread."""
+"""Steps all environments in the collector's own thread. Must not import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["InlineStepper"]
 
 
 class InlineStepper:
-    """Steps all the environments at once, in the collector's own thread."""
+    """Steps all environments in the collector's own thread; all groups form one turn."""
 
     def __init__(self, environments: Environments, groups: Sequence[slice]) -> None:
         self._environments, self._slots = environments, list[SlotViews]()
@@ -26,16 +26,16 @@ class InlineStepper:
         return self._environments.n_envs
 
     def memory(self, size: int) -> Array | None:
-        """Leave it to others: any memory will do."""
+        """Return None: any memory can be used."""
         return None
 
     def attach(self, slots: Sequence[SlotViews]) -> None:
-        """Get to know the slots, and write the very first row of the first."""
+        """Register the slots, and write the very first row into the first slot."""
         self._slots = list(slots)
         self._environments.begin(slots[0].rows[0])
 
     def release(self) -> None:
-        """Let environments go on that stood still for the rest of a fragment."""
+        """Begin a fragment: environments that stood still for the rest of the last fragment go on."""
         self._environments.release()
 
     def start_step(self, turn: int, step: Step) -> None:
@@ -46,14 +46,14 @@ class InlineStepper:
         self._ended = self._environments.step(now, then, slot.outcomes[step.t], last, sticky=step.sticky)
 
     def finish_step(self, turn: int) -> list[int]:
-        """Return whose episode ended."""
+        """Return the indices of the environments whose episode ended with the step."""
         return self._ended
 
     def finish_all(self) -> None:
-        """Do nothing: nobody is under way."""
+        """Do nothing: a step is complete when ``start_step`` returns."""
 
     def episodes(self) -> list[Episode]:
-        """Take the episodes that have ended since somebody last took them away."""
+        """Return the episodes that ended since the last call."""
         taken, self._environments.episodes = self._environments.episodes, []
         return taken
 
@@ -61,5 +61,5 @@ class InlineStepper:
         """Do nothing: a thread cannot be killed."""
 
     def close(self) -> list[str]:
-        """Close what was made for this feed."""
+        """Close the environments that were made for this feed; return what went wrong."""
         return self._environments.close()

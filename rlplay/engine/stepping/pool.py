@@ -1,69 +1,71 @@
-"""Environments in workers, which step while others are inferred: what is common to worker threads and processes.
+"""What pools of worker threads and pools of worker processes have in common.
 
-A group of environments is a turn of its own, of which each worker has a share, so that it is woken once for each turn.
-Neither torch nor what is collected.
+Each group is a turn of its own, so that the collector can run the actor for one group while the others step. Every
+worker has a share of each group, so that all workers step each group together. Must not import torch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..concurrency.exceptions import add_note
+from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..envs.info import Entries
 from ..envs.rows import Array, Episode
-from ..envs.spaces import equal_spaces
+from .shares import Share, check_equal_spaces, name_environments
 from .stepper import SlotViews, Step
-from .worker import EnvironmentSpec, Share
+from .worker import EnvironmentSpec
 
-__all__ = ["Made", "WorkerPool", "Worker", "shares"]
+__all__ = ["StepResult", "Worker", "WorkerPool"]
 
-_PATIENCE = 3.0
-"""Seconds for which closing waits for the environments to be closed: fewer than it is waited for itself."""
+_CLOSE_TIMEOUT = 3.0
+"""Seconds in which the workers have to close their environments. Less than closing a feed waits for the collector."""
 
 
-class Made(NamedTuple):
-    """A step that a worker has made."""
+class StepResult(NamedTuple):
+    """The result of one worker's step."""
 
     share: int
+    """The number of the share among those of its worker."""
     t: int
     ended: list[int]
-    """Whose episode ended with it."""
+    """The indices of the environments whose episode ended."""
     episodes: list[Episode]
 
 
 class Worker(ABC):
-    """One worker, seen from the collector: it keeps some shares, and answers whatever it is asked."""
+    """The collector's side of one worker, which keeps some shares and answers requests in their order."""
 
-    def __init__(self, number: int, given: Sequence[Share], progress: Progress) -> None:
-        self.number, self.shares, self.progress = number, list(given), progress
-        self.name = f"worker {number} ({_named([share.columns for share in given])})"
+    def __init__(self, number: int, shares: Sequence[Share], progress: Progress) -> None:
+        self.number, self.shares, self.progress = number, list(shares), progress
+        self.name = f"worker {number} ({name_environments([share.columns for share in shares])})"
 
     @abstractmethod
-    def go(self, share: int, step: Step) -> None:
-        """Wake it for a step. Its answer is :class:`Made`."""
+    def start_step(self, share: int, step: Step) -> None:
+        """Request a step of one share. The answer is a :class:`StepResult`."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Give it up, and wake whoever waits for it. Safe in any thread."""
+        """Abandon the worker, and wake the threads that wait for it. May be called in any thread."""
 
     @abstractmethod
-    def dismiss(self) -> None:
-        """Tell it to end."""
+    def request_end(self) -> None:
+        """Request that the worker closes its environments and ends."""
 
     @abstractmethod
     def close(self, deadline: float) -> list[str]:
-        """Wait for its end, until a moment of ``monotonic()``; return what went wrong with it."""
+        """Wait for the worker's end until ``monotonic()`` reaches the deadline; return what went wrong."""
 
 
 W = TypeVar("W", bound=Worker)
 
 
 class WorkerPool(ABC, Generic[W]):
-    """A stepper of workers, whoever answers first being heard first.
+    """A stepper that has workers step the environments, and handles their answers in the order of arrival.
 
     Attributes
     ----------
@@ -73,15 +75,13 @@ class WorkerPool(ABC, Generic[W]):
 
     def __init__(
         self,
-        given: Sequence[Sequence[Share]],
+        shares_by_worker: Sequence[Sequence[Share]],
         entries: Entries,
         groups: Sequence[slice],
         progress: Progress,
-        hurry: list[Callable[[], None]],
+        gate: Gate,
     ) -> None:
-        """Start the workers, all at once, and wait until their environments are made and reset.
-
-        ``hurry`` is given what gives the workers up, as soon as there are any.
+        """Start all workers at once, and wait until they have made and reset their environments.
 
         Raises
         ------
@@ -92,154 +92,119 @@ class WorkerPool(ABC, Generic[W]):
         self.turns = [[g] for g in range(len(groups))]
         self._workers: list[W] = []
         self._episodes: list[tuple[int, Episode]] = []
-        hurry.append(self.kill)
+        gate.on_give_up(self.kill)
         try:
             progress.doing = "starting workers"
-            for worker in self._started(given, entries):
+            for worker in self._start_workers(shares_by_worker, entries):
                 self._workers.append(worker)
-            # for each turn, who steps which of his shares in it; and for each worker and share, in which turn that is
-            self._ways = [
-                [(w, k) for w in self._workers for k, share in enumerate(w.shares) if _inside(share.columns, group)]
+            # for each turn: the workers that step in it, each with the number of its share of that group
+            self._members = [
+                [(w, k) for w in self._workers for k, share in enumerate(w.shares) if _contains(group, share.columns)]
                 for group in groups
             ]
-            self._turn_of = {(w.number, k): turn for turn, way in enumerate(self._ways) for w, k in way}
-            self._busy = [0 for _ in groups]
+            self._turn_of = {(w.number, k): turn for turn, members in enumerate(self._members) for w, k in members}
+            self._n_unfinished = [0 for _ in groups]
             self._ended: list[list[int]] = [[] for _ in groups]
-            self._under_way = dict.fromkeys(self._workers, 0)
-            progress.parts = [(worker.name, worker.progress) for worker in self._workers]
+            self._n_requests = dict.fromkeys(self._workers, 0)
+            progress.set_parts([(worker.name, worker.progress) for worker in self._workers])
             progress.doing = "env.make"
-            self._look(self._all_answers())
+            specs: list[EnvironmentSpec] = [spec for answer in self._receive_one_each() for spec in answer]
+            progress.doing = "checking the spaces"
+            firsts = [share.columns.start for worker in self._workers for share in worker.shares]
+            check_equal_spaces(firsts, [spec.spaces for spec in specs])
+            self.obs, self.act = specs[0].obs, specs[0].act
         except BaseException as error:
             for complaint in self.close():
                 add_note(error, complaint)
             raise
 
     @abstractmethod
-    def _started(self, given: Sequence[Sequence[Share]], entries: Entries) -> Iterator[W]:
-        """Start the workers, one after another; each answers the specs of its shares."""
+    def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[W]:
+        """Start the workers, one after another. The first answer of each is a list of EnvironmentSpec, one a share."""
 
     @abstractmethod
-    def _ask_in(self, slots: Sequence[SlotViews]) -> None:
-        """Ask all workers to get to know the slots, and to write the very first row of the first."""
+    def _request_attach(self, slots: Sequence[SlotViews]) -> None:
+        """Request that all workers register the slots and write the very first row."""
 
     @abstractmethod
-    def _answers(self) -> Sequence[tuple[W, Any]]:
-        """Wait until there are answers, from whomever, and return them; raise what one has failed with.
+    def _receive(self) -> Sequence[tuple[W, Any]]:
+        """Wait until some workers have answered; return these workers and their answers.
 
-        Whose failure it is, is told to :meth:`_blame` first.
+        If a worker has failed, call :meth:`_set_failed` with it, and raise its exception.
         """
 
-    def _blame(self, worker: W) -> None:
-        self._progress.busy = [(worker.name, worker.progress)]
+    def _set_failed(self, worker: W) -> None:
+        self._progress.set_awaited([(worker.name, worker.progress)])
 
-    def _all_answers(self) -> list[Any]:
-        """Wait for one answer of each worker; return them in their order."""
+    def _receive_one_each(self) -> list[Any]:
+        """Wait for one answer of each worker; return the answers in the order of the workers."""
         found: dict[W, Any] = {}
         while len(found) < len(self._workers):
-            self._progress.busy = [(w.name, w.progress) for w in self._workers if w not in found]
-            found.update(self._answers())
-        self._progress.busy = ()
+            self._progress.set_awaited([(w.name, w.progress) for w in self._workers if w not in found])
+            found.update(self._receive())
+        self._progress.set_awaited(())
         return [found[worker] for worker in self._workers]
 
-    def _look(self, answers: Sequence[list[EnvironmentSpec]]) -> None:
-        specs = [environment_spec for answer in answers for environment_spec in answer]
-        self._progress.doing = "checking the spaces"
-        one = specs[0]
-        for share, other in zip([s for w in self._workers for s in w.shares], specs, strict=True):
-            for name, mine, theirs in zip(("observation_space", "action_space"), one.spaces, other.spaces, strict=True):
-                if not equal_spaces(mine, theirs):
-                    raise ValueError(
-                        f"environments of one feed must have equal spaces: environment {share.columns.start} has the "
-                        f"{name} {theirs}, environment 0 has {mine}."
-                    )
-        self.obs, self.act = one.obs, one.act
-
     def memory(self, size: int) -> Array | None:
-        """Leave it to others: any memory will do."""
+        """Return None: any memory can be used."""
         return None
 
     def attach(self, slots: Sequence[SlotViews]) -> None:
-        """Get to know the slots, and write the very first row of the first."""
+        """Register the slots, and write the very first row into the first slot."""
         slots[0].rows[0].begin()
-        self._ask_in(slots)
-        self._all_answers()
+        self._request_attach(slots)
+        self._receive_one_each()
 
     def release(self) -> None:
-        """Do nothing: the first step of a fragment says so."""
+        """Do nothing: a worker begins a fragment with its step 0."""
 
     def start_step(self, turn: int, step: Step) -> None:
-        """Set out to make a step."""
-        for worker, share in self._ways[turn]:
+        """Start a step of one turn. Row ``t`` must be complete, and the actions must be in row ``t + 1``."""
+        for worker, share in self._members[turn]:
             worker.progress.fragment = self._progress.fragment
-            worker.go(share, step)
-            self._busy[turn] += 1
-            self._under_way[worker] += 1
-        self._tell()
+            worker.start_step(share, step)
+            self._n_unfinished[turn] += 1
+            self._n_requests[worker] += 1
+        self._progress.set_awaited([(w.name, w.progress) for w, n in self._n_requests.items() if n])
 
     def finish_step(self, turn: int) -> list[int]:
-        """Wait until the step is made; return whose episode ended with it."""
-        while self._busy[turn]:
-            self._hear()
+        """Wait for the step of one turn; return the indices of the environments whose episode ended with it."""
+        while self._n_unfinished[turn]:
+            self._receive_steps()
         ended, self._ended[turn] = sorted(self._ended[turn]), []
         return ended
 
     def finish_all(self) -> None:
-        """Wait until all steps are made that anybody has set out to; they still arrive in their turns."""
-        while any(self._busy):
-            self._hear()
+        """Wait for every step that has been started. :meth:`finish_step` is still to be called for each of them."""
+        while any(self._n_unfinished):
+            self._receive_steps()
 
-    def _hear(self) -> None:
-        for worker, made in self._answers():
-            turn = self._turn_of[worker.number, made.share]
-            self._busy[turn] -= 1
-            self._under_way[worker] -= 1
-            self._ended[turn] += made.ended
-            self._episodes += [(made.t, episode) for episode in made.episodes]
-        self._tell()
-
-    def _tell(self) -> None:
-        self._progress.busy = [(w.name, w.progress) for w, n in self._under_way.items() if n]
+    def _receive_steps(self) -> None:
+        for worker, result in self._receive():
+            turn = self._turn_of[worker.number, result.share]
+            self._n_unfinished[turn] -= 1
+            self._n_requests[worker] -= 1
+            self._ended[turn] += result.ended
+            self._episodes += [(result.t, episode) for episode in result.episodes]
+        self._progress.set_awaited([(w.name, w.progress) for w, n in self._n_requests.items() if n])
 
     def episodes(self) -> list[Episode]:
-        """Take the episodes that have ended since somebody last took them away, ordered by time and environment."""
+        """Return the episodes that ended since the last call, ordered by time and environment."""
         taken, self._episodes = self._episodes, []
         return [episode for _, episode in sorted(taken, key=lambda one: (one[0], one[1].env))]
 
     def kill(self) -> None:
-        """Give the workers up."""
+        """Abandon the workers."""
         for worker in list(self._workers):
             worker.kill()
 
     def close(self) -> list[str]:
-        """Tell the workers to close their environments and to end; kill those that do not."""
-        deadline = monotonic() + _PATIENCE
+        """Close the environments in the workers and end the workers; kill processes that do not end in time."""
+        deadline = monotonic() + _CLOSE_TIMEOUT
         for worker in self._workers:
-            worker.dismiss()
+            worker.request_end()
         return [complaint for worker in self._workers for complaint in worker.close(deadline)]
 
 
-def _inside(part: slice, whole: slice) -> bool:
+def _contains(whole: slice, part: slice) -> bool:
     return bool(whole.start <= part.start < whole.stop)
-
-
-def _named(parts: Sequence[slice]) -> str:
-    """Name the environments of some parts."""
-    spans = [f"{p.start}" if p.stop - p.start == 1 else f"{p.start} to {p.stop - 1}" for p in parts]
-    single = len(parts) == 1 and parts[0].stop - parts[0].start == 1
-    return f"environment{'' if single else 's'} {', '.join(spans)}"
-
-
-def shares(sources: Sequence[Any], seeds: Sequence[int], groups: Sequence[slice], n_workers: int) -> list[list[Share]]:
-    """Deal the environments out: for each worker its share of each group, so that all step each group together."""
-    found: list[list[Share]] = [[] for _ in range(n_workers)]
-    load = [0] * n_workers
-    for group in groups:
-        each, more = divmod(group.stop - group.start, n_workers)
-        lightest = sorted(range(n_workers), key=load.__getitem__)[:more]
-        start = group.start
-        for worker, shares in enumerate(found):
-            if n := each + (worker in lightest):
-                part = slice(start, start + n)
-                shares.append(Share(part, list(sources[part]), list(seeds[part])))
-                load[worker], start = load[worker] + n, part.stop
-    return found

@@ -1,119 +1,99 @@
-"""A team of worker processes: for environments that keep the interpreter lock."""
+"""A pool of worker processes, for environments that keep the interpreter lock. Must not import torch."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from time import monotonic
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cloudpickle
 import numpy as np
 
-from ..concurrency.child import Child, Listener
-from ..concurrency.exceptions import unpack
-from ..concurrency.link import Gone
+from ..concurrency.child import Listener
+from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
+from ..concurrency.service import DONE, ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..envs.info import Entries
 from ..envs.rows import Array, Episode
-from .pool import Made, Worker, WorkerPool
+from .pool import StepResult, Worker, WorkerPool
+from .shares import Share
 from .stepper import SlotViews, Step
-from .worker import COMMAND, DONE, FAILED, LAST, LENGTH, PoolMemory, Share, WorkerSpec, serve
+from .worker import PoolMemory, WorkerService, WorkerSpec, pack_step
 
 __all__ = ["ProcessPool"]
 
 
 class _ProcessWorker(Worker):
-    """A worker process. Factories are called in it; it writes into the slots, which it shares."""
+    """The collector's side of a worker process, which makes its environments and writes into the shared slots."""
 
     def __init__(
         self,
         number: int,
-        given: Sequence[Share],
+        shares: Sequence[Share],
         entries: Entries,
         n_workers: int,
         n_envs: int,
-        board: PoolMemory,
-        fd: int,
+        memory: PoolMemory,
+        memory_fd: int,
     ) -> None:
-        """Start the process, and share the board, which is the memory behind ``fd``."""
-        super().__init__(number, given, board.progress(number))
-        self._board = board
+        """Start the process, and share ``memory`` with it, whose file descriptor is ``memory_fd``."""
+        super().__init__(number, shares, memory.progress(number))
+        self._memory = memory
         self._slots: list[SlotViews] = []
-        self._under_way: deque[tuple[int, Step]] = deque()
+        self._requested: deque[tuple[int, Step]] = deque()
+        spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs)
         try:
-            self.child = Child(serve, WorkerSpec(number, self.shares, entries, n_workers, n_envs), name=self.name)
+            self.process = ServiceProcess(WorkerService, spec, name=self.name, memory_fd=memory_fd)
         except Exception as error:
-            self._blame_factories(error)
+            self._check_factories(error)
             raise
-        with self._blamed():
-            self.child.link.send(None, fd)
 
     def attach(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
-        """Let it get to know the slots, and write the very first row."""
+        """Request that the worker maps the slots and writes the very first row."""
         self._slots = list(slots)
-        with self._blamed():
-            self.child.link.send(slots[0].slab_layout, *fds)
+        self.process.request("attach", slots[0].slab_layout, fds=fds)
 
-    def go(self, share: int, step: Step) -> None:
-        """Wake it for a step."""
-        self._under_way.append((share, step))
-        with self._blamed():
-            self.child.link.write(COMMAND.pack(share, step.slot, step.final, step.sticky, step.t))
+    def start_step(self, share: int, step: Step) -> None:
+        """Request a step of one share."""
+        self._requested.append((share, step))
+        self.process.request_short(pack_step(share, step))
 
-    def answer(self) -> Any:
-        """Wait for its next answer; raise what it has raised, or RuntimeError if it has died."""
-        with self._blamed():
-            how, data = self._hear()
-        if how == FAILED:
-            raise unpack(data)
-        if how != DONE:
-            return pickle.loads(data)
-        return self._made(*self._under_way.popleft()) if self._under_way else None
+    def receive(self) -> Any:
+        """Wait for the next answer; raise what the worker raised, or RuntimeError if it has died."""
+        kind, value = self.process.receive()
+        if kind != DONE:
+            return value
+        return self._read_step(*self._requested.popleft()) if self._requested else None
 
-    def _made(self, share: int, step: Step) -> Made:
-        part, outcome, board = self.shares[share].columns, self._slots[step.slot].outcomes[step.t], self._board
+    def _read_step(self, share: int, step: Step) -> StepResult:
+        """Read the result of a step from shared memory."""
+        part, outcome, memory = self.shares[share].columns, self._slots[step.slot].outcomes[step.t], self._memory
         over = (outcome.terminated[part] | outcome.truncated[part]) & outcome.valid[part]
         ended = [part.start + int(j) for j in np.flatnonzero(over)]
-        return Made(share, step.t, ended, [Episode(j, float(board.ret[j]), int(board.length[j])) for j in ended])
-
-    def _hear(self) -> tuple[bytes, bytes]:
-        link = self.child.link
-        how = link.read(1)
-        return how, b"" if how == DONE else link.read(*LENGTH.unpack(link.read(LENGTH.size)))
+        episodes = [Episode(j, float(memory.ret[j]), int(memory.length[j])) for j in ended]
+        return StepResult(share, step.t, ended, episodes)
 
     def kill(self) -> None:
-        """Kill it."""
-        self.child.kill()
+        """Kill the process."""
+        self.process.kill()
 
-    def dismiss(self) -> None:
-        """Tell it to end."""
-        self.child.link.finish()
+    def request_end(self) -> None:
+        """Request that the worker closes its environments and ends."""
+        self.process.end_service()
 
     def close(self, deadline: float) -> list[str]:
-        """Wait for its end; kill it if that takes too long."""
-        complaints = self._last_words(deadline)
-        self.child.close()
+        """Wait for the worker's end; kill it at the deadline."""
+        complaints = self.process.receive_complaints(deadline)
+        if complaints is None:
+            self.process.kill()
+            complaints = [f"{self.name} has not closed its environments in time, and was killed."]
+        self.process.close()
         return complaints
 
-    def _last_words(self, deadline: float) -> list[str]:
-        """Wait for what it has to say in the end, behind answers that nobody has waited for."""
-        with suppress(Gone):
-            while self.child.speaks(deadline - monotonic()):
-                how, data = self._hear()
-                if how == LAST:
-                    words: list[str] = pickle.loads(data)
-                    return words
-            self.child.kill()
-            return [f"{self.name} has not closed its environments in time, and was killed."]
-        return []
-
-    def _blame_factories(self, error: Exception) -> None:
-        """If a factory is why the worker could not be told what to do, say which one."""
+    def _check_factories(self, error: Exception) -> None:
+        """Raise TypeError if a factory cannot be pickled, which is then why the process could not be started."""
         for share in self.shares:
             for j, source in enumerate(share.sources, share.columns.start):
                 try:
@@ -124,26 +104,19 @@ class _ProcessWorker(Worker):
                         "what it needs when it is called, or use `worker='thread'`."
                     ) from error
 
-    @contextmanager
-    def _blamed(self) -> Iterator[None]:
-        try:
-            yield
-        except Gone:
-            raise RuntimeError(f"{self.child.epitaph()}.") from None
-
 
 class ProcessPool(WorkerPool[_ProcessWorker]):
-    """A stepper of worker processes."""
+    """A stepper that has worker processes step the environments."""
 
     def __init__(
         self,
-        given: Sequence[Sequence[Share]],
+        shares_by_worker: Sequence[Sequence[Share]],
         entries: Entries,
         groups: Sequence[slice],
         progress: Progress,
-        hurry: list[Callable[[], None]],
+        gate: Gate,
     ) -> None:
-        """Start the processes, and wait until their environments are made and reset.
+        """Start the processes, and wait until they have made and reset their environments.
 
         Raises
         ------
@@ -152,52 +125,49 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         TypeError
             A factory cannot be sent to a process.
         RuntimeError
-            A worker has died; the message names it, and the signal.
+            A worker has died (the message names the worker and the signal), or the system is not POSIX.
         """
-        self._fds: list[int] = []
-        self._by_child: dict[Child, _ProcessWorker] = {}
-        self._listener = Listener()
-        super().__init__(given, entries, groups, progress, hurry)
+        self._slot_fds: list[int] = []
+        self._listener = Listener[_ProcessWorker]()
+        super().__init__(shares_by_worker, entries, groups, progress, gate)
 
-    def _started(self, given: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ProcessWorker]:
-        n_envs = self.n_envs
-        fd = new_memory(PoolMemory.size(len(given), n_envs))
+    def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ProcessWorker]:
+        n_workers, n_envs = len(shares_by_worker), self.n_envs
+        fd = new_memory(PoolMemory.size(n_workers, n_envs))
         try:
-            board = PoolMemory(map_memory(fd), len(given), n_envs)
-            for number, part in enumerate(given):
-                worker = _ProcessWorker(number, part, entries, len(given), n_envs, board, fd)
-                self._by_child[worker.child] = worker
-                self._listener.add(worker.child)
+            memory = PoolMemory(map_memory(fd), n_workers, n_envs)
+            for number, shares in enumerate(shares_by_worker):
+                worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, memory, fd)
+                self._listener.add(worker.process, worker)
                 yield worker
         finally:
             os.close(fd)
 
-    def _ask_in(self, slots: Sequence[SlotViews]) -> None:
+    def _request_attach(self, slots: Sequence[SlotViews]) -> None:
         for worker in self._workers:
-            worker.attach(slots, self._fds)
-        self._forget_fds()
+            worker.attach(slots, self._slot_fds)
+        self._close_fds()
 
-    def _answers(self) -> Sequence[tuple[_ProcessWorker, Any]]:
+    def _receive(self) -> Sequence[tuple[_ProcessWorker, Any]]:
         found = []
-        for child in self._listener.heard():
-            worker = self._by_child[child]
+        for worker in self._listener.wait():
             try:
-                found.append((worker, worker.answer()))
+                found.append((worker, worker.receive()))
             except BaseException:
-                self._blame(worker)
+                self._set_failed(worker)
                 raise
         return found
 
     def memory(self, size: int) -> Array:
-        """Make memory for a slot that the processes can share."""
-        self._fds.append(new_memory(size))
-        return map_memory(self._fds[-1])
+        """Allocate ``size`` bytes for a slot, shared with the processes."""
+        self._slot_fds.append(new_memory(size))
+        return map_memory(self._slot_fds[-1])
 
     def close(self) -> list[str]:
-        """Tell the workers to close their environments and to end; kill those that do not."""
-        self._forget_fds()
+        """Close the environments in the workers and end the workers; kill processes that do not end in time."""
+        self._close_fds()
         return super().close()
 
-    def _forget_fds(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
+    def _close_fds(self) -> None:
+        while self._slot_fds:
+            os.close(self._slot_fds.pop())

@@ -1,7 +1,4 @@
-"""Who steps the environments, and in which turns: what collecting needs to know of it, and the simplest case.
-
-Neither torch nor threads.
-"""
+"""The interface of steppers, which step the environments for a collector. Must import neither torch nor threads."""
 
 from __future__ import annotations
 
@@ -15,23 +12,26 @@ __all__ = ["Stepper", "SlotViews", "Step"]
 
 
 class Step(NamedTuple):
-    """Which step is to be made: where its rows are, and how."""
+    """A step of the environments: from row ``t`` of a slot to row ``t + 1``."""
 
     slot: int
+    """The number of the slot."""
     t: int
     final: bool
+    """Whether the true last observations are to be written into the slot's ``last_row``."""
     sticky: bool
+    """Whether an environment whose episode ends stands still for the rest of the fragment."""
 
 
 class Stepper(Protocol):
-    """Whoever steps the environments for a collector, group by group: at once, or while others are inferred.
+    """Steps the environments for a collector, one turn of groups after the other.
 
     Attributes
     ----------
     obs, act : nested :class:`~rlplay.engine.envs.spaces.Field`
-        What one observation, and one action, looks like.
+        The shape and dtype of one observation and of one action.
     turns : list of lists of int
-        Which groups go together: all of a turn are inferred, then all of them step.
+        The groups of each turn. The actor reacts for all groups of a turn, then all of them step together.
     """
 
     obs: Nested
@@ -43,35 +43,35 @@ class Stepper(Protocol):
         """The number of environments, ``B``."""
 
     def memory(self, size: int) -> Array | None:
-        """Make memory for a slot, if it cannot be just any."""
+        """Allocate ``size`` bytes for a slot; return None if the caller may use any memory."""
 
     def attach(self, slots: Sequence[SlotViews]) -> None:
-        """Get to know the slots, and write the very first row of the first."""
+        """Register the slots, and write the very first row into the first slot."""
 
     def release(self) -> None:
-        """Let environments go on that stood still for the rest of a fragment."""
+        """Begin a fragment: environments that stood still for the rest of the last fragment go on."""
 
     def start_step(self, turn: int, step: Step) -> None:
-        """Set out to make a step: row ``t`` is complete, and the actions are in row ``t + 1``."""
+        """Start a step of one turn. Row ``t`` must be complete, and the actions must be in row ``t + 1``."""
 
     def finish_step(self, turn: int) -> list[int]:
-        """Wait until the step is made; return whose episode ended with it."""
+        """Wait for the step of one turn; return the indices of the environments whose episode ended with it."""
 
     def finish_all(self) -> None:
-        """Wait until all steps are made that anybody has set out to; they still arrive in their turns."""
+        """Wait for every step that has been started. :meth:`finish_step` is still to be called for each of them."""
 
     def episodes(self) -> list[Episode]:
-        """Take the episodes that have ended since somebody last took them away, ordered by time and environment."""
+        """Return the episodes that ended since the last call, ordered by time and environment."""
 
     def kill(self) -> None:
-        """Give up whatever is under way, if that can be done. Called from another thread."""
+        """Abandon the steps under way, where that is possible. Called from another thread."""
 
     def close(self) -> list[str]:
-        """End: close what was made for this feed; return what went wrong with it."""
+        """Close the environments that were made for this feed; return what went wrong in closing them."""
 
 
 class SlotViews(Protocol):
-    """What a stepper sees of a slot."""
+    """The numpy views of a slot that a stepper uses."""
 
     rows: list[StateRow]
     outcomes: list[OutcomeRow]

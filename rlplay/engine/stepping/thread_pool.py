@@ -1,4 +1,4 @@
-"""A team of worker threads: for environments that let go of the interpreter lock."""
+"""A pool of worker threads, for environments that release the interpreter lock. Must not import torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..envs.dialects import is_factory
 from ..envs.info import Entries
-from .pool import Made, Worker, WorkerPool
+from .pool import StepResult, Worker, WorkerPool
+from .shares import Share, ShareStepper, close_shares, open_shares
 from .stepper import SlotViews, Step
-from .worker import Share, ShareStepper, views_of
+from .worker import EnvironmentSpec
 
 __all__ = ["ThreadPool"]
 
@@ -22,37 +23,37 @@ Task: TypeAlias = Callable[[list[ShareStepper]], Any]
 
 
 class _ThreadWorker(Worker):
-    """A worker thread. Factories are called in it; instances stay the caller's."""
+    """The collector's side of a worker thread. The thread calls factories; instances stay the caller's."""
 
     def __init__(
-        self, number: int, given: Sequence[Share], entries: Entries, answers: Channel[tuple[int, Any]]
+        self, number: int, shares: Sequence[Share], entries: Entries, answers: Channel[tuple[int, Any]]
     ) -> None:
-        """Start the thread."""
-        super().__init__(number, given, Progress())
+        """Start the thread. It sends its answers, each with its number, to ``answers``."""
+        super().__init__(number, shares, Progress())
         self._tasks: Channel[Task] = Channel(reentrant=True)
         self._complaints: list[str] = []
         args = number, self.shares, entries, self.progress, self._tasks, answers, self._complaints
         self.thread = threading.Thread(target=_work, args=args, name=f"rlplay-worker-{number}", daemon=True)
         self.thread.start()
 
-    def ask(self, task: Task) -> None:
-        """Let it do something with its shares, and answer what comes of it."""
+    def request(self, task: Task) -> None:
+        """Have the thread call ``task`` with its shares, and send what the task returns."""
         self._tasks.put(task)
 
-    def go(self, share: int, step: Step) -> None:
-        """Wake it for a step."""
-        self.ask(lambda kept: Made(share, step.t, *kept[share].step(step)))
+    def start_step(self, share: int, step: Step) -> None:
+        """Request a step of one share."""
+        self._tasks.put(lambda shares: StepResult(share, step.t, *shares[share].step(step)))
 
     def kill(self) -> None:
-        """Leave it alone: a thread cannot be killed, and ends by itself once its step returns."""
+        """Have the thread end once its step returns: a thread cannot be killed."""
         self._tasks.close()
 
-    def dismiss(self) -> None:
-        """Tell it to end."""
+    def request_end(self) -> None:
+        """Request that the thread closes its environments and ends."""
         self._tasks.close()
 
     def close(self, deadline: float) -> list[str]:
-        """Wait for its end."""
+        """Wait for the thread's end until the deadline; return what went wrong."""
         self.thread.join(max(0.0, deadline - monotonic()))
         if self.thread.is_alive():
             return [f"{self.name} has not ended, and is left behind: {self.progress}. A thread cannot be killed."]
@@ -62,86 +63,83 @@ class _ThreadWorker(Worker):
 
 def _work(
     number: int,
-    given: Sequence[Share],
+    shares: Sequence[Share],
     entries: Entries,
     progress: Progress,
     tasks: Channel[Task],
     answers: Channel[tuple[int, Any]],
     complaints: list[str],
 ) -> None:
-    """Live the whole life of a worker thread."""
-    kept: list[ShareStepper] = []
-
-    def make() -> Any:
-        kept.extend(ShareStepper(share, entries, progress) for share in given)
-        return [one.environment_spec for one in kept]
-
+    """Run a worker thread: make the environments, carry out tasks until closed, close the environments."""
+    steppers: list[ShareStepper] = []
     try:
-        answers.put((number, make()))
+        steppers += open_shares(shares, entries, progress)
+        made = [stepper.environments for stepper in steppers]
+        answers.put((number, [EnvironmentSpec(one.obs, one.act, one.spaces) for one in made]))
         while True:
-            answers.put((number, tasks.get()(kept)))
+            answers.put((number, tasks.get()(steppers)))
     except Closed:
         pass
-    except BaseException as error:  # even SystemExit: it is the consumer who is to hear of it
+    except BaseException as error:  # SystemExit too: the consumer has to receive it
         answers.put((number, Failure(error)))
     finally:
-        complaints += [complaint for one in kept for complaint in one.environments.close()]
+        complaints += close_shares(steppers)
 
 
 class ThreadPool(WorkerPool[_ThreadWorker]):
-    """A stepper of worker threads, which share one way for their answers."""
+    """A stepper that has worker threads step the environments; one channel brings the answers of all of them."""
 
     def __init__(
         self,
-        given: Sequence[Sequence[Share]],
+        shares_by_worker: Sequence[Sequence[Share]],
         entries: Entries,
         groups: Sequence[slice],
         progress: Progress,
         gate: Gate,
     ) -> None:
-        """Start the threads, and wait until their environments are made and reset.
+        """Start the threads, and wait until they have made and reset their environments.
 
         Raises
         ------
         ValueError
             The environments of different workers have different spaces, or one of them is there twice.
         """
-        sources = [source for part in given for share in part for source in share.sources]
+        sources = [source for shares in shares_by_worker for share in shares for source in share.sources]
         instances = [id(source) for source in sources if not is_factory(source)]
         if len(set(instances)) < len(instances):
             raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
-        self._answered: Channel[tuple[int, Any]] = Channel(reentrant=True)
+        self._answers: Channel[tuple[int, Any]] = Channel(reentrant=True)
         self._gate = gate
-        super().__init__(given, entries, groups, progress, gate.hurry)
+        super().__init__(shares_by_worker, entries, groups, progress, gate)
 
-    def _started(self, given: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ThreadWorker]:
-        for number, part in enumerate(given):
-            worker = _ThreadWorker(number, part, entries, self._answered)
-            self._gate.insiders.append(worker.thread)
+    def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ThreadWorker]:
+        for number, shares in enumerate(shares_by_worker):
+            worker = _ThreadWorker(number, shares, entries, self._answers)
+            self._gate.add_thread(worker.thread)
             yield worker
 
-    def _ask_in(self, slots: Sequence[SlotViews]) -> None:
-        views = [views_of(slot) for slot in slots]
+    def _request_attach(self, slots: Sequence[SlotViews]) -> None:
+        views = [(slot.rows, slot.outcomes, slot.last_row) for slot in slots]
 
-        def attach(kept: list[ShareStepper]) -> None:
-            for one in kept:
-                one.attach(views)
+        def attach(steppers: list[ShareStepper]) -> None:
+            for stepper in steppers:
+                stepper.attach(views)
 
         for worker in self._workers:
-            worker.ask(attach)
+            worker.request(attach)
 
-    def _answers(self) -> Sequence[tuple[_ThreadWorker, Any]]:
-        number, answer = self._answered.get()
+    def _receive(self) -> Sequence[tuple[_ThreadWorker, Any]]:
+        number, answer = self._answers.get()
         worker = self._workers[number]
         if isinstance(answer, Failure):
-            self._blame(worker)
+            self._set_failed(worker)
             try:
                 raise answer.error
             finally:
-                del answer  # else the traceback would hold this frame, and this frame the traceback
+                del answer  # breaks the reference cycle between this frame and the traceback
         return [(worker, answer)]
 
     def kill(self) -> None:
-        """Wake whoever waits for the threads; they end by themselves."""
-        self._answered.close()
+        """Wake the thread that waits for the workers; the workers end by themselves."""
+        self._answers.close()
         super().kill()

@@ -192,7 +192,7 @@ def test_a_script_ends_although_an_environment_never_returns_from_its_step():
     script = """
         from rlplay.engine.feed import driver
 
-        driver._PATIENCE = 0.2
+        driver.Driver.stop_timeout = 0.2
         never, there = threading.Event(), threading.Event()
 
         def block():

@@ -43,7 +43,7 @@ def ahead(request):
 @pytest.fixture
 def impatient(monkeypatch):
     """Closing does not wait long for a step that is under way."""
-    monkeypatch.setattr(driver, "_PATIENCE", 0.05)
+    monkeypatch.setattr(driver.Driver, "stop_timeout", 0.05)
 
 
 class InThread(threading.Thread):

@@ -118,13 +118,13 @@ def test_a_clock_charges_every_moment_once_whether_anybody_listens_or_not(turns,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock_module, "perf_counter", lambda: now)
         clock = Clock()
-        clock.listen(log if listening else None)
+        clock.log_to(log if listening else None)
         expected = dict.fromkeys(range(len(KINDS)), 0)
         for k, (kind, lasting) in enumerate(turns):
-            clock.turn_to(kind)
+            clock.switch_to(kind)
             now += lasting
             expected[kind] += lasting if k < len(turns) - 1 else 0
-        clock.turn_to((turns[-1][0] + 1) % len(KINDS))
+        clock.switch_to((turns[-1][0] + 1) % len(KINDS))
         expected[turns[-1][0]] += turns[-1][1]
     assert clock.seconds == list(expected.values())
     if listening:
@@ -137,19 +137,19 @@ def test_a_clock_charges_every_moment_once_whether_anybody_listens_or_not(turns,
 @given(st.lists(st.integers(0, 9)))
 def test_spans_come_through_shared_memory_in_order_or_are_known_to_be_lost(bursts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SharedProgress, "_ROOM", 5)
+        patch.setattr(SharedProgress, "_CAPACITY", 5)
         memory = np.zeros(SharedProgress.SIZE, np.uint8)
         there, here, log, sent, lost = SharedProgress(memory), SharedProgress(memory), [], [], 0
         there.append((STEPPING, -1.0, 0.0))  # before anybody listened
         assert there.log is None
-        here.listen(log)
+        here.log_to(log)
         for k, n in enumerate(bursts):
             burst = [(i % len(KINDS), float(k), i + 0.5) for i in range(n)]
             for span in burst:
                 there.log.append(span)
             lost += here.drain()
             sent += burst[-5:]
-        here.listen(None)
+        here.log_to(None)
         assert there.log is None
     assert log == sent
     assert lost == sum(max(0, n - 5) for n in bursts)
@@ -157,7 +157,7 @@ def test_spans_come_through_shared_memory_in_order_or_are_known_to_be_lost(burst
 
 def test_what_others_collected_is_divided_as_they_have_divided_theirs():
     progress, parts = Progress(), [Progress(), Progress()]
-    progress.parts = [("", part) for part in parts]
+    progress.set_parts([("", part) for part in parts])
     progress.seconds[COLLECTING], progress.seconds[WAITING] = 8.0, 3.0
     for part in parts:
         part.seconds[STEPPING], part.seconds[INFERENCE], part.seconds[WAITING] = 3.0, 1.0, 9.0
@@ -382,7 +382,8 @@ def test_one_trace_after_the_other_and_a_file_that_cannot_be_written(tmp_path):
             with feed.trace() as recorded:
                 train(feed)
             assert len(of(lanes_of(recorded.events)["learner"], "waiting")) == N
-        assert feed._progress.log is feed._clock.log is feed._progress.gather is None
+        assert feed._progress.log is feed._clock.log is None
+        assert not feed._progress.traced
 
 
 def test_lost_spans_are_said(monkeypatch):

@@ -26,7 +26,7 @@ B = 2  # as `is_fragment` has it
 @pytest.fixture
 def impatient(monkeypatch):
     """Closing does not wait long for a step that is under way."""
-    monkeypatch.setattr(driver, "_PATIENCE", 0.2)
+    monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
 
 
 class Stop:

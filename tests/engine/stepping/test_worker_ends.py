@@ -198,7 +198,7 @@ class Actor(BaseActorModule):
 
 THEN, HANGS = sys.argv[1], int(sys.argv[2].rstrip("!"))
 LOCKS = sys.argv[2].endswith("!")  # holds the interpreter lock meanwhile
-driver._PATIENCE = pool._PATIENCE = 0.3
+driver.Driver.stop_timeout = pool._CLOSE_TIMEOUT = 0.3
 feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, info={"pid": np.int64})
 print("workers", *next(feed).env.info["pid"][0].tolist(), flush=True)
 exec(THEN)

@@ -1,0 +1,152 @@
+"""Runs the collector in a background thread. Must not import torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..collector.messages import Collecting, Delivery, Token
+from ..concurrency.channel import Channel, Closed, Failure, TimedOut
+from ..concurrency.exceptions import add_note
+from ..concurrency.gate import Gate
+from ..concurrency.progress import Progress, note_progress
+from ..concurrency.watchdog import Watchdog
+from .driver import Driver
+
+__all__ = ["Background"]
+
+
+class Background(Driver):
+    """Collects fragments in a background thread, as many in advance as there are tokens."""
+
+    def __init__(
+        self, make: Callable[[Gate], Collecting], progress: Progress, *, timeout: float, start_timeout: float
+    ) -> None:
+        """Start the thread, which makes the collector, and wait for the collector.
+
+        Raises
+        ------
+        TimeoutError
+            If that takes more than ``start_timeout`` seconds.
+        """
+        super().__init__(progress, timeout)
+        self._complaints: list[str] = []
+        self._tokens: Channel[Token] = Channel(reentrant=True)
+        self._deliveries: Channel[Delivery] = Channel()
+        made: Channel[Collecting] = Channel()
+        self._thread = threading.Thread(
+            target=_work,
+            args=(make, made, self._tokens, self._deliveries, self._gate, progress, self._complaints),
+            name="rlplay-collector",
+            daemon=True,  # the interpreter would wait for another thread before it calls its exit handlers
+        )
+        self._gate.add_thread(self._thread)
+        self._thread.start()
+        try:
+            self.collector = made.get(start_timeout)
+        except TimedOut:
+            self._give_up()
+            raise TimeoutError(f"the collector has not started within {start_timeout:g} s: {progress}.") from None
+        except BaseException as error:
+            for complaint in self.stop():
+                add_note(error, complaint)
+            raise
+
+    def give(self, token: Token) -> None:
+        """Send the token to the thread."""
+        self._tokens.put(token)
+
+    def take(self) -> Delivery:
+        """Wait for the next delivery, for as long as there is progress.
+
+        Raises
+        ------
+        TimeoutError
+            If there is no progress for ``timeout`` seconds, although the collector is not paused.
+        """
+        watchdog = Watchdog(self._progress, self._timeout, lambda: str(self._progress))
+        while True:
+            try:
+                return self._deliveries.get(watchdog.interval)
+            except TimedOut:
+                try:
+                    watchdog.check(paused=self._gate.shut)
+                except TimeoutError as error:
+                    self._give_up()
+                    raise TimeoutError(f"{error} If a step may take so long, raise `timeout`.") from None
+
+    def wake(self) -> None:
+        """Wake a consumer that waits."""
+        self._deliveries.close()
+
+    def why_take_would_hang(self) -> str | None:
+        """Return why :meth:`take` would wait for ever in the calling thread; None if it would not."""
+        if self._gate.is_inside():
+            return "next() was called by one of the feed's own environments, or by its actor."
+        return super().why_take_would_hang()
+
+    def _give_up(self) -> None:
+        """Request that the collector ends, without waiting for it: it may be stuck."""
+        self.stalled = True
+        self._request_end()
+        self._gate.give_up()
+
+    def _request_end(self) -> None:
+        self._gate.close()
+        self._tokens.close()
+
+    def stop(self) -> list[str]:
+        """Have the thread end before its next step, and wait for its end, though not for long."""
+        self._request_end()
+        if self._gate.is_inside():
+            return []  # called by an environment, or by a finalizer that runs in such a thread: it cannot be waited for
+        self._thread.join(0 if self.stalled and self._gate.can_give_up else self.stop_timeout)
+        if self._thread.is_alive():
+            self._gate.give_up()
+            self._thread.join(self.stop_timeout)
+        if self._thread.is_alive():
+            return [self._left_behind()]
+        self.ended = True
+        # the collector has waited for all copies, so memory that never reached the consumer can be released
+        self._tokens.drain()
+        self._deliveries.drain()
+        complaints, self._complaints = self._complaints, []
+        return complaints
+
+
+def _work(
+    make: Callable[[Gate], Collecting],
+    made: Channel[Collecting],
+    tokens: Channel[Token],
+    deliveries: Channel[Delivery],
+    gate: Gate,
+    progress: Progress,
+    complaints: list[str],
+) -> None:
+    """Run the collector's thread: make the collector, collect a fragment for each token until closed, close it.
+
+    The thread holds no reference to the feed, so a feed that the user has dropped is garbage-collected and closed.
+    """
+    collector: Collecting | None = None
+    try:
+        with note_progress(progress):
+            collector = make(gate)
+        made.put(collector)
+        progress.doing = "waiting for the learner"  # without starting its clock, which runs from the first fragment on
+        while True:
+            token = tokens.get()
+            gate.enter()
+            with note_progress(progress):
+                delivery = collector.serve(token)
+            gate.leave()
+            progress.finish_fragment()
+            deliveries.put(delivery)
+            del token, delivery  # else this frame would keep the consumer's memory alive
+    except Closed:
+        pass
+    except BaseException as error:  # SystemExit too: the consumer has to receive it
+        (made if collector is None else deliveries).put(Failure(error))
+    finally:
+        gate.leave()
+        if collector is not None:
+            complaints += collector.close()

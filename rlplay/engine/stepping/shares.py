@@ -1,0 +1,141 @@
+"""Shares: the environments that one worker keeps of one group. Must import neither torch nor threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..concurrency.exceptions import add_note
+from ..concurrency.progress import Progress
+from ..envs.environment_list import EnvironmentList
+from ..envs.info import Entries
+from ..envs.rows import Episode, OutcomeRow, StateRow
+from ..envs.spaces import equal_spaces
+from .stepper import Step
+
+__all__ = [
+    "Share",
+    "ShareStepper",
+    "check_equal_spaces",
+    "close_shares",
+    "name_environments",
+    "open_shares",
+    "split_into_shares",
+]
+
+
+class Share(NamedTuple):
+    """Consecutive environments of one group that one worker steps together."""
+
+    columns: slice
+    """Their columns among all environments of the feed."""
+    sources: Sequence[Any]
+    """Environments or factories."""
+    seeds: Sequence[int]
+
+
+class ShareStepper:
+    """Steps the environments of a share, in the worker.
+
+    Attributes
+    ----------
+    environments : EnvironmentList
+        Made and reset by the constructor.
+    """
+
+    def __init__(self, share: Share, entries: Entries, progress: Progress) -> None:
+        self._columns = share.columns
+        self.environments = EnvironmentList(share.sources, share.seeds, entries, progress, first=share.columns.start)
+        self._progress = progress
+        self._slots: list[tuple[list[StateRow], list[OutcomeRow], StateRow]] = []
+
+    def attach(self, slots: Sequence[tuple[list[StateRow], list[OutcomeRow], StateRow]]) -> None:
+        """Register the slots (rows, outcomes, last row), and write this share's part of the very first row."""
+        part = self._columns
+        for rows, outcomes, last in slots:
+            views = [row.part(part) for row in rows], [outcome.part(part) for outcome in outcomes], last.part(part)
+            self._slots.append(views)
+        self.environments.begin(self._slots[0][0][0])
+
+    def step(self, step: Step) -> tuple[list[int], list[Episode]]:
+        """Make a step; return the indices of the environments whose episode ended with it, and these episodes."""
+        rows, outcomes, last = self._slots[step.slot]
+        if not step.t:
+            self.environments.release()
+        self._progress.row = step.t
+        self._progress.begin("env.step")
+        now, then = rows[step.t : step.t + 2]
+        ended = self.environments.step(now, then, outcomes[step.t], last if step.final else None, sticky=step.sticky)
+        episodes, self.environments.episodes = self.environments.episodes, []
+        self._progress.begin("waiting for the next step")
+        return [self._columns.start + j for j in ended], episodes
+
+
+def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -> list[ShareStepper]:
+    """Make and reset the environments of some shares; if that fails, close those that have been made."""
+    steppers: list[ShareStepper] = []
+    try:
+        for share in shares:
+            steppers.append(ShareStepper(share, entries, progress))
+    except BaseException as error:
+        for complaint in close_shares(steppers):
+            add_note(error, complaint)
+        raise
+    return steppers
+
+
+def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
+    """Close the environments of some shares; return what went wrong."""
+    return [complaint for stepper in steppers for complaint in stepper.environments.close()]
+
+
+def split_into_shares(
+    sources: Sequence[Any], seeds: Sequence[int], groups: Sequence[slice], n_workers: int
+) -> list[list[Share]]:
+    """Split each group among the workers, as evenly as possible; return the shares of each worker.
+
+    The remainder of a group goes to the workers that keep the fewest environments so far.
+    """
+    shares_by_worker: list[list[Share]] = [[] for _ in range(n_workers)]
+    load = [0] * n_workers
+    for group in groups:
+        each, remainder = divmod(group.stop - group.start, n_workers)
+        lightest = sorted(range(n_workers), key=load.__getitem__)[:remainder]
+        start = group.start
+        for worker, shares in enumerate(shares_by_worker):
+            if n := each + (worker in lightest):
+                columns = slice(start, start + n)
+                shares.append(Share(columns, list(sources[columns]), list(seeds[columns])))
+                load[worker], start = load[worker] + n, columns.stop
+    return shares_by_worker
+
+
+def check_equal_spaces(firsts: Sequence[int], spaces: Sequence[tuple[Any, Any]]) -> None:
+    """Check that environments which were made apart have equal spaces.
+
+    Parameters
+    ----------
+    firsts : sequence of int
+        For each part, the index of its first environment.
+    spaces : sequence of tuples
+        For each part, the observation space and the action space of its environments.
+
+    Raises
+    ------
+    ValueError
+        If the spaces of a part differ from those of the first part.
+    """
+    for first, others in zip(firsts, spaces, strict=True):
+        for name, expected, found in zip(("observation_space", "action_space"), spaces[0], others, strict=True):
+            if not equal_spaces(expected, found):
+                raise ValueError(
+                    f"environments of one feed must have equal spaces: environment {first} has the {name} {found}, "
+                    f"environment 0 has {expected}."
+                )
+
+
+def name_environments(parts: Sequence[slice]) -> str:
+    """Return a name for the environments of some parts, such as ``environments 0 to 1, 4``."""
+    spans = [f"{p.start}" if p.stop - p.start == 1 else f"{p.start} to {p.stop - 1}" for p in parts]
+    single = len(parts) == 1 and parts[0].stop - parts[0].start == 1
+    return f"environment{'' if single else 's'} {', '.join(spans)}"
