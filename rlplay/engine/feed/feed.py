@@ -1,6 +1,6 @@
 """The feed: the iterator over fragments that users hold. It is the consumer's side of a rollout.
 
-:mod:`rlplay.engine.collector.collector` describes the exchange of tokens and deliveries. This module neither steps
+``rlplay.engine.collector.collector`` describes the exchange of tokens and deliveries. This module neither steps
 environments nor runs the actor.
 """
 
@@ -175,13 +175,13 @@ class Feed(Iterator[Fragment]):
         Delivered fragments stay valid. An environment that does not return from its step within a few seconds is left
         behind, with a RuntimeWarning that names it.
         """
-        self._close(stacklevel=3)
+        self._close()
 
-    def _close(self, stacklevel: int) -> None:
+    def _close(self) -> None:
         self._closed = True
         self._driver.wake()
         for complaint in self._stop_driver():
-            warnings.warn(complaint, RuntimeWarning, stacklevel=stacklevel)
+            warnings.warn(complaint, RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> Feed:
         return self
@@ -189,7 +189,7 @@ class Feed(Iterator[Fragment]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close(stacklevel=3)
+        self._close()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
