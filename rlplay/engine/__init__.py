@@ -1,4 +1,4 @@
-"""The collection engine: the actor's contract and the nouns that a training loop meets."""
+"""The collection engine. From here users import the base class of actors, and the types that a feed returns."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["BaseActorModule", "Episode", "Final", "Fragment", "Outcome", "State"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the nouns when they are asked for: a process that only steps environments has no need of torch."""
+    """Import :mod:`rlplay.engine.core` on first use, so that a process that only steps environments loads no torch."""
     if name in __all__:
         from . import core
 

@@ -21,8 +21,8 @@ from ..envs.info import Entries
 from ..envs.make import list_sources, make_environments
 from ..envs.protocol import Environments
 from ..envs.rows import Array
-from ..feed.build import claim
 from ..feed.options import at_least, home_of, seed_of
+from ..feed.serving import claim
 from ..memory.cuda import lane_between
 from ..memory.lane import Place
 from ..memory.layout import fields_to_leaves, state_layout

@@ -1,1 +1,1 @@
-"""The feed: the iterator that users hold, its driver, and how it is built."""
+"""The feed: the iterator that users hold, with its options, its driver, its construction, and its statistics."""

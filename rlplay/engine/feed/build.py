@@ -1,13 +1,12 @@
-"""From the arguments of a ``rollout`` to a feed: everything that can be wrong is found here, at the call.
+"""Builds a feed from the arguments of a ``rollout``: environments, behaviour copy, collector and driver.
 
-Also keeps the book of which environments serve which feed.
+Everything that can be wrong with the arguments is found here, before the call returns.
 """
 
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,9 +22,8 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_factory, is_vector
+from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
-from ..envs.info import Entries
 from ..envs.make import list_sources, seeds_of
 from ..envs.protocol import Environments
 from ..envs.vector_environment import VectorEnvironment
@@ -41,168 +39,129 @@ from ..stepping.thread_pool import ThreadPool
 from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
-from .options import Device, Info, at_least, home_of, seed_of
+from .options import Options, home_of, plan_for, plan_for_processes
+from .serving import claim, register
 
-__all__ = ["claim", "open_feed", "open_remote"]
-
-_serving: weakref.WeakValueDictionary[int, Feed] = weakref.WeakValueDictionary()
-"""The feed that an environment serves, by the environment's id (which stays its own while the feed holds it)."""
+__all__ = ["open_feed", "open_remote"]
 
 
 def open_feed(
     envs: Any,
     actor: BaseActorModule,
+    options: Options,
     *,
-    n_steps: int,
-    sticky: bool,
-    device: Device,
-    actor_device: torch.device | str | None,
-    lag: int,
-    groups: int,
-    seed: int | None,
-    final: bool,
-    info: Info,
-    compile: bool,
-    workers: int = 0,
-    worker: str = "process",
-    environments: Callable[..., Environments] = EnvironmentList,
-    background: Mapping[str, float] | None,
+    make_list: Callable[..., Environments] = EnvironmentList,
 ) -> Feed:
-    """Check everything, reset the environments once, copy the actor, let it react once: and nothing more.
+    """Build a feed whose collector runs in this process.
 
-    ``environments`` makes those of a list, in the collector's own thread. ``background`` has the timeouts of a thread
-    to collect in; None is for collecting in the caller's own.
-    """
-    at_least("n_steps", n_steps, 1)
-    at_least("lag", lag, 0)
-    at_least("groups", groups, 1)
-    sources = list_sources(envs)
-    n_envs = int(envs.num_envs) if is_vector(envs) else len(sources)
-    if groups > n_envs:
-        raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {groups}.")
-    _check_workers(workers, worker, envs, sources)
-    plan = Plan(n_steps, split(n_envs, groups), seed_of(seed), sticky, final, Entries(info))
-    if sticky and is_vector(envs):
-        raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
-    lane = lane_between(device, actor_device, home_of(actor))
-    with torch.inference_mode(False):  # what is made here will be written to
-        behaviour = make_behaviour(
-            actor,
-            lane,
-            compile=compile,
-            snapshot_in_place=background is None and lag == 0 and not lane.asynchronous,
-        )
-        claim(sources, stacklevel=4)
-        progress = Progress()
-        stage: Callable[[Gate], Stepper]
-        if is_vector(envs):
-            stage = partial(_alone, partial(VectorEnvironment, envs, final=final), n_envs, plan, progress)
-        elif workers:
-            stage = partial(_team, sources, workers, worker, plan, progress)
-        else:
-            stage = partial(_alone, partial(environments, sources), n_envs, plan, progress)
-        collector = partial(_collector, stage, behaviour, lane, plan, progress)
-        make = partial(_prepared, collector, TorchContext.here(lane.actor_device))
-        driver: Driver
-        driver = Inline(make, progress) if background is None else Background(make, progress, **background)
-    _warn(driver.collector)
-    feed = Feed(driver, actor, lane, lag, progress)
-    for source in sources:
-        if not is_factory(source):
-            _serving[id(source)] = feed
-    return feed
+    Checks the arguments, resets each environment once, copies the actor and makes one virtual step with the copy.
+    Nothing is collected before the first ``next()``.
 
-
-def open_remote(
-    factory: Callable[..., Any],
-    actor: BaseActorModule,
-    *,
-    n_steps: int,
-    n_actors: int,
-    n_per_actor: int,
-    n_per_batch: int,
-    sticky: bool,
-    device: Device,
-    actor_device: torch.device | str | None,
-    lag: int,
-    seed: int | None,
-    final: bool,
-    info: Info,
-    compile: bool,
-    start_method: str | None,
-    threads: int,
-    background: Mapping[str, float],
-) -> Feed:
-    """Do what :func:`open_feed` does, for collectors in processes of their own, one for each group."""
-    for name, value, least in (
-        ("n_steps", n_steps, 1),
-        ("n_actors", n_actors, 1),
-        ("n_per_actor", n_per_actor, 1),
-        ("n_per_batch", n_per_batch, 1),
-        ("lag", lag, 0),
-        ("threads", threads, 1),
-    ):
-        at_least(name, value, least)
-    if n_per_batch > n_actors:
-        raise ValueError(f"`n_per_batch` must be at most `n_actors`, {n_actors}, got {n_per_batch}.")
-    if start_method not in (None, "spawn"):
-        raise ValueError(
-            f"`start_method` must be 'spawn' or None, got {start_method!r}: processes are fresh interpreters, since a "
-            f"fork would copy threads, locks and CUDA halfway. (The caller's script is not run again in them.)"
-        )
-    if not is_factory(factory):
-        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
-    seed, entries = seed_of(seed), Entries(info)
-    lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
-    there = parse_device("cpu" if actor_device is None else actor_device, "actor_device")
-    with torch.inference_mode(False):  # what is made here will be written to
-        behaviour = Behaviour(actor, lane)
-        seeds = seeds_of(seed, n_actors * n_per_actor)
-        specs = []
-        for number, columns in enumerate(split(n_actors * n_per_actor, n_actors)):
-            plan = Plan(n_steps, [slice(0, n_per_actor)], seed, sticky, final, entries, first=number)
-            sources = [factory] * n_per_actor
-            specs.append(
-                CollectorSpec(sources, seeds[columns], columns, behaviour.module, str(there), plan, threads, compile)
-            )
-        progress = Progress()
-        collector = partial(RemoteCollector, specs, n_per_batch, behaviour, lane, plan, progress)
-        driver = Background(partial(_prepared, collector, TorchContext.here(there)), progress, **background)
-    _warn(driver.collector)
-    return Feed(driver, actor, lane, lag, progress)
-
-
-def _warn(collector: Collecting) -> None:
-    """Say at the user's line what the actor makes slower than it need be."""
-    for warning in collector.warnings:
-        warnings.warn(warning, RuntimeWarning, stacklevel=4)
-
-
-def _check_workers(workers: int, worker: str, envs: Any, sources: Sequence[Any]) -> None:
-    """See that there can be so many workers of this kind.
+    Parameters
+    ----------
+    envs, actor
+        As in :func:`rlplay.engine.rollout.threaded.rollout`.
+    options : Options
+        ``options.background`` chooses between the caller's thread and a background thread.
+    make_list : callable
+        Makes the environments of a list, if there are no workers. Takes the first four arguments of
+        :class:`~rlplay.engine.envs.environment_list.EnvironmentList`, and is called in the collector's thread.
 
     Raises
     ------
-    TypeError, ValueError
-        If not.
+    TypeError, ValueError, TimeoutError
+        As in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
-    at_least("workers", workers, 0)
-    if worker not in ("process", "thread"):
-        raise ValueError(f"`worker` must be 'process' or 'thread', got {worker!r}.")
-    if workers and is_vector(envs):
-        raise ValueError("`workers` are for a list of environments: a vector environment steps its parts by itself.")
-    if workers > len(sources):
-        raise ValueError(f"`workers` must be at most the number of environments, {len(sources)}, got {workers}.")
-    instances = [j for j, source in enumerate(sources) if not is_factory(source)]
-    if workers and worker == "process" and instances:
-        raise TypeError(
-            f"worker processes make their own environments: `envs[{instances[0]}]` is an instance; pass factories "
-            "instead, such as `[lambda: gym.make(name)] * n`, or use `worker='thread'`."
+    sources = list_sources(envs)
+    plan = plan_for(options, sources)
+    lane = lane_between(options.device, options.actor_device, home_of(actor))
+    with torch.inference_mode(False):  # the tensors made here are written to later
+        in_place = not options.background and options.lag == 0 and not lane.asynchronous
+        behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
+        claim(sources, stacklevel=4)
+        progress, torch_context = Progress(), TorchContext.here(lane.actor_device)
+
+        def make_collector(gate: Gate) -> Collecting:
+            make_stepper = partial(_make_stepper, sources, options, plan, progress, make_list, gate)
+            return _prepared(Collector(make_stepper, behaviour, lane, plan, progress, gate), torch_context)
+
+        driver = _make_driver(make_collector, progress, options)
+    _warn_of_slow_actor(driver.collector)
+    feed = Feed(driver, actor, lane, options.lag, progress)
+    register(sources, feed)
+    return feed
+
+
+def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Options) -> Feed:
+    """Build a feed whose collectors run in processes of their own: one process for each group of environments.
+
+    Otherwise like :func:`open_feed`.
+    """
+    plan = plan_for_processes(options, factory)
+    device = options.device
+    lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
+    actor_device = parse_device("cpu" if options.actor_device is None else options.actor_device, "actor_device")
+    with torch.inference_mode(False):  # the tensors made here are written to later
+        behaviour = Behaviour(actor, lane)
+        specs = _collector_specs(factory, behaviour.module, actor_device, plan, options)
+        progress, torch_context = Progress(), TorchContext.here(actor_device)
+
+        def make_collector(gate: Gate) -> Collecting:
+            collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
+            return _prepared(collector, torch_context)
+
+        driver = _make_driver(make_collector, progress, options)
+    _warn_of_slow_actor(driver.collector)
+    return Feed(driver, actor, lane, options.lag, progress)
+
+
+def _make_stepper(
+    sources: Sequence[Any],
+    options: Options,
+    plan: Plan,
+    progress: Progress,
+    make_list: Callable[..., Environments],
+    gate: Gate,
+) -> Stepper:
+    """Make and reset the environments, and make the stepper of the kind that the options name.
+
+    Called in the collector's thread, since environments may be bound to the thread that makes them.
+    """
+    groups, entries = plan.groups, plan.entries
+    seeds = seeds_of(plan.seed, groups[-1].stop)
+    if is_vector(sources[0]):
+        return InlineStepper(VectorEnvironment(sources[0], seeds, entries, progress, final=plan.final), groups)
+    if not options.workers:
+        return InlineStepper(make_list(sources, seeds, entries, progress), groups)
+    shares_by_worker = split_into_shares(sources, seeds, groups, options.workers)
+    if options.worker == "thread":
+        return ThreadPool(shares_by_worker, entries, groups, progress, gate)
+    return ProcessPool(shares_by_worker, entries, groups, progress, gate)
+
+
+def _collector_specs(
+    factory: Callable[..., Any], actor: BaseActorModule, actor_device: torch.device, plan: Plan, options: Options
+) -> list[CollectorSpec]:
+    """Make the spec of each collector process. Environments and groups are numbered over all processes."""
+    n_envs = options.n_actors * options.n_per_actor
+    seeds = seeds_of(plan.seed, n_envs)
+    return [
+        CollectorSpec(
+            sources=[factory] * options.n_per_actor,
+            seeds=seeds[columns],
+            columns=columns,
+            actor=actor,
+            actor_device=str(actor_device),
+            plan=plan._replace(first=number),
+            threads=options.threads,
+            compile=options.compile,
         )
+        for number, columns in enumerate(split(n_envs, options.n_actors))
+    ]
 
 
-def _prepared(make: Callable[[Gate], Collecting], torch_context: TorchContext, gate: Gate) -> Collecting:
-    collector = make(gate)
+def _prepared(collector: Collector | RemoteCollector, torch_context: TorchContext) -> Collecting:
+    """Prepare a collector for its first token, and return it; close it if that fails."""
     try:
         collector.prepare(torch_context)
     except BaseException as error:
@@ -212,31 +171,13 @@ def _prepared(make: Callable[[Gate], Collecting], torch_context: TorchContext, g
     return collector
 
 
-def _collector(
-    stage: Callable[[Gate], Stepper], behaviour: Behaviour, lane: Lane, plan: Plan, progress: Progress, gate: Gate
-) -> Collector:
-    return Collector(partial(stage, gate), behaviour, lane, plan, progress, gate)
+def _make_driver(make_collector: Callable[[Gate], Collecting], progress: Progress, options: Options) -> Driver:
+    if options.background:
+        return Background(make_collector, progress, timeout=options.timeout, start_timeout=options.start_timeout)
+    return Inline(make_collector, progress)
 
 
-def _alone(make: Callable[..., Environments], n_envs: int, plan: Plan, progress: Progress, gate: Gate) -> Stepper:
-    return InlineStepper(make(seeds_of(plan.seed, n_envs), plan.entries, progress), plan.groups)
-
-
-def _team(sources: Sequence[Any], workers: int, worker: str, plan: Plan, progress: Progress, gate: Gate) -> Stepper:
-    dealt = split_into_shares(sources, seeds_of(plan.seed, len(sources)), plan.groups, workers)
-    if worker == "thread":
-        return ThreadPool(dealt, plan.entries, plan.groups, progress, gate)
-    return ProcessPool(dealt, plan.entries, plan.groups, progress, gate)
-
-
-def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
-    """Close, with a warning at the user's line, the open feeds that any of these environments still serve."""
-    for j, source in enumerate(sources):
-        older = _serving.pop(id(source), None)
-        if older is not None and older.open:
-            older.close()
-            warnings.warn(
-                f"environment {j} still served an open feed, which is closed now: an environment serves one feed.",
-                RuntimeWarning,
-                stacklevel=stacklevel,
-            )
+def _warn_of_slow_actor(collector: Collecting) -> None:
+    """Warn, at the user's line, of what makes the steps of this actor slower than they need be."""
+    for warning in collector.warnings:
+        warnings.warn(warning, RuntimeWarning, stacklevel=4)

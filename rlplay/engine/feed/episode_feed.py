@@ -1,4 +1,4 @@
-"""SlabLayout whole episodes out of a feed of sticky fragments."""
+"""Cuts whole episodes out of a feed of sticky fragments. :mod:`rlplay.engine.rollout.episodic` shows their rows."""
 
 from __future__ import annotations
 
@@ -19,60 +19,68 @@ from .feed import Feed
 from .stats import Stats
 from .timeline import Trace
 
-__all__ = ["EpisodeFeed"]
+__all__ = ["STEPS_PER_FRAGMENT", "BatchOfEpisodes", "EpisodeFeed"]
 
-_PIECE = 16
-"""Steps that are collected at a time. Fewer cost more snapshots, more cost more rows in which nobody plays."""
+STEPS_PER_FRAGMENT = 16
+"""The length of the fragments that episodes are cut out of.
+
+Shorter fragments cost more snapshots; longer ones cost more rows in which environments stand still."""
 
 _KEPT_EPISODES = 100_000
 
 
-class Turns(EnvironmentList):
-    """Environments that play their shares of a batch, and then stand still until all have done so.
+class BatchOfEpisodes(EnvironmentList):
+    """Environments that play a fixed number of episodes each, and then stand still until the whole batch is played.
 
-    In each fragment, which is to be sticky, an environment plays at most one episode to its end.
+    Fragments must be sticky: in each fragment an environment ends at most one episode.
     """
 
     def __init__(self, batch_size: int, *args: Any) -> None:
-        """Make and reset them, as any other environments; each stands at the beginning of an episode."""
+        """Make and reset the environments as :class:`EnvironmentList` does; all of them stand still at first."""
         super().__init__(*args)
-        self._batch_size, self._dealt = batch_size, 0
-        self._left = [0] * self.n_envs
+        self._batch_size, self._n_assigned = batch_size, 0
+        self._episodes_left = [0] * self.n_envs
         self._stuck = dict.fromkeys(range(self.n_envs), (False, False))
 
     def release(self) -> None:
-        """Let those go on that have episodes left to play. When nobody has, and all are done, deal out a new batch."""
-        if len(self._stuck) == self.n_envs and not any(self._left):
-            for number in range(self._dealt, self._dealt + self._batch_size):
-                self._left[number % self.n_envs] += 1
-            self._dealt += self._batch_size
-        for j in [j for j in self._stuck if self._left[j]]:
-            self._left[j] -= 1
+        """Begin an episode in each environment that stands still and has episodes left to play.
+
+        If all environments stand still and none has an episode left, first assign the episodes of the next batch.
+        """
+        if len(self._stuck) == self.n_envs and not any(self._episodes_left):
+            for number in range(self._n_assigned, self._n_assigned + self._batch_size):
+                self._episodes_left[number % self.n_envs] += 1
+            self._n_assigned += self._batch_size
+        for j in [j for j in self._stuck if self._episodes_left[j]]:
+            self._episodes_left[j] -= 1
             del self._stuck[j]
 
 
-class _End(NamedTuple):
-    """Where an episode ended: in the last of so many pieces, as number ``k`` of that one's ``env.final``."""
+class _EndedEpisode(NamedTuple):
+    """An episode of the list under way that has ended, and where it ended."""
 
     episode: Episode
-    n_pieces: int
+    n_fragments: int
+    """It ended in the last of this many fragments of the list."""
     k: int
+    """Its index in ``env.final`` of that fragment."""
 
 
 class EpisodeFeed(Iterator[list[Fragment]]):
-    """An infinite iterator over lists of whole episodes, and a context manager. Made by :func:`rollout`.
+    """An infinite iterator over lists of whole episodes, and a context manager. Returned by ``episodic.rollout``.
 
-    The episodes of a list are ordered by environment, and those of one environment by time. The module's docstring says
-    what an episode looks like. This feed ends as any :class:`~rlplay.engine.feed.feed.Feed` does, and its ``next()``
-    raises the same; a KeyboardInterrupt closes it. Only one thread may call ``next()`` at a time.
+    The episodes of a list are ordered by environment, and those of one environment by time. The docstring of
+    :mod:`rlplay.engine.rollout.episodic` shows the rows of an episode. This feed ends as a
+    :class:`~rlplay.engine.feed.feed.Feed` does, and its ``next()`` raises the same errors. A KeyboardInterrupt inside
+    ``next()`` closes it. Only one thread may call ``next()`` at a time.
     """
 
     def __init__(self, feed: Feed, batch_size: int) -> None:
-        """Cut the episodes out of a feed of sticky fragments with ``final``, whose environments take turns."""
+        """Cut episodes out of ``feed``: its fragments are sticky and have ``final``; see :class:`BatchOfEpisodes`."""
         self._feed, self._batch_size = feed, batch_size
-        # of the list under way: should an ask be refused, the next one goes on from here
-        self._pieces: list[Fragment] = []
-        self._ends: list[_End] = []
+        # State of the list under way. If an ask is refused, the next call of next() continues from here.
+        self._fragments: list[Fragment] = []
+        self._ended: list[_EndedEpisode] = []
         self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
         self._version: int | None = None
 
@@ -81,48 +89,46 @@ class EpisodeFeed(Iterator[list[Fragment]]):
         return self
 
     def __next__(self) -> list[Fragment]:
-        """Take a snapshot of the weights, and play a list of episodes with it. They are the caller's from then on."""
+        """Take a snapshot of the weights, and return a list of episodes played with it. The caller owns them."""
         try:
-            with torch.inference_mode(False):  # what is cut is to outlive this call
-                while len(self._ends) < self._batch_size:
-                    self._pieces.append(next(self._feed))
+            with torch.inference_mode(False):  # the tensors of the episodes outlive this call
+                while len(self._ended) < self._batch_size:
+                    self._fragments.append(next(self._feed))
                     ended = enumerate(self._feed.episodes())  # in the order of `env.final`
-                    self._ends += [_End(episode, len(self._pieces), k) for k, episode in ended]
-                ends = sorted(self._ends, key=lambda end: end.episode.env)
-                batch = [_whole(self._pieces[: end.n_pieces], end.episode, end.k) for end in ends]
-        except KeyboardInterrupt:  # a piece may have been lost
+                    self._ended += [_EndedEpisode(episode, len(self._fragments), k) for k, episode in ended]
+                ends = sorted(self._ended, key=lambda end: end.episode.env)
+                batch = [_join(self._fragments[: end.n_fragments], end.episode, end.k) for end in ends]
+        except KeyboardInterrupt:  # a fragment may have been lost between the feed and this list
             self.close()
             raise
-        self._pieces, self._ends = [], []
+        self._fragments, self._ended = [], []
         self._episodes.extend(end.episode for end in ends)
         self._version = 0 if self._version is None else self._version + 1
         return batch
 
     def close(self) -> None:
-        """End the feed, and close what its factories made; see :meth:`rlplay.engine.feed.feed.Feed.close`."""
+        """End the feed, as :meth:`rlplay.engine.feed.feed.Feed.close` does."""
         self._feed.close()
 
     def __enter__(self) -> EpisodeFeed:
-        """Return the feed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the feed."""
         self.close()
 
     def pause(self) -> AbstractContextManager[None]:
-        """Let collection in another thread stand still; see :meth:`rlplay.engine.feed.feed.Feed.pause`."""
+        """Keep a ``next()`` of another thread standing still; see :meth:`rlplay.engine.feed.feed.Feed.pause`."""
         return self._feed.pause()
 
     def trace(self, path: str | os.PathLike[str] | None = None) -> Trace:
-        """Record what learner and collector do when; see :meth:`rlplay.engine.feed.feed.Feed.trace`."""
+        """Record what learner and collector do, and when; see :meth:`rlplay.engine.feed.feed.Feed.trace`."""
         return self._feed.trace(path)
 
     @property
     def open(self) -> bool:
-        """Whether more episodes can be asked for."""
+        """True until the feed is closed or has ended: more episodes can be asked for."""
         return self._feed.open
 
     @property
@@ -136,9 +142,9 @@ class EpisodeFeed(Iterator[list[Fragment]]):
         return self._feed.steps
 
     def episodes(self) -> list[Episode]:
-        """Take what is known of the episodes delivered since this was last asked, in the order of delivery.
+        """Return the summaries of the episodes delivered since the last call, in the order of delivery.
 
-        At most the last 100 000 are kept.
+        At most the last 100 000 are kept between calls.
         """
         taken = list(self._episodes)
         self._episodes.clear()
@@ -146,29 +152,41 @@ class EpisodeFeed(Iterator[list[Fragment]]):
 
     @property
     def stats(self) -> Stats:
-        """Steps per second, and where the seconds went, since the first list was asked for."""
+        """Steps per second, and how both sides spent their time, since the first list was asked for."""
         return self._feed.stats
 
 
-def _whole(pieces: Sequence[Fragment], episode: Episode, k: int) -> Fragment:
-    """Put an episode together that began with a piece, and ended in the last one. The host knows all lengths."""
+def _join(fragments: Sequence[Fragment], episode: Episode, k: int) -> Fragment:
+    """Join the rows of one episode, which began at row 0 of a fragment and ended in the last fragment.
+
+    All slices follow from the episode's length, which the host knows, so that no device is waited for.
+
+    Parameters
+    ----------
+    fragments : sequence of Fragment
+        May begin with fragments before the episode.
+    episode : Episode
+        Has the environment and the length.
+    k : int
+        The episode's index in ``env.final`` of the last fragment.
+    """
     b = slice(episode.env, episode.env + 1)
-    before, t = divmod(episode.length - 1, _PIECE)  # it ended with transition t of the last piece
-    pieces = pieces[-1 - before :]
-    final = pieces[-1].env.final
+    n_before, t = divmod(episode.length - 1, STEPS_PER_FRAGMENT)  # ended with transition t of the last fragment
+    fragments = fragments[-1 - n_before :]
+    final = fragments[-1].env.final
 
-    def rows(*xs: Tensor) -> Tensor:
-        return torch.cat([*(x[:_PIECE, b] for x in xs[:-1]), xs[-1][: t + 2, b]])
+    def join_rows(*xs: Tensor) -> Tensor:
+        return torch.cat([*(x[:STEPS_PER_FRAGMENT, b] for x in xs[:-1]), xs[-1][: t + 2, b]])
 
-    def steps(*xs: Tensor) -> Tensor:
+    def join_transitions(*xs: Tensor) -> Tensor:
         return torch.cat([*(x[:, b] for x in xs[:-1]), xs[-1][: t + 1, b]])
 
-    state, actor = nested.map(rows, *((piece.state, piece.actor) for piece in pieces))
-    env = nested.map(steps, *(piece.env._replace(final=()) for piece in pieces))
+    state, actor = nested.map(join_rows, *((fragment.state, fragment.actor) for fragment in fragments))
+    env = nested.map(join_transitions, *(fragment.env._replace(final=()) for fragment in fragments))
     for row, last in zip(nested.leaves((state.obs, actor)), nested.leaves((final.obs, final.actor)), strict=True):
         row[-1] = last[k]
     state.stepno[-1] = episode.length
-    obs, reaction = nested.map(lambda x: x[-1], (state.obs, actor))
-    end = torch.full_like(state.stepno[-1], episode.length - 1)
-    hx = nested.map(lambda x: x[:, b].clone(), pieces[0].hx)
-    return Fragment(state, actor, env._replace(final=Final(end, torch.zeros_like(end), obs, reaction)), hx)
+    last_obs, last_info = nested.map(lambda x: x[-1], (state.obs, actor))
+    last_t = torch.full_like(state.stepno[-1], episode.length - 1)
+    hx = nested.map(lambda x: x[:, b].clone(), fragments[0].hx)
+    return Fragment(state, actor, env._replace(final=Final(last_t, torch.zeros_like(last_t), last_obs, last_info)), hx)

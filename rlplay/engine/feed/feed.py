@@ -1,6 +1,7 @@
-"""The iterator that users hold: the consumer's side of the law, and how a feed comes to be and ends.
+"""The feed: the iterator over fragments that users hold. It is the consumer's side of a rollout.
 
-Knows neither how to step nor how to copy.
+``rlplay.engine.collector.collector`` describes the exchange of tokens and deliveries. This module neither steps
+environments nor runs the actor.
 """
 
 from __future__ import annotations
@@ -36,83 +37,83 @@ _KEPT_EPISODES = 100_000
 
 
 class Feed(Iterator[Fragment]):
-    """An infinite iterator over fragments, and a context manager. Made by a ``rollout``.
+    """An infinite iterator over fragments, and a context manager. Returned by every ``rollout``.
 
-    A feed ends, and with it its thread and whatever it made, by :meth:`close`, at the end of a ``with`` block, when
-    the last reference to it goes, by a KeyboardInterrupt inside ``next()``, by an error, or with the interpreter.
+    The feed, its thread, its processes and the environments that its factories made end at :meth:`close`, at the end of
+    a ``with`` block, when the last reference to the feed is dropped, at a KeyboardInterrupt inside ``next()``, at an
+    error, or at the interpreter's exit.
 
     ``next()`` raises
 
-    - what collecting raised, with its type and traceback and a note of where, after all fragments before it;
-      from then on StopIteration. (A StopIteration of an environment comes as a RuntimeError.)
-    - TimeoutError if an environment or the actor makes no progress (``threaded`` only);
-    - ValueError if the actor's parameters have changed their names, shapes or dtypes; nothing was asked for then,
-      and the feed can go on;
-    - RuntimeError if the feed is closed, paused by this very thread, or asked by its own environments.
+    - the error that collecting a fragment raised, with its type, its traceback, and a note that says where, after all
+      fragments completed before; from then on StopIteration. (An environment's StopIteration becomes a RuntimeError.)
+    - TimeoutError if neither the environments nor the actor make progress (not in ``same``);
+    - ValueError if the names, shapes or dtypes of the actor's parameters have changed; no fragment was asked for then,
+      and the feed remains usable;
+    - RuntimeError if the feed is closed, is paused by the calling thread, or is called by its own environments.
     """
 
     def __init__(self, driver: Driver, actor: BaseActorModule, lane: Lane, lag: int, progress: Progress) -> None:
-        """Begin with nothing asked for yet."""
+        """Construct the feed of a driver. No fragment is asked for yet."""
         self._driver, self._actor, self._lane, self._lag = driver, actor, lane, lag
         self._progress = progress
-        self._turn = threading.RLock()
-        self._inside = False
+        self._next_lock = threading.RLock()
+        self._in_next = False
         self._ended = self._closed = False
-        self._asked = 0
-        self._steps = 0
+        self._asked = self._steps = 0
         self._version: int | tuple[int, ...] | None = None
         self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
         self._clock = Clock()
         self._collector_spent = progress.spent()
         self._traces: list[Trace] = []
-        # holds on to the driver, not to the feed; also called when the interpreter exits
-        self._forgotten = weakref.finalize(self, _stop_forgotten, driver, self._traces, os.getpid())
+        # called when the feed is garbage-collected and at the interpreter's exit; must not refer to the feed itself
+        self._finalizer = weakref.finalize(self, _stop_unreferenced, driver, self._traces, os.getpid())
 
     def __iter__(self) -> Feed:
         """Return the feed itself: there is one stream of fragments."""
         return self
 
     def __next__(self) -> Fragment:
-        """Ask for the next fragment, and wait for it. It is the caller's from then on; see the class for errors."""
+        """Ask for the next fragment, wait for it, and return it. The caller owns it; the class lists the errors."""
         hindrance = self._driver.why_take_would_hang()
         if hindrance is not None and self.open:
             raise RuntimeError(hindrance)
-        with self._turn:
-            if self._inside:
+        with self._next_lock:
+            if self._in_next:
                 raise RuntimeError("next() was called inside next() of the same feed, as by one of its environments.")
-            self._inside = True
+            self._in_next = True
             try:
-                return self._next()
+                return self._next_fragment()
             finally:
-                self._inside = False
+                self._in_next = False
 
-    def _next(self) -> Fragment:
+    def _next_fragment(self) -> Fragment:
         if self._closed:
             raise RuntimeError("the feed is closed.")
         if self._ended:
             raise StopIteration
         self._clock.switch_to(WAITING)
         try:
-            # memory that outlives this call must be neither inference tensors nor part of a graph
+            # tensors that outlive this call must be neither inference tensors nor part of an autograd graph
             with torch.inference_mode(False), torch.no_grad():
-                self._ask()
-                return self._receive(self._driver.take())
+                self._give_tokens()
+                return self._fragment_of(self._driver.take())
         except Closed:
             raise RuntimeError("the feed is closed.") from None
-        except _NothingAsked as refusal:
+        except _NotAskedError as refusal:
             raise refusal.error from None
-        except StopIteration as error:  # it would end the user's loop as if all were well
-            self._end(error)
+        except StopIteration as error:  # unchanged, it would end the user's `for` loop without an error
+            self._end_after(error)
             raise RuntimeError(f"collecting a fragment raised {error!r}: {self._progress}.") from error
         except BaseException as error:
-            self._end(error)
+            self._end_after(error)
             raise
         finally:
             self._clock.switch_to(TRAINING)
             self._collector_spent = self._progress.spent()
 
-    def _ask(self) -> None:
-        """Put a token with the weights as they are now; the first ask puts ``lag`` more of the same."""
+    def _give_tokens(self) -> None:
+        """Give the driver a token with a snapshot of the present weights; at the first ask, ``lag`` more of them."""
         collector = self._driver.collector
         try:
             if not self._asked:
@@ -121,18 +122,19 @@ class Feed(Iterator[Fragment]):
                     collector.prepare(torch_context)
             snapshot = collector.snapshot(self._actor)
         except Exception as error:
-            raise _NothingAsked(error) from error
+            raise _NotAskedError(error) from error
         for _ in range(1 if self._asked else 1 + self._lag):
             token = Token(self._asked, snapshot, collector.blank(), self._lane.current, self._lane.record())
             self._driver.give(token)
         self._asked += 1
 
-    def _receive(self, delivery: Delivery) -> Fragment:
+    def _fragment_of(self, delivery: Delivery) -> Fragment:
+        """Return the fragment of a delivery, safe to read on the current stream, and count its steps and episodes."""
         self._lane.wait(delivery.copied)  # copied -> read
-        if delivery.home != self._lane.current:  # the user has changed streams since the ask
+        if delivery.home != self._lane.current:  # the user has changed the current stream since the ask
             self._lane.borrow((delivery.fragment, delivery.snapshot.weights))
         blank = delivery.fragment
-        fragment = blank._replace(env=blank.env._replace(final=self._own(delivery.staged)))
+        fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.staged)))
         self._version = delivery.version
         self._steps += delivery.steps
         self._episodes.extend(delivery.episodes)
@@ -140,90 +142,90 @@ class Feed(Iterator[Fragment]):
             warnings.warn(delivery.complaint, RuntimeWarning, stacklevel=4)
         return fragment
 
-    def _own(self, staged: Nested) -> Nested:
-        """Copy the staged rows of ``final`` into memory of the consumer's; on the host it may have them as they are."""
+    def _copy_of_final(self, staged: Nested) -> Nested:
+        """Copy ``final`` into memory of the consumer's. On the host return it as is: the collector drops its memory."""
         if not isinstance(staged, Final) or self._lane.shared(Place.CONSUMER, Place.HOST):
             return staged
-        own = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), staged)
-        self._lane.copy(own, staged)
+        final = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), staged)
+        self._lane.copy(final, staged)
         self._lane.borrow(staged)  # read -> reuse
-        return own
+        return final
 
-    def _end(self, error: BaseException) -> None:
+    def _end_after(self, error: BaseException) -> None:
+        """End the feed after an error, and add to the error, as notes, what went wrong in ending it."""
         self._ended = True
         if self._driver.stalled:
-            return  # the consumer is to hear of it at once; `close` will wait a little for what is stuck
-        for complaint in self._stop():
+            return  # the TimeoutError is raised without a further wait; `close` waits for the stuck thread
+        for complaint in self._stop_driver():
             add_note(error, complaint)
 
-    def _stop(self) -> list[str]:
-        """End the driver, and say what went wrong with it; what cannot be ended now is tried again later."""
+    def _stop_driver(self) -> list[str]:
+        """Stop the driver and close the traces; return what went wrong."""
         complaints = self._driver.stop()
-        if self._driver.ended:
-            self._forgotten.detach()
+        if self._driver.ended:  # else the finalizer tries again
+            self._finalizer.detach()
         for trace in self._traces:
             trace.close()
         return complaints
 
     def close(self) -> None:
-        """End the feed: its thread, and what its factories made. May be called often, and from any thread.
+        """End the feed, its thread and its processes, and close the environments that its factories made.
 
-        A ``next()`` that waits in another thread raises RuntimeError. Fragments that were received stay as they are.
-        An environment that does not return from its step is waited for a short while, then warned about.
+        May be called repeatedly, and from any thread. A ``next()`` that waits in another thread raises RuntimeError.
+        Delivered fragments stay valid. An environment that does not return from its step within a few seconds is left
+        behind, with a RuntimeWarning that names it.
         """
-        self._close(stacklevel=3)
+        self._close()
 
-    def _close(self, stacklevel: int) -> None:
+    def _close(self) -> None:
         self._closed = True
         self._driver.wake()
-        for complaint in self._stop():
-            warnings.warn(complaint, RuntimeWarning, stacklevel=stacklevel)
+        for complaint in self._stop_driver():
+            warnings.warn(complaint, RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> Feed:
-        """Return the feed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the feed."""
-        self._close(stacklevel=3)
+        self._close()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Let the collector stand still at a step's boundary inside the ``with`` block; blocks may be nested.
+        """Keep the collector standing still, between two steps, inside the ``with`` block. Blocks may be nested.
 
-        For what must not be disturbed by another thread: capturing a CUDA graph, compiling the learner.
+        For work that another thread must not disturb, such as capturing a CUDA graph or compiling the learner.
 
         Raises
         ------
         TimeoutError
-            If the collector does not come to a step's boundary within ``timeout`` seconds.
+            If the collector does not complete its current step within ``timeout`` seconds.
         """
-        with self._driver.paused():  # and with a reference to the feed: it is not forgotten while it is paused
+        with self._driver.paused():  # this generator refers to the feed, which thus lives as long as the block
             yield
 
     def trace(self, path: str | os.PathLike[str] | None = None) -> Trace:
-        """Record what learner, collector and workers do when, from now on, and write it to a file in the end.
+        """Record what learner, collector and workers do, and when, from now on; write it to a file at the end.
 
-        ``with feed.trace("run.json"):`` records a block. Without ``with``, it ends by its own ``close()``, or with the
-        feed. It costs some microseconds for each step of the collector, and the memory for what is noted: record a
+        ``with feed.trace("run.json"):`` records a block. Without ``with``, the trace ends at its own ``close()``, or
+        with the feed. It costs some microseconds for each step of the collector, and memory for each span: record a
         few hundred fragments rather than hours.
 
         Parameters
         ----------
         path : path, optional
-            Where to write; an older file is replaced. By default nowhere: what is returned can be drawn, too.
+            The file to write; an existing file is replaced. By default no file is written.
 
         Returns
         -------
         Trace
-            For :func:`rlplay.plotting.timeline`.
+            The recording, which :func:`rlplay.plotting.timeline` draws.
 
         Raises
         ------
         RuntimeError
-            The feed is closed, or is being recorded already.
+            The feed is closed, or is already being recorded.
         OSError
             The file cannot be written.
         """
@@ -236,26 +238,27 @@ class Feed(Iterator[Fragment]):
 
     @property
     def open(self) -> bool:
-        """Whether more fragments can be asked for."""
+        """True until the feed is closed or has ended: more fragments can be asked for."""
         return not (self._closed or self._ended)
 
     @property
     def version(self) -> int | tuple[int, ...] | None:
         """The number of the snapshot that collected the last delivered fragment (fragment ``k``: ``max(0, k - lag)``).
 
-        None before the first. A tuple, one for each part, if it is made of the parts that finish first (``multi``).
+        None before the first delivery. A tuple with one number for each part of the fragment, if fragments are made of
+        the parts that finish first (``multi`` with ``n_per_batch < n_actors``).
         """
         return self._version
 
     @property
     def steps(self) -> int:
-        """The number of transitions delivered so far, over all environments; those that are not valid do not count."""
+        """The number of valid transitions delivered so far, over all environments."""
         return self._steps
 
     def episodes(self) -> list[Episode]:
-        """Take the episodes that ended in fragments delivered since this was last asked, ordered by ``(t, env)``.
+        """Return the episodes that ended in fragments delivered since the last call, in the order ``(t, env)``.
 
-        At most the last 100 000 are kept.
+        At most the last 100 000 are kept between calls.
         """
         taken = list(self._episodes)
         self._episodes.clear()
@@ -263,7 +266,7 @@ class Feed(Iterator[Fragment]):
 
     @property
     def stats(self) -> Stats:
-        """Steps per second, and where the seconds went, from the first ask to the delivery of the last fragment."""
+        """Steps per second, and how both sides spent their time, from the first ask to the last delivery."""
         learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
         return Stats(
             steps=self._steps,
@@ -274,22 +277,22 @@ class Feed(Iterator[Fragment]):
         )
 
     def __repr__(self) -> str:
-        """Say what it has done, and whether it is open."""
         state = "closed" if self._closed else "ended" if self._ended else "open"
         return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
 
 
-def _stop_forgotten(driver: Driver, traces: list[Trace], pid: int) -> None:
+def _stop_unreferenced(driver: Driver, traces: list[Trace], pid: int) -> None:
+    """Stop the driver of a feed that was dropped without ``close()``."""
     if os.getpid() != pid:
-        return  # a fork, which has nothing of the feed but its memory
+        return  # a forked child has a copy of the memory, but neither the thread nor the processes
     for trace in traces:
         trace.close()
     for complaint in driver.stop():
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 
 
-class _NothingAsked(Exception):
-    """An ask was refused before it had any effect."""
+class _NotAskedError(Exception):
+    """No snapshot could be taken, so no fragment was asked for. ``error`` is the reason."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)

@@ -1,23 +1,165 @@
-"""Options of a rollout, and their checks."""
+"""The options of a rollout, and their checks. Constructs neither environments nor collectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
+from ..acting.group import split
+from ..collector.messages import Plan
+from ..envs.dialects import is_factory, is_vector
+from ..envs.info import Entries
 from ..memory.lane import Lane
 
-__all__ = ["Device", "Info", "at_least", "home_of", "seed_of"]
+__all__ = ["Device", "Info", "Options", "at_least", "home_of", "plan_for", "plan_for_processes", "seed_of"]
 
 Device: TypeAlias = torch.device | str | Lane | None
 Info: TypeAlias = Sequence[str] | Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of every engine. :func:`rlplay.engine.rollout.threaded.rollout` documents them.
+
+    The constructor checks each option for itself. :func:`plan_for` and :func:`plan_for_processes` check the options
+    that depend on the environments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not an integer or is out of range, if a timeout is not positive, if ``n_per_batch`` is more than
+        ``n_actors``, or if ``start_method`` is unknown.
+    """
+
+    n_steps: int
+    lag: int
+    device: Device
+    actor_device: torch.device | str | None
+    seed: int | None
+    info: Info
+    sticky: bool = False
+    final: bool = False
+    compile: bool = False
+    groups: int = 1
+    workers: int = 0
+    worker: str = "process"
+    n_actors: int = 1
+    """The number of collector processes (``single`` and ``multi``)."""
+    n_per_actor: int = 1
+    """The number of environments in each collector process."""
+    n_per_batch: int = 1
+    """The number of collector processes whose parts make up one fragment."""
+    start_method: str | None = None
+    threads: int = 1
+    background: bool = False
+    """True if a background thread collects, False if the thread that calls ``next()`` does."""
+    timeout: float = 60.0
+    start_timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("timeout", self.timeout), ("start_timeout", self.start_timeout)):
+            if not isinstance(seconds, Real) or not seconds > 0:
+                raise ValueError(
+                    f"`{name}` must be a positive number of seconds, got {seconds!r}; math.inf waits for ever."
+                )
+        for name, least in (
+            ("n_steps", 1),
+            ("n_actors", 1),
+            ("n_per_actor", 1),
+            ("n_per_batch", 1),
+            ("lag", 0),
+            ("threads", 1),
+            ("groups", 1),
+        ):
+            at_least(name, getattr(self, name), least)
+        if self.n_per_batch > self.n_actors:
+            raise ValueError(f"`n_per_batch` must be at most `n_actors`, {self.n_actors}, got {self.n_per_batch}.")
+        if self.start_method not in (None, "spawn"):
+            raise ValueError(
+                f"`start_method` must be 'spawn' or None, got {self.start_method!r}: processes are fresh interpreters, "
+                f"since a fork would copy threads, locks and CUDA halfway. (The caller's script is not run again in "
+                f"them.)"
+            )
+
+
+def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
+    """Check the options against the environments, and make the plan of the only collector.
+
+    Parameters
+    ----------
+    sources : sequence
+        Instances and factories of environments, or one vector environment, as
+        :func:`~rlplay.engine.envs.make.list_sources` returns them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are more groups or workers than environments, if the environments cannot be stepped by workers of this
+        kind or cannot be sticky, or if the seed or the names of info entries are not as described.
+    """
+    vector = is_vector(sources[0])
+    n_envs = int(sources[0].num_envs) if vector else len(sources)
+    if options.groups > n_envs:
+        raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {options.groups}.")
+    _check_workers(options, sources)
+    plan = _plan(options, split(n_envs, options.groups))
+    if options.sticky and vector:
+        raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
+    return plan
+
+
+def plan_for_processes(options: Options, factory: Any) -> Plan:
+    """Check the factory, and make the plan of the first collector process.
+
+    The plans of the other processes differ from this one in ``first`` alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``factory`` is no factory, or if the seed or the names of info entries are not as described.
+    """
+    if not is_factory(factory):
+        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
+    return _plan(options, [slice(0, options.n_per_actor)])
+
+
+def _plan(options: Options, groups: list[slice]) -> Plan:
+    seed, entries = seed_of(options.seed), Entries(options.info)
+    return Plan(options.n_steps, groups, seed, options.sticky, options.final, entries)
+
+
+def _check_workers(options: Options, sources: Sequence[Any]) -> None:
+    workers, worker = options.workers, options.worker
+    at_least("workers", workers, 0)
+    if worker not in ("process", "thread"):
+        raise ValueError(f"`worker` must be 'process' or 'thread', got {worker!r}.")
+    if workers and is_vector(sources[0]):
+        raise ValueError("`workers` are for a list of environments: a vector environment steps its parts by itself.")
+    if workers > len(sources):
+        raise ValueError(f"`workers` must be at most the number of environments, {len(sources)}, got {workers}.")
+    instances = [j for j, source in enumerate(sources) if not is_factory(source)]
+    if workers and worker == "process" and instances:
+        raise TypeError(
+            f"worker processes make their own environments: `envs[{instances[0]}]` is an instance; pass factories "
+            "instead, such as `[lambda: gym.make(name)] * n`, or use `worker='thread'`."
+        )
+
+
 def at_least(name: str, value: Any, least: int) -> None:
-    """See that an argument is an integer, and large enough."""
+    """Check that an argument is an integer, and not less than ``least``.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer. (A bool is refused as well.)
+    ValueError
+        If it is too small.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"`{name}` must be an integer, got {value!r}.")
     if value < least:
@@ -25,7 +167,13 @@ def at_least(name: str, value: Any, least: int) -> None:
 
 
 def seed_of(seed: int | None) -> int:
-    """Check the seed; ``None`` draws one from torch's global generator, so that ``torch.manual_seed`` repeats runs."""
+    """Check the seed; ``None`` draws one from torch's global generator, so that ``torch.manual_seed`` repeats runs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the seed is no integer, or is negative.
+    """
     if seed is None:
         return int(torch.randint(2**63 - 1, (), device="cpu"))
     at_least("seed", seed, 0)
@@ -33,6 +181,6 @@ def seed_of(seed: int | None) -> int:
 
 
 def home_of(actor: Any) -> torch.device:
-    """Tell where an actor is: where its first parameter or buffer is, else the CPU."""
+    """Return the device of the actor's first parameter or buffer; the CPU if the actor has none."""
     tensors = [*actor.parameters(), *actor.buffers()] if isinstance(actor, torch.nn.Module) else []
     return tensors[0].device if tensors else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Where the seconds went on both sides, and what is to be changed about it. Knows nothing else."""
+"""Statistics of a feed: how collector and learner spent their time, and what to change. Imports nothing of rlplay."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 __all__ = ["CollectorTime", "LearnerTime", "Stats", "advice"]
 
-_FEW, _SOME = 0.1, 0.25
-"""Shares of the time: of waiting that is not worth a word, and of work that is worth being overlapped."""
+_NEGLIGIBLE_IDLE = 0.1
+"""A side that is idle for at most this share of the time counts as busy all the time."""
 
-_REMEDIES = {
+_WORTH_OVERLAPPING = 0.25
+"""Two sides that are each busy for at least this share of the time gain from being busy at once."""
+
+_REMEDIES = {  # what to change if the collector spends most of its time on this kind of work
     "stepping": "more `workers` (where a step takes longer than waking one: 50 us), `multi`, or quicker environments",
     "inference": "more environments side by side, a smaller network, or another `actor_device`",
     "transfer": "smaller observations (such as uint8 instead of float32), or an actor on the device of the learner",
@@ -17,45 +20,45 @@ _REMEDIES = {
 
 
 class CollectorTime(NamedTuple):
-    """Seconds that the collector has spent on each kind of thing."""
+    """Seconds that the collector has spent on each kind of work."""
 
     stepping: float
-    """In the environments."""
+    """Stepping and resetting environments."""
     inference: float
-    """In the actor; on CUDA, waiting for its actions included."""
+    """Running the actor; on CUDA, including the wait for its actions."""
     transfer: float
-    """Bringing rows to the actor's device, and putting the fragment together on the consumer's."""
+    """Copying rows to the actor's device, and the fragment to the consumer's device."""
     waiting: float
-    """For the next snapshot, which is to say for the learner; or because the feed is paused."""
+    """Waiting for the next token, that is for the learner; or standing still because the feed is paused."""
 
 
 class LearnerTime(NamedTuple):
-    """Seconds that the learner has spent on each kind of thing."""
+    """Seconds that the learner has spent on each kind of work."""
 
     waiting: float
-    """Inside ``next()``, for a fragment. (In ``same`` this is the whole of the collection.)"""
+    """Inside ``next()``. (In ``same`` this includes all of the collection.)"""
     training: float
     """Between two calls of ``next()``."""
 
 
 class Stats(NamedTuple):
-    """What a feed has done, from the first ask to the delivery of the last fragment.
+    """Statistics of a feed, from the first ask to the last delivery.
 
-    There the clock stands until the next fragment is asked for. So what comes after a loop has been left does not
-    count, unless it goes on: what lies between two calls of ``next()`` is training, as far as a feed can tell.
+    The time after the last delivery does not count until the next ``next()``. All time between two calls of ``next()``
+    counts as training.
     """
 
     steps: int
-    """Transitions delivered."""
+    """The number of valid transitions delivered."""
     seconds: float
     """Wall-clock time."""
     steps_per_second: float
-    """Their ratio."""
+    """``steps / seconds``."""
     collector: CollectorTime
     learner: LearnerTime
 
     def __str__(self) -> str:
-        """Say in one line how fast it was, where the time went, and what to change."""
+        """Describe in one line the speed, how both sides spent their time, and what to change."""
 
         def shares(part: CollectorTime | LearnerTime) -> str:
             total = self.seconds or 1.0
@@ -69,12 +72,12 @@ class Stats(NamedTuple):
 
 
 def advice(collector: CollectorTime, learner: LearnerTime) -> str:
-    """Say which side the other one waits for, and what to change.
+    """Name the side that is the bottleneck, and what to change.
 
     Parameters
     ----------
     collector, learner
-        What both sides have spent the same time on, in seconds.
+        Seconds that each side has spent on each kind of work, over the same period.
 
     Returns
     -------
@@ -84,21 +87,21 @@ def advice(collector: CollectorTime, learner: LearnerTime) -> str:
     total = sum(learner)
     if not total:
         return "nothing has been delivered yet"
-    # the shares of time that both are busy; were they never busy at once, these would add up to 1 at most
-    busy = 1 - min(1.0, collector.waiting / total)
+    # The share of the time that each side is busy. If the sides never overlap, the two shares add up to at most 1.
+    collecting = 1 - min(1.0, collector.waiting / total)
     training = learner.training / total
-    idle, idle_collector = 1 - training, 1 - busy
+    idle, idle_collector = 1 - training, 1 - collecting
     waits = f"the learner waits {idle:.0%} of the time".replace("%", " %")
     both = f"{waits} and the collector {idle_collector:.0%}".replace("%", " %").replace("  ", " ")
-    if max(idle, idle_collector) <= _FEW:
+    if max(idle, idle_collector) <= _NEGLIGIBLE_IDLE:
         return f"{both}: both are busy all the time, and neither is the bottleneck"
-    if min(busy, training) >= _SOME and busy + training <= 1 + _FEW:
+    if min(collecting, training) >= _WORTH_OVERLAPPING and collecting + training <= 1 + _NEGLIGIBLE_IDLE:
         engines = "`single`, `multi`, or `threaded` if steps release the interpreter lock"
         return f"{both}: they take turns; let them overlap, with `lag=1`: {engines}"
-    if min(idle, idle_collector) > _FEW and max(idle, idle_collector) < 2 * min(idle, idle_collector):
+    if min(idle, idle_collector) > _NEGLIGIBLE_IDLE and max(idle, idle_collector) < 2 * min(idle, idle_collector):
         return f"{both}: each waits for the other now and then; a larger `lag` evens that out, or longer fragments"
-    if training >= busy:
+    if training >= collecting:
         return f"{both}: training is the bottleneck, and faster collection would change nothing"
-    spent = collector._asdict()
-    most = max(_REMEDIES, key=lambda kind: spent[kind])
+    seconds = collector._asdict()
+    most = max(_REMEDIES, key=lambda kind: seconds[kind])
     return f"{waits}: collection is the bottleneck, and most of it is {most}: {_REMEDIES[most]}"

@@ -1,6 +1,6 @@
-"""What everybody did when: noted while it is asked for, and written in the Trace Event Format.
+"""Records what learner, collector and workers do, and when, and writes it in the Trace Event Format.
 
-Knows clocks, and the two verbs by which a lane tells the time on its streams. Not who works on what.
+Uses clocks, and the two methods of a lane that measure time on its streams (``stamp`` and ``seconds``).
 """
 
 from __future__ import annotations
@@ -24,15 +24,26 @@ __all__ = ["Trace"]
 
 
 class Trace:
-    """A recording of what learner, collector and workers do, each on a row of its own. Made by ``feed.trace()``.
+    """A recording of what learner, collector and workers do, one row for each. Returned by ``feed.trace()``.
 
-    It begins at once, and ends with its ``with`` block, by :meth:`close`, or with the feed; then it is written. The
-    file can be opened in https://ui.perfetto.dev or ``chrome://tracing``, and drawn by
-    :func:`rlplay.plotting.timeline`.
+    Recording begins at once, and ends at the end of a ``with`` block, at :meth:`close`, or with the feed. Then the
+    file is written. https://ui.perfetto.dev and ``chrome://tracing`` open it, and :func:`rlplay.plotting.timeline`
+    draws it.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, learner: Clock, progress: Progress, lane: Lane) -> None:
-        """Begin.
+        """Begin to record.
+
+        Parameters
+        ----------
+        path : path, optional
+            The file to write; None for no file.
+        learner : Clock
+            The learner's clock.
+        progress : Progress
+            The collector's clock, which refers to those of its workers or processes.
+        lane : Lane
+            Its streams, if it has any, get rows of their own.
 
         Raises
         ------
@@ -43,45 +54,46 @@ class Trace:
         if self._path is not None:
             self._path.open("ab").close()
         self.events: list[dict[str, Any]] = []
-        """What has been recorded, in the Trace Event Format: once it has ended."""
+        """The recorded events in the Trace Event Format; empty until the recording has ended."""
         self._learner, self._progress = learner, progress
         self._lock = threading.Lock()
-        self._lost, self._running = 0, True
+        self._n_lost, self._running = 0, True
         self._clocks = {"learner": learner, "collector": progress, **dict(progress.parts)}
         self._rows: dict[str, list[Any]] = {name: [] for name in self._clocks}
-        self._streams = []
-        self._began = perf_counter()
+        self._stream_logs: list[tuple[str, _StreamLog]] = []
+        self._start = perf_counter()
         for name, clock in self._clocks.items():
             log: Log = self._rows[name]
-            if name in _SIDES and lane.stamp(_SIDES[name][0]) is not None:
-                log = _StreamLog(log, lane, *_SIDES[name])
-                self._streams.append((f"{name}'s stream", log))
+            if name in _STREAM_WORK:
+                place, kinds = _STREAM_WORK[name]
+                if lane.stamp(place) is not None:
+                    log = _StreamLog(log, lane, place, kinds)
+                    self._stream_logs.append((f"{name}'s stream", log))
             clock.log_to(log)
         progress.call_after_fragment(self._gather)
 
     def _gather(self) -> None:
-        """Fetch what was noted in other processes, and the times of marks that have been reached: after a fragment."""
+        """Fetch the spans of other processes, and the times of stamps that were reached. Called after each fragment."""
         with self._lock:
             if self._running:
-                self._lost += sum(clock.drain() for clock in self._clocks.values())
-                for _, log in self._streams:
+                self._n_lost += sum(clock.drain() for clock in self._clocks.values())
+                for _, log in self._stream_logs:
                     log.resolve()
 
     def close(self) -> None:
-        """End with the delivery of the last fragment, and write the file. May be called often."""
+        """End the recording at the delivery of the last fragment, and write the file. May be called repeatedly."""
         self._end(self._learner.current[1])
 
     def __enter__(self) -> Trace:
-        """Return the trace."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End now, and write the file."""
         self._end(perf_counter())
 
-    def _end(self, now: float) -> None:
+    def _end(self, end: float) -> None:
+        """End the recording: drop what lies after ``end`` (by ``perf_counter``), and write the file."""
         self._gather()
         with self._lock:
             if not self._running:
@@ -91,14 +103,14 @@ class Trace:
             for clock in self._clocks.values():
                 clock.log_to(None)
         for name in ("learner", "collector"):
-            self._rows[name].append((*self._clocks[name].current, now))  # what is under way
-        rows = self._rows | {name: log.seen for name, log in self._streams}
-        self.events = _events(rows, self._began, now)
+            self._rows[name].append((*self._clocks[name].current, end))  # the span under way
+        rows = self._rows | {name: log.stream_spans for name, log in self._stream_logs}
+        self.events = _events(rows, self._start, end)
         if self._path is not None:
             _write(self._path, self.events)
-        if self._lost:
+        if self._n_lost:
             warnings.warn(
-                f"the trace lacks {self._lost} spans of workers or collector processes, whose fragments have more "
+                f"the trace lacks {self._n_lost} spans of workers or collector processes, whose fragments have more "
                 "steps than can be noted: trace a feed with a smaller `n_steps`.",
                 RuntimeWarning,
                 stacklevel=3,
@@ -106,67 +118,75 @@ class Trace:
 
 
 class _StreamLog:
-    """Notes spans, and marks each turn on a stream, so that it can be told afterwards when the stream came there.
+    """Passes a clock's spans on to another log, and finds when a stream did the work that was launched in each span.
 
-    Of a stream's marks only the seconds between them are known. To lay them beside the host's clock, there is but this:
-    no mark is reached before it is made. So they are put as early as that lets them be; which is exact if, once, the
-    stream had nothing to do when a mark was made.
+    A stamp on the stream is made at each boundary between two spans. Only the seconds between two stamps can be
+    measured, not a stamp's time by the host's clock. The offset between the two clocks is estimated from the fact that
+    no stamp is reached before it is made: it is the smallest offset that satisfies this for all stamps. The estimate is
+    exact if the stream was idle when one of the stamps was made.
     """
 
-    def __init__(self, log: Log, lane: Lane, side: Place, kinds: Sequence[int]) -> None:
-        self._log, self._lane, self._side, self._kinds = log, lane, side, kinds
-        self._before = self._first = lane.stamp(side)
-        self._pending: deque[tuple[Span, Any, Any]] = deque()
-        self._seen: list[tuple[int, float, float]] = []
-        self._zero = float("-inf")
-        """The host's time at the first mark."""
+    def __init__(self, log: Log, lane: Lane, place: Place, kinds: Sequence[int]) -> None:
+        """Make the first stamp. ``kinds`` are the kinds of spans in which work is launched on the stream."""
+        self._log, self._lane, self._place, self._kinds = log, lane, place, kinds
+        self._last_stamp = self._first_stamp = lane.stamp(place)
+        self._unresolved: deque[tuple[Span, Any, Any]] = deque()
+        """Spans, and the stamps at their beginning and end, of which not both are known to be reached."""
+        self._resolved: list[tuple[int, float, float]] = []
+        """Kind, start and end of spans; seconds after the first stamp."""
+        self._offset = float("-inf")
+        """The first stamp's time by the host's clock, as far as it can be estimated yet."""
 
     def append(self, span: tuple[int, float, float], /) -> None:
-        """Note a span that has just ended, and mark its end on the stream."""
+        """Add a span that has just ended, and stamp its end on the stream."""
         self._log.append(span)
-        mark = self._lane.stamp(self._side)
+        stamp = self._lane.stamp(self._place)
         if span[0] in self._kinds:
-            self._pending.append((Span(*span), self._before, mark))
-        self._before = mark
+            self._unresolved.append((Span(*span), self._last_stamp, stamp))
+        self._last_stamp = stamp
 
     def resolve(self) -> None:
-        """Find out when marks were reached, as far as they have been: nobody is waited for."""
-        while self._pending:
-            span, before, mark = self._pending[0]
-            end = self._lane.seconds(self._first, mark)
-            start = self._lane.seconds(self._first, before)
+        """Measure the times of the stamps that the stream has reached, without waiting for others."""
+        while self._unresolved:
+            span, start_stamp, end_stamp = self._unresolved[0]
+            end = self._lane.seconds(self._first_stamp, end_stamp)
+            start = self._lane.seconds(self._first_stamp, start_stamp)
             if start is None or end is None:
                 return
-            self._zero = max(self._zero, span.start - start, span.end - end)
-            self._seen.append((span.kind, start, end))
-            self._pending.popleft()
+            self._offset = max(self._offset, span.start - start, span.end - end)
+            self._resolved.append((span.kind, start, end))
+            self._unresolved.popleft()
 
     @property
-    def seen(self) -> list[tuple[int, float, float]]:
-        """What the stream did, by the host's clock."""
-        return [(kind, self._zero + start, self._zero + end) for kind, start, end in self._seen]
+    def stream_spans(self) -> list[tuple[int, float, float]]:
+        """Kind, start and end of the stream's work, by the host's clock (``perf_counter``), in seconds."""
+        return [(kind, self._offset + start, self._offset + end) for kind, start, end in self._resolved]
 
 
-_SIDES = {"learner": (Place.CONSUMER, (TRAINING,)), "collector": (Place.ACTOR, (INFERENCE, TRANSFER))}
+_STREAM_WORK = {"learner": (Place.CONSUMER, (TRAINING,)), "collector": (Place.ACTOR, (INFERENCE, TRANSFER))}
+"""For each of the two clocks: the place whose stream the work goes to, and the kinds of spans that launch it."""
 
 
-def _events(rows: dict[str, Any], began: float, now: float) -> list[dict[str, Any]]:
-    """Put spans into the Trace Event Format, cut at the beginning and the end; microseconds."""
+def _events(rows: dict[str, Any], first: float, last: float) -> list[dict[str, Any]]:
+    """Convert spans to the Trace Event Format, in microseconds after ``first``, cut at ``first`` and ``last``.
+
+    ``rows`` has for each name spans of kind, start and end, in seconds.
+    """
     pid = os.getpid()
-    events: list[dict[str, Any]] = [_meta("process_name", pid, 0, {"name": "rlplay"})]
+    events: list[dict[str, Any]] = [_metadata("process_name", pid, 0, {"name": "rlplay"})]
     for tid, (name, spans) in enumerate(rows.items(), 1):
-        events.append(_meta("thread_name", pid, tid, {"name": name}))
-        events.append(_meta("thread_sort_index", pid, tid, {"sort_index": tid}))
+        events.append(_metadata("thread_name", pid, tid, {"name": name}))
+        events.append(_metadata("thread_sort_index", pid, tid, {"sort_index": tid}))
         for kind, start, end in spans:
-            start, end = max(start, began), min(end, now)
+            start, end = max(start, first), min(end, last)
             if kind >= 0 and start < end:
-                ts, until = round((start - began) * 1e6, 3), round((end - began) * 1e6, 3)
-                event = {"name": KINDS[kind], "cat": name.split()[0], "ph": "X", "ts": ts, "dur": round(until - ts, 3)}
+                ts, te = round((start - first) * 1e6, 3), round((end - first) * 1e6, 3)
+                event = {"name": KINDS[kind], "cat": name.split()[0], "ph": "X", "ts": ts, "dur": round(te - ts, 3)}
                 events.append({**event, "pid": pid, "tid": tid})
     return events
 
 
-def _meta(name: str, pid: int, tid: int, args: dict[str, Any]) -> dict[str, Any]:
+def _metadata(name: str, pid: int, tid: int, args: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "ph": "M", "ts": 0, "pid": pid, "tid": tid, "args": args}
 
 

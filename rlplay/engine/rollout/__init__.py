@@ -1,15 +1,15 @@
-"""The engines: a module each, with one function, ``rollout``. Changing the engine is changing the import.
+"""The engines: one module each, with one function, ``rollout``. To change the engine, change the import.
 
 ``same``
-    Collects when a fragment is asked for, in the caller's thread: no overlap, and the executable specification of
-    what the others do.
+    Collects a fragment when it is asked for, in the caller's thread, without overlap. It is the executable
+    specification of ``threaded``, ``single`` and ``multi``, which yield the same fragments.
 ``threaded``
-    Collects ahead in a background thread: overlaps environments and inference with training, wherever these let go of
-    the interpreter lock. May have the environments stepped by worker threads, or worker processes.
+    Collects ahead in a background thread. Environments and inference overlap with training wherever they release the
+    interpreter lock. Worker threads or worker processes may step the environments.
 ``single``, ``multi``
-    Collect ahead in one process, or in many: inference is there, too.
+    Collect ahead in one process, or in several. The actor's inference runs in these processes too.
 ``episodic``
     Collects lists of whole episodes when they are asked for.
 ``evaluate``
-    Not a feed: plays whole episodes, and returns their rewards; now, or in a process of its own.
+    Plays whole episodes and returns their rewards: at once, or in a process of its own. It returns no fragments.
 """

@@ -1,10 +1,10 @@
-"""Whole episodes, in lists: for algorithms that learn from complete returns, such as REINFORCE.
+"""Collects lists of whole episodes, for algorithms that learn from complete returns, such as REINFORCE.
 
-A list is collected on request, in the caller's own thread, and strictly on-policy: all its episodes begin after it was
-asked for, and none is under way when it is handed over.
+A list is collected when it is asked for, in the caller's own thread, and strictly on-policy: all its episodes begin
+after ``next()`` was called, and all have ended when it returns.
 
-An episode is a :class:`~rlplay.engine.Fragment` with ``B = 1`` whose ``T`` is the episode's length, so that all of
-:mod:`rlplay.algo` works on it. Here is one of three steps::
+An episode is a :class:`~rlplay.engine.Fragment` with ``B = 1`` and ``T`` equal to the episode's length, so that every
+function of :mod:`rlplay.algo` accepts it. An episode of three steps has these rows::
 
     row                 0       1       2       3 = T
     -------------------------------------------------
@@ -22,14 +22,15 @@ An episode is a :class:`~rlplay.engine.Fragment` with ``B = 1`` whose ``T`` is t
     env.truncated       -       -       the other, or both
     env.valid           True    True    True
 
-Only row ``T`` is unlike that of other fragments, which would show the beginning of the next episode: it holds the true
-last observation, and the actor's virtual reaction to it, for which ``fin`` was False, and the recurrent state not yet
-reset. The same two are ``env.final``, with ``K = 1``, from which losses bootstrap where a time limit cut the episode.
-``hx`` is the recurrent state that the episode began with. As in any row with ``fin``, what stands at ``*`` is none of
-this episode's: its return is ``state.rew[1:].sum()``.
+Row ``T`` differs from row ``T`` of other fragments, which holds the first observation of the next episode. Here it
+holds the true last observation and the actor's virtual reaction to it, for which ``fin`` was False and the recurrent
+state not yet reset. The same observation and reaction are in ``env.final``, with ``K = 1``; losses bootstrap from it
+where a time limit cut the episode. ``hx`` is the recurrent state at the beginning of the episode. The values at ``*``
+belong to the environment's previous episode, as in any row with ``fin``: the return is ``state.rew[1:].sum()``.
 
-Which episodes make a list is settled before they begin, or short ones would be preferred: episode number ``e`` of a
-feed is played by environment ``e % B``, and who has played its share stands still until the next list.
+The episodes of a list are chosen before they begin, since a list of the episodes that end first would prefer short
+ones: environment ``e % B`` plays episode number ``e`` of the feed. An environment that has played its episodes of a
+list stands still until the next list.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ import torch
 from ..core import BaseActorModule
 from ..envs.dialects import is_vector
 from ..feed.build import open_feed
-from ..feed.episode_feed import _PIECE, EpisodeFeed, Turns
-from ..feed.options import Device, Info, at_least
+from ..feed.episode_feed import STEPS_PER_FRAGMENT, BatchOfEpisodes, EpisodeFeed
+from ..feed.options import Device, Info, Options, at_least
 
 __all__ = ["rollout"]
 
@@ -60,36 +61,39 @@ def rollout(
 ) -> EpisodeFeed:
     """Collect lists of ``batch_size`` whole episodes, each when it is asked for.
 
-    Give episodes that might not end a time limit (gym's ``TimeLimit``): a list waits for the longest of its episodes.
+    A list is complete when the longest of its episodes has ended. If an episode might never end, wrap the environment
+    in a time limit (gym's ``TimeLimit``).
 
     Parameters
     ----------
     envs : list of environments, or list of factories
         As in :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset once, at the call, and then whenever its
-        episode has ended. (A vector environment cannot stand still in part.)
+        episode has ended. (A vector environment is refused: its parts cannot stand still one by one.)
     actor : BaseActorModule
-        Copied at the call; parameters, buffers and the train/eval mode are followed from then on. They must not be
-        changed while a list is waited for.
+        Copied at the call. Each list is played with the parameters, buffers and train/eval mode of the moment at which
+        it is asked for. They must not be changed during ``next()``.
     batch_size : int
-        The number of episodes in a list. Best is a multiple of the number of environments, or some stand still.
+        The number of episodes in a list. A multiple of the number of environments is best: otherwise some environments
+        stand still while others play.
     device, actor_device, seed, info
         As in :func:`rlplay.engine.rollout.threaded.rollout`.
 
     Returns
     -------
     EpisodeFeed
-        An iterator over lists of :class:`~rlplay.engine.Fragment`, to be closed when done (it is a context manager).
+        An iterator over lists of :class:`~rlplay.engine.Fragment`, and a context manager. Close it when done.
 
     Raises
     ------
     TypeError, ValueError
-        At the call, if anything is not as described, as in :func:`rlplay.engine.rollout.threaded.rollout`.
+        At the call, if an argument is not as described, as in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
     at_least("batch_size", batch_size, 1)
     if is_vector(envs):
         raise ValueError("whole episodes need environments that can stand still: pass a list instead of a vector.")
-    feed = open_feed(
-        envs, actor, n_steps=_PIECE, sticky=True, device=device, actor_device=actor_device, lag=0, groups=1, seed=seed,
-        final=True, info=info, compile=False, environments=partial(Turns, batch_size), background=None,
+    options = Options(
+        n_steps=STEPS_PER_FRAGMENT, sticky=True, device=device, actor_device=actor_device, lag=0, seed=seed,
+        final=True, info=info,
     )  # fmt: skip
+    feed = open_feed(envs, actor, options, make_list=partial(BatchOfEpisodes, batch_size))
     return EpisodeFeed(feed, batch_size)

@@ -1,4 +1,4 @@
-"""Collecting in many processes, one part of each fragment in each."""
+"""Collects in several processes, each of which contributes one part of every fragment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ..core import BaseActorModule
 from ..feed.build import open_remote
 from ..feed.feed import Feed
-from ..feed.options import Device, Info
+from ..feed.options import Device, Info, Options
 
 __all__ = ["rollout"]
 
@@ -36,21 +36,22 @@ def rollout(
     timeout: float = 60.0,
     start_timeout: float = 300.0,
 ) -> Feed:
-    """Collect fragments in ``n_actors`` processes, of ``n_per_actor`` environments each; their parts side by side.
+    """Collect fragments in ``n_actors`` processes of ``n_per_actor`` environments each.
 
-    With the same ``lag`` and ``seed`` the fragments are, bit for bit, those of ``same`` with ``groups=n_actors``,
-    provided that the number of torch threads is the same.
+    The parts of a fragment that the processes collect lie side by side, along the batch dimension. With equal ``lag``,
+    ``seed`` and number of torch threads the fragments are, bit for bit, those of ``same`` with ``groups=n_actors``.
 
     Parameters
     ----------
     n_actors, n_per_actor : int
-        How many processes, and how many environments in each: ``B = n_actors * n_per_actor``.
+        The number of processes, and the number of environments in each: ``B = n_actors * n_per_actor``.
     n_per_batch : int, optional
-        Make a fragment of so many parts, those that finish first (``B = n_per_batch * n_per_actor``); by default of
-        all. With fewer than ``n_actors`` it depends on timing which they are. Each part goes on where it stopped,
-        perhaps in a later fragment and in other columns. ``feed.version`` is a tuple then, with the snapshot of each
-        part: the weights of one that took as long as ``m`` fragments are at most
-        ``lag + m + ceil(n_actors / n_per_batch)`` asks old when it comes.
+        The number of parts that make up a fragment: the parts that finish first, so ``B = n_per_batch * n_per_actor``.
+        By default all ``n_actors``. With fewer, the choice depends on timing, and ``seed`` does not determine the
+        fragments. Each process continues its environments where its last part ended; the next part may come in a later
+        fragment, and in other columns. ``feed.version`` is then a tuple, with the number of the snapshot of each part.
+        The weights of a part that took as long as ``m`` fragments are at most
+        ``lag + m + ceil(n_actors / n_per_batch)`` asks old at its delivery.
     factory, actor, n_steps, sticky, device, actor_device, lag, seed, final, info, compile, start_method, threads
         As for :func:`rlplay.engine.rollout.single.rollout`.
     timeout, start_timeout : float
@@ -59,11 +60,13 @@ def rollout(
     Returns
     -------
     Feed
-        See :class:`rlplay.engine.feed.feed.Feed`. A process that dies raises RuntimeError, naming it and the signal.
+        See :class:`rlplay.engine.feed.feed.Feed`. If a process dies, ``next()`` raises a RuntimeError that names the
+        process and the signal.
     """
-    return open_remote(
-        factory, actor, n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
+    options = Options(
+        n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
         actor_device=actor_device, lag=lag, seed=seed, final=final, info=info, compile=compile,
-        start_method=start_method, threads=threads, background={"timeout": timeout, "start_timeout": start_timeout},
+        start_method=start_method, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
+    return open_remote(factory, actor, options)

@@ -1,4 +1,4 @@
-"""Collecting in the caller's own thread: no overlap, and the executable specification of the other engines."""
+"""Collects in the caller's own thread, without overlap: the executable specification of the other engines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ..core import BaseActorModule
 from ..feed.build import open_feed
 from ..feed.feed import Feed
-from ..feed.options import Device, Info
+from ..feed.options import Device, Info, Options
 
 __all__ = ["rollout"]
 
@@ -31,11 +31,12 @@ def rollout(
 ) -> Feed:
     """Collect fragments of ``n_steps`` steps, each when it is asked for.
 
-    See :func:`rlplay.engine.rollout.threaded.rollout` for the parameters: they are the same, but for those of the
-    background thread. ``lag`` is 0 by default (strictly on-policy). With any ``lag`` and ``groups`` the fragments are,
-    bit for bit, those of ``threaded`` with the same ``seed``.
+    The parameters are those of :func:`rlplay.engine.rollout.threaded.rollout`, without ``workers``, ``worker`` and the
+    timeouts. ``lag`` is 0 by default (strictly on-policy). With equal ``lag``, ``groups`` and ``seed`` the fragments
+    are, bit for bit, those of ``threaded``.
     """
-    return open_feed(
-        envs, actor, n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups,
-        seed=seed, final=final, info=info, compile=compile, background=None,
+    options = Options(
+        n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
+        final=final, info=info, compile=compile,
     )  # fmt: skip
+    return open_feed(envs, actor, options)

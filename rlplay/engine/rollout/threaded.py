@@ -1,8 +1,7 @@
-"""Collecting ahead, in a background thread: the flagship."""
+"""Collects ahead in a background thread. The docstring of :func:`rollout` is the reference for all engines."""
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from ..core import BaseActorModule
 from ..feed.build import open_feed
 from ..feed.feed import Feed
-from ..feed.options import Device, Info
+from ..feed.options import Device, Info, Options
 
 __all__ = ["rollout"]
 
@@ -34,91 +33,95 @@ def rollout(
     timeout: float = 60.0,
     start_timeout: float = 300.0,
 ) -> Feed:
-    """Collect fragments of ``n_steps`` steps in a background thread, ``lag`` of them ahead of the learner.
+    """Collect fragments of ``n_steps`` steps in a background thread, ``lag`` fragments ahead of the learner.
 
-    The actor's weights are copied whenever a fragment is asked for, and fragment ``k`` is collected with those of ask
-    ``max(0, k - lag)``, exactly. Given ``seed``, the stream of fragments does not depend on anybody's timing.
+    Each call of ``next()`` copies the actor's weights: this copy is a snapshot. Fragment ``k`` is collected with
+    exactly the snapshot of ask ``max(0, k - lag)``. Given ``seed``, the stream of fragments does not depend on the
+    timing of threads and processes.
 
-    A thread shares the interpreter lock with the learner: it pays where environments, or the actor's kernels, let go
-    of that lock. For small environments written in Python use ``same`` or ``single``; for large ones, ``workers``.
+    The thread shares the interpreter lock with the learner, so it overlaps with training only where the environments,
+    or the actor's kernels, release that lock. For small environments written in Python use ``same`` or ``single``; for
+    large ones, ``workers``.
 
     Parameters
     ----------
     envs : list of environments, list of factories, or one vector environment
-        gym (any version) and gymnasium alike. Each is reset once, at the call. Instances are stepped in the collector's
-        thread and stay the caller's; factories (callables, optionally taking ``seed``) are called in that thread,
-        and what they made is closed with the feed. Of vector environments gym's, gymnasium's, EnvPool's
-        and ale-py's are taken (:mod:`rlplay.engine.envs.vector_environment`).
+        Environments of gym (any version) or gymnasium. Each is reset once, at the call. Instances are stepped in the
+        collector's thread; they stay the caller's, and are never closed. Factories are callables, optionally taking
+        ``seed``; they are called in the collector's thread, and the environments that they make are closed with the
+        feed. Vector environments may be those of gym, gymnasium, EnvPool and ale-py
+        (:mod:`rlplay.engine.envs.vector_environment`).
     actor : BaseActorModule
-        Copied at the call; parameters, buffers and the train/eval mode are followed from then on.
+        Copied at the call. Each snapshot takes over its parameters, its buffers and its train/eval mode.
     n_steps : int
         The length ``T`` of a fragment, in environment steps.
     sticky : bool
-        Do not step an environment whose episode ended before the next fragment (lists only).
+        If True, an environment whose episode ended is not stepped again until the next fragment (lists only).
     device : torch.device, optional
-        Where fragments are delivered; by default where the actor's parameters are.
+        The device on which fragments are delivered; by default the device of the actor's parameters.
     actor_device : torch.device, optional
-        Where the behaviour copy of the actor runs; by default ``device``.
+        The device on which the behaviour copy of the actor runs; by default ``device``.
     lag : int
-        By how many fragments collection runs ahead. 0 is strictly on-policy, and does not overlap; 1 collects the
-        next fragment while the learner trains on this one.
+        The number of fragments by which collection runs ahead. With 0, learning is strictly on-policy and collection
+        does not overlap with training. With 1, the next fragment is collected while the learner trains on this one.
     groups : int
-        Split the environments into so many contiguous parts, each inferred as a batch of its own.
+        The number of contiguous parts into which the environments are split. The actor acts in each group as a batch of
+        its own.
     seed : int, optional
-        Of everything random here: environments and actions. By default drawn from torch's global generator.
+        Seeds environments and actions. By default drawn from torch's global generator.
     final : bool
-        Deliver the true last observation of each episode, and the actor's reaction to it, in ``env.final``.
+        If True, ``env.final`` holds the true last observation of each episode, and the actor's reaction to it.
     info : tuple of names, or dict of names to dtypes or example arrays
-        Entries of the environments' info dicts to deliver in ``env.info``. Names alone are float32 scalars, NaN where
-        absent; otherwise NaN, 0 or False is where an entry is absent. A dotted name reaches into nested dicts.
+        The entries of the environments' info dicts to deliver in ``env.info``. In a tuple, each name is a float32
+        scalar, NaN where the entry is absent. In a dict, each entry has the given dtype or the dtype and shape of the
+        example array; absent entries are NaN, 0 or False. A dotted name reaches into nested dicts.
     compile : bool
-        Compile the behaviour copy's step where it runs on the host; where it runs on CUDA, capture it.
+        If True, compile the step of a behaviour copy on the host, or capture the step of one on CUDA.
 
-        On the host what it answers is that of eager steps up to rounding, and bit for bit the same in all engines. With
-        small networks, where calling PyTorch costs more than computing, a step of the collector takes little more than
-        half the time. It needs a C++ compiler, and several seconds at the call,
-        fewer if torch has it in its cache on disk (``start_timeout`` counts them); again when the train/eval mode first
-        changes, if the step depends on that. Python runs only while the step is traced: what it looks at, but for
-        tensors, parameters, buffers, modes and ``virtual``, must stay as it is. A step that branches on what is in a
-        tensor, that changes attributes which are not buffers, or that draws random numbers otherwise than by
-        ``sampling.categorical`` or ``multinomial`` runs eagerly, with one RuntimeWarning that says why.
+        On the host, a compiled step returns what an eager step returns, up to rounding, and bit for bit the same in all
+        engines. With small networks, where calling PyTorch costs more than computing, a step of the collector takes
+        little more than half the time. Compiling needs a C++ compiler, and several seconds at the call (counted by
+        ``start_timeout``), fewer if torch has the result in its cache on disk. It is repeated when the train/eval mode
+        first changes, if the step depends on the mode. The step's Python code runs only while it is traced: everything
+        that this code reads must stay as it is, except tensors, parameters, buffers, modes and ``virtual``. A step runs
+        eagerly, with one RuntimeWarning that states the reason, if it branches on the values of a tensor, changes
+        attributes that are not buffers, or draws random numbers otherwise than by ``sampling.categorical`` or
+        ``multinomial``.
 
-        On CUDA (not run on a GPU yet) a step is captured as a CUDA graph while the first fragment is waited for, and
-        replayed with one launch; its answers are those of eager steps, bit for bit. There, too, Python runs but once. A
-        step runs eagerly, with such a warning, at the call or with the first fragment, if it has to know on the host
-        what is in a tensor, copies from or to the host, changes attributes which are not buffers, or draws from
-        anything but ``self.generator``; if ``reset`` does not honour a mask, changes a recurrent state where the mask
-        is False, or draws; and in train/eval modes that are neither those at the call, nor train or eval throughout.
-        Other threads must not draw from the device's global generator while the first fragment is waited for.
+        On CUDA (not run on a GPU yet), a step is captured as a CUDA graph during the ``next()`` of the first fragment,
+        and replayed with one launch. It returns, bit for bit, what an eager step returns. There, too, the Python code
+        runs only once. A step runs eagerly, with such a warning at the call or at the first fragment, if it needs the
+        values of a tensor on the host, copies from or to the host, changes attributes that are not buffers, or draws
+        from any generator but ``self.generator``. It also runs eagerly if ``reset`` does not honour a mask, changes a
+        recurrent state where the mask is False, or draws random numbers; and in train/eval modes other than three: the
+        modes at the call, train throughout, and eval throughout. While the first fragment is waited for, other threads
+        must not draw from the device's global generator.
     workers, worker : int, "process" or "thread"
-        Have the environments stepped by so many workers, each of which keeps consecutive ones; 0: by the collector's
-        thread itself. Processes write straight into the memory that the collector reads; they need factories, which
-        travel by value (cloudpickle). A wake-up there and back costs about 50 us, so that they do not pay for
-        environments whose steps (of all that a worker keeps, together) take less. Threads pay for environments that let
-        go of the interpreter lock. With ``groups`` above 1, a group is inferred while the others step.
+        The number and the kind of workers that step the environments; each worker keeps consecutive environments. With
+        0, the collector's thread steps all environments itself. Worker processes write straight into the memory that
+        the collector reads. They need factories, which are sent by value (cloudpickle). Waking a worker process and
+        waiting for its answer costs about 50 us: processes do not pay if one step of all the environments of a worker
+        takes less. Worker threads pay for environments that release the interpreter lock. With ``groups`` above 1, the
+        actor acts in one group while the others step.
     timeout : float
-        Seconds without any progress, while a fragment is waited for, after which ``next()`` raises TimeoutError.
+        ``next()`` raises TimeoutError after so many seconds without progress.
     start_timeout : float
-        Seconds within which the environments must have been made and reset.
+        The call raises TimeoutError if making and resetting the environments takes more than so many seconds.
 
     Returns
     -------
     Feed
-        An iterator over :class:`~rlplay.engine.Fragment`, to be closed when done (it is a context manager).
+        An iterator over :class:`~rlplay.engine.Fragment`, and a context manager. Close it when done.
 
     Raises
     ------
     TypeError, ValueError
-        At the call, if anything is not as described: environments whose spaces differ or whose observations do not
-        fit, an actor whose answers do not, numbers out of range, a device that is not there.
+        At the call, if an argument is not as described: environments whose spaces differ or whose observations do not
+        fit their space, an actor whose actions or info do not fit, numbers out of range, a device that is not there.
     """
-    for name, seconds in (("timeout", timeout), ("start_timeout", start_timeout)):
-        if not isinstance(seconds, Real) or not seconds > 0:
-            raise ValueError(
-                f"`{name}` must be a positive number of seconds, got {seconds!r}; math.inf waits for ever."
-            )
-    return open_feed(
-        envs, actor, n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups,
-        seed=seed, final=final, info=info, compile=compile, workers=workers, worker=worker,
-        background={"timeout": timeout, "start_timeout": start_timeout},
+    options = Options(
+        n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
+        final=final, info=info, compile=compile, workers=workers, worker=worker,
+        background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
+    return open_feed(envs, actor, options)

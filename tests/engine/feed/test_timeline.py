@@ -423,8 +423,8 @@ def test_marks_of_a_stream_are_laid_beside_the_clock_of_the_host(turns):
     assert log[:-1] == spans
     marks = [(k, k + 1) for k in range(1, len(spans), 2)]
     off = min((reached[k] - made[k] for k in itertools.chain(*marks)), default=0.0)  # 0 if the stream was once idle
-    assert [kind for kind, *_ in stream.seen] == [INFERENCE] * len(marks)
-    for (_, start, end), (k, then) in zip(stream.seen, marks, strict=True):
+    assert [kind for kind, *_ in stream.stream_spans] == [INFERENCE] * len(marks)
+    for (_, start, end), (k, then) in zip(stream.stream_spans, marks, strict=True):
         assert (start, end) == pytest.approx((reached[k] - off, reached[then] - off))
 
 

@@ -314,7 +314,7 @@ def test_an_interrupt_closes_it(where, monkeypatch):
     if where == "while playing":
         script.at("step", 2, raising(KeyboardInterrupt()))
     else:
-        monkeypatch.setattr(episode_feed, "_whole", lambda *args: raising(KeyboardInterrupt())())
+        monkeypatch.setattr(episode_feed, "_join", lambda *args: raising(KeyboardInterrupt())())
     with pytest.raises(KeyboardInterrupt):
         next(feed)
     assert not feed.open
