@@ -102,7 +102,7 @@ def test_this_machine_is_examined():
 
 
 def test_what_cannot_even_be_imported_has_a_remedy(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rlplay.doctor", None)  # as if one of its imports had failed
+    monkeypatch.setitem(sys.modules, "rlplay.doctor.command", None)  # as if one of its imports had failed
     with pytest.raises(SystemExit) as end:
         main(["doctor"])
     assert end.value.code == 1
