@@ -422,9 +422,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all measurements to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    Distribution.set_default_validate_args(
-        False
-    )  # importing Stable-Baselines3 switches it off globally: so it is off for every collector
+    Distribution.set_default_validate_args(False)  # as importing Stable-Baselines3 does: off for every collector
     names = ["limit-b", *(name for name in args.only if name != "limit-b")]
     print(", ".join(f"{package} {number}" for package, number in versions().items()), flush=True)
     found = {n_envs: race(n_envs, names, args.repeats, args.turn) for n_envs in args.n_envs}

@@ -130,9 +130,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     check(args.T, 8)
-    print(
-        "\n| what | T x B | function | median, us | range, us | of TorchRL's fastest |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("\n| what | T x B | function | median, us | range, us | of TorchRL's fastest |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for what in args.only:
         for B in args.B:
             found = measure(candidates(args.T, B, torch.float32)[what], args.repeats)
