@@ -106,7 +106,9 @@ def _measure_work(
         comparisons = [_Comparison(work, engines, n, settings, stack) for n in n_envs]
         cases = [case for comparison in comparisons for case in comparison.cases]
         bar = stack.enter_context(
-            _ProgressBar(total=len(cases) * (1 + repeats), desc=work.name, unit="turn", leave=False, disable=None)
+            _ProgressBar(
+                total=len(cases) * (1 + repeats), desc=work.name, unit="measurement", leave=False, disable=None
+            )
         )
         measure_interleaved(cases, repeats, bar.update)
         return [comparison.rows() for comparison in comparisons]

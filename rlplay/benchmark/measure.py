@@ -49,7 +49,7 @@ class Measurement(NamedTuple):
 
 
 class Case(Protocol):
-    """One of the things that the benchmark compares: a limit or an engine."""
+    """A limit or an engine that the benchmark measures."""
 
     def warm_up(self) -> None:
         """Run everything once without recording it, and choose how many fragments fill a window."""

@@ -36,7 +36,7 @@ engines:
   NAME[+OPTION]...   NAME is same, threaded, single or multi. The options:
   +workersN          threaded: N worker processes step the environments; multi: N collectors (2 unless given)
   +threadsN          threaded: N worker threads step the environments
-  +groupsN           same, threaded: N groups of environments, each inferred as a batch of its own
+  +groupsN           same, threaded: N groups of environments; the actor acts for each group separately
   +compile           any: the actor's step is compiled, or captured as a graph on CUDA
   For example same+compile, threaded+workers2+groups2, multi+workers4.
 """

@@ -189,7 +189,7 @@ class Actor(BaseActorModule):
         return act, hx, {"logits": logits, "log_prob": log_prob, "value": self.value(obs).squeeze(-1)}
 
 
-def ours(n_envs: int, engine: str, envs: Any = None, **options: Any) -> Collector:
+def rlplay_engine(n_envs: int, engine: str, envs: Any = None, **options: Any) -> Collector:
     """Fragments of one of rlplay's engines; the update uses :func:`rlplay.algo.a2c.loss`."""
     actor = Actor()
     if engine == "same":
@@ -321,10 +321,10 @@ def pool(n_envs: int) -> Any:
 COLLECTORS: dict[str, tuple[str, Callable[[int], Collector]]] = {
     "limit-b": ("limit b", limit_b),
     "by-hand": ("a loop written by hand", by_hand),
-    "same": ("rlplay, `same`", partial(ours, engine="same")),
-    "same-compiled": ("rlplay, `same(compile=True)`", partial(ours, engine="same", compile=True)),
-    "single": ("rlplay, `single`", partial(ours, engine="single")),
-    "single-compiled": ("rlplay, `single(compile=True)`", partial(ours, engine="single", compile=True)),
+    "same": ("rlplay, `same`", partial(rlplay_engine, engine="same")),
+    "same-compiled": ("rlplay, `same(compile=True)`", partial(rlplay_engine, engine="same", compile=True)),
+    "single": ("rlplay, `single`", partial(rlplay_engine, engine="single")),
+    "single-compiled": ("rlplay, `single(compile=True)`", partial(rlplay_engine, engine="single", compile=True)),
     "cleanrl": ("CleanRL's loop, `SyncVectorEnv`", cleanrl),
     "sb3": ("Stable-Baselines3, `DummyVecEnv`", sb3),
     "tianshou": ("Tianshou, `DummyVectorEnv`", tianshou),
@@ -332,21 +332,21 @@ COLLECTORS: dict[str, tuple[str, Callable[[int], Collector]]] = {
     "torchrl": ("TorchRL, `SyncVectorEnv`", torchrl),
     "torchrl-compiled": ("TorchRL, the same, `compile_policy=True`", partial(torchrl, compiled=True)),
     "cleanrl-envpool": ("CleanRL's loop, EnvPool", lambda n: cleanrl(n, pool(n))),
-    "same-envpool": ("rlplay, `same`, EnvPool", lambda n: ours(n, "same", pool(n))),
+    "same-envpool": ("rlplay, `same`, EnvPool", lambda n: rlplay_engine(n, "same", pool(n))),
     "same-compiled-envpool": (
         "rlplay, `same(compile=True)`, EnvPool",
-        lambda n: ours(n, "same", pool(n), compile=True),
+        lambda n: rlplay_engine(n, "same", pool(n), compile=True),
     ),
 }
 
 
-class Racer:
+class Case:
     """A collector and its measurements; paused except while it is measured."""
 
     def __init__(self, collector: Collector, rows: int, seconds: float) -> None:
         """Warm up, and choose how many fragments a measurement has."""
         self._collector, self._rows = collector, rows
-        self._stillness = ExitStack()
+        self._pause = ExitStack()
         self.rates: dict[str, list[float]] = {"alone": []} | ({"learning": []} if collector.learn else {})
         self._counts = dict.fromkeys(self.rates, 1)
         self._fragment = collector.collect()
@@ -354,7 +354,7 @@ class Racer:
             self._measure(how)
             self._counts[how] = max(1, round(seconds * self._measure(how) / rows))
 
-    def turn(self) -> None:
+    def measure(self) -> None:
         """Measure once more, alone and with learning."""
         for how, rates in self.rates.items():
             rates.append(self._measure(how))
@@ -363,7 +363,7 @@ class Racer:
         """Return the rows per second of one measurement."""
         collect, learn = self._collector.collect, self._collector.learn if how == "learning" else None
         count = self._counts[how]
-        self._stillness.close()
+        self._pause.close()
         if self._collector.pause is not nullcontext:
             self._fragment = collect()  # not measured: the pause interrupted its collection
         started = time.perf_counter()
@@ -372,18 +372,20 @@ class Racer:
                 learn(self._fragment)
             self._fragment = collect()
         seconds = time.perf_counter() - started
-        self._stillness.enter_context(self._collector.pause())
+        self._pause.enter_context(self._collector.pause())
         return count * self._rows / seconds
 
     def close(self) -> None:
         """End the pause, and close the collector."""
-        self._stillness.close()
+        self._pause.close()
         self._collector.close()
 
 
-def race(n_envs: int, names: list[str], repeats: int, seconds: float) -> dict[str, dict[str, list[float]]]:
+def measure_interleaved(
+    n_envs: int, names: list[str], repeats: int, seconds: float
+) -> dict[str, dict[str, list[float]]]:
     """Measure all installed collectors, interleaved; return rows per second by name."""
-    racers: dict[str, Racer] = {}
+    cases: dict[str, Case] = {}
     with ExitStack() as stack:
         for name in names:
             try:
@@ -391,14 +393,14 @@ def race(n_envs: int, names: list[str], repeats: int, seconds: float) -> dict[st
             except ImportError as error:
                 print(f"{name} is left out: {error}", flush=True)
                 continue
-            racers[name] = Racer(collector, T * n_envs, seconds)
-            stack.callback(racers[name].close)
+            cases[name] = Case(collector, T * n_envs, seconds)
+            stack.callback(cases[name].close)
         gc.freeze()  # so that no garbage collection scans the objects of all collectors
         order = random.Random(0)
         for _ in range(repeats):
-            for racer in order.sample(list(racers.values()), len(racers)):
-                racer.turn()
-    return {name: racer.rates for name, racer in racers.items()}
+            for case in order.sample(list(cases.values()), len(cases)):
+                case.measure()
+    return {name: case.rates for name, case in cases.items()}
 
 
 def versions() -> dict[str, str]:
@@ -425,7 +427,7 @@ def main() -> None:
     Distribution.set_default_validate_args(False)  # as importing Stable-Baselines3 does: off for every collector
     names = ["limit-b", *(name for name in args.only if name != "limit-b")]
     print(", ".join(f"{package} {number}" for package, number in versions().items()), flush=True)
-    found = {n_envs: race(n_envs, names, args.repeats, args.turn) for n_envs in args.n_envs}
+    found = {n_envs: measure_interleaved(n_envs, names, args.repeats, args.turn) for n_envs in args.n_envs}
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"versions": versions(), "args": vars(args), "rates": found}, file, indent=1)

@@ -90,7 +90,7 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(learners: list[Learner], n_envs: int, repeats: int, turn: float) -> None:
+def measure(learners: list[Learner], n_envs: int, repeats: int, window_seconds: float) -> None:
     """Measure all learners, and store the results in them."""
     with learners[0].feed(n_envs) as feed:
         fragments = [next(feed) for _ in range(3)]
@@ -125,7 +125,7 @@ def measure(learners: list[Learner], n_envs: int, repeats: int, turn: float) -> 
         counts = []
         for learner, _, feed in feeds:
             collect(learner, feed, 2)
-            counts.append(max(1, round(turn / (seconds(partial(collect, learner, feed, 3)) / 3))))
+            counts.append(max(1, round(window_seconds / (seconds(partial(collect, learner, feed, 3)) / 3))))
         for _ in range(repeats):
             for (learner, compiled, feed), count in zip(feeds, counts, strict=True):
                 rate = count * T * n_envs / seconds(partial(collect, learner, feed, count))
