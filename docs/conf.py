@@ -1,7 +1,7 @@
-"""The reference documentation: ``python -m sphinx -W docs build/docs`` makes it from the docstrings.
+"""Configuration of the reference documentation: ``python -m sphinx -W docs build/docs`` builds it from the docstrings.
 
-A warning is an error, and it is a warning if a public name has no docstring, if it is not in the reference, or if a
-cross-reference leads nowhere.
+With ``-W`` warnings are errors. There is a warning for each public name that has no docstring or no entry in the
+reference, and for each cross-reference without a target.
 """
 
 import importlib
@@ -42,26 +42,27 @@ PUBLIC = {
     "rlplay.plotting",
     "rlplay.testing",
 }
-"""The modules all of whose ``__all__`` is public. The index has some more pages."""
+"""Modules whose every name in ``__all__`` must be in the reference. The index lists some more modules."""
 
-for name in rlplay.engine.__all__:  # these are loaded when they are asked for; autodoc does not ask
+for name in rlplay.engine.__all__:  # these names are loaded at first use, and autodoc does not load them
     setattr(rlplay.engine, name, getattr(rlplay.engine, name))
 
 
 def setup(app):
-    """Have the reference looked over when all of it has been read."""
-    app.connect("env-check-consistency", see_that_all_is_there)
+    """Check the reference after all pages have been read."""
+    app.connect("env-check-consistency", warn_of_missing_names)
 
 
-def see_that_all_is_there(app, env):
+def warn_of_missing_names(app, env):
     """Warn of public names without a docstring, which autodoc leaves out, and of public modules without a page.
 
-    Constants have no docstrings of their own: that of their module names them.
+    A constant needs no entry of its own if the docstring of its module names it.
     """
     python = env.get_domain("py")
-    there = {*python.objects, *python.modules}
+    documented = {*python.objects, *python.modules}
     for name in sorted(PUBLIC):
         module = importlib.import_module(name)
-        named = {e for e in module.__all__ if isinstance(vars(module)[e], str | tuple) and f"``{e}``" in module.__doc__}
-        for missing in {name, *(f"{name}.{entry}" for entry in set(module.__all__) - named)} - there:
+        constants = {e for e in module.__all__ if isinstance(vars(module)[e], str | tuple)}
+        named = {constant for constant in constants if f"``{constant}``" in module.__doc__}
+        for missing in {name, *(f"{name}.{entry}" for entry in set(module.__all__) - named)} - documented:
             logging.getLogger(__name__).warning("%s is public, but has no docstring, or no page", missing)

@@ -1,7 +1,8 @@
-"""Make the picture of the README: ``python docs/timeline.py``.
+"""Makes the picture of the README, ``docs/timeline.png``: ``python docs/timeline.py``.
 
-The same work by two engines: environments that wait for each step, as for a simulator that runs elsewhere, and a
-learner that takes as long as they do. It waits too, so that the picture shows the schedule rather than the machine.
+Two engines do the same work. The environments wait at each step, as they would for a simulator in another process, and
+training takes as long as collection. Training waits too instead of computing, so that the picture does not depend on
+the speed of the machine.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
 from rlplay.zoo.envs import NarrowPath
 
-B, T, SECONDS = 4, 4, 0.002  # environments, steps of each in a fragment, what a step takes
+B, T, SECONDS = 4, 4, 0.002  # environments, steps in a fragment, seconds of a step of one environment
 
 
 class Waiting(NarrowPath):
-    """An environment whose steps take their time, without computing anything."""
+    """An environment whose step sleeps before it does anything."""
 
     def step(self, action: int) -> Any:
-        """Wait, then step."""
+        """Sleep, then step."""
         time.sleep(SECONDS)
         return super().step(action)
 

@@ -1,6 +1,6 @@
-"""The demo, and the page to copy: advantage actor-critic (A2C) learns to balance a pole, with the loop in plain sight.
+"""The demo, an example to copy: an actor learns to balance a pole by advantage actor-critic (A2C).
 
-``python -m rlplay demo`` runs it. Its three parts are the actor, the loop, and the book-keeping, which learns nothing.
+``python -m rlplay demo`` runs it. Three parts: the actor, the training loop, and a log that only records.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
 
 
 class Actor(BaseActorModule):
-    """Two small networks: the policy proposes actions, the critic tells how much reward is still to come."""
+    """Two small networks: the policy gives the logits of the actions, the critic estimates the value of a state."""
 
     def __init__(self, n_obs: int, n_act: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Actor(BaseActorModule):
         self.critic = nn.Sequential(nn.Linear(n_obs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
 
     def forward(self, obs: Tensor, *, hx: Any = None, **ignored: Any) -> tuple[Tensor, Any, dict[str, Tensor]]:
-        """React to observations ``(n_seq, B, n_obs)``: with actions, and with what the loss is made of."""
+        """Return actions, the recurrent state as given, and info for the loss; ``obs`` is ``(n_seq, B, n_obs)``."""
         logits, value = self.policy(obs.float()), self.critic(obs.float()).squeeze(-1)
         return sampling.categorical(logits, generator=self.generator), hx, {"logits": logits, "value": value}
 
@@ -58,15 +58,15 @@ def demo(
 ) -> dict[str, Any]:
     """Train until the environment is solved, ``total_steps`` are done, or Ctrl-C; then write the curve and a summary.
 
-    Solved means: over the last 100 episodes the mean return is at least the environment's own ``reward_threshold``.
-    What the options are, ``python -m rlplay demo --help`` tells. Returns the summary.
+    The environment is solved once the mean return of the last 100 episodes is at least its ``reward_threshold``.
+    ``python -m rlplay demo --help`` describes the options. Returns the summary.
     """
     options = dict(locals())
-    plotting.require()  # before training rather than after it
+    plotting.require()  # fails now rather than after the training
     Path(out).mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # networks this small are done before a second thread has woken up
+    torch.set_num_threads(1)  # for networks this small, one thread is the fastest
     envs = make_envs(env, n_envs)
     actor = Actor(envs[0].observation_space.shape[0], envs[0].action_space.n).to(device)
 
@@ -74,7 +74,7 @@ def demo(
     n_updates = max(1, total_steps // (n_envs * n_steps))
     decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=n_updates)
 
-    # with `final`, an episode that was cut by a time limit is bootstrapped from its true last observation
+    # `final`: an episode that a time limit ends is bootstrapped from its true last observation
     feed = ENGINES[engine](envs, actor, n_steps, lag=lag, seed=seed, final=True)
     log = Log(feed, goal=envs[0].spec.reward_threshold, total=n_updates * n_envs * n_steps)
     with feed, log.bar:
@@ -96,7 +96,7 @@ def demo(
 
 
 def make_envs(name: str, n_envs: int) -> list[Any]:
-    """Make environments; raise ValueError if there are none, or not of the kind that the actor is for."""
+    """Make environments; raise ValueError if the name is unknown, or if the actor is not made for their spaces."""
     try:
         envs = [gym.make(name) for _ in range(n_envs)]
     except gym.error.Error as error:
@@ -108,16 +108,16 @@ def make_envs(name: str, n_envs: int) -> list[Any]:
 
 
 class Log:
-    """The book-keeping: what has been achieved, in how many steps and seconds. It asks nothing of the device."""
+    """Records the returns of episodes, shows a progress bar, and writes the results. Never waits for the device."""
 
     def __init__(self, feed: Feed, goal: float | None, total: int) -> None:
         self.feed, self.stats, self.goal = feed, feed.stats, goal
-        self.episodes: list[tuple[int, float]] = []  # after how many steps each one came in, and its return
+        self.episodes: list[tuple[int, float]] = []  # of each: steps at its delivery, and its return
         self.interrupted = False
         self.bar = tqdm(total=total, unit="step", unit_scale=True, dynamic_ncols=True)
 
     def update(self) -> None:
-        """Take note of the episodes that have ended, and move the progress bar."""
+        """Record the episodes that have ended, and update the progress bar."""
         self.stats = self.feed.stats
         self.episodes += [(self.stats.steps, episode.ret) for episode in self.feed.episodes()]
         env, actor, _, idle = (f"{spent / self.stats.seconds:.0%}" for spent in self.stats.collector)
@@ -130,17 +130,17 @@ class Log:
 
     @property
     def mean(self) -> float:
-        """The mean return over the last 100 episodes, or over all if there are fewer."""
+        """The mean return of the last 100 episodes, or of all if there are fewer; NaN if there are none."""
         last = [ret for _, ret in self.episodes[-100:]]
         return sum(last) / len(last) if last else math.nan
 
     @property
     def solved(self) -> bool:
-        """Whether the last 100 episodes reach the goal."""
+        """Whether the mean return of the last 100 episodes reaches the goal."""
         return self.goal is not None and len(self.episodes) >= 100 and self.mean >= self.goal
 
     def write(self, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-        """Write the learning curve and the summary, and say on stdout where they are."""
+        """Write the learning curve and the summary, print their paths, and return the summary."""
         stats, solved = self.stats, self.solved
         steps, returns = [step for step, _ in self.episodes], [ret for _, ret in self.episodes]
         means = plotting.moving_mean(returns, 100).round(2).tolist()
@@ -155,8 +155,8 @@ class Log:
             "last mean return over 100 episodes": means[-1] if means else None,
             "mean return to reach": self.goal,
             "solved at step": stats.steps if solved else None,
-            "collector's seconds": {place: round(spent, 1) for place, spent in stats.collector._asdict().items()},
-            "learner's seconds": {place: round(spent, 1) for place, spent in stats.learner._asdict().items()},
+            "collector's seconds": {name: round(spent, 1) for name, spent in stats.collector._asdict().items()},
+            "learner's seconds": {name: round(spent, 1) for name, spent in stats.learner._asdict().items()},
             "versions": {"python": platform.python_version()}
             | {x.__name__: x.__version__ for x in (rlplay, torch, np, gym)},
         }

@@ -8,36 +8,41 @@ import sys
 
 import pytest
 
-from rlplay import doctor
 from rlplay.__main__ import main
-from rlplay.doctor import Check
+from rlplay.doctor import command, trials, verdicts
+from rlplay.doctor.verdicts import Check
 
 MADE_UP = [
-    (doctor.python((3, 11, 7), False), "ok", "3.11.7, with the interpreter lock", ""),
-    (doctor.python((3, 14, 0), True), "ok", "free-threaded", ""),
-    (doctor.python((3, 9, 18), False), "fail", "3.9.18", "3.10"),
-    (doctor.package("torch", "2.13.0+cpu", (2, 4), "rlplay needs it"), "ok", "2.13.0+cpu", ""),
-    (doctor.package("torch", "2.3.1", (2, 4), "rlplay needs it"), "fail", "older than 2.4", '"torch>=2.4"'),
-    (doctor.package("torch", None, (2, 4), "rlplay needs it"), "fail", "not there", "pip install"),
-    (doctor.package("numpy", "2.0.0rc1", (1, 24), "rlplay needs it"), "ok", "2.0.0rc1", ""),
-    (doctor.package("gymnasium", "0.29.1", (1, 1), "for its environments"), "warn", "older than 1.1", "gymnasium>=1.1"),
-    (doctor.package("envpool", None, (0,), "for its environments"), "ok", "not there", ""),
-    (doctor.cores(8, 4), "ok", "torch.set_num_threads(1)", ""),
-    (doctor.cores(8, 1), "ok", "8 usable, torch works with 1 threads", ""),
-    (doctor.cores(4, 16), "warn", "16 threads", "torch.set_num_threads(4)"),
-    (doctor.cores(1, 1), "warn", "1 usable", "`same`"),
-    (doctor.no_cuda(None, False), "ok", "no device", ""),
-    (doctor.no_cuda(None, True), "warn", "cannot use it", "built for the CPU only"),
-    (doctor.no_cuda("12.8", True), "warn", "no device that torch can use", "12.8"),
-    (doctor.memory("cuda:0", 40 * 10**9, 80 * 10**9), "ok", "40.0 of 80.0 GB", ""),
-    (doctor.memory("cuda:0", 10**8, 80 * 10**9), "warn", "0.1 of 80.0 GB", "another device"),
-    (doctor.bandwidth("cuda:0", 25e9, 6e9), "ok", "25.0 GB/s pinned, 6.0 GB/s pageable", ""),
-    (doctor.bandwidth("cuda:0", 1e9, 0.9e9), "warn", "1.0 GB/s pinned", "uint8"),
-    (doctor.bandwidth("cuda:0", 5e9, 6e9), "warn", "5.0 GB/s pinned", "virtual machine"),
-    (doctor.environments({"gym": True, "gymnasium": True}), "ok", "gym and gymnasium", ""),
-    (doctor.environments({"gym": False, "gymnasium": True}), "ok", "of gymnasium", ""),
-    (doctor.environments({"gym": False}), "fail", "gym cannot be used", "pip install gymnasium"),
-    (doctor.environments({}), "warn", "neither", "pip install gymnasium"),
+    (verdicts.python((3, 11, 7), False), "ok", "3.11.7, with the interpreter lock", ""),
+    (verdicts.python((3, 14, 0), True), "ok", "free-threaded", ""),
+    (verdicts.python((3, 9, 18), False), "fail", "3.9.18", "3.10"),
+    (verdicts.package("torch", "2.13.0+cpu", (2, 4), "rlplay needs it"), "ok", "2.13.0+cpu", ""),
+    (verdicts.package("torch", "2.3.1", (2, 4), "rlplay needs it"), "fail", "older than 2.4", '"torch>=2.4"'),
+    (verdicts.package("torch", None, (2, 4), "rlplay needs it"), "fail", "not there", "pip install"),
+    (verdicts.package("numpy", "2.0.0rc1", (1, 24), "rlplay needs it"), "ok", "2.0.0rc1", ""),
+    (
+        verdicts.package("gymnasium", "0.29.1", (1, 1), "for its environments"),
+        "warn",
+        "older than 1.1",
+        "gymnasium>=1.1",
+    ),
+    (verdicts.package("envpool", None, (0,), "for its environments"), "ok", "not there", ""),
+    (verdicts.cores(8, 4), "ok", "torch.set_num_threads(1)", ""),
+    (verdicts.cores(8, 1), "ok", "8 usable, torch works with 1 threads", ""),
+    (verdicts.cores(4, 16), "warn", "16 threads", "torch.set_num_threads(4)"),
+    (verdicts.cores(1, 1), "warn", "1 usable", "`same`"),
+    (verdicts.no_cuda(None, False), "ok", "no device", ""),
+    (verdicts.no_cuda(None, True), "warn", "cannot use it", "built for the CPU only"),
+    (verdicts.no_cuda("12.8", True), "warn", "no device that torch can use", "12.8"),
+    (verdicts.memory("cuda:0", 40 * 10**9, 80 * 10**9), "ok", "40.0 of 80.0 GB", ""),
+    (verdicts.memory("cuda:0", 10**8, 80 * 10**9), "warn", "0.1 of 80.0 GB", "another device"),
+    (verdicts.bandwidth("cuda:0", 25e9, 6e9), "ok", "25.0 GB/s pinned, 6.0 GB/s pageable", ""),
+    (verdicts.bandwidth("cuda:0", 1e9, 0.9e9), "warn", "1.0 GB/s pinned", "uint8"),
+    (verdicts.bandwidth("cuda:0", 5e9, 6e9), "warn", "5.0 GB/s pinned", "virtual machine"),
+    (verdicts.environments({"gym": True, "gymnasium": True}), "ok", "gym and gymnasium", ""),
+    (verdicts.environments({"gym": False, "gymnasium": True}), "ok", "of gymnasium", ""),
+    (verdicts.environments({"gym": False}), "fail", "gym cannot be used", "pip install gymnasium"),
+    (verdicts.environments({}), "warn", "neither", "pip install gymnasium"),
 ]
 
 
@@ -47,7 +52,7 @@ def test_made_up_machines_are_judged(check, verdict, found, remedy):
     assert found in check.found
     assert remedy in check.remedy
     assert bool(check.remedy) == (verdict != "ok")
-    first, *others = doctor.line(check).splitlines()
+    first, *others = command.line(check).splitlines()
     assert first.split()[0] == verdict
     assert check.found in first
     assert [check.remedy in line for line in others] == [True] * (verdict != "ok")
@@ -62,12 +67,12 @@ def broke():
     [
         ([Check("a", "ok", "there")], 0),
         ([Check("a", "ok", "there"), Check("b", "warn", "slow", "make it fast")], 0),
-        ([doctor._tried("a", broke, "mend it"), Check("b", "ok", "there")], 1),
-        ([doctor._tried("a", broke, "mend it", "warn"), Check("b", "ok", "there")], 0),
+        ([trials.attempt("a", broke, "mend it"), Check("b", "ok", "there")], 1),
+        ([trials.attempt("a", broke, "mend it", "warn"), Check("b", "ok", "there")], 0),
     ],
 )
 def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
+    monkeypatch.setattr(command, "examine", lambda: iter(checks))
     assert main(["doctor"]) == code
     printed = capsys.readouterr().out
     assert ("rlplay works here." in printed) == (not code)
@@ -77,10 +82,10 @@ def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, mon
 
 
 def test_what_raises_does_not_end_the_visit(monkeypatch):
-    for name in ("_share", "_start"):
-        monkeypatch.setattr(doctor, name, broke)
-    monkeypatch.setattr(doctor, "_played", lambda feed: broke())
-    checks = {check.name: check for check in doctor.examine()}
+    for name in ("share_memory", "start_child"):
+        monkeypatch.setattr(trials, name, broke)
+    monkeypatch.setattr(trials, "_collect", lambda feed: broke())
+    checks = {check.name: check for check in command.examine()}
     assert checks["shared memory"].found == checks["child process"].found == "RuntimeError: it is broken"
     assert checks["child process"].verdict == checks["environments"].verdict == "fail"
     assert checks["same, gym"].verdict == checks["same, gymnasium"].verdict == "warn"
@@ -97,7 +102,7 @@ def test_this_machine_is_examined():
 
 
 def test_what_cannot_even_be_imported_has_a_remedy(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rlplay.doctor", None)  # as if one of its imports had failed
+    monkeypatch.setitem(sys.modules, "rlplay.doctor.command", None)  # as if one of its imports had failed
     with pytest.raises(SystemExit) as end:
         main(["doctor"])
     assert end.value.code == 1

@@ -1,4 +1,4 @@
-"""What ``python -m rlplay bench`` does: work by work, measure, tell, and write it all down."""
+"""The command ``python -m rlplay bench``: measures each work, prints a table, and writes a JSON file and a picture."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from tqdm import tqdm
 
 from ..engine.memory.cuda import lane_between
-from .gpu import Watch, copy_ceiling
-from .measure import Contestant, Limit, forward_pass, race
-from .report import LEGEND, Row, draw, gpu_row, limit_row, machine, run_row, table
-from .runs import Run, Settings, make_actor
+from .gpu import DeviceProfiler, peak_upload_rate
+from .measure import Case, Limit, forward_pass, measure_interleaved
+from .report import LEGEND, Row, draw, gpu_row, limit_row, machine_row, run_row, table
+from .runs import EngineRun, Settings, make_actor
 from .spec import DEFAULT_ENGINES, ON_CUDA, Engine, parse_engine
-from .works import Work, make_work, missing
+from .works import Work, make_work, missing_packages
 
-__all__ = ["bench"]
+__all__ = ["LIMIT_NAMES", "bench"]
 
-FIGURES, PICTURE = "bench.json", "bench.png"
+LIMIT_NAMES = ("limit a: stepping", "limit b: and forward")
 
-LIMITS = ("limit a: stepping", "limit b: and forward")
+_JSON_FILE, _PICTURE_FILE = "bench.json", "bench.png"
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     n_envs: Sequence[int],
     *,
     repeats: int,
-    turn: float,
+    window_seconds: float,
     learner_cost: float | str | None,
     cost: float,
     n_steps: int | None,
@@ -40,114 +40,153 @@ def bench(
     out: Path,
     command: str,
 ) -> Row:
-    """Measure works with engines, tell of each on stdout, and write ``bench.json`` and ``bench.png`` into ``out``.
+    """Measure the works with the engines, print a table of each, and write ``bench.json`` and ``bench.png``.
 
-    The options are those of the command line; ``turn`` and ``learner_cost`` in seconds, ``cost`` in milliseconds, and
-    without ``engines`` each work has its own. ``command`` is noted. Returns what is in the JSON file.
+    Parameters
+    ----------
+    works : sequence of str
+        Keys of :data:`rlplay.benchmark.spec.WORKS`.
+    engines : sequence of Engine, optional
+        By default those that ``spec`` lists for each work.
+    n_envs : sequence of int
+        Each work is measured with each of these numbers of environments.
+    repeats : int
+        Number of measurements of each engine and each limit.
+    window_seconds : float
+        Approximate duration of one window.
+    learner_cost : float, ``equal`` or None
+        See :attr:`rlplay.benchmark.runs.Settings.learner_cost`.
+    cost : float
+        Milliseconds of a step of ``pixels``.
+    n_steps : int, optional
+        Steps in a fragment; by default a number for each work.
+    threads : int
+        Number of torch threads in each process.
+    device : str
+        Where to act and to learn.
+    out : Path
+        Folder for both files.
+    command : str
+        The command line, which is noted in the JSON file.
+
+    Returns
+    -------
+    dict
+        The content of the JSON file.
     """
     torch.set_num_threads(threads)
-    settings = Settings(lane_between(device, None, torch.device(device)), threads, turn, learner_cost)
+    settings = Settings(lane_between(device, None, torch.device(device)), threads, window_seconds, learner_cost)
+    noted = {
+        "repeats": repeats, "turn": window_seconds, "learner_cost": learner_cost, "cost": cost, "threads": threads,
+    }  # fmt: skip
     rows: list[Row] = []
-    told = {"repeats": repeats, "turn": turn, "learner_cost": learner_cost, "cost": cost, "threads": threads}
-    summary = {"command": command, "machine": machine(settings.lane.device), "settings": told, "rows": rows}
+    summary = {"command": command, "machine": machine_row(settings.lane.device), "settings": noted, "rows": rows}
     for name in works:
-        lacking = missing(name)
-        if lacking is not None:
-            print(f"{name}: not available: {lacking}\n", flush=True)
-            rows.append({"work": name, "not available": lacking})
+        missing = missing_packages(name)
+        if missing is not None:
+            print(f"{name}: not available: {missing}\n", flush=True)
+            rows.append({"work": name, "not available": missing})
         else:
             work = make_work(name, cost=1e-3 * cost, n_steps=n_steps)
             texts = DEFAULT_ENGINES[name] + (ON_CUDA if settings.lane.asynchronous else [])
             chosen = [parse_engine(text) for text in texts] if engines is None else engines
-            for part in _measured(work, chosen, n_envs, repeats, settings):
-                print(table(part), end="\n\n", flush=True)
-                rows += part
-        _write(summary, out)  # after each work, for an interrupt would else take all of them
-    print(f"{LEGEND}\nall figures: {out / FIGURES}\npicture: {out / PICTURE}")
+            for rows_of_n_envs in _measure_work(work, chosen, n_envs, repeats, settings):
+                print(table(rows_of_n_envs), end="\n\n", flush=True)
+                rows += rows_of_n_envs
+        _write(summary, out)  # after each work, so that an interrupt loses only the present work
+    print(f"{LEGEND}\nall figures: {out / _JSON_FILE}\npicture: {out / _PICTURE_FILE}")
     return summary
 
 
-def _measured(
+def _measure_work(
     work: Work, engines: Sequence[Engine], n_envs: Sequence[int], repeats: int, settings: Settings
 ) -> list[list[Row]]:
-    """Measure one work: the rows of each number of environments."""
+    """Measure one work; return the rows of each number of environments."""
     with ExitStack() as stack:
-        fields = [_Field(work, engines, n, settings, stack) for n in n_envs]
-        contestants = [contestant for field in fields for contestant in field.contestants]
+        comparisons = [_Comparison(work, engines, n, settings, stack) for n in n_envs]
+        cases = [case for comparison in comparisons for case in comparison.cases]
         bar = stack.enter_context(
-            _Bar(total=len(contestants) * (1 + repeats), desc=work.name, unit="turn", leave=False, disable=None)
+            _ProgressBar(
+                total=len(cases) * (1 + repeats), desc=work.name, unit="measurement", leave=False, disable=None
+            )
         )
-        race(contestants, repeats, bar.update)
-        return [field.rows() for field in fields]
-
-
-class _Bar(tqdm):  # type: ignore[misc]
-    """A progress bar without a thread that looks after it: nothing is to run beside what is measured."""
-
-    monitor_interval = 0
-
-
-class _Field:
-    """Those who are measured with the same environments: the two limits, and the engines."""
-
-    def __init__(
-        self, work: Work, engines: Sequence[Engine], n_envs: int, settings: Settings, stack: ExitStack
-    ) -> None:
-        """Open all of them; ``stack`` closes them."""
-        n_steps, lane = work.n_steps(n_envs), settings.lane
-        self._common = {"work": work.name, "n_envs": n_envs, "n_steps": n_steps}
-        self._lane, self._engines = lane, engines
-        forward = forward_pass(make_actor(work).to(lane.device), lane)
-        self._limits = [Limit(work, n_envs, n_steps, react, settings.seconds) for react in (None, forward)]
-        for limit in self._limits:
-            stack.callback(limit.close)
-        self._runs: dict[Engine, Run] = {}
-        self._hindrances: dict[Engine, str] = {}
-        for engine in engines:
-            try:
-                hindrance = engine.hindrance(n_envs)
-                if hindrance is not None:
-                    raise NotImplementedError(hindrance)
-                self._runs[engine] = Run(engine, work, n_envs, n_steps, settings)
-            except NotImplementedError as error:
-                self._hindrances[engine] = str(error)
-            else:
-                stack.callback(self._runs[engine].close)
-
-    @property
-    def contestants(self) -> list[Contestant]:
-        """Those who take turns."""
-        return [*self._limits, *self._runs.values()]
-
-    def rows(self) -> list[Row]:
-        """Tell what has been measured, in the order of asking."""
-        a, b = self._limits
-        rows = [limit_row(limit, a, b) for limit in (a, b)]
-        if self._lane.asynchronous:
-            rows[0]["gpu"] = {"alone": {"bytes per second while copying up": copy_ceiling(self._lane)}}
-        for engine in self._engines:
-            if engine in self._hindrances:
-                rows.append({"not available": self._hindrances[engine]})
-                continue
-            run = self._runs[engine]
-            rows.append(run_row(run, a, b) | ({"gpu": _traced(run, engine)} if self._lane.asynchronous else {}))
-        names = [*LIMITS, *(engine.text for engine in self._engines)]
-        return [{**self._common, "engine": name, **row} for name, row in zip(names, rows, strict=True)]
-
-
-def _traced(run: Run, engine: Engine) -> Row:
-    """Go through the windows once more, and tell what the GPU did in them."""
-    complete = engine.name in ("same", "threaded")
-    with_learner = [("learner", run.collect_and_train, run.both)] if run.both else []
-    told = {}
-    for window, measure, timed in [("alone", run.collect, run.collecting), *with_learner]:
-        watch = Watch()
-        traced = measure(watch)
-        told[window] = gpu_row(watch.activity, traced, timed, complete=complete)
-    return told
+        measure_interleaved(cases, repeats, bar.update)
+        return [comparison.rows() for comparison in comparisons]
 
 
 def _write(summary: Row, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / FIGURES).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    draw(summary, out / PICTURE)
+    (out / _JSON_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    draw(summary, out / _PICTURE_FILE)
+
+
+class _ProgressBar(tqdm):  # type: ignore[misc]
+    """A progress bar without tqdm's monitor thread, which would disturb the measurements."""
+
+    monitor_interval = 0
+
+
+class _Comparison:
+    """The two limits and the engines, all with the same environments and the same number of them."""
+
+    def __init__(
+        self, work: Work, engines: Sequence[Engine], n_envs: int, settings: Settings, stack: ExitStack
+    ) -> None:
+        """Open the limits' environments and the engines' feeds; ``stack`` closes all of them."""
+        n_steps, lane = work.n_steps(n_envs), settings.lane
+        self._common = {"work": work.name, "n_envs": n_envs, "n_steps": n_steps}
+        self._lane, self._engines = lane, engines
+        forward = forward_pass(make_actor(work).to(lane.device), lane)
+        self._limits = [
+            Limit(work, n_envs, n_steps, before_step, settings.window_seconds) for before_step in (None, forward)
+        ]
+        for limit in self._limits:
+            stack.callback(limit.close)
+        self._runs: dict[Engine, EngineRun] = {}
+        self._obstacles: dict[Engine, str] = {}
+        for engine in engines:
+            try:
+                obstacle = engine.obstacle(n_envs)
+                if obstacle is not None:
+                    raise NotImplementedError(obstacle)
+                self._runs[engine] = EngineRun(engine, work, n_envs, n_steps, settings)
+            except NotImplementedError as error:
+                self._obstacles[engine] = str(error)
+            else:
+                stack.callback(self._runs[engine].close)
+
+    @property
+    def cases(self) -> list[Case]:
+        """The limits, and the engines that can be measured."""
+        return [*self._limits, *self._runs.values()]
+
+    def rows(self) -> list[Row]:
+        """Return the rows of the limits, then those of the engines in the order of the command line."""
+        limit_a, limit_b = self._limits
+        rows = [limit_row(limit, limit_a, limit_b) for limit in (limit_a, limit_b)]
+        if self._lane.asynchronous:
+            rows[0]["gpu"] = {"alone": {"bytes per second while copying up": peak_upload_rate(self._lane)}}
+        for engine in self._engines:
+            if engine in self._obstacles:
+                rows.append({"not available": self._obstacles[engine]})
+                continue
+            run = self._runs[engine]
+            rows.append(run_row(run, limit_a, limit_b))
+            if self._lane.asynchronous:
+                rows[-1]["gpu"] = _profile(run, engine)
+        names = [*LIMIT_NAMES, *(engine.text for engine in self._engines)]
+        return [{**self._common, "engine": name, **row} for name, row in zip(names, rows, strict=True)]
+
+
+def _profile(run: EngineRun, engine: Engine) -> Row:
+    """Run each window once more with the device's profiler; return the device's figures of each window."""
+    complete = engine.name in ("same", "threaded")
+    windows = [("alone", run.measure_collection, run.collection)]
+    if run.both:
+        windows.append(("learner", run.measure_both, run.both))
+    rows = {}
+    for name, measure, timed in windows:
+        profiler = DeviceProfiler()
+        profiled = measure(profiler)
+        rows[name] = gpu_row(profiler.activity, profiled, timed, complete=complete)
+    return rows

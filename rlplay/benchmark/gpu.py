@@ -1,13 +1,13 @@
-"""What a GPU is asked: how long it has nothing to do, and how fast it is fed.
+"""Figures of a GPU: the share of time in which it was idle, and the speed of copies from the host to the device.
 
-Not by events, of which every engine would have to have some at both ends of all that it launches, but from a trace of
-the device's own (``torch.profiler``), taken in one window more that is not timed: tracing makes the host slower, but
-hardly the kernels. The share of idle time is::
+The idle share is not measured by CUDA events, because every engine would need events at both ends of everything that
+it launches. It is taken from a trace of the device (``torch.profiler``), recorded in one additional window that is not
+timed: tracing slows down the host, but hardly the kernels. The share is::
 
-    idle = 1 - (time in which anything ran, per fragment, in the trace) / (median time per fragment, untraced)
+    idle = 1 - (time in which anything ran, per fragment, in the trace) / (median time per fragment, without tracing)
 
-Kernels that ran side by side, or in one another's wake, count once. What other processes have the device do does not
-appear in the trace, so that there is no such figure for the engines that act in processes of their own.
+Kernels that ran at the same time count once. The trace contains only the work of this process. Therefore the engines
+that act in other processes have no such figure.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..engine.memory.lane import Lane, Place
 
-__all__ = ["Activity", "Watch", "activity_in", "copy_ceiling", "covered"]
+__all__ = ["DeviceActivity", "DeviceProfiler", "covered_length", "peak_upload_rate", "read_trace"]
 
-_BLOCK = 256 * 2**20
-_TRIALS = 10
-
-
-class Activity(NamedTuple):
-    """What the device has done in a window."""
-
-    busy: float = 0.0
-    """Seconds in which anything ran."""
-    upload: float = 0.0
-    """Seconds in which something was copied up from page-locked memory."""
-    uploaded: int = 0
-    """How many bytes that was."""
+_COPY_BYTES = 256 * 2**20
+_N_COPIES = 10
 
 
-class Watch(AbstractContextManager["Watch"]):
-    """Traces the device inside a ``with`` block.
+class DeviceActivity(NamedTuple):
+    """What the device did in one window."""
+
+    busy_seconds: float = 0.0
+    """Time in which any kernel, copy or memset ran."""
+    upload_seconds: float = 0.0
+    """Time in which page-locked host memory was copied to the device."""
+    uploaded_bytes: int = 0
+    """Number of bytes copied in ``upload_seconds``."""
+
+
+class DeviceProfiler(AbstractContextManager["DeviceProfiler"]):
+    """Records a trace of the device inside a ``with`` block.
 
     Attributes
     ----------
-    activity : Activity
-        What the device has done, once the block has been left.
+    activity : DeviceActivity
+        Summary of the trace; all zeros until the ``with`` block has ended.
     """
 
     def __init__(self) -> None:
-        self.activity = Activity()
+        self.activity = DeviceActivity()
         self._profiler = profile(activities=[ProfilerActivity.CUDA])
 
-    def __enter__(self) -> Watch:
-        """Begin."""
+    def __enter__(self) -> DeviceProfiler:
+        """Start recording."""
         self._profiler.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End, and read the trace."""
+        """Stop recording, and summarise the trace."""
         self._profiler.__exit__(kind, error, traceback)
         with TemporaryDirectory() as folder:
             trace = Path(folder, "trace.json")
             self._profiler.export_chrome_trace(str(trace))
-            self.activity = activity_in(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"])
+            self.activity = read_trace(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"])
 
 
-def activity_in(events: Iterable[dict[str, Any]]) -> Activity:
-    """Read a trace in Chrome's format, where times are microseconds."""
-    intervals, uploads, uploaded = [], [], 0
+def read_trace(events: Iterable[dict[str, Any]]) -> DeviceActivity:
+    """Summarise the events of a trace in Chrome's format, whose times are in microseconds."""
+    intervals, uploads, uploaded_bytes = [], [], 0
     for event in events:
         if event.get("cat") not in ("kernel", "gpu_memcpy", "gpu_memset"):
             continue
@@ -83,12 +83,12 @@ def activity_in(events: Iterable[dict[str, Any]]) -> Activity:
         intervals.append(interval)
         if event["name"].startswith("Memcpy HtoD (Pinned"):
             uploads.append(interval)
-            uploaded += int(event["args"]["bytes"])
-    return Activity(1e-6 * covered(intervals), 1e-6 * covered(uploads), uploaded)
+            uploaded_bytes += int(event["args"]["bytes"])
+    return DeviceActivity(1e-6 * covered_length(intervals), 1e-6 * covered_length(uploads), uploaded_bytes)
 
 
-def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Tell how much of the line is covered by intervals ``(start, end)``, which may overlap."""
+def covered_length(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals ``(start, end)``, which may overlap."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))
@@ -96,14 +96,14 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def copy_ceiling(lane: Lane) -> float:
-    """Measure how many bytes a second come up from page-locked memory, 256 MiB at a time: the median of ten copies."""
-    source = lane.empty(Place.HOST, (_BLOCK,), torch.uint8)
-    target = lane.empty(Place.CONSUMER, (_BLOCK,), torch.uint8)
+def peak_upload_rate(lane: Lane) -> float:
+    """Return the bytes per second of copies from page-locked memory: the median of ten copies of 256 MiB."""
+    source = lane.empty(Place.HOST, (_COPY_BYTES,), torch.uint8)
+    target = lane.empty(Place.CONSUMER, (_COPY_BYTES,), torch.uint8)
     seconds = []
-    for _ in range(1 + _TRIALS):
+    for _ in range(1 + _N_COPIES):
         started = perf_counter()
         lane.copy(target, source)
         lane.host_wait(lane.record())
         seconds.append(perf_counter() - started)
-    return _BLOCK / median(seconds[1:])
+    return _COPY_BYTES / median(seconds[1:])

@@ -1,4 +1,7 @@
-"""Measures in turns: contestants, limits that no engine can beat, and their spreads."""
+"""Measurements: one timed window, the interleaving of all cases, their statistics, and the two limits.
+
+The cases that run an engine are in ``runs``.
+"""
 
 from __future__ import annotations
 
@@ -16,148 +19,155 @@ from ..zoo.actors import ActorCritic
 from .works import Work
 
 __all__ = [
-    "Contestant",
-    "Spread",
-    "Turn",
-    "count_for",
-    "efficiency",
-    "race",
-    "rates",
-    "times",
+    "Case",
     "Limit",
+    "Measurement",
+    "Spread",
     "forward_pass",
-    "step_all",
+    "measure_interleaved",
+    "overlap_efficiency",
+    "repetitions",
+    "seconds_per_fragment",
+    "steps_per_second",
 ]
 
+_N_ACTION_ROWS = 1024
+"""Number of steps whose actions a limit draws in advance; it uses them again and again."""
 
-class Turn(NamedTuple):
-    """One window of one turn, measured."""
+
+class Measurement(NamedTuple):
+    """The result of one timed window."""
 
     fragments: int
-    """How many fragments were received, trained on, or both; for a limit, as many times ``T`` steps were made."""
+    """Number of fragments collected, trained on, or both. For a limit: the number of times that T steps were made."""
     steps: int
-    """Transitions, of all environments together; 0 if nothing was collected."""
+    """Number of transitions of all environments together; 0 if nothing was collected."""
     seconds: float
     """Wall-clock time."""
-    places: dict[str, float]
-    """Where the collector's seconds went."""
+    collector_seconds: dict[str, float]
+    """Seconds of the collector by activity (the fields of ``CollectorTime``); empty for limits and for training."""
 
 
-class Contestant(Protocol):
-    """Whoever is measured."""
+class Case(Protocol):
+    """A limit or an engine that the benchmark measures."""
 
     def warm_up(self) -> None:
-        """Do all once, unmeasured, and settle how much makes a turn."""
+        """Run everything once without recording it, and choose how many fragments fill a window."""
 
-    def turn(self) -> None:
-        """Be measured once more, while all others stand still."""
+    def measure(self) -> None:
+        """Record one more measurement. All other cases are paused meanwhile."""
+
+
+def measure_interleaved(cases: Sequence[Case], repeats: int, on_progress: Callable[[], object]) -> None:
+    """Warm up all cases, then measure each of them once per round, for ``repeats`` rounds.
+
+    ``on_progress`` is called after each warm-up and after each measurement.
+    """
+    for case in cases:
+        case.warm_up()
+        on_progress()
+    for _ in range(repeats):
+        for case in cases:
+            case.measure()
+            on_progress()
+
+
+def repetitions(seconds: float, seconds_each: float) -> int:
+    """Return how many repetitions of ``seconds_each`` last about ``seconds`` in total: at least one."""
+    return max(1, round(seconds / seconds_each))
 
 
 class Spread(NamedTuple):
-    """A few measurements of the same thing."""
+    """Repeated measurements of one quantity."""
 
     values: list[float]
-    """In the order in which they were taken."""
+    """In the order in which they were measured."""
 
     @property
     def median(self) -> float:
-        """Their median."""
+        """The median value."""
         return median(self.values)
 
     @property
     def low(self) -> float:
-        """The least."""
+        """The smallest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """The greatest."""
+        """The largest value."""
         return max(self.values)
 
 
-def race(contestants: Sequence[Contestant], repeats: int, tick: Callable[[], object]) -> None:
-    """Let all warm up, then take turns: one each, ``repeats`` times over. ``tick`` is called after each of them."""
-    for contestant in contestants:
-        contestant.warm_up()
-        tick()
-    for _ in range(repeats):
-        for contestant in contestants:
-            contestant.turn()
-            tick()
+def steps_per_second(measurements: Iterable[Measurement]) -> Spread:
+    """Return the transitions per second of each measurement."""
+    return Spread([each.steps / each.seconds for each in measurements])
 
 
-def count_for(seconds: float, each: float) -> int:
-    """Tell how often to do what takes ``each`` seconds so that it lasts ``seconds``: at least once."""
-    return max(1, round(seconds / each))
+def seconds_per_fragment(measurements: Iterable[Measurement]) -> Spread:
+    """Return the seconds per fragment of each measurement."""
+    return Spread([each.seconds / each.fragments for each in measurements])
 
 
-def rates(turns: Iterable[Turn]) -> Spread:
-    """Transitions per second."""
-    return Spread([turn.steps / turn.seconds for turn in turns])
-
-
-def times(turns: Iterable[Turn]) -> Spread:
-    """Seconds per fragment."""
-    return Spread([turn.seconds / turn.fragments for turn in turns])
-
-
-def efficiency(collecting: Iterable[Turn], training: Iterable[Turn], both: Iterable[Turn]) -> float:
-    """How well training and collection overlap: the longer one's time alone, over the time that both take together."""
-    return max(times(collecting).median, times(training).median) / times(both).median
-
-
-_READY = 1024
-"""How many rows of actions are ready-made; after the last one comes the first."""
+def overlap_efficiency(
+    collection: Iterable[Measurement], training: Iterable[Measurement], both: Iterable[Measurement]
+) -> float:
+    """Return the longer of the two times alone, divided by the time of both together (medians, per fragment)."""
+    alone = max(seconds_per_fragment(collection).median, seconds_per_fragment(training).median)
+    return alone / seconds_per_fragment(both).median
 
 
 class Limit:
-    """A limit, as one who takes turns with the engines.
+    """A plain loop over the environments: limit a or limit b of the benchmark.
 
     Parameters
     ----------
     work : Work
-        Where the environments come from.
+        Makes the environments.
     n_envs, n_steps : int
         ``B`` and ``T``.
-    react : callable, optional
-        What to do with the list of observations before each step: :func:`forward_pass` for limit b, None for a.
+    before_step : callable or None
+        Called with the list of observations before each step: :func:`forward_pass` for limit b, None for limit a.
     seconds : float
-        How long a turn is to last, about.
+        Approximate duration of one measurement.
 
     Attributes
     ----------
-    turns : list of Turn
-        What has been measured.
+    measurements : list of Measurement
+        One for each call of :meth:`measure`.
     """
 
     def __init__(
-        self, work: Work, n_envs: int, n_steps: int, react: Callable[[list[Any]], object] | None, seconds: float
+        self, work: Work, n_envs: int, n_steps: int, before_step: Callable[[list[Any]], object] | None, seconds: float
     ) -> None:
-        self._n_steps, self._react, self._seconds = n_steps, react, seconds
+        self._n_steps, self._before_step, self._seconds = n_steps, before_step, seconds
         self._envs = [work.make_env() for _ in range(n_envs)]
         self._obs = [env.reset(seed=j)[0] for j, env in enumerate(self._envs)]
         n_actions = int(self._envs[0].action_space.n)
-        self._actions = [list(row) for row in np.random.default_rng(0).integers(n_actions, size=(_READY, n_envs))]
-        self._t = self._count = 0
-        self.turns: list[Turn] = []
+        actions = np.random.default_rng(0).integers(n_actions, size=(_N_ACTION_ROWS, n_envs))
+        self._actions = [list(row) for row in actions]
+        self._t, self._n_fragments = 0, 1
+        self.measurements: list[Measurement] = []
 
     def warm_up(self) -> None:
-        """Step for a while, and settle for how long."""
-        self._run(1)
-        self._count = count_for(self._seconds, self._run(1).seconds)
+        """Step without recording, and choose how many fragments a measurement has."""
+        self._step_fragments(1)
+        self._n_fragments = repetitions(self._seconds, self._step_fragments(1).seconds)
 
-    def turn(self) -> None:
-        """Step for a turn."""
-        self.turns.append(self._run(self._count))
+    def measure(self) -> None:
+        """Record one more measurement."""
+        self.measurements.append(self._step_fragments(self._n_fragments))
 
-    def _run(self, count: int) -> Turn:
+    def _step_fragments(self, n_fragments: int) -> Measurement:
+        """Make the steps of ``n_fragments`` fragments."""
         started = perf_counter()
-        for _ in range(count * self._n_steps):
-            if self._react is not None:
-                self._react(self._obs)
-            step_all(self._envs, self._actions[self._t % _READY], self._obs)
+        for _ in range(n_fragments * self._n_steps):
+            if self._before_step is not None:
+                self._before_step(self._obs)
+            _step_all(self._envs, self._actions[self._t % _N_ACTION_ROWS], self._obs)
             self._t += 1
-        return Turn(count, count * self._n_steps * len(self._envs), perf_counter() - started, {})
+        steps = n_fragments * self._n_steps * len(self._envs)
+        return Measurement(n_fragments, steps, perf_counter() - started, {})
 
     def close(self) -> None:
         """Close the environments."""
@@ -165,24 +175,28 @@ class Limit:
             env.close()
 
 
-def step_all(envs: Sequence[Any], actions: Sequence[Any], obs: list[Any]) -> None:
-    """Step each environment once, and reset it if its episode has ended; put what it shows into ``obs``."""
+def _step_all(envs: Sequence[Any], actions: Sequence[Any], observations: list[Any]) -> None:
+    """Step each environment once, reset those whose episode ended, and replace their ``observations``."""
     for j, env in enumerate(envs):
-        seen, _, terminated, truncated, _ = env.step(actions[j])
+        obs, _, terminated, truncated, _ = env.step(actions[j])
         if terminated or truncated:
-            seen, _ = env.reset()
-        obs[j] = seen
+            obs, _ = env.reset()
+        observations[j] = obs
 
 
 def forward_pass(actor: ActorCritic, lane: Lane) -> Callable[[list[Any]], tuple[Tensor, Tensor]]:
-    """Return what evaluates the actor's networks on a list of observations, on the lane's device, and waits for it."""
+    """Return a function that evaluates the actor's networks on a list of observations.
+
+    The function runs on the lane's device, waits for the device, and returns the policy's and the value's outputs for
+    the batch ``(1, B, ...)``.
+    """
     body, policy, value = actor.body, actor.policy, actor.value
 
     @torch.no_grad()
-    def react(obs: list[Any]) -> tuple[Tensor, Tensor]:
-        features = body(torch.from_numpy(np.stack(obs)).to(lane.device)[None])
-        answer = policy(features), value(features)
+    def evaluate(observations: list[Any]) -> tuple[Tensor, Tensor]:
+        features = body(torch.from_numpy(np.stack(observations)).to(lane.device)[None])
+        outputs = policy(features), value(features)
         lane.host_wait(lane.record())
-        return answer
+        return outputs
 
-    return react
+    return evaluate

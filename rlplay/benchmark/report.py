@@ -1,4 +1,4 @@
-"""What is reported of the measurements: rows of figures, a table, a picture."""
+"""The report: rows of figures for the JSON file, the printed table, and the picture."""
 
 from __future__ import annotations
 
@@ -14,74 +14,111 @@ from typing import Any
 import torch
 
 from ..plotting import Panel, multiples
-from .gpu import Activity
-from .measure import Limit, Spread, Turn, efficiency, rates, times
-from .runs import Run
+from .gpu import DeviceActivity
+from .measure import Limit, Measurement, Spread, overlap_efficiency, seconds_per_fragment, steps_per_second
+from .runs import EngineRun
 
-__all__ = ["Row", "gpu_row", "limit_row", "machine", "run_row", "LEGEND", "table", "draw", "panel"]
+__all__ = ["LEGEND", "Row", "draw", "gpu_row", "limit_row", "machine_row", "panel", "run_row", "table"]
 
 Row = dict[str, Any]
+"""Figures by name, as in the JSON file."""
+
+LEGEND = """\
+steps/s   of all environments together: the median and the range of all measurements
+/a, /b    as a multiple of limit a (stepping alone) and of limit b (stepping, and the bare forward pass)
+us: env   microseconds per step that the collector spent in the environments, in the actor, in copying fragments,
+          and in waiting for the learner
+learning  steps/s with one update per fragment
+update    milliseconds of training alone, per fragment
+overlap   max(collection alone, training alone) / both, per fragment: 1 if the shorter one is hidden completely
+idle      the share of the time in which the GPU did nothing: in collection alone, with the learner
+copying   GB/s of copies from page-locked memory to the GPU (limit a: the maximum of this machine)
+"""
 
 _PACKAGES = ("rlplay", "torch", "numpy", "gym", "gymnasium", "ale-py")
 
+_COLLECTION_COLUMNS = ["steps/s", "range", "/a", "/b"]
+_TIME_COLUMNS = {"stepping": "us: env", "inference": "actor", "transfer": "copy", "waiting": "wait"}
+_LEARNING_COLUMNS = ["learning", "range", "/b", "update", "overlap"]
+_GPU_COLUMNS = ["idle", "learning", "copying"]
 
-def limit_row(limit: Limit, a: Limit, b: Limit) -> Row:
-    """Tell of a limit, beside both of them."""
-    return {"alone": _collected(limit.turns, a, b)}
+
+# rows for the JSON file
 
 
-def run_row(run: Run, a: Limit, b: Limit) -> Row:
-    """Tell of an engine, beside the limits of the same work and as many environments."""
-    row: Row = {"alone": _collected(run.collecting, a, b) | {"microseconds per step": _places(run.collecting)}}
+def limit_row(limit: Limit, limit_a: Limit, limit_b: Limit) -> Row:
+    """Return the figures of a limit, with its ratios to both limits."""
+    return {"alone": _collection_row(limit.measurements, limit_a, limit_b)}
+
+
+def run_row(run: EngineRun, limit_a: Limit, limit_b: Limit) -> Row:
+    """Return the figures of an engine, with its ratios to the limits of the same work and number of environments."""
+    alone = _collection_row(run.collection, limit_a, limit_b)
+    row: Row = {"alone": alone | {"microseconds per step": _microseconds_per_step(run.collection)}}
     if run.both:
-        row["learner"] = _collected(run.both, a, b) | {
-            "microseconds per step": _places(run.both),
-            "seconds of training alone": _spread(times(run.training)),
-            "overlap efficiency": efficiency(run.collecting, run.training, run.both),
+        row["learner"] = _collection_row(run.both, limit_a, limit_b) | {
+            "microseconds per step": _microseconds_per_step(run.both),
+            "seconds of training alone": _spread_row(seconds_per_fragment(run.training)),
+            "overlap efficiency": overlap_efficiency(run.collection, run.training, run.both),
         }
     return row
 
 
-def gpu_row(seen: Activity, traced: Turn, timed: Sequence[Turn], *, complete: bool) -> Row:
-    """Tell what the device did in one window; ``complete`` says whether all of it was to be seen (see ``gpu``)."""
-    busy = seen.busy / traced.fragments
+def gpu_row(activity: DeviceActivity, profiled: Measurement, timed: Sequence[Measurement], *, complete: bool) -> Row:
+    """Return the device's figures in one window.
+
+    Parameters
+    ----------
+    activity : DeviceActivity
+        What the device did in the profiled window.
+    profiled : Measurement
+        The window that was profiled.
+    timed : sequence of Measurement
+        The same window, measured without the profiler.
+    complete : bool
+        Whether the trace has all work of the engine: False for engines that act in other processes (see ``gpu``).
+    """
+    busy = activity.busy_seconds / profiled.fragments
     return {
-        "idle": max(0.0, 1 - busy / times(timed).median) if complete else None,
-        "bytes per second while copying up": seen.uploaded / seen.upload if seen.upload else None,
+        "idle": max(0.0, 1 - busy / seconds_per_fragment(timed).median) if complete else None,
+        "bytes per second while copying up": (
+            activity.uploaded_bytes / activity.upload_seconds if activity.upload_seconds else None
+        ),
     }
 
 
-def _collected(turns: Sequence[Turn], a: Limit, b: Limit) -> Row:
-    spread = rates(turns)
-    return {
-        "steps per second": _spread(spread),
-        "ratio to a": spread.median / rates(a.turns).median,
-        "ratio to b": spread.median / rates(b.turns).median,
-        "seconds per fragment": _spread(times(turns)),
-        "fragments in a turn": turns[0].fragments,
-    }
-
-
-def _spread(spread: Spread) -> Row:
-    return {"median": spread.median, "low": spread.low, "high": spread.high, "all": spread.values}
-
-
-def _places(turns: Sequence[Turn]) -> Row:
-    """Divide each place's time by the number of steps: the median over the turns, in microseconds."""
-    return {
-        place: Spread([1e6 * turn.places[place] / turn.steps for turn in turns]).median for place in turns[0].places
-    }
-
-
-def machine(device: torch.device) -> Row:
-    """Tell what this has run on, and when."""
+def machine_row(device: torch.device) -> Row:
+    """Return the date, the machine, and the versions of the packages."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "device": "cpu" if device.type == "cpu" else getattr(torch, device.type).get_device_name(device),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _collection_row(measurements: Sequence[Measurement], limit_a: Limit, limit_b: Limit) -> Row:
+    rate = steps_per_second(measurements)
+    return {
+        "steps per second": _spread_row(rate),
+        "ratio to a": rate.median / steps_per_second(limit_a.measurements).median,
+        "ratio to b": rate.median / steps_per_second(limit_b.measurements).median,
+        "seconds per fragment": _spread_row(seconds_per_fragment(measurements)),
+        "fragments in a turn": measurements[0].fragments,
+    }
+
+
+def _spread_row(spread: Spread) -> Row:
+    return {"median": spread.median, "low": spread.low, "high": spread.high, "all": spread.values}
+
+
+def _microseconds_per_step(measurements: Sequence[Measurement]) -> Row:
+    """Return the collector's time per step by activity: the median of the measurements, in microseconds."""
+    return {
+        activity: Spread([1e6 * each.collector_seconds[activity] / each.steps for each in measurements]).median
+        for activity in measurements[0].collector_seconds
     }
 
 
@@ -92,93 +129,82 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def _cpu_model() -> str:
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        told = ""
-    models = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+        text = ""
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 
 
-LEGEND = """\
-steps/s   of all environments together: the median over the turns, and the range
-/a, /b    as a multiple of limit a (stepping alone) and of limit b (stepping, and the bare forward pass)
-us: env   microseconds per step that the collector spent in the environments, in the actor, in handing over fragments,
-          and in waiting for the learner
-learning  steps/s with one update per fragment
-update    milliseconds of training alone, per fragment
-overlap   max(collection alone, training alone) / both, per fragment: 1 if the shorter one is hidden altogether
-idle      the share of the time in which the GPU had nothing to do: alone, learning
-copying   GB/s while copying up from page-locked memory (limit a: what can be reached)
-"""
-
-_COLLECTING = ["steps/s", "range", "/a", "/b"]
-_PLACES = {"stepping": "us: env", "inference": "actor", "transfer": "copy", "waiting": "wait"}
-_LEARNING = ["learning", "range", "/b", "update", "overlap"]
-_GPU = ["idle", "learning", "copying"]
+# the table
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Set the rows of one work and one number of environments in columns. What does not apply is left blank."""
+    """Format the rows of one work and one number of environments as a table. Cells without a figure stay blank."""
     learning, gpu = (any(key in row for row in rows) for key in ("learner", "gpu"))
     title = "{work}: {n_envs} environments, fragments of {n_steps} steps".format(**rows[0])
-    lines = [["", *_COLLECTING, *_PLACES.values(), *(_LEARNING if learning else []), *(_GPU if gpu else [])]]
-    lines += [[row["engine"], *_collecting(row), *_learning(row, learning), *_gpu(row, gpu)] for row in rows]
+    header = ["", *_COLLECTION_COLUMNS, *_TIME_COLUMNS.values()]
+    lines = [[*header, *(_LEARNING_COLUMNS if learning else []), *(_GPU_COLUMNS if gpu else [])]]
+    lines += [
+        [row["engine"], *_collection_cells(row), *_learning_cells(row, learning), *_gpu_cells(row, gpu)] for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [[f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
-    told = ["  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(lines, aligned, strict=True)]
+    aligned = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
     for k, row in enumerate(rows, 1):
         if "not available" in row:
-            told[k] = f"{row['engine'].ljust(widths[0])}  not available: {row['not available']}"
-    return "\n".join([title, *(line.rstrip() for line in told)])
+            aligned[k] = f"{row['engine'].ljust(widths[0])}  not available: {row['not available']}"
+    return "\n".join([title, *aligned])
 
 
-def _collecting(row: Row) -> list[str]:
+def _collection_cells(row: Row) -> list[str]:
     if "alone" not in row:
-        return [""] * len([*_COLLECTING, *_PLACES])
+        return [""] * len([*_COLLECTION_COLUMNS, *_TIME_COLUMNS])
     alone = row["alone"]
     spent = alone.get("microseconds per step", {})
-    places = [f"{spent[place]:.1f}" if place in spent else "" for place in _PLACES]
-    return [*_rate(alone), _ratio(alone["ratio to a"]), _ratio(alone["ratio to b"]), *places]
+    times = [f"{spent[activity]:.1f}" if activity in spent else "" for activity in _TIME_COLUMNS]
+    return [*_rate_cells(alone), _format_ratio(alone["ratio to a"]), _format_ratio(alone["ratio to b"]), *times]
 
 
-def _learning(row: Row, shown: bool) -> list[str]:
+def _learning_cells(row: Row, shown: bool) -> list[str]:
     if "learner" not in row:
-        return [""] * len(_LEARNING) if shown else []
+        return [""] * len(_LEARNING_COLUMNS) if shown else []
     both = row["learner"]
     update, overlap = both["seconds of training alone"]["median"], both["overlap efficiency"]
-    return [*_rate(both), _ratio(both["ratio to b"]), f"{1e3 * update:.1f}", f"{overlap:.2f}"]
+    return [*_rate_cells(both), _format_ratio(both["ratio to b"]), f"{1e3 * update:.1f}", f"{overlap:.2f}"]
 
 
-def _gpu(row: Row, shown: bool) -> list[str]:
+def _gpu_cells(row: Row, shown: bool) -> list[str]:
     if "gpu" not in row:
-        return [""] * len(_GPU) if shown else []
-    windows, speed = row["gpu"], "bytes per second while copying up"
+        return [""] * len(_GPU_COLUMNS) if shown else []
+    windows = row["gpu"]
     idle = [windows.get(window, {}).get("idle") for window in ("alone", "learner")]
-    copying = windows["alone"].get(speed)
+    copying = windows["alone"].get("bytes per second while copying up")
     return [*("" if x is None else f"{x:.0%}" for x in idle), "" if copying is None else f"{copying / 1e9:.1f}"]
 
 
-def _rate(collected: Row) -> list[str]:
-    rate = collected["steps per second"]
-    low, high = (_short(rate[end]) for end in ("low", "high"))
-    return [_short(rate["median"]), f"{low}..{high}"]
+def _rate_cells(collection: Row) -> list[str]:
+    rate = collection["steps per second"]
+    return [_format_rate(rate["median"]), f"{_format_rate(rate['low'])}..{_format_rate(rate['high'])}"]
 
 
-def _ratio(x: float) -> str:
+def _format_ratio(x: float) -> str:
     return f"{x:.2f}" if x >= 0.1 else f"{x:.2g}"
 
 
-def _short(x: float) -> str:
-    """Write a rate with three digits, in thousands or millions where it is that large."""
+def _format_rate(x: float) -> str:
+    """Write a rate with three digits, in thousands (k) or millions (M) if it is that large."""
     unit, name = next(((unit, name) for unit, name in ((1e6, "M"), (1e3, "k")) if x >= unit), (1.0, ""))
     x /= unit
     return f"{x:.{0 if x >= 100 else 1 if x >= 10 else 2}f}{name}"
 
 
-def draw(summary: Row, at: Path) -> None:
-    """Draw a panel for each work and number of environments; nothing if nothing could be measured."""
+# the picture
+
+
+def draw(summary: Row, path: Path) -> None:
+    """Draw a panel for each work and number of environments; write no file if nothing was measured."""
     rows = [row for row in summary["rows"] if "n_envs" in row]
     works, n_envs = (list(dict.fromkeys(row[key] for row in rows)) for key in ("work", "n_envs"))
     if not rows:
@@ -194,21 +220,21 @@ def draw(summary: Row, at: Path) -> None:
         title="Steps per second, as multiples of limit b: stepping and the bare forward pass",
         caption=fill(summary["command"], 30 + 80 * len(n_envs)) + "\n" + where,
     )
-    figure.savefig(at)
+    figure.savefig(path)
 
 
 def panel(rows: Sequence[Row]) -> Panel:
-    """Gather what one panel shows, from the rows of one work and one number of environments, limits first."""
-    a, b, *engines = rows
-    unit = b["alone"]["steps per second"]["median"]
+    """Return the content of one panel, from the rows of one work and one number of environments, limits first."""
+    limit_a, limit_b, *engines = rows
+    unit = limit_b["alone"]["steps per second"]["median"]
 
     def bars(window: str) -> list[tuple[float, float, float] | None]:
         rates = [row[window]["steps per second"] if window in row else None for row in engines]
         return [rate and (rate["low"] / unit, rate["median"] / unit, rate["high"] / unit) for rate in rates]
 
     return Panel(
-        title=f"{b['work']}, {b['n_envs']} environments",
+        title=f"{limit_b['work']}, {limit_b['n_envs']} environments",
         names=[row["engine"] for row in engines],
         bars={"collection alone": bars("alone"), "with a learner": bars("learner")},
-        ceiling=a["alone"]["steps per second"]["median"] / unit,
+        ceiling=limit_a["alone"]["steps per second"]["median"] / unit,
     )

@@ -1,4 +1,4 @@
-"""The learner that is measured: one A2C update per fragment, and as much work beside as it is to cost."""
+"""The measured engines: the feed of an engine, and a learner that makes one A2C update per fragment."""
 
 from __future__ import annotations
 
@@ -16,85 +16,87 @@ from ..engine.feed.feed import Feed
 from ..engine.memory.lane import Lane
 from ..engine.rollout import multi, same, single, threaded
 from ..zoo.actors import ActorCritic
-from .measure import Turn, count_for
+from .measure import Measurement, repetitions
 from .spec import Engine
 from .works import Work
 
-__all__ = ["Learner", "Run", "Settings", "open_feed"]
+__all__ = ["EngineRun", "Learner", "Settings", "make_actor", "open_feed"]
 
-_TRIALS, _PRODUCTS = 15, 16
-"""How often it is tried how long so many matrix products last."""
+_CALIBRATIONS, _PRODUCTS_EACH = 15, 16
+"""The time of a matrix product is the median of so many trials, of so many products each."""
+
+_NO_PROFILER = nullcontext()
+
+
+class Settings(NamedTuple):
+    """Settings that hold for all measurements of one run of the benchmark."""
+
+    lane: Lane
+    """Actor and learner are on its device."""
+    threads: int
+    """Number of torch threads in each process."""
+    window_seconds: float
+    """Approximate duration of one window."""
+    learner_cost: float | str | None
+    """Seconds of work in addition to each update; ``equal``: so many that training takes as long as collection;
+    None: no learner."""
 
 
 class Learner:
-    """Learns nothing, and takes its time for it.
+    """A learner that does all the work of A2C, but never changes the actor, since its learning rate is 0.
 
     Parameters
     ----------
     actor : ActorCritic
-        On the lane's device. It is never changed: the learning rate is 0.
+        On the lane's device.
     lane : Lane
-        To wait for the device with.
+        Used to wait for the device.
     """
 
     def __init__(self, actor: ActorCritic, lane: Lane) -> None:
         self._actor, self._lane = actor, lane
         self._optim = torch.optim.RMSprop(actor.parameters(), lr=0.0)
-        # a matrix product lets go of the interpreter lock, and takes a good part of a millisecond
+        # a product of this size releases the interpreter lock, and takes a considerable part of a millisecond
         size = 256 if lane.device.type == "cpu" else 2048
         self._matrix = torch.eye(size, device=lane.device)
         self._product = torch.empty_like(self._matrix)
-        self._products = 0
+        self._n_products = 0
 
     def learn(self, fragment: Fragment) -> None:
-        """Make one update, and do the work beside. On CUDA it is asked for, not waited for."""
+        """Make one update and the additional work. On CUDA this only launches the kernels, without waiting."""
         loss, _ = a2c.loss(fragment, self._actor, gamma=0.99, C=0.95)
         self._optim.zero_grad()
         loss.backward()
         self._optim.step()
-        self._work(self._products)
+        self._multiply(self._n_products)
 
-    def burden(self, seconds: float) -> None:
-        """Do work beside each update from now on, that lasts so long if nothing disturbs it.
+    def set_extra_cost(self, seconds: float) -> None:
+        """Add work to each later update that lasts ``seconds`` when nothing disturbs it.
 
-        It is a fixed number of matrix products, found by trials: contention makes them last longer, not fewer.
+        The work is a fixed number of matrix products, found by trials: contention makes them slower, not fewer.
         """
         trials = []
-        for _ in range(_TRIALS):
+        for _ in range(_CALIBRATIONS):
             started = perf_counter()
-            self._work(_PRODUCTS)
+            self._multiply(_PRODUCTS_EACH)
             self._lane.host_wait(self._lane.record())
             trials.append(perf_counter() - started)
-        self._products = round(seconds * _PRODUCTS / median(trials))
+        self._n_products = round(seconds * _PRODUCTS_EACH / median(trials))
 
-    def _work(self, products: int) -> None:
-        for _ in range(products):
+    def _multiply(self, n_products: int) -> None:
+        for _ in range(n_products):
             torch.mm(self._matrix, self._matrix, out=self._product)
 
 
-_UNWATCHED = nullcontext()
-
-
-class Settings(NamedTuple):
-    """What holds for all that is measured in one run."""
-
-    lane: Lane
-    """Whose device is that of actor and learner."""
-    threads: int
-    """How many threads torch has in each process."""
-    seconds: float
-    """How long one window is to last, about."""
-    learner_cost: float | str | None
-    """Seconds beside the update; ``equal``: as many as collection takes longer than the update; None: no learner."""
-
-
-class Run:
-    """An engine, as one who takes turns with the others. Its feed is paused unless it is its turn.
+class EngineRun:
+    """The feed of one engine and its learner, as a case of the benchmark. Between measurements the feed is paused.
 
     Attributes
     ----------
-    collecting, training, both : list of Turn
-        What has been measured; the latter two only with a learner.
+    collection, training, both : list of Measurement
+        One for each call of :meth:`measure`; without a learner ``training`` and ``both`` stay empty.
+    latest : Fragment or None
+        The last fragment received in a window; None before the first window.
     """
 
     def __init__(self, engine: Engine, work: Work, n_envs: int, n_steps: int, settings: Settings) -> None:
@@ -103,104 +105,109 @@ class Run:
         Raises
         ------
         NotImplementedError
-            The engine lacks what is asked of it.
+            The engine does not support one of its options.
         """
         self._settings, self._lane = settings, settings.lane
         torch.manual_seed(0)
         actor = make_actor(work).to(self._lane.device)
         self._learner = None if settings.learner_cost is None else Learner(actor, self._lane)
         self.feed = open_feed(engine, work, actor, n_envs, n_steps, settings)
-        self._stillness = ExitStack()
-        self._counts = dict.fromkeys(("collecting", "training", "both"), 2)
-        self.collecting, self.training, self.both = [list[Turn]() for _ in range(3)]
-        self.latest: Fragment
+        self._pause = ExitStack()
+        self._n_fragments = dict.fromkeys(("collection", "training", "both"), 2)
+        self.collection, self.training, self.both = [list[Measurement]() for _ in range(3)]
+        self.latest: Fragment | None = None
 
     def warm_up(self) -> None:
-        """Go through all windows, and settle how many fragments they have, and how much work the learner does."""
-        counts, seconds = self._counts, self._settings.seconds
-        self.collect()
-        collection = self.collect()
-        each = collection.seconds / collection.fragments
-        counts["collecting"] = count_for(seconds, each)
+        """Run all windows, and choose their numbers of fragments and the learner's additional work."""
+        n_fragments, window = self._n_fragments, self._settings.window_seconds
+        self.measure_collection()
+        collection = self.measure_collection()
+        collecting = collection.seconds / collection.fragments
+        n_fragments["collection"] = repetitions(window, collecting)
         learner = self._learner
         if learner is None:
             return
-        self._train(learner)
-        training = self._train(learner)
+        self._measure_training(learner)
+        training = self._measure_training(learner)
         update = training.seconds / training.fragments
         cost = self._settings.learner_cost
-        beside = max(0.0, each - update) if cost == "equal" else float(cost or 0.0)
-        learner.burden(beside)
-        counts["training"] = count_for(seconds, update + beside)
-        counts["both"] = count_for(seconds, each + update + beside)
-        self.collect_and_train()
+        extra = max(0.0, collecting - update) if cost == "equal" else float(cost or 0.0)
+        learner.set_extra_cost(extra)
+        n_fragments["training"] = repetitions(window, update + extra)
+        n_fragments["both"] = repetitions(window, collecting + update + extra)
+        self.measure_both()
 
-    def turn(self) -> None:
+    def measure(self) -> None:
         """Measure each window once."""
-        self.collecting.append(self.collect())
+        self.collection.append(self.measure_collection())
         if self._learner is not None:
-            self.training.append(self._train(self._learner))
-            self.both.append(self.collect_and_train())
+            self.training.append(self._measure_training(self._learner))
+            self.both.append(self.measure_both())
 
-    def collect(self, watch: AbstractContextManager[Any] = _UNWATCHED) -> Turn:
-        """Measure collection alone, inside ``with watch``."""
-        return self._window(self._counts["collecting"], None, watch)
+    def measure_collection(self, profiler: AbstractContextManager[Any] = _NO_PROFILER) -> Measurement:
+        """Measure collection alone, inside ``with profiler``."""
+        return self._measure_window(self._n_fragments["collection"], None, profiler)
 
-    def collect_and_train(self, watch: AbstractContextManager[Any] = _UNWATCHED) -> Turn:
-        """Measure both, inside ``with watch``: each fragment is trained on, then the next one is asked for."""
-        return self._window(self._counts["both"], self._learner, watch)
+    def measure_both(self, profiler: AbstractContextManager[Any] = _NO_PROFILER) -> Measurement:
+        """Measure collection and training, inside ``with profiler``: train on each fragment, then ask for the next."""
+        return self._measure_window(self._n_fragments["both"], self._learner, profiler)
 
-    def _window(self, count: int, learner: Learner | None, watch: AbstractContextManager[Any]) -> Turn:
-        with self._awake():
-            fragment = next(self.feed)  # the one that the pause has cut in two
-            self._settle()
-            with watch:
-                return self._measure(fragment, count, learner)
+    def _measure_window(
+        self, n_fragments: int, learner: Learner | None, profiler: AbstractContextManager[Any]
+    ) -> Measurement:
+        with self._resumed():
+            fragment = next(self.feed)  # not measured: the pause interrupted its collection
+            self._synchronize()
+            with profiler:
+                return self._receive(fragment, n_fragments, learner)
 
-    def _measure(self, fragment: Fragment, count: int, learner: Learner | None) -> Turn:
+    def _receive(self, fragment: Fragment, n_fragments: int, learner: Learner | None) -> Measurement:
+        """Time the receipt of ``n_fragments``; the learner, if any, trains on each before the next is asked for."""
         before, steps, started = self.feed.stats.collector, self.feed.steps, perf_counter()
-        for _ in range(count):
+        for _ in range(n_fragments):
             if learner is not None:
                 learner.learn(fragment)
             fragment = next(self.feed)
-        self._settle()
+        self._synchronize()
         seconds = perf_counter() - started
         after = self.feed.stats.collector
         self.latest = fragment
-        places = {place: now - then for place, then, now in zip(after._fields, before, after, strict=True)}
-        return Turn(count, self.feed.steps - steps, seconds, places)
+        spent = {name: end - start for name, start, end in zip(after._fields, before, after, strict=True)}
+        return Measurement(n_fragments, self.feed.steps - steps, seconds, spent)
 
-    def _train(self, learner: Learner) -> Turn:
-        """Measure training alone, on the latest fragment, while the collector stands still."""
-        count = self._counts["training"]
-        self._settle()
+    def _measure_training(self, learner: Learner) -> Measurement:
+        """Measure training alone, on the latest fragment, while the feed is paused."""
+        fragment, n_fragments = self.latest, self._n_fragments["training"]
+        if fragment is None:
+            raise RuntimeError("training alone needs a fragment: measure the collection before it.")
+        self._synchronize()
         started = perf_counter()
-        for _ in range(count):
-            learner.learn(self.latest)
-        self._settle()
-        return Turn(count, 0, perf_counter() - started, {})
+        for _ in range(n_fragments):
+            learner.learn(fragment)
+        self._synchronize()
+        return Measurement(n_fragments, 0, perf_counter() - started, {})
 
-    def _settle(self) -> None:
-        """Wait until the consumer's stream has done all that it was asked for."""
+    def _synchronize(self) -> None:
+        """Wait until the consumer's stream has finished all its work."""
         self._lane.host_wait(self._lane.record())
 
     @contextmanager
-    def _awake(self) -> Iterator[None]:
-        """Let the collector go on inside the ``with`` block; after it, it stands still."""
-        self._stillness.close()
+    def _resumed(self) -> Iterator[None]:
+        """Resume the feed inside the ``with`` block, and pause it at the end of the block."""
+        self._pause.close()
         try:
             yield
         finally:
-            self._stillness.enter_context(self.feed.pause())
+            self._pause.enter_context(self.feed.pause())
 
     def close(self) -> None:
         """Close the feed."""
-        self._stillness.close()
+        self._pause.close()
         self.feed.close()
 
 
 def make_actor(work: Work) -> ActorCritic:
-    """Make the actor of a work, for as many actions as its environments have."""
+    """Make the actor of a work, with as many actions as the work's environments have."""
     env = work.make_env()
     actor = work.make_actor(int(env.action_space.n))
     env.close()
@@ -213,7 +220,7 @@ def open_feed(engine: Engine, work: Work, actor: ActorCritic, n_envs: int, n_ste
     Raises
     ------
     NotImplementedError
-        The engine lacks what is asked of it.
+        The engine does not support one of its options.
     """
     common: dict[str, Any] = {"device": settings.lane.device, "seed": 0, "compile": engine.compile}
     factories = [work.make_env] * n_envs

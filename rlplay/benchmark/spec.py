@@ -1,4 +1,7 @@
-"""What can be asked for by name: works, and engines with their options. Light: the command line reads it first."""
+"""What the command line of the benchmark accepts: names of works, engines with their options, and the learner's cost.
+
+Imports only the standard library, because the command line reads this module whenever it starts.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ __all__ = ["DEFAULT_ENGINES", "GRAMMAR", "ON_CUDA", "WORKS", "Engine", "parse_co
 
 WORKS = {
     "cartpole": "gym's CartPole-v1, two MLPs 64-64: cheap environments",
-    "pixels": "84x84x4 bytes of noise, Nature CNN: a step costs --cost",
-    "breakout": "Atari's Breakout, preprocessed, Nature CNN: where ale-py and gymnasium are installed",
+    "pixels": "84x84x4 bytes of noise, Nature CNN: a step takes --cost",
+    "breakout": "Atari's Breakout, preprocessed, Nature CNN: needs ale-py, gymnasium and opencv",
     "busy": "a step holds the interpreter lock for 1 ms of CPU time",
     "sleep": "a step sleeps for 1 ms",
 }
+"""Name and description of each work."""
 
 DEFAULT_ENGINES = {
     "cartpole": ["same", "threaded", "threaded+workers2", "single", "multi"],
@@ -22,16 +26,17 @@ DEFAULT_ENGINES = {
     "busy": ["same", "threaded", "threaded+workers2", "threaded+workers2+groups2", "single", "multi"],
     "sleep": ["same", "threaded", "threaded+threads8", "threaded+workers8", "threaded+threads8+groups2", "single"],
 }
+"""Engines that each work is measured with unless the command line names others."""
 
 ON_CUDA = ["same+compile", "threaded+compile"]
-"""What is measured beside the default engines where the actor is on CUDA: captured steps."""
+"""Additional default engines if the actor is on CUDA: those whose step is captured as a CUDA graph."""
 
 GRAMMAR = """\
 engines:
   NAME[+OPTION]...   NAME is same, threaded, single or multi. The options:
   +workersN          threaded: N worker processes step the environments; multi: N collectors (2 unless given)
   +threadsN          threaded: N worker threads step the environments
-  +groupsN           same, threaded: N groups of environments, each inferred as a batch of its own
+  +groupsN           same, threaded: N groups of environments; the actor acts for each group separately
   +compile           any: the actor's step is compiled, or captured as a graph on CUDA
   For example same+compile, threaded+workers2+groups2, multi+workers4.
 """
@@ -42,21 +47,25 @@ _OPTIONS = {
     "single": {"compile"},
     "multi": {"workers", "compile"},
 }
+"""Options of each engine."""
 
 
 class Engine(NamedTuple):
-    """An engine and its options."""
+    """An engine and its options. Engines that do not have an option keep its default."""
 
     text: str
-    """As it was asked for."""
+    """The engine as written on the command line."""
     name: str
+    """Module in ``rlplay.engine.rollout``."""
     workers: int = 0
+    """Number of worker processes; for multi the number of collectors."""
     threads: int = 0
+    """Number of worker threads."""
     groups: int = 1
     compile: bool = False
 
-    def hindrance(self, n_envs: int) -> str | None:
-        """Say why so many environments are too few for it, or cannot be dealt out, if that is so."""
+    def obstacle(self, n_envs: int) -> str | None:
+        """Return why the engine cannot run with ``n_envs`` environments, as a clause; None if it can."""
         for option in ("workers", "threads", "groups"):
             if getattr(self, option) > n_envs:
                 return f"more {option} than the {n_envs} environments"
@@ -66,12 +75,12 @@ class Engine(NamedTuple):
 
 
 def parse_engine(text: str) -> Engine:
-    """Read an engine and its options, as :data:`GRAMMAR` has them.
+    """Read an engine and its options, in the form that :data:`GRAMMAR` describes.
 
     Raises
     ------
     ValueError
-        It is not of that form, the engine has no such option, or options exclude each other.
+        The text does not have this form, the engine does not have the option, or two options exclude each other.
     """
     name, *options = text.split("+")
     if name not in _OPTIONS:
@@ -96,12 +105,12 @@ def parse_engine(text: str) -> Engine:
 
 
 def parse_cost(text: str) -> float | str | None:
-    """Read the learner's cost: ``none``, ``equal``, or seconds.
+    """Read the learner's cost: ``none`` (returned as None), ``equal``, or a number of seconds.
 
     Raises
     ------
     ValueError
-        It is none of these, or negative.
+        The text is none of these, or the number is negative or not finite.
     """
     if text == "none":
         return None

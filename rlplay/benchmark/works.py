@@ -1,4 +1,4 @@
-"""The works of the benchmark: environments, actors, and lengths of fragments."""
+"""The works of the benchmark: environments, an actor, and the length of fragments, by name."""
 
 from __future__ import annotations
 
@@ -17,28 +17,75 @@ from torch import nn
 from ..engine.envs.gym_on_numpy2 import patch_gym
 from ..zoo.actors import ActorCritic, NatureCNN, mlp
 
-__all__ = ["Busy", "Pixels", "Sleep", "factory", "missing", "Work", "make_work"]
+__all__ = ["Busy", "Pixels", "Sleep", "Work", "make_work", "missing_packages"]
 
-_EPISODE = 200
-"""Steps of an episode, where it is for us to say."""
+_EPISODE_STEPS = 200
+"""Length of every episode of :class:`Pixels`, :class:`Busy` and :class:`Sleep`."""
 
 _MILLISECOND = 1e-3
 
 
+class Work(NamedTuple):
+    """A task that the engines are measured with."""
+
+    name: str
+    make_env: Callable[[], Any]
+    """Makes an environment with a Discrete action space; can be pickled."""
+    make_actor: Callable[[int], ActorCritic]
+    """Makes the user's actor for a number of actions."""
+    n_steps: Callable[[int], int]
+    """Returns the length of a fragment for a number of environments."""
+
+
+def make_work(name: str, *, cost: float = 0.0, n_steps: int | None = None) -> Work:
+    """Make a work.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`rlplay.benchmark.spec.WORKS`, which describes the works.
+    cost : float
+        Seconds of CPU time of a step of ``pixels``; ignored by all other works.
+    n_steps : int, optional
+        The length of a fragment. By default 128 for CartPole, 32 for images, and ``max(2, 256 // n_envs)`` for the
+        works whose step takes 1 ms: stepping the environments one after the other then takes about a quarter of a
+        second.
+    """
+    make_env: dict[str, Callable[[], Any]] = {
+        "cartpole": _make_cartpole,
+        "pixels": partial(Pixels, cost),
+        "breakout": _make_breakout,
+        "busy": Busy,
+        "sleep": Sleep,
+    }
+    make_actor = _make_convolutional if name in ("pixels", "breakout") else _make_small
+
+    def length(n_envs: int) -> int:
+        return n_steps or {"cartpole": 128, "pixels": 32, "breakout": 32}.get(name, max(2, 256 // n_envs))
+
+    return Work(name, make_env[name], make_actor, length)
+
+
+def missing_packages(work: str) -> str | None:
+    """Return which packages that a work needs are not installed, as a clause; None if nothing is missing."""
+    missing = [name for name in ("ale_py", "gymnasium", "cv2") if work == "breakout" and find_spec(name) is None]
+    return f"{', '.join(missing)} not installed" if missing else None
+
+
 class Pixels(gym.Env[npt.NDArray[np.uint8], int]):
-    """A simulator of images, of a chosen cost: noise, four frames deep.
+    """An environment of images whose step costs a chosen CPU time. The images are noise, four frames deep.
 
     Parameters
     ----------
     cost : float
-        Seconds of CPU time that a step takes, with the interpreter lock held.
+        Seconds of CPU time of a step, during which the interpreter lock is held.
 
     Attributes
     ----------
     observation_space : Box, uint8, ``(4, 84, 84)``
-        One of eight images that were drawn when it was made.
+        Observations are eight images in rotation, drawn when the environment is made.
     action_space : Discrete(6)
-        Without effect.
+        Actions have no effect.
     """
 
     def __init__(self, cost: float = 0.0) -> None:
@@ -53,14 +100,14 @@ class Pixels(gym.Env[npt.NDArray[np.uint8], int]):
         return self._frames[0], {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Compute for as long as it is to cost, and show the next image."""
+        """Compute for the chosen time, and return the next image."""
         _compute(self._cost)
         self._t += 1
-        return self._frames[self._t % 8], 1.0, self._t == _EPISODE, False, {}
+        return self._frames[self._t % 8], 1.0, self._t == _EPISODE_STEPS, False, {}
 
 
-class _Plain(gym.Env[npt.NDArray[np.float32], int]):
-    """Four zeros and two actions. Subclasses say what a step costs."""
+class _Constant(gym.Env[npt.NDArray[np.float32], int]):
+    """Base of environments whose observation is always four zeros; subclasses define what a step costs."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -73,61 +120,43 @@ class _Plain(gym.Env[npt.NDArray[np.float32], int]):
         return self._obs, {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take a while."""
-        self._spend()
+        """Spend the time that a step costs."""
+        self._spend_time()
         self._t += 1
-        return self._obs, 1.0, self._t == _EPISODE, False, {}
+        return self._obs, 1.0, self._t == _EPISODE_STEPS, False, {}
 
-    def _spend(self) -> None:
+    def _spend_time(self) -> None:
         raise NotImplementedError
 
 
-class Busy(_Plain):
-    """A step computes, in Python, for 1 ms of this thread's CPU time: contention does not make it shorter."""
+class Busy(_Constant):
+    """A step computes in Python for 1 ms of this thread's CPU time; so contention does not make it shorter."""
 
-    def _spend(self) -> None:
+    def _spend_time(self) -> None:
         _compute(_MILLISECOND)
 
 
-class Sleep(_Plain):
-    """A step sleeps for 1 ms (and as long as it takes to be woken up)."""
+class Sleep(_Constant):
+    """A step sleeps for 1 ms, and for the time that the operating system needs to wake the thread up."""
 
-    def _spend(self) -> None:
+    def _spend_time(self) -> None:
         time.sleep(_MILLISECOND)
 
 
 def _compute(seconds: float) -> None:
-    """Compute for so long, by the CPU time of this thread, and hold the interpreter lock."""
+    """Compute for ``seconds`` of this thread's CPU time, and hold the interpreter lock."""
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
 
 
-def missing(work: str) -> str | None:
-    """Say what a work needs that is not installed, if anything."""
-    lacking = [name for name in ("ale_py", "gymnasium", "cv2") if work == "breakout" and find_spec(name) is None]
-    return f"{', '.join(lacking)} not installed" if lacking else None
-
-
-def factory(work: str, cost: float) -> Callable[[], Any]:
-    """Return what makes an environment of a work; ``cost`` is that of a step of ``pixels``, in seconds."""
-    made: dict[str, Callable[[], Any]] = {
-        "cartpole": _cartpole,
-        "pixels": partial(Pixels, cost),
-        "breakout": _breakout,
-        "busy": Busy,
-        "sleep": Sleep,
-    }
-    return made[work]
-
-
-def _cartpole() -> Any:
+def _make_cartpole() -> Any:
     env = gym.make("CartPole-v1")
-    patch_gym()  # the limits step it too, which are not of the engine's making
+    patch_gym()  # the limits step the environment as well, and no engine has patched gym for them
     return env
 
 
-def _breakout() -> Any:
+def _make_breakout() -> Any:
     import ale_py
     import gymnasium
 
@@ -136,40 +165,9 @@ def _breakout() -> Any:
     return gymnasium.wrappers.FrameStackObservation(gymnasium.wrappers.AtariPreprocessing(raw), 4)
 
 
-class Work(NamedTuple):
-    """What is to be collected."""
-
-    name: str
-    make_env: Callable[[], Any]
-    """An environment with a Discrete action space; it travels to other processes."""
-    make_actor: Callable[[int], ActorCritic]
-    """From the number of actions to the user's module."""
-    n_steps: Callable[[int], int]
-    """From the number of environments to the length of a fragment."""
-
-
-def make_work(name: str, *, cost: float = 0.0, n_steps: int | None = None) -> Work:
-    """Make one of :data:`rlplay.benchmark.spec.WORKS`; see there.
-
-    Parameters
-    ----------
-    cost : float
-        Seconds of CPU time of a step of ``pixels``.
-    n_steps : int, optional
-        The length of a fragment. By default 128 for CartPole, 32 for images, and otherwise as long as 256 steps of
-        single environments last, all told: a quarter of a second, one after the other.
-    """
-    images = name in ("pixels", "breakout")
-
-    def length(n_envs: int) -> int:
-        return n_steps or {"cartpole": 128, "pixels": 32, "breakout": 32}.get(name, max(2, 256 // n_envs))
-
-    return Work(name, factory(name, cost), _convolutional if images else _small, length)
-
-
-def _small(n_actions: int) -> ActorCritic:
+def _make_small(n_actions: int) -> ActorCritic:
     return ActorCritic(mlp(4, 64, 64, n_actions), mlp(4, 64, 64, 1))
 
 
-def _convolutional(n_actions: int) -> ActorCritic:
+def _make_convolutional(n_actions: int) -> ActorCritic:
     return ActorCritic(nn.Linear(512, n_actions), nn.Linear(512, 1), body=NatureCNN(4))

@@ -1,24 +1,26 @@
-"""Measure rlplay's collectors beside those of other libraries, on the CPU with one thread; print a Markdown table.
+"""Measure the collectors of rlplay and of other libraries, on the CPU with one thread; print a Markdown table.
 
-Not a test: pytest does not collect it. The others are wanted for this run alone, in an environment of its own; whoever
-is not installed is left out, with a line that says so:
+Not a test: pytest does not collect this file. Only this script needs the other libraries; install them in a separate
+virtual environment. A library that is not installed is left out, with a message:
 
     python3 -m venv /tmp/bench && /tmp/bench/bin/pip install torch==2.13.0
     /tmp/bench/bin/pip install -e ".[gymnasium]"
     /tmp/bench/bin/pip install stable-baselines3==2.9.2 torchrl==0.14.1 tianshou==2.0.1 envpool==1.2.5
     /tmp/bench/bin/python tests/bench/collectors.py
 
-All do the same work: fragments of 128 steps of gymnasium's CartPole-v1, an actor 4-64-64-2 and a critic 4-64-64-1
-(tanh, nothing shared, the same weights for all), actions drawn from the policy; recorded are observation, action,
-log-probability, value, reward and how the step ended. The process that collects steps the environments itself. Where a
-library has several ways to do that, its fastest here was taken; functions below say which, and what is not equal.
+All collectors do the same work: fragments of 128 steps of gymnasium's CartPole-v1, an actor 4-64-64-2 and a critic
+4-64-64-1 (tanh, nothing shared, the same weights for all), actions drawn from the policy. They record observation,
+action, log-probability, value, reward and how the step ended. The process that collects steps the environments itself.
+Of several ways that a library has, the fastest on this machine is used; the docstrings of the functions name it, and
+the differences to the other libraries.
 
-Speeds are multiples of limit b: a plain loop that steps the environments with ready-made actions and evaluates both
-networks once a step, and samples and records nothing. All take turns in one process, in an order drawn anew for each
-round. "Learning" is with one A2C update per fragment, with a learning rate of 0, so that episodes stay as long as they
-were. EnvPool's CartPole is its own, in C++: other environments, and so no equal of the rest.
+Speeds are multiples of limit b: a plain loop that steps the environments with actions drawn in advance and evaluates
+both networks once per step, but samples and records nothing. In each round every collector is measured once, in one
+process, in a random order. "Learning" is with one A2C update per fragment, with a learning rate of 0, so that the
+length of the episodes stays the same. EnvPool has its own CartPole, in C++, so its figures cannot be compared with the
+rest.
 
-PufferLib 3.0 is not here: it comes as a source package that fetches a library from the net when it is built.
+PufferLib 3.0 is missing: its source package downloads a library when it is built.
 """
 
 from __future__ import annotations
@@ -55,33 +57,33 @@ PACKAGES = "torch", "numpy", "gymnasium", "stable-baselines3", "torchrl", "tians
 
 
 class Collector(NamedTuple):
-    """Who is measured."""
+    """A collector, and the learner that goes with it."""
 
     collect: Callable[[], Any]
-    """Collect a fragment."""
+    """Collects a fragment."""
     learn: Callable[[Any], object] | None = None
-    """Make an update with it."""
+    """Makes an update with a fragment."""
     pause: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Stand still while it is the others' turn."""
+    """Makes a context in which the collector does nothing; entered while other collectors are measured."""
     close: Callable[[], object] = lambda: None
 
 
 def cartpole() -> gymnasium.Env:
-    """Make the environment: with its time limit, without the checker, which is for those who write environments."""
+    """Make the environment: with its time limit, without the checker, which only authors of environments need."""
     return gymnasium.make("CartPole-v1", disable_env_checker=True)
 
 
 def networks() -> tuple[nn.Sequential, nn.Sequential]:
-    """Make the actor and the critic, the same for everybody."""
+    """Make the actor and the critic, with the same weights for every collector."""
     torch.manual_seed(0)
     return mlp(4, 64, 64, 2), mlp(4, 64, 64, 1)
 
 
-# by hand
+# loops written by hand
 
 
 def limit_b(n_envs: int) -> Collector:
-    """Step, and evaluate the networks; nothing else."""
+    """A loop that steps the environments and evaluates the networks, and does nothing else."""
     actor, critic = networks()
     envs = [cartpole() for _ in range(n_envs)]
     obs = [env.reset(seed=j)[0] for j, env in enumerate(envs)]
@@ -103,7 +105,7 @@ def limit_b(n_envs: int) -> Collector:
 
 
 def by_hand(n_envs: int) -> Collector:
-    """Record into fresh tensors through NumPy's views of them, as somebody would who knows both well."""
+    """A loop that records into new tensors through NumPy views of them: what an expert could write."""
     actor, critic = networks()
     envs = [cartpole() for _ in range(n_envs)]
     now = np.stack([env.reset(seed=j)[0] for j, env in enumerate(envs)])
@@ -134,12 +136,13 @@ def by_hand(n_envs: int) -> Collector:
 
 
 def cleanrl(n_envs: int, envs: Any = None) -> Collector:
-    """The loop of CleanRL's ``ppo.py`` (of ``ppo_atari_envpool.py``, with EnvPool), without its logging.
+    """The loop of CleanRL's ``ppo.py`` (with EnvPool: of ``ppo_atari_envpool.py``), without its logging.
 
-    Vector environment, tensors of float32 made once and overwritten by each fragment, an entropy with each action.
+    It steps a vector environment, overwrites the same float32 tensors in each fragment, and computes the entropy of the
+    policy with each action.
     """
     actor, critic = networks()
-    if envs is None:  # resetting in the same step, as gymnasium did when that script was written
+    if envs is None:  # SAME_STEP: gymnasium reset in the same step when CleanRL's script was written
         envs = SyncVectorEnv([cartpole] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
         first, _ = envs.reset(seed=0)
     else:
@@ -173,7 +176,7 @@ def cleanrl(n_envs: int, envs: Any = None) -> Collector:
 
 
 class Actor(BaseActorModule):
-    """The two networks, with the log-probability of what was done, since the others record it."""
+    """The two networks; returns the log-probability of the action as well, because the other libraries record it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,8 +189,8 @@ class Actor(BaseActorModule):
         return act, hx, {"logits": logits, "log_prob": log_prob, "value": self.value(obs).squeeze(-1)}
 
 
-def ours(n_envs: int, engine: str, envs: Any = None, **options: Any) -> Collector:
-    """Fragments of one of our engines; learning is :func:`rlplay.algo.a2c.loss`."""
+def rlplay_engine(n_envs: int, engine: str, envs: Any = None, **options: Any) -> Collector:
+    """Fragments of one of rlplay's engines; the update uses :func:`rlplay.algo.a2c.loss`."""
     actor = Actor()
     if engine == "same":
         feed = same.rollout([cartpole] * n_envs if envs is None else envs, actor, T, seed=0, **options)
@@ -204,14 +207,14 @@ def ours(n_envs: int, engine: str, envs: Any = None, **options: Any) -> Collecto
     return Collector(partial(next, feed), learn, feed.pause, feed.close)
 
 
-# others
+# other libraries
 
 
 def sb3(n_envs: int) -> Collector:
-    """``A2C.collect_rollouts`` and ``A2C.train``, on a ``DummyVecEnv``: what its documentation advises for CartPole.
+    """``A2C.collect_rollouts`` and ``A2C.train``, on a ``DummyVecEnv``, as the documentation advises for CartPole.
 
-    Its default policy has these very networks; no ``Monitor``. GAE, and the values of states that a time limit cut, are
-    part of ``collect_rollouts``; ``train`` clips gradients and logs.
+    The default policy has exactly these networks. There is no ``Monitor``. ``collect_rollouts`` also computes GAE and
+    the values of states at which a time limit ended an episode; ``train`` clips gradients and logs.
     """
     from stable_baselines3 import A2C
     from stable_baselines3.common.vec_env import DummyVecEnv
@@ -236,15 +239,15 @@ def sb3(n_envs: int) -> Collector:
 
 
 def renamed(source: nn.Module, like: nn.Module) -> dict[str, Tensor]:
-    """The parameters of one module, by the names that they have in another of the same layers."""
+    """Return the parameters of ``source`` under the names of ``like``, a module with the same layers."""
     return dict(zip(like.state_dict(), source.state_dict().values(), strict=True))
 
 
 def torchrl(n_envs: int, serial: bool = False, compiled: bool = False) -> Collector:
-    """``Collector``, which yields fresh tensordicts ``B x T``.
+    """TorchRL's ``Collector``, which yields new tensordicts ``B x T``.
 
-    On a ``SyncVectorEnv`` that leaves resets to TorchRL, twice as fast or more than on ``SerialEnv``; without the
-    numbers of trajectories. ``compact_obs``, ``use_buffers`` and ``return_same_td`` made no difference.
+    On a ``SyncVectorEnv`` without autoreset it is at least twice as fast as on ``SerialEnv``. Trajectory numbers are
+    switched off. ``compact_obs``, ``use_buffers`` and ``return_same_td`` made no difference.
     """
     from tensordict.nn import TensorDictModule, TensorDictSequential
     from torchrl.collectors import Collector as Theirs
@@ -274,10 +277,10 @@ def torchrl(n_envs: int, serial: bool = False, compiled: bool = False) -> Collec
 
 
 def tianshou(n_envs: int) -> Collector:
-    """``Collector`` on a ``DummyVectorEnv``, and its buffer.
+    """Tianshou's ``Collector`` on a ``DummyVectorEnv``, with Tianshou's buffer.
 
-    It records neither values nor log-probabilities: as in its A2C and PPO they are computed from the whole fragment,
-    which is timed, too. ``ignore_obs_next`` made no difference.
+    The collector records neither values nor log-probabilities: as in Tianshou's A2C and PPO, they are computed from the
+    whole fragment, and this is part of the measured time. ``ignore_obs_next`` made no difference.
     """
     from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy
     from tianshou.data import Collector as Theirs
@@ -309,7 +312,7 @@ def tianshou(n_envs: int) -> Collector:
 
 
 def pool(n_envs: int) -> Any:
-    """EnvPool's CartPole, with one thread: with two, or as many as it likes, it was no faster."""
+    """EnvPool's CartPole with one thread; two threads, or EnvPool's default number, were no faster."""
     import envpool
 
     return envpool.make("CartPole-v1", env_type="gymnasium", num_envs=n_envs, num_threads=1, seed=0)
@@ -318,10 +321,10 @@ def pool(n_envs: int) -> Any:
 COLLECTORS: dict[str, tuple[str, Callable[[int], Collector]]] = {
     "limit-b": ("limit b", limit_b),
     "by-hand": ("a loop written by hand", by_hand),
-    "same": ("rlplay, `same`", partial(ours, engine="same")),
-    "same-compiled": ("rlplay, `same(compile=True)`", partial(ours, engine="same", compile=True)),
-    "single": ("rlplay, `single`", partial(ours, engine="single")),
-    "single-compiled": ("rlplay, `single(compile=True)`", partial(ours, engine="single", compile=True)),
+    "same": ("rlplay, `same`", partial(rlplay_engine, engine="same")),
+    "same-compiled": ("rlplay, `same(compile=True)`", partial(rlplay_engine, engine="same", compile=True)),
+    "single": ("rlplay, `single`", partial(rlplay_engine, engine="single")),
+    "single-compiled": ("rlplay, `single(compile=True)`", partial(rlplay_engine, engine="single", compile=True)),
     "cleanrl": ("CleanRL's loop, `SyncVectorEnv`", cleanrl),
     "sb3": ("Stable-Baselines3, `DummyVecEnv`", sb3),
     "tianshou": ("Tianshou, `DummyVectorEnv`", tianshou),
@@ -329,21 +332,21 @@ COLLECTORS: dict[str, tuple[str, Callable[[int], Collector]]] = {
     "torchrl": ("TorchRL, `SyncVectorEnv`", torchrl),
     "torchrl-compiled": ("TorchRL, the same, `compile_policy=True`", partial(torchrl, compiled=True)),
     "cleanrl-envpool": ("CleanRL's loop, EnvPool", lambda n: cleanrl(n, pool(n))),
-    "same-envpool": ("rlplay, `same`, EnvPool", lambda n: ours(n, "same", pool(n))),
+    "same-envpool": ("rlplay, `same`, EnvPool", lambda n: rlplay_engine(n, "same", pool(n))),
     "same-compiled-envpool": (
         "rlplay, `same(compile=True)`, EnvPool",
-        lambda n: ours(n, "same", pool(n), compile=True),
+        lambda n: rlplay_engine(n, "same", pool(n), compile=True),
     ),
 }
 
 
-class Racer:
-    """A collector that takes turns: it stands still but in its own."""
+class Case:
+    """A collector and its measurements; paused except while it is measured."""
 
     def __init__(self, collector: Collector, rows: int, seconds: float) -> None:
-        """Warm up, and settle how many fragments make a turn."""
+        """Warm up, and choose how many fragments a measurement has."""
         self._collector, self._rows = collector, rows
-        self._stillness = ExitStack()
+        self._pause = ExitStack()
         self.rates: dict[str, list[float]] = {"alone": []} | ({"learning": []} if collector.learn else {})
         self._counts = dict.fromkeys(self.rates, 1)
         self._fragment = collector.collect()
@@ -351,36 +354,38 @@ class Racer:
             self._measure(how)
             self._counts[how] = max(1, round(seconds * self._measure(how) / rows))
 
-    def turn(self) -> None:
-        """Be measured once more."""
+    def measure(self) -> None:
+        """Measure once more, alone and with learning."""
         for how, rates in self.rates.items():
             rates.append(self._measure(how))
 
     def _measure(self, how: str) -> float:
-        """Return rows a second."""
+        """Return the rows per second of one measurement."""
         collect, learn = self._collector.collect, self._collector.learn if how == "learning" else None
         count = self._counts[how]
-        self._stillness.close()
+        self._pause.close()
         if self._collector.pause is not nullcontext:
-            self._fragment = collect()  # the one that the pause has cut in two
+            self._fragment = collect()  # not measured: the pause interrupted its collection
         started = time.perf_counter()
         for _ in range(count):
             if learn is not None:
                 learn(self._fragment)
             self._fragment = collect()
         seconds = time.perf_counter() - started
-        self._stillness.enter_context(self._collector.pause())
+        self._pause.enter_context(self._collector.pause())
         return count * self._rows / seconds
 
     def close(self) -> None:
-        """Close whatever is open."""
-        self._stillness.close()
+        """End the pause, and close the collector."""
+        self._pause.close()
         self._collector.close()
 
 
-def race(n_envs: int, names: list[str], repeats: int, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """Measure all that are installed, in turns; return rows a second by name."""
-    racers: dict[str, Racer] = {}
+def measure_interleaved(
+    n_envs: int, names: list[str], repeats: int, seconds: float
+) -> dict[str, dict[str, list[float]]]:
+    """Measure all installed collectors, interleaved; return rows per second by name."""
+    cases: dict[str, Case] = {}
     with ExitStack() as stack:
         for name in names:
             try:
@@ -388,18 +393,18 @@ def race(n_envs: int, names: list[str], repeats: int, seconds: float) -> dict[st
             except ImportError as error:
                 print(f"{name} is left out: {error}", flush=True)
                 continue
-            racers[name] = Racer(collector, T * n_envs, seconds)
-            stack.callback(racers[name].close)
-        gc.freeze()  # or each would look for garbage among all that the others hold
+            cases[name] = Case(collector, T * n_envs, seconds)
+            stack.callback(cases[name].close)
+        gc.freeze()  # so that no garbage collection scans the objects of all collectors
         order = random.Random(0)
         for _ in range(repeats):
-            for racer in order.sample(list(racers.values()), len(racers)):
-                racer.turn()
-    return {name: racer.rates for name, racer in racers.items()}
+            for case in order.sample(list(cases.values()), len(cases)):
+                case.measure()
+    return {name: case.rates for name, case in cases.items()}
 
 
 def versions() -> dict[str, str]:
-    """Tell what is installed, and of which version."""
+    """Return the version of each package."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -414,19 +419,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-envs", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--turn", type=float, default=0.2, help="how long a turn is to last, in seconds")
+    parser.add_argument("--turn", type=float, default=0.2, help="approximate seconds of one measurement")
     parser.add_argument("--only", nargs="+", choices=list(COLLECTORS), default=list(COLLECTORS))
-    parser.add_argument("--json", metavar="FILE", help="write all that was measured there")
+    parser.add_argument("--json", metavar="FILE", help="write all measurements to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    Distribution.set_default_validate_args(False)  # importing Stable-Baselines3 does it to all; this is for all, too
+    Distribution.set_default_validate_args(False)  # as importing Stable-Baselines3 does: off for every collector
     names = ["limit-b", *(name for name in args.only if name != "limit-b")]
     print(", ".join(f"{package} {number}" for package, number in versions().items()), flush=True)
-    found = {n_envs: race(n_envs, names, args.repeats, args.turn) for n_envs in args.n_envs}
+    found = {n_envs: measure_interleaved(n_envs, names, args.repeats, args.turn) for n_envs in args.n_envs}
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"versions": versions(), "args": vars(args), "rates": found}, file, indent=1)
-    print("\n| who | environments | steps/s, median | range | of limit b | learning, of limit b |")
+    print("\n| collector | environments | steps/s, median | range | of limit b | learning, of limit b |")
     print("| --- | --- | --- | --- | --- | --- |")
     for n_envs, rates in found.items():
         limit = statistics.median(rates["limit-b"]["alone"])

@@ -1,13 +1,14 @@
-"""Measure :mod:`rlplay.algo.returns` against TorchRL's estimators, on the CPU with one thread; print a Markdown table.
+"""Measure :mod:`rlplay.algo.returns` and TorchRL's estimators, on the CPU with one thread; print a Markdown table.
 
-Not a test: pytest does not collect it, and it is the only file that needs TorchRL, in an environment of its own:
+Not a test: pytest does not collect this file. It needs TorchRL; install it in a separate virtual environment:
 
     python3 -m venv /tmp/bench && /tmp/bench/bin/pip install torch==2.13.0 torchrl==0.14.1
     /tmp/bench/bin/pip install -e . && /tmp/bench/bin/python tests/bench/returns.py
 
-Each library gets its own layout (ours ``T x B``, theirs ``B x T x 1``) and does the same work: GAE with the value
-targets, V-trace with the advantages, which we compute by one more call. First the numbers are seen to agree in float64.
-Then all candidates for a row take turns in one process, so that they share whatever else the machine is doing.
+Each library gets its own layout (rlplay ``T x B``, TorchRL ``B x T x 1``) and does the same work: GAE with the value
+targets, V-trace with the advantages, which rlplay computes by one more call. First the script checks that the results
+agree in float64. Then all candidates for a row of the table are called alternately in one process, so that other load
+of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Candidates = dict[str, Callable[[], tuple[Tensor, ...]]]
 
 
 def candidates(T: int, B: int, dtype: torch.dtype) -> dict[str, Candidates]:
-    """Make the calls that are compared, each with its arguments ready; ours comes first."""
+    """Return the calls that are compared, with their arguments bound; the first of each group is rlplay's."""
     torch.manual_seed(0)
     rew, val, log_pi, log_mu = torch.randn(4, T, B, dtype=dtype)
     log_pi, log_mu, end = 0.3 * log_pi, 0.3 * log_mu, torch.randn(B, dtype=dtype)
@@ -41,7 +42,7 @@ def candidates(T: int, B: int, dtype: torch.dtype) -> dict[str, Candidates]:
         return x.mT.contiguous().unsqueeze(-1)
 
     value, later, done = other(val), other(torch.cat([val[1:], end[None]])), other(fin)
-    args = (later, other(rew), done, done)  # an end that is no time limit: done and terminated alike
+    args = (later, other(rew), done, done)  # no episode ends by a time limit: done equals terminated
     pi, mu, lam = other(log_pi), other(log_mu), {"gamma": GAMMA, "lmbda": LAMBDA}
 
     def our_gae() -> tuple[Tensor, ...]:
@@ -88,8 +89,8 @@ def candidates(T: int, B: int, dtype: torch.dtype) -> dict[str, Candidates]:
 
 
 def check(T: int, B: int) -> None:
-    """Print how far each of theirs is from ours in float64, and exit if that is too far."""
-    torch.set_default_dtype(torch.float64)  # theirs round gamma to it
+    """Print the largest difference of each of TorchRL's results to rlplay's in float64; exit if it is too large."""
+    torch.set_default_dtype(torch.float64)  # TorchRL rounds gamma to the default dtype
     for what, calls in candidates(T, B, torch.float64).items():
         (_, ours), *others = calls.items()
         expected = ours()
@@ -103,18 +104,18 @@ def check(T: int, B: int) -> None:
 
 
 def measure(calls: Candidates, repeats: int) -> dict[str, list[float]]:
-    """Time each call ``repeats`` times, in microseconds, taking turns; two rounds before that are not counted.
+    """Time each call ``repeats`` times, interleaved, in microseconds; two more rounds at the start do not count.
 
-    The order changes from round to round, since who follows whom matters to the caches.
+    The order is random in each round, because the state of the caches depends on the call before.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     order = random.Random(0)
-    for turn in range(-2, repeats):
+    for k in range(-2, repeats):
         for name, call in order.sample(list(calls.items()), len(calls)):
             start = time.perf_counter()
             call()
             took = 1e6 * (time.perf_counter() - start)
-            if turn >= 0:
+            if k >= 0:
                 found[name].append(took)
     return found
 
@@ -129,7 +130,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     check(args.T, 8)
-    print("\n| what | T x B | who | median, us | range, us | of their fastest |\n| --- | --- | --- | --- | --- | --- |")
+    print("\n| what | T x B | function | median, us | range, us | of TorchRL's fastest |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for what in args.only:
         for B in args.B:
             found = measure(candidates(args.T, B, torch.float32)[what], args.repeats)

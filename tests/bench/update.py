@@ -1,13 +1,14 @@
-"""Measure what `torch.compile` and a fused optimizer bring to a learner, on the CPU with one thread; print tables.
+"""Measure how much `torch.compile` and a fused optimizer speed up a learner, on the CPU with one thread; print tables.
 
-Not a test: pytest does not collect it. An update is all that is done with one fragment of CartPole: for A2C one step of
-Adam, for PPO 16 (four epochs, four minibatches each). The actor is two networks 4-64-64. All learners take turns in one
-process, first with fragments that are there already, then with a feed of `same` each, an update per fragment:
+Not a test: pytest does not collect this file. An update is everything that the learner does with one fragment of
+CartPole: for A2C one step of Adam, for PPO 16 (four epochs, four minibatches each). The actor has two networks 4-64-64.
+All learners are measured alternately in one process: first with fragments collected before, then each with a feed of
+`same`, one update per fragment:
 
     python tests/bench/update.py --algorithm a2c --n-envs 8
 
-The first update includes compiling, with nothing in the compiler's cache on disk; for the first learner that is
-compiled, it includes what the compiler does once on a machine.
+The first update includes the compiling, with an empty compiler cache on disk. For the first compiled learner it also
+includes the work that the compiler does only once on a machine.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ ALGORITHMS = {"a2c": make_a2c, "ppo": make_ppo}
 
 
 class Learner:
-    """An actor, how it is updated, and what has been measured of it."""
+    """An actor, its update, and the measurements."""
 
     def __init__(self, algorithm: str, compiled: bool, fused: bool) -> None:
         self.name = f"{'compiled' if compiled else 'eager'}, Adam{'(fused=True)' if fused else ''}"
         self.actor = make_actor()
-        # a rate at which next to nothing is learnt: all collect the same episodes
+        # a learning rate so small that the policy hardly changes: all learners collect the same episodes
         optim = torch.optim.Adam(self.actor.parameters(), lr=1e-9, fused=fused)
         self.update = ALGORITHMS[algorithm](self.actor, optim, compiled)
         self.first = 0.0
@@ -89,8 +90,8 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(learners: list[Learner], n_envs: int, repeats: int, turn: float) -> None:
-    """Fill in what is measured of each."""
+def measure(learners: list[Learner], n_envs: int, repeats: int, window_seconds: float) -> None:
+    """Measure all learners, and store the results in them."""
     with learners[0].feed(n_envs) as feed:
         fragments = [next(feed) for _ in range(3)]
     for learner in learners:
@@ -108,7 +109,7 @@ def measure(learners: list[Learner], n_envs: int, repeats: int, turn: float) -> 
         updates(learner)
     for _ in range(repeats):
         for learner in learners:
-            learner.update(fragments[0])  # not counted: what the others have left in the caches is gone after it
+            learner.update(fragments[0])  # not counted: it warms the caches, which the other learners have filled
             learner.updates.append(seconds(partial(updates, learner)) / len(fragments))
 
     with ExitStack() as stack:
@@ -124,7 +125,7 @@ def measure(learners: list[Learner], n_envs: int, repeats: int, turn: float) -> 
         counts = []
         for learner, _, feed in feeds:
             collect(learner, feed, 2)
-            counts.append(max(1, round(turn / (seconds(partial(collect, learner, feed, 3)) / 3))))
+            counts.append(max(1, round(window_seconds / (seconds(partial(collect, learner, feed, 3)) / 3))))
         for _ in range(repeats):
             for (learner, compiled, feed), count in zip(feeds, counts, strict=True):
                 rate = count * T * n_envs / seconds(partial(collect, learner, feed, count))
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--algorithm", choices=ALGORITHMS, nargs="+", default=list(ALGORITHMS))
     parser.add_argument("--n-envs", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--turn", type=float, default=0.2, help="seconds of a turn with a feed, about")
+    parser.add_argument("--turn", type=float, default=0.2, help="approximate seconds of one measurement with a feed")
     args = parser.parse_args()
     torch.set_num_threads(1)
     header = ["", "first update, s", "update, ms", "range", "`same`, steps/s", "`same(compile=True)`, steps/s"]

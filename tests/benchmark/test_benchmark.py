@@ -15,10 +15,20 @@ from hypothesis import strategies as st
 
 from rlplay.__main__ import main
 from rlplay.benchmark import command, works
-from rlplay.benchmark.gpu import Activity, activity_in, copy_ceiling, covered
-from rlplay.benchmark.measure import Limit, Spread, Turn, count_for, efficiency, forward_pass, race, rates, times
+from rlplay.benchmark.gpu import DeviceActivity, covered_length, peak_upload_rate, read_trace
+from rlplay.benchmark.measure import (
+    Limit,
+    Measurement,
+    Spread,
+    forward_pass,
+    measure_interleaved,
+    overlap_efficiency,
+    repetitions,
+    seconds_per_fragment,
+    steps_per_second,
+)
 from rlplay.benchmark.report import gpu_row, limit_row, panel, run_row, table
-from rlplay.benchmark.runs import Learner, Run, Settings
+from rlplay.benchmark.runs import EngineRun, Learner, Settings
 from rlplay.benchmark.spec import DEFAULT_ENGINES, WORKS, Engine, parse_cost, parse_engine
 from rlplay.benchmark.works import Work, make_work
 from rlplay.engine.memory.lane import Lane
@@ -106,7 +116,7 @@ def test_engines_that_are_none_are_refused(text, message):
     ],
 )
 def test_an_engine_says_when_environments_cannot_be_dealt_out(text, n_envs, hindered):
-    assert (parse_engine(text).hindrance(n_envs) is not None) == hindered
+    assert (parse_engine(text).obstacle(n_envs) is not None) == hindered
 
 
 @pytest.mark.parametrize(("text", "cost"), [("none", None), ("equal", "equal"), ("0", 0.0), ("2.5", 2.5)])
@@ -122,7 +132,7 @@ def test_costs_that_are_none_are_refused(text):
 
 def test_each_work_has_engines_that_there_are():
     assert WORKS.keys() == DEFAULT_ENGINES.keys()
-    assert all(parse_engine(text).hindrance(8) is None for texts in DEFAULT_ENGINES.values() for text in texts)
+    assert all(parse_engine(text).obstacle(8) is None for texts in DEFAULT_ENGINES.values() for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +189,8 @@ def test_environments_are_environments(work):
 @pytest.mark.parametrize(("lacking", "said"), [((), None), (("ale_py", "cv2"), "ale_py, cv2 not installed")])
 def test_what_is_not_installed_is_said(monkeypatch, lacking, said):
     monkeypatch.setattr(works, "find_spec", lambda name: None if name in lacking else name)
-    assert works.missing("breakout") == said
-    assert works.missing("cartpole") is None
+    assert works.missing_packages("breakout") == said
+    assert works.missing_packages("cartpole") is None
 
 
 # the limits
@@ -197,11 +207,11 @@ def test_a_limit_steps_every_environment_and_resets_it_at_its_end(reacting):
     limit = Limit(counting_work(log), 2, 5, react if reacting else None, seconds=0.0)
     assert log == ["reset"] * 2
     limit.warm_up()
-    assert limit.turns == []
+    assert limit.measurements == []
     del log[:], seen[:]
-    limit.turn()
-    limit.turn()
-    assert [(turn.fragments, turn.steps) for turn in limit.turns] == [(1, 10), (1, 10)]
+    limit.measure()
+    limit.measure()
+    assert [(turn.fragments, turn.steps) for turn in limit.measurements] == [(1, 10), (1, 10)]
     # ten steps were made in warming up: the episodes are one step old
     both = [["step"] * 2, ["step", "reset"] * 2]
     rounds = [both[t % 3 == 2] for t in range(10, 20)]
@@ -212,10 +222,10 @@ def test_a_limit_steps_every_environment_and_resets_it_at_its_end(reacting):
 
 def test_a_turn_of_a_limit_lasts_as_long_as_it_should():
     limit = Limit(counting_work(), 1, 5, None, seconds=1.0)
-    limit._run = lambda count: Turn(count, 5 * count, 0.1 * count, {})
+    limit._step_fragments = lambda count: Measurement(count, 5 * count, 0.1 * count, {})
     limit.warm_up()
-    limit.turn()
-    assert limit.turns == [Turn(10, 50, 1.0, {})]
+    limit.measure()
+    assert limit.measurements == [Measurement(10, 50, 1.0, {})]
 
 
 def test_the_bare_forward_pass_is_that_of_the_actors_networks():
@@ -235,33 +245,33 @@ def test_all_warm_up_and_then_take_turns():
     log = []
 
     def contestant(name):
-        return SimpleNamespace(warm_up=lambda: log.append(name + "0"), turn=lambda: log.append(name))
+        return SimpleNamespace(warm_up=lambda: log.append(name + "0"), measure=lambda: log.append(name))
 
-    race([contestant(name) for name in "abc"], 2, lambda: log.append("."))
+    measure_interleaved([contestant(name) for name in "abc"], 2, lambda: log.append("."))
     assert "".join(log) == "a0.b0.c0." + "a.b.c." * 2
 
 
 @pytest.mark.parametrize(("seconds", "each", "n"), [(1.0, 0.1, 10), (1.0, 0.4, 2), (1.0, 3.0, 1), (0.0, 1.0, 1)])
 def test_how_often_makes_a_turn(seconds, each, n):
-    assert count_for(seconds, each) == n
+    assert repetitions(seconds, each) == n
 
 
 def turns(*seconds, fragments=2, steps=100, **places):
-    return [Turn(fragments, steps, each, places) for each in seconds]
+    return [Measurement(fragments, steps, each, places) for each in seconds]
 
 
 def test_medians_and_ranges():
-    spread = rates(turns(1.0, 10.0, 2.0))
+    spread = steps_per_second(turns(1.0, 10.0, 2.0))
     assert spread == Spread([100.0, 10.0, 50.0])
     assert (spread.median, spread.low, spread.high) == (50.0, 10.0, 100.0)
-    assert times(turns(1.0, 10.0, 2.0)).median == 1.0
+    assert seconds_per_fragment(turns(1.0, 10.0, 2.0)).median == 1.0
 
 
 def made_up():
     """Return limits of 200 and 100 steps a second, and an engine of 50 that overlaps perfectly with its learner."""
-    a, b = SimpleNamespace(turns=turns(0.5, 0.5, 9.0)), SimpleNamespace(turns=turns(1.0, 1.0, 0.1))
+    a, b = SimpleNamespace(measurements=turns(0.5, 0.5, 9.0)), SimpleNamespace(measurements=turns(1.0, 1.0, 0.1))
     run = SimpleNamespace(
-        collecting=turns(2.0, 2.0, 4.0, stepping=1e-3, inference=2e-3),
+        collection=turns(2.0, 2.0, 4.0, stepping=1e-3, inference=2e-3),
         training=turns(6.0, fragments=6, steps=0),
         both=turns(2.0, 2.5, 2.5, stepping=1e-3, inference=2e-3),
     )
@@ -285,7 +295,7 @@ def test_ratios_are_those_of_the_medians():
     ("collecting", "training", "both", "result"), [(1, 1, 1, 1.0), (1, 1, 2, 0.5), (1, 3, 4, 0.75)]
 )
 def test_overlap_is_the_longer_one_over_both(collecting, training, both, result):
-    assert efficiency(turns(collecting), turns(training), turns(both)) == result
+    assert overlap_efficiency(turns(collecting), turns(training), turns(both)) == result
 
 
 def test_the_table_and_the_picture_show_the_rows():
@@ -319,26 +329,26 @@ def settings(cost=None, seconds=0.0):
 
 @pytest.mark.parametrize("text", ["same", "threaded", "threaded+threads2+groups2"])
 def test_a_window_has_the_steps_of_its_fragments(text):
-    run = Run(parse_engine(text), counting_work(), 2, 3, settings(0.0))
+    run = EngineRun(parse_engine(text), counting_work(), 2, 3, settings(0.0))
     run.warm_up()
-    assert not run.collecting
-    run.turn()
-    run.turn()
+    assert not run.collection
+    run.measure()
+    run.measure()
     run.close()
-    assert [(turn.fragments, turn.steps) for turn in run.collecting + run.both] == [(1, 6)] * 4
+    assert [(turn.fragments, turn.steps) for turn in run.collection + run.both] == [(1, 6)] * 4
     assert [(turn.fragments, turn.steps) for turn in run.training] == [(1, 0)] * 2
-    assert all(turn.places.keys() == {"stepping", "inference", "transfer", "waiting"} for turn in run.both)
+    assert all(turn.collector_seconds.keys() == {"stepping", "inference", "transfer", "waiting"} for turn in run.both)
 
 
 def test_a_feed_stands_still_while_others_have_their_turn():
     log, others = [], []
-    run = Run(parse_engine("threaded"), counting_work(log), 2, 1000, settings())
-    other = Run(parse_engine("threaded"), counting_work(others), 2, 10, settings())
+    run = EngineRun(parse_engine("threaded"), counting_work(log), 2, 1000, settings())
+    other = EngineRun(parse_engine("threaded"), counting_work(others), 2, 10, settings())
     run.warm_up()
-    run.turn()
+    run.measure()
     at = len(log)
     other.warm_up()
-    other.turn()
+    other.measure()
     assert len(others) > 60
     assert len(log) == at
     run.close()
@@ -348,12 +358,12 @@ def test_a_feed_stands_still_while_others_have_their_turn():
 def test_each_fragment_is_trained_on_before_the_next_one_is_asked_for(monkeypatch):
     learnt = []
     monkeypatch.setattr(Learner, "learn", lambda self, fragment: learnt.append(int(fragment.state.stepno[0, 0])))
-    run = Run(parse_engine("same"), counting_work(), 1, 2, settings(0.0))
+    run = EngineRun(parse_engine("same"), counting_work(), 1, 2, settings(0.0))
     run.warm_up()
-    run._counts = {"collecting": 3, "training": 2, "both": 3}
+    run._n_fragments = {"collection": 3, "training": 2, "both": 3}
     del learnt[:]
     first = run.feed.steps
-    run.turn()
+    run.measure()
     run.close()
     alone = first + 2 * (1 + 3)  # one that is not measured, and three that are
     received = [(steps - 2) % 3 for steps in range(alone + 2, alone + 8, 2)]
@@ -363,27 +373,27 @@ def test_each_fragment_is_trained_on_before_the_next_one_is_asked_for(monkeypatc
 
 @pytest.mark.parametrize(("cost", "beside"), [(0.0, 0.0), (0.25, 0.25), ("equal", 0.9)])
 def test_the_learner_costs_what_it_is_told_to(monkeypatch, cost, beside):
-    run = Run(parse_engine("same"), counting_work(), 2, 3, settings(cost, seconds=3.0))
+    run = EngineRun(parse_engine("same"), counting_work(), 2, 3, settings(cost, seconds=3.0))
     burdens = []
-    monkeypatch.setattr(run, "collect", lambda: Turn(2, 12, 2.0, {}))
-    monkeypatch.setattr(run, "_train", lambda learner: Turn(2, 0, 0.2, {}))
-    monkeypatch.setattr(run, "collect_and_train", lambda: None)
-    monkeypatch.setattr(run._learner, "burden", burdens.append)
+    monkeypatch.setattr(run, "measure_collection", lambda: Measurement(2, 12, 2.0, {}))
+    monkeypatch.setattr(run, "_measure_training", lambda learner: Measurement(2, 0, 0.2, {}))
+    monkeypatch.setattr(run, "measure_both", lambda: None)
+    monkeypatch.setattr(run._learner, "set_extra_cost", burdens.append)
     run.warm_up()
     assert burdens == pytest.approx([beside])
-    assert run._counts["collecting"] == 3
-    assert run._counts["training"] == round(3 / (0.1 + beside))
-    assert run._counts["both"] == round(3 / (1.1 + beside))
+    assert run._n_fragments["collection"] == 3
+    assert run._n_fragments["training"] == round(3 / (0.1 + beside))
+    assert run._n_fragments["both"] == round(3 / (1.1 + beside))
     run.close()
 
 
 def test_the_learner_works_and_changes_nothing():
-    run = Run(parse_engine("same"), counting_work(), 2, 3, settings(0.0))
+    run = EngineRun(parse_engine("same"), counting_work(), 2, 3, settings(0.0))
     run.warm_up()
     learner, actor = run._learner, run._learner._actor
     before = [x.clone() for x in actor.parameters()]
     done = []
-    learner._work = done.append
+    learner._multiply = done.append
     learner.learn(run.latest)
     assert any(x.grad.abs().sum() > 0 for x in actor.parameters())
     assert all(torch.equal(x, y) for x, y in zip(before, actor.parameters(), strict=True))
@@ -393,11 +403,11 @@ def test_the_learner_works_and_changes_nothing():
 
 def test_the_burden_is_a_number_of_products():
     learner = Learner(make_work("busy").make_actor(2), LANE)
-    assert learner._products == 0
-    learner.burden(1.0)
-    many = learner._products
-    learner.burden(0.0)
-    assert many > 0 == learner._products
+    assert learner._n_products == 0
+    learner.set_extra_cost(1.0)
+    many = learner._n_products
+    learner.set_extra_cost(0.0)
+    assert many > 0 == learner._n_products
 
 
 # the GPU, without one
@@ -417,21 +427,21 @@ def test_a_trace_is_read():
         event("gpu_memcpy", 200, 10, "Memcpy DtoH (Device -> Pinned)", bytes=5),
         event("gpu_memset", 300, 5),
     ]
-    seen = activity_in(events)
-    assert seen == pytest.approx(Activity(busy=75e-6, upload=20e-6, uploaded=3000))
-    row = gpu_row(seen, Turn(3, 0, 9.0, {}), turns(1e-4), complete=True)  # 25 us a fragment of 50 us
+    seen = read_trace(events)
+    assert seen == pytest.approx(DeviceActivity(busy_seconds=75e-6, upload_seconds=20e-6, uploaded_bytes=3000))
+    row = gpu_row(seen, Measurement(3, 0, 9.0, {}), turns(1e-4), complete=True)  # 25 us a fragment of 50 us
     assert row == pytest.approx({"idle": 0.5, "bytes per second while copying up": 1.5e8})
-    row = gpu_row(Activity(1.0, 0.0, 0), Turn(1, 0, 9.0, {}), turns(1.0), complete=False)
+    row = gpu_row(DeviceActivity(1.0, 0.0, 0), Measurement(1, 0, 9.0, {}), turns(1.0), complete=False)
     assert row == {"idle": None, "bytes per second while copying up": None}
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted).map(tuple)))
 def test_what_is_covered_is_counted_once(intervals):
-    assert covered(intervals) == len({x for start, end in intervals for x in range(start, end)})
+    assert covered_length(intervals) == len({x for start, end in intervals for x in range(start, end)})
 
 
 def test_the_copy_ceiling_is_that_of_the_lane(monkeypatch):
-    monkeypatch.setattr("rlplay.benchmark.gpu._BLOCK", 1000)
+    monkeypatch.setattr("rlplay.benchmark.gpu._COPY_BYTES", 1000)
     copied = []
     lane = SimpleNamespace(
         empty=LANE.empty,
@@ -439,7 +449,7 @@ def test_the_copy_ceiling_is_that_of_the_lane(monkeypatch):
         record=lambda: 7,
         host_wait=copied.append,
     )
-    assert copy_ceiling(lane) > 0
+    assert peak_upload_rate(lane) > 0
     assert copied == [1000, 7] * 11
 
 
@@ -459,7 +469,7 @@ def test_the_command_measures_tells_and_writes(tmp_path, capsys):
     assert summary["command"].startswith("python -m rlplay bench --work cartpole --work sleep --n-steps 4")
     assert {"cpu", "cores", "device", "date", "versions"} <= summary["machine"].keys()
     assert {"python", "torch", "numpy", "gym"} <= summary["machine"]["versions"].keys()
-    engines = [*command.LIMITS, "same", "threaded", "same+groups3"]
+    engines = [*command.LIMIT_NAMES, "same", "threaded", "same+groups3"]
     rows = summary["rows"]
     assert [(row["work"], row["engine"]) for row in rows] == [(w, e) for w in ("cartpole", "sleep") for e in engines]
     for row in rows:
@@ -468,7 +478,7 @@ def test_the_command_measures_tells_and_writes(tmp_path, capsys):
             assert row.keys() == {"work", "engine", "n_envs", "n_steps", "not available"}
             continue
         assert len(row["alone"]["steps per second"]["all"]) == 3
-        assert ("learner" in row) == (row["engine"] not in command.LIMITS)
+        assert ("learner" in row) == (row["engine"] not in command.LIMIT_NAMES)
         if "learner" in row:
             assert row["learner"]["overlap efficiency"] > 0
             assert len(row["learner"]["seconds of training alone"]["all"]) == 3
@@ -482,7 +492,9 @@ def test_what_is_not_built_or_not_installed_is_told_not_raised(tmp_path, capsys,
         raise NotImplementedError("some day")
 
     monkeypatch.setattr("rlplay.engine.rollout.same.rollout", unbuilt)
-    monkeypatch.setattr(command, "missing", lambda work: "nothing to break out of" if work == "breakout" else None)
+    monkeypatch.setattr(
+        command, "missing_packages", lambda work: "nothing to break out of" if work == "breakout" else None
+    )
     options = ["--work", "breakout", "--work", "sleep", "--engine", "same+compile", "--learner-cost", "none"]
     assert main(["bench", *options, "--quick", "--n-steps", "2", "--turn", "0", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
@@ -501,7 +513,7 @@ def test_the_options_reach_the_engines(monkeypatch):
         )
     work = Work("toy", Counting, make_work("sleep").make_actor, lambda n: n)
     for text in ("same+groups2+compile", "threaded+workers2", "threaded+threads3+groups2", "single", "multi+workers4"):
-        Run(parse_engine(text), work, 8, 5, settings())
+        EngineRun(parse_engine(text), work, 8, 5, settings())
     (envs, _, n_steps), same = asked[0]
     assert (envs, n_steps, same["groups"], same["compile"]) == ([Counting] * 8, 5, 2, True)
     assert [(options["workers"], options["worker"], options["groups"]) for _, options in asked[1:3]] == [
@@ -532,17 +544,17 @@ def test_quick_changes_what_has_not_been_said(tmp_path, monkeypatch, options, en
 def test_an_interrupt_leaves_no_feed_open_and_the_works_before_it_on_file(tmp_path, monkeypatch, capsys):
     opened, begun = [], []
 
-    def turn(run):
+    def measure(run):
         opened.append(run.feed)
         raise KeyboardInterrupt
 
     def race_once(contestants, repeats, tick):
         begun.append(contestants)
-        race(contestants, repeats, tick)
+        measure_interleaved(contestants, repeats, tick)
         if len(begun) == 1:
-            monkeypatch.setattr(Run, "turn", turn)
+            monkeypatch.setattr(EngineRun, "measure", measure)
 
-    monkeypatch.setattr(command, "race", race_once)
+    monkeypatch.setattr(command, "measure_interleaved", race_once)
     options = [
         "--work",
         "cartpole",

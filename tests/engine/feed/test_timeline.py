@@ -26,6 +26,7 @@ from rlplay.engine.feed import timeline
 from rlplay.engine.feed.stats import CollectorTime, LearnerTime, Stats, advice
 from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import multi, same, single, threaded
+from rlplay.plotting.timelines import _activity_shares
 from rlplay.testing import LaggingLane
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -468,7 +469,7 @@ def test_lanes_are_filled_in_proportion(parts):
         spans.append((kind, at, at + lasting))
         at += lasting + gap
     edges = np.linspace(0, at, 8)
-    filled = plotting._filled(spans, edges)
+    filled = _activity_shares(spans, edges)
     np.testing.assert_allclose(sum(filled.values()), 1)
     for kind in BUSY:
         expected = [overlap(of(spans, kind), [(kind, a, b)]) / (b - a) for a, b in itertools.pairwise(edges)]

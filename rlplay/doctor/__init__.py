@@ -1,0 +1,5 @@
+"""``python -m rlplay doctor``: checks what of rlplay works on this machine, with a remedy for what does not.
+
+Modules: ``verdicts`` (from facts to a verdict and a remedy: pure functions), ``trials`` (finds the facts by trying
+things out), ``command`` (the list of checks, and the printed report).
+"""
