@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import nested
 from ...nested import Nested, Structure
@@ -23,8 +23,9 @@ from ..memory.layout import Leaf
 from .checks import check_actor, check_answer, honours_mask
 from .fast_modules import make_fast
 from .group import Group
+from .weights import named_weights, weight_places
 
-__all__ = ["Behaviour", "Snapshot", "global_generator_kept", "places_in"]
+__all__ = ["Behaviour", "Snapshot", "global_generator_kept"]
 
 
 class Snapshot(NamedTuple):
@@ -56,9 +57,9 @@ class Behaviour:
             ) from error
         self._modules = dict(self._module.named_modules())
         self._drawing = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
-        self._weights = {name: weight.detach() for name, weight in _weights(self._modules).items()}
+        self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
         # where each of them hangs: a module may well put another tensor into the place of its buffer
-        self._places = places_in(self._module)
+        self._places = [place for place in weight_places(self._module) if place.tensor is not None]
         self.resets_by_mask = True
         """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.checks.honours_mask`)."""
         self.recurrent = False
@@ -94,7 +95,7 @@ class Behaviour:
             If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
         """
         modules = dict(actor.named_modules())
-        weights = _weights(modules)
+        weights = named_weights(modules)
         for what, then, now in (
             ("parameters and buffers", self._weights, weights),
             ("modules", self._modules, modules),
@@ -256,35 +257,11 @@ class Behaviour:
         )
 
 
-def places_in(module: nn.Module) -> list[tuple[Any, str, Tensor]]:
-    """List where parameters and buffers hang, in a module and all inside: in which dict, by what name, which tensor."""
-    return [
-        (store, name, weight)
-        for part in module.modules()
-        for store in (part._parameters, part._buffers)
-        for name, weight in store.items()
-        if weight is not None
-    ]
-
-
 @contextmanager
 def global_generator_kept(device: torch.device) -> Iterator[None]:
     """Leave torch's global generators as they are."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Name the parameters and then the buffers of modules, each once, as torch does; without its recursion."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for kind in ("_parameters", "_buffers"):
-        for prefix, module in modules.items():
-            for name, weight in getattr(module, kind).items():
-                if weight is not None and id(weight) not in seen:
-                    seen.add(id(weight))
-                    found[f"{prefix}.{name}" if prefix else name] = weight
-    return found
 
 
 def _check_shapes(what: str, shapes: list[torch.Size], got: list[torch.Size]) -> None:

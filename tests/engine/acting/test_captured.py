@@ -247,20 +247,20 @@ def index_is_left(monkeypatch):
 
 
 def state_is_left(monkeypatch):
-    monkeypatch.setattr(CapturedBehaviour, "_hold", lambda self, group: setattr(group, "hx", group.hx))
+    monkeypatch.setattr(CapturedBehaviour, "_move_hx", lambda self, group: setattr(group, "hx", group.hx))
 
 
 def buffers_are_left(monkeypatch):
-    monkeypatch.setattr("rlplay.engine.acting.compile.captured._put_back", lambda places: [])
+    monkeypatch.setattr("rlplay.engine.acting.compile.captured.replaced_weights", lambda places: [])
 
 
 def modes_are_turned_at_once(monkeypatch):
     really = CapturedBehaviour.adopt
 
     def adopt(self, snapshot):
-        self._turn_to(tuple(snapshot.modes))
+        self._activate(tuple(snapshot.modes))
         really(self, snapshot)
-        self._turn_to = lambda modes: None
+        self._activate = lambda modes: None
 
     monkeypatch.setattr(CapturedBehaviour, "adopt", adopt)
 
@@ -279,7 +279,7 @@ def actions_are_not_waited_for(monkeypatch):
 
 def virtual_steps_are_not_put_back(monkeypatch):
     monkeypatch.setattr(
-        CapturedBehaviour, "_strayed", property(lambda self: False, lambda self, x: None), raising=False
+        CapturedBehaviour, "_may_be_replaced", property(lambda self: False, lambda self, x: None), raising=False
     )
 
 
@@ -288,8 +288,8 @@ def memory_is_let_go(monkeypatch):
 
     def bind_rows(self, *rest):
         really(self, *rest)
-        for seat in self._seats.values():
-            seat.index = seat.index.clone()
+        for memory in self._memory.values():
+            memory.index = memory.index.clone()
 
     monkeypatch.setattr(CapturedBehaviour, "bind_rows", bind_rows)
 
