@@ -1,6 +1,7 @@
-"""Drawing actions with a given random generator: what an actor needs so that its behaviour copy repeats exactly.
+"""Functions to draw actions with a given random generator, so that a seeded run repeats exactly.
 
-Every function takes ``generator=``: pass ``self.generator``. ``None`` draws from torch's global generator.
+Actors pass ``generator=self.generator``. With ``None`` the functions draw from torch's global generator.
+Imports nothing of ``rlplay``.
 """
 
 from __future__ import annotations
@@ -15,30 +16,42 @@ __all__ = ["Source", "categorical", "epsilon_greedy", "multinomial"]
 
 
 class Source(torch.Generator):
-    """A random generator that has the noise for :func:`categorical` and :func:`multinomial` in stock.
+    """A random generator with a stock of noise for :func:`categorical` and :func:`multinomial`, drawn for many calls.
 
-    It draws the noise of many calls at once, which costs a third of drawing it call by call. What the behaviour copy of
-    an actor has as ``self.generator``. It is as good as any other for whatever else takes a generator; what is in stock
-    is independent of that.
+    Noise in stock costs a third of noise drawn call by call. On the host, the ``self.generator`` of a behaviour copy is
+    a :class:`Source`. Any function that takes a ``torch.Generator`` accepts it; noise that is already in stock does not
+    change by such draws.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Begin with an empty stock. The device has been seen to already, by ``torch.Generator`` itself."""
+        """Start with an empty stock. ``device`` is passed on to ``torch.Generator.__new__``."""
         self._stock: dict[tuple[torch.Size, torch.dtype], Iterator[Tensor]] = {}
 
     def manual_seed(self, seed: int) -> Source:
-        """Begin anew, with nothing in stock."""
+        """Set the seed, and empty the stock."""
         self._stock.clear()
         super().manual_seed(seed)
         return self
 
     def set_state(self, state: Tensor) -> Any:
-        """Take over a state, with nothing in stock."""
+        """Set the state of the generator, and empty the stock. The stock is not part of the state."""
         self._stock.clear()
         return super().set_state(state)
 
     def log_exponential(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Take the logarithms of standard exponential variates; the tensor must not be changed."""
+        """Return logarithms of standard exponential variates, from the stock.
+
+        Parameters
+        ----------
+        shape : torch.Size
+        dtype : torch.dtype
+            float32 or float64.
+
+        Returns
+        -------
+        tensor
+            Of this shape and dtype, on the generator's device. It must not be written to.
+        """
         stock = self._stock.get((shape, dtype))
         noise = next(stock, None) if stock is not None else None
         if noise is None:
@@ -50,16 +63,18 @@ class Source(torch.Generator):
 
 
 _STOCK = 4096
-"""How many numbers are drawn at once, at most."""
+"""How many numbers are drawn at once, unless a single tensor has more."""
 
 
 def categorical(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Draw from the categorical distribution given by logits, by an exponential race (the Gumbel-max trick).
+    """Draw from the categorical distribution given by logits, by the Gumbel-max trick.
+
+    Returns the ``argmax`` of ``logits - log(e)`` with independent standard exponential variates ``e``.
 
     Parameters
     ----------
     logits : float tensor, ``(..., n)``
-        Log-probabilities up to a constant; ``-inf`` is never drawn. Normalisation is not needed.
+        Log-probabilities up to a constant; An action with ``-inf`` is never drawn. They need not be normalised.
     generator : torch.Generator, optional
         On the device of ``logits``.
 
@@ -68,16 +83,16 @@ def categorical(logits: Tensor, *, generator: torch.Generator | None = None) -> 
     int64 tensor, ``(...)``
         On the device of ``logits``.
     """
-    return (logits.detach() - _race(logits, generator)).argmax(dim=-1)
+    return (logits.detach() - _noise_like(logits, generator)).argmax(dim=-1)
 
 
 def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Draw from the categorical distribution given by probabilities, by an exponential race.
+    """Draw from the categorical distribution given by probabilities, as :func:`categorical` from their logarithms.
 
     Parameters
     ----------
     probs : float tensor, ``(..., n)``
-        Non-negative weights; zero is never drawn. Normalisation is not needed.
+        Non-negative weights. An action with weight zero is never drawn. They need not be normalised.
     generator : torch.Generator, optional
         On the device of ``probs``.
 
@@ -86,19 +101,19 @@ def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> T
     int64 tensor, ``(...)``
         On the device of ``probs``.
     """
-    return (probs.detach().log() - _race(probs, generator)).argmax(dim=-1)
+    return (probs.detach().log() - _noise_like(probs, generator)).argmax(dim=-1)
 
 
 def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Take the action of the largest value, or with probability ``epsilon`` any action, uniformly.
+    """Choose the action of the largest value, or with probability ``epsilon`` an action drawn uniformly.
 
     Parameters
     ----------
     q : float tensor, ``(..., n)``
         Action values.
     epsilon : float, or float tensor that broadcasts to ``(...)``
-        The probability of a uniformly drawn action (which may be the greedy one). Keep it in a buffer of the actor,
-        so that its schedule reaches the behaviour copy.
+        The probability of a uniformly drawn action, which may be the greedy one. If it follows a schedule, keep it in a
+        buffer of the actor: snapshots copy buffers, not Python numbers, to the behaviour copy.
     generator : torch.Generator, optional
         On the device of ``q``.
 
@@ -113,8 +128,8 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Gener
     return torch.where(explore, random, greedy)
 
 
-def _race(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw logarithms of standard exponential variates, in float32 at least."""
+def _noise_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw logarithms of standard exponential variates, of the shape of ``like``, in float32 or its dtype if wider."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(generator, Source):
         return generator.log_exponential(like.shape, dtype)
@@ -124,5 +139,5 @@ def _race(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def _log_exponential(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    race = torch.empty(shape, dtype=dtype, device=device).exponential_(generator=generator)
-    return race.clamp_min_(torch.finfo(dtype).tiny).log_()  # a zero would let anything win
+    variates = torch.empty(shape, dtype=dtype, device=device).exponential_(generator=generator)
+    return variates.clamp_min_(torch.finfo(dtype).tiny).log_()  # log(0) = -inf would win against any logits

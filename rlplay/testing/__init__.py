@@ -1,15 +1,17 @@
-"""For tests, ours and yours: environments and actors whose every number says where it comes from.
+"""Helpers for tests: environments and actors whose numbers identify their origin, and a simulated device.
 
 ``make_ledger``, ``LedgerEnv``, ``OldLedgerEnv``
-    An environment that keeps the books: observations and rewards name environment, episode and step.
+    An environment whose observations and rewards encode the environment, the episode and the step.
 ``FORMS``, ``ACTIONS``
-    Names of its forms of observation, and of its action spaces: see :func:`observation_space`, :func:`action_space`.
+    The names of its observation spaces and of its action spaces.
+``observation_space``, ``action_space``
+    Make a space from its name.
 ``Origin``, ``encode``, ``decode``
-    From the number to where it comes from, and back.
+    An environment, episode and step; encoded as a number, and decoded.
 ``CountingActor``
-    An actor that returns what it saw as its info, and whose recurrent state counts.
+    An actor that returns its inputs as its info, and whose recurrent state counts rows.
 ``LaggingLane``
-    A simulated accelerator on which everything happens late.
+    A simulated accelerator that runs all work as late as its streams allow.
 """
 
 from .actors import CountingActor

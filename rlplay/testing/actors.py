@@ -1,4 +1,4 @@
-"""The counting actor: what it saw is its info, what it remembers is countable, what it does can be worked out."""
+"""The counting actor: its info, recurrent state and actions can be computed by hand from its inputs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ __all__ = ["CountingActor"]
 
 
 class CountingActor(BaseActorModule):
-    """An actor that tells what it saw, and counts.
+    """An actor that returns its inputs as its info, and counts rows in its recurrent state.
 
-    Its recurrent state is ``{"count": int64 (1, B, 1), "sums": float64 (1, B, 2)}``: the rows seen since the last
-    reset, and the sums over them of the observations (all numbers of all leaves) and of the rewards (but for rows with
-    ``fin``, whose reward belongs to the previous episode). It advances in virtual steps too: whoever asks for one must
-    throw that away.
+    Its recurrent state is ``{"count": int64 (1, B, 1), "sums": float64 (1, B, 2)}``: the number of rows since the last
+    reset, and the sums over these rows of the observations (all numbers of all leaves) and of the rewards (except in
+    rows with ``fin``, whose reward belongs to the previous episode). It advances in virtual steps too, so that tests
+    notice a caller that does not discard the recurrent state of a virtual step.
 
-    Its info has ``stepno``, ``obs``, ``act``, ``rew``, ``fin`` as they were given; ``hx``, the recurrent state that it
-    was given, with leaves ``(n_seq, B, ...)``; ``virtual`` (bool) and ``weight`` (float32).
+    Its info contains the inputs ``stepno``, ``obs``, ``act``, ``rew`` and ``fin``; ``hx``, the recurrent state before
+    each row, with leaves ``(n_seq, B, ...)``; ``virtual`` (bool) and ``weight`` (float32).
 
-    Its action is a function of an integer ``m``, see :meth:`act`; ``m = floor(4 sum(obs)) + count`` where ``count``
-    is that before this row. The numbers of a ledger environment make all this exact.
+    Its action is a function of an integer ``m``, see :meth:`act`: ``m = floor(4 sum(obs)) + count``, with the ``count``
+    before this row. All these numbers are exact if the observations are those of a ledger environment.
 
     Parameters
     ----------
     action : str
         The action space, see :func:`rlplay.testing.action_space`.
     sampled : bool
-        Draw ``m`` from 0 to 59 instead, with ``self.generator``.
+        Draw ``m`` uniformly from 0 to 59 instead, with ``self.generator``.
 
     Attributes
     ----------
     weight : parameter, float32, no dimensions
-        Does nothing but appear in the info: change it to see which snapshot was acted with.
+        Only copied into the info: change it to see in a fragment which snapshot the behaviour copy had.
     """
 
     def __init__(self, action: str = "discrete", *, sampled: bool = False) -> None:
@@ -58,20 +58,20 @@ class CountingActor(BaseActorModule):
         hx: Nested = None,
         virtual: bool = False,
     ) -> tuple[Nested, Nested, Nested]:
-        """React to ``(n_seq, B, ...)`` rows, one after the other."""
+        """React to rows ``(n_seq, B, ...)``, one after the other."""
         n_envs = fin.shape[1]
         if hx is None:
             hx = {
                 "count": torch.zeros(1, n_envs, 1, dtype=torch.int64, device=fin.device),
                 "sums": torch.zeros(1, n_envs, 2, dtype=torch.float64, device=fin.device),
             }
-        seen = sum(leaf.double().reshape(*fin.shape, -1).sum(-1) for leaf in nested.leaves(obs))
-        steps = torch.stack([torch.as_tensor(seen), rew.double().masked_fill(fin, 0.0)], -1)
-        met = []
+        obs_sums = sum(leaf.double().reshape(*fin.shape, -1).sum(-1) for leaf in nested.leaves(obs))
+        steps = torch.stack([torch.as_tensor(obs_sums), rew.double().masked_fill(fin, 0.0)], -1)
+        states = []
         for step in steps:
-            met.append(hx)
+            states.append(hx)
             hx = {"count": hx["count"] + 1, "sums": hx["sums"] + step}
-        before = nested.map(lambda *rows: torch.cat(rows), *met)
+        before = nested.map(lambda *rows: torch.cat(rows), *states)
         if self.sampled:
             m = sampling.categorical(torch.zeros(*fin.shape, 60, device=fin.device), generator=self.generator)
         else:
@@ -90,13 +90,13 @@ class CountingActor(BaseActorModule):
 
     @staticmethod
     def act(action: str, m: Tensor) -> Nested:
-        """Make an action of an integer.
+        """Return the action that an integer stands for.
 
         Parameters
         ----------
         action : str
             discrete: ``m % 5``; multidiscrete: ``[m % 3, (m // 3) % 4]``; box: ``[m % 9 - 4, m % 7 - 3] / 2``, which
-            may well be out of bounds; multibinary: the three lowest bits, lowest first; dict: ``move`` discrete of
+            may be out of bounds; multibinary: the three lowest bits, lowest first; dict: ``move`` discrete of
             ``m``, ``aim.box`` of ``m + 1``, ``aim.bits`` of ``m + 2``, ``gears`` multidiscrete of ``m + 3``.
         m : int64 tensor, ``(n_seq, B)``
 

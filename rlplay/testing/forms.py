@@ -1,6 +1,6 @@
-"""What a ledger writes with: codes that name an origin, and the spaces of its observations and actions.
+"""The numbers and spaces of ledger environments: codes of origins, observation spaces and action spaces.
 
-It needs no gym: the module of spaces, ``gym.spaces`` or ``gymnasium.spaces``, is passed in.
+Imports neither gym nor gymnasium: the module of spaces, ``gym.spaces`` or ``gymnasium.spaces``, is an argument.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ __all__ = [
 ]
 
 FORMS = ("vector", "dict", "tuple", "pair", "scalar", "discrete")
-"""The forms of observation, see :func:`observation_space`."""
+"""The names of the observation spaces, see :func:`observation_space`."""
 
 ACTIONS = ("discrete", "multidiscrete", "box", "multibinary", "dict")
-"""The action spaces, see :func:`action_space`."""
+"""The names of the action spaces, see :func:`action_space`."""
 
-N_STEPS, N_EPISODES, N_ENVS = 64, 1024, 256  # 2**24 together: the integers that float32 can hold
-FINE = 2.0**-20  # beside any code it takes float64
+N_STEPS, N_EPISODES, N_ENVS = 64, 1024, 256  # their product is 2**24: float32 holds all integers up to it
+FINE = 2.0**-20  # the sum with a code needs float64
 
 
 class Origin(NamedTuple):
-    """Where a number comes from."""
+    """The environment, episode and step that a number comes from."""
 
     env: int
-    """The environment, up to 255."""
+    """The number of the environment, from 0 to 255."""
     episode: int
-    """Its episode, modulo 1024."""
+    """The number of its episode, modulo 1024."""
     step: int
-    """The step in the episode, up to 63: the ``step``-th transition led here; 0 is what a reset gives."""
+    """The number of transitions since the reset, from 0 to 63."""
 
 
 class Sight(NamedTuple):
-    """An observation of the form ``"tuple"``."""
+    """An observation of the space ``"tuple"``."""
 
     vector: Any
     step: Any
 
 
 def encode(env: int, episode: int, step: int) -> int:
-    """Make one number of an origin: below ``2**24``, so that float32 holds it exactly."""
+    """Return the code of an origin: an integer below ``2**24``, so that float32 holds it exactly."""
     return (env * N_EPISODES + episode % N_EPISODES) * N_STEPS + step
 
 
 def decode(code: float) -> Origin:
-    """Read an origin off a number made by :func:`encode`, such as a reward.
+    """Return the origin of a code made by :func:`encode`, such as a reward.
 
     Raises
     ------
     ValueError
-        If it is none of those numbers.
+        If no origin has this code.
     """
     if not 0 <= code < N_ENVS * N_EPISODES * N_STEPS or code != int(code):
         raise ValueError(f"{code!r} names no environment, episode and step.")
@@ -73,7 +73,7 @@ def decode(code: float) -> Origin:
 
 
 def observation_space(spaces: Any, form: str) -> Any:
-    """Make the observation space of a form.
+    """Make the observation space of a given name.
 
     Parameters
     ----------
@@ -81,10 +81,10 @@ def observation_space(spaces: Any, form: str) -> Any:
         ``gym.spaces`` or ``gymnasium.spaces``.
     form : str
         ``"vector"``: float32 ``(6,)``, see ``LedgerEnv.vector``. ``"dict"``: nested, with that vector, a uint8 image
-        ``(2, 3)``, a Discrete that comes as a Python integer, and float64 numbers that float32 could not hold.
-        ``"tuple"``: vector and Discrete, in a named tuple. ``"pair"``: a vector and a dict, which looks like what a
-        reset returns. ``"scalar"``: the code in a float32 array without dimensions. ``"discrete"``: the code, a Python
-        integer.
+        ``(2, 3)``, a Discrete whose values are Python integers, and float64 numbers that float32 cannot hold.
+        ``"tuple"``: a named tuple of vector and Discrete. ``"pair"``: a tuple of vector and dict, which has the form of
+        what ``reset`` returns. ``"scalar"``: the code in a float32 array without dimensions. ``"discrete"``: the code
+        as a Python integer.
     """
     vector = spaces.Box(-np.inf, np.inf, (6,), np.float32)
     if form == "vector":
@@ -105,15 +105,15 @@ def observation_space(spaces: Any, form: str) -> Any:
 
 
 def action_space(spaces: Any, kind: str) -> Any:
-    """Make the action space of a kind.
+    """Make the action space of a given name.
 
     Parameters
     ----------
     spaces : module
         ``gym.spaces`` or ``gymnasium.spaces``.
     kind : str
-        ``"discrete"``: of 5. ``"multidiscrete"``: of 3 and 4. ``"box"``: float32 ``(2,)`` in [-1, 1].
-        ``"multibinary"``: of 3. ``"dict"``: all of them, nested.
+        ``"discrete"``: 5 actions. ``"multidiscrete"``: 3 and 4 actions. ``"box"``: float32 ``(2,)`` in [-1, 1].
+        ``"multibinary"``: 3 bits. ``"dict"``: all of these, nested.
     """
     if kind == "discrete":
         return spaces.Discrete(5)

@@ -1,9 +1,9 @@
-"""The lagging device: a simulated accelerator on which everything happens late, in an order that a stream allows.
+"""The lagging device: a simulated accelerator that runs queued work as late as its streams allow.
 
-Its memory is apart from the host's, and filled with garbage when it is new and again when it is let go. What is asked
-of it is queued, and done when somebody waits for it and not a moment sooner (``haste=0``), or at once (``haste=1``),
-or now and then, by seeded dice, in between. There is no clock in it: the latest possible moment is as late as can be,
-and comes in every run. Whatever the engine does right only by being fast, it does wrong here.
+Its memory is separate from the host's, and is filled with garbage when it is allocated and when it is released. Work is
+queued on two streams. It runs when something waits for it (``haste=0``), when it is queued (``haste=1``), or at random
+moments in between, drawn from a seeded generator. No clock is involved, so every run is the same. An engine with a
+missing synchronization, which a real device would often hide by being fast, gives wrong numbers here.
 """
 
 from __future__ import annotations
@@ -32,34 +32,52 @@ __all__ = ["LaggingLane"]
 _GARBAGE = 0xFF  # NaN in every float format, -1 in every integer
 
 
-class _Lease(np.ndarray[Any, np.dtype[np.uint8]]):
-    """A block's bytes while somebody has them. Dies with the last tensor over them."""
+class _BlockView(np.ndarray[Any, np.dtype[np.uint8]]):
+    """The bytes of a block in use. Finalized together with the last tensor in this memory, which releases the block."""
 
 
 class _Stream:
-    """What was asked for and not done yet, in order."""
+    """A queue of work that runs in order.
+
+    Attributes
+    ----------
+    pending : deque
+        The work that has not run yet; an event stands for waiting until it is reached.
+    done : int
+        How many pieces of work have run.
+    """
 
     def __init__(self) -> None:
         self.pending: deque[Callable[[], None] | _Event] = deque()
         self.done = 0
 
     def record(self) -> _Event:
+        """Return an event behind all work that is queued now."""
         return _Event(self, self.done + len(self.pending))
 
 
 class _Event(NamedTuple):
-    """A point of a stream: behind its first ``position`` pieces of work."""
+    """A point of a stream: reached once the first ``position`` pieces of its work have run."""
 
     stream: _Stream
     position: int
 
     @property
     def reached(self) -> bool:
+        """True if the stream has run all work before this point."""
         return self.stream.done >= self.position
 
 
 class _Block:
-    """A piece of device memory. It belongs to the stream that it was first allocated on, and is never given back."""
+    """A piece of device memory, which is reused on the stream that it was first allocated on, and never freed.
+
+    Attributes
+    ----------
+    bytes : uint8 array
+    stream : _Stream
+    readers : list of _Stream
+        Streams that have borrowed the memory since it was allocated.
+    """
 
     def __init__(self, size: int, stream: _Stream) -> None:
         self.bytes: Array = np.full(size, _GARBAGE, np.uint8)
@@ -68,20 +86,26 @@ class _Block:
 
 
 class LaggingLane(Lane):
-    """The engine's verbs on the lagging device: pass it as ``device=`` to a ``rollout``.
+    """The operations of a lane on the lagging device: pass an instance as ``device=`` to a ``rollout``.
 
-    What the device does not know of happens at once, as with any host code: a learner on the device has to read
-    fragments and update weights inside :meth:`launch`, or to call :meth:`synchronize` first.
+    PyTorch operations outside of this class run at once. A learner whose fragments are on the device has to read them
+    and to update weights inside :meth:`launch`, or to call :meth:`synchronize` first.
 
     Parameters
     ----------
     actor_on_host, consumer_on_host : bool
-        Which of the two sides are on the host rather than on the device.
+        Whether the behaviour copy, and the consumer, are on the host rather than on the device.
     haste : float
-        The probability, after each call, that a stream goes on as far as it may. 0: nothing is done before somebody
-        waits for it. 1: everything is done at once.
+        The probability, whenever work is queued, that a stream runs its next piece of work, again and again until the
+        first failure. 0: work runs only when something waits for it. 1: work runs when it is queued, as far as the
+        streams allow.
     seed : int
-        Of the dice.
+        The seed of the generator that decides this.
+
+    Attributes
+    ----------
+    consumer, collector : stream
+        The two streams.
     """
 
     asynchronous = True
@@ -91,46 +115,46 @@ class LaggingLane(Lane):
     ) -> None:
         super().__init__(torch.device("cpu"), torch.device("cpu"))
         self._on_host = {Place.HOST: True, Place.ACTOR: actor_on_host, Place.CONSUMER: consumer_on_host}
-        self._haste, self._dice = haste, random.Random(seed)
+        self._haste, self._random = haste, random.Random(seed)
         self._lock = threading.RLock()
         self.consumer, self.collector = _Stream(), _Stream()
-        self._current = threading.local()
-        self._blocks: dict[int, _Block] = {}
+        self._thread = threading.local()  # has the thread's current stream as `stream`, inside of `collecting`
+        self._blocks: dict[int, _Block] = {}  # all, by address
         self._free: list[_Block] = []
         self._released: deque[_Block] = deque()
-        self._error: BaseException | None = None
+        self._error: BaseException | None = None  # the first error of any work since the last wait of the host
 
     @property
     def current(self) -> _Stream:
-        """The stream that calls of this thread go to: the consumer's, or inside ``collecting`` the collector's."""
-        stream: _Stream = getattr(self._current, "stream", self.consumer)
+        """The stream on which this thread queues work: the consumer's, or inside ``collecting`` the collector's."""
+        stream: _Stream = getattr(self._thread, "stream", self.consumer)
         return stream
 
     @property
-    def _here_on_host(self) -> bool:
-        """Whether the side that this thread is on, and so what it owns, is on the host."""
+    def _current_on_host(self) -> bool:
+        """True if the side that this thread works for, collector or consumer, has its memory on the host."""
         return self._on_host[Place.CONSUMER if self.current is self.consumer else Place.ACTOR]
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Make the collector's stream the current one of this thread."""
-        before, self._current.stream = self.current, self.collector
+        """Make the collector's stream this thread's current one inside the ``with`` block."""
+        before, self._thread.stream = self.current, self.collector
         try:
             yield
         finally:
-            self._current.stream = before
+            self._thread.stream = before
 
     def shared(self, one: Place, other: Place) -> bool:
-        """Whether two places are one: both on the host, or neither."""
+        """Return True if both places are on the host, or both on the device."""
         return self._on_host[one] == self._on_host[other]
 
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Allocate; on the device, as a caching allocator does: what was let go on a stream is used again on it."""
+        """Allocate memory. On the device, a block that was released on a stream is reused on that stream."""
         size = prod(shape) * dtype.itemsize
         if self._on_host[place] or not size:
             return torch.empty(tuple(shape), dtype=dtype, device="cpu")
         with self._lock:
-            self._collect_released()
+            self._reclaim_released()
             fitting = (b for b in self._free if b.stream is self.current and b.bytes.size == size)
             block = next(fitting, None)
             if block is None:
@@ -138,48 +162,48 @@ class LaggingLane(Lane):
                 self._blocks[block.bytes.ctypes.data] = block
             else:
                 self._free.remove(block)
-        lease = block.bytes.view(_Lease)
-        # may be called in any thread, inside anything: only an append, which is atomic
-        weakref.finalize(lease, self._released.append, block)
-        return torch.from_numpy(lease).view(dtype).view(tuple(shape))
+        view = block.bytes.view(_BlockView)
+        # the finalizer may run in any thread, even while the lock is held: it only appends, which is atomic
+        weakref.finalize(view, self._released.append, block)
+        return torch.from_numpy(view).view(dtype).view(tuple(shape))
 
     def copy(self, target: Nested, source: Nested) -> None:
-        """Copy, later, unless all is on the host. No copy keeps device memory alive, as no copy engine does."""
+        """Queue the copies, unless all memory is on the host. A queued copy does not keep device memory alive."""
         for one, other in zip(leaves(target), leaves(source), strict=True):
-            if self._here_on_host and self._block_of(one) is self._block_of(other) is None:
+            if self._current_on_host and self._block_of(one) is self._block_of(other) is None:
                 one.copy_(other)
             else:
-                to, of = self._unowned(one), self._unowned(other)
-                self._ask(lambda to=to, of=of: to().copy_(of()))  # type: ignore[misc]
+                get_one, get_other = self._getter(one), self._getter(other)
+                self._queue(lambda one=get_one, other=get_other: one().copy_(other()))  # type: ignore[misc]
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
-        """Copy what the learner keeps on the host; on the device it is changed by what is launched."""
+        """Return copies if the learner is on the host; a learner on the device changes tensors only by queued work."""
         return [x.clone() for x in sources] if self._on_host[Place.CONSUMER] else sources
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Do some work later, as it would be done now in this thread; at once if this side is on the host."""
-        if self._here_on_host:
+        """Queue some work, to run in the torch context of this thread; run it at once if this side is on the host."""
+        if self._current_on_host:
             work()
             return
         torch_context, grad = TorchContext.here(self.actor_device), torch.is_grad_enabled()
 
-        def done() -> None:
+        def in_context() -> None:
             with torch_context.applied(), torch.set_grad_enabled(grad):
                 work()
 
-        self._ask(done)
+        self._queue(in_context)
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-        """Record the work, to be done again as it was; what is in device memory is not kept alive by that."""
-        if self._here_on_host:
+        """Record the work, and return a function that repeats it. The recording does not keep device memory alive."""
+        if self._current_on_host:
             return work
-        self.synchronize()  # to record it is to do it, on what is there in the end, and to undo it
-        with self._lock, Recording(generators, self._unowned) as recording:
+        self.synchronize()  # recording runs the work on the present contents of memory, and then undoes it
+        with self._lock, Recording(generators, self._getter) as recording:
             work()
         return recording.replay
 
     def borrow(self, tree: Nested) -> None:
-        """Use the memory again only behind what the current stream has been asked for when it is let go."""
+        """Let the memory be reused only behind all work that this stream has queued when the memory is released."""
         with self._lock:
             for leaf in leaves(tree):
                 block = self._block_of(leaf)
@@ -187,21 +211,21 @@ class LaggingLane(Lane):
                     block.readers.append(self.current)
 
     def record(self) -> Any:
-        """Mark this point of the current stream."""
+        """Return an event behind all work that is queued on the current stream."""
         with self._lock:
             return self.current.record()
 
     def wait(self, event: Any) -> None:
-        """Let the current stream wait, which is work like any other."""
-        self._ask(event)
+        """Queue a wait for an event on the current stream."""
+        self._queue(event)
 
     def host_wait(self, event: Any) -> None:
-        """Do what has to be done for the point to be reached.
+        """Run queued work until the event is reached.
 
         Raises
         ------
         BaseException
-            What any work on the device raised since the last time.
+            The first error that work on the device has raised since the last call.
         """
         if event is not None:
             with self._lock:
@@ -211,39 +235,41 @@ class LaggingLane(Lane):
                 raise error
 
     def synchronize(self) -> None:
-        """Do all that the current stream has been asked for, and what that has to wait for."""
+        """Run all work that is queued on the current stream, and the work of the other stream that it waits for."""
         self.host_wait(self.record())
 
-    def _ask(self, work: Callable[[], None] | _Event) -> None:
+    def _queue(self, work: Callable[[], None] | _Event) -> None:
+        """Queue work on the current stream, and let both streams run some of theirs, as ``haste`` has it."""
         with self._lock:
             self.current.pending.append(work)
-            self._collect_released()
-            for stream in self._dice.sample([self.consumer, self.collector], 2):
-                while self._dice.random() < self._haste and self._go_on(stream):
+            self._reclaim_released()
+            for stream in self._random.sample([self.consumer, self.collector], 2):
+                while self._random.random() < self._haste and self._run_next(stream):
                     pass
 
     def _reach(self, event: _Event) -> None:
+        """Run work until the event is reached, that of the other stream included where this one waits for it."""
         while not event.reached:
             head = event.stream.pending[0]
             if isinstance(head, _Event):
                 self._reach(head)
-            self._go_on(event.stream)
+            self._run_next(event.stream)
 
-    def _go_on(self, stream: _Stream) -> bool:
-        """Do the next piece of work, unless it has to wait for another stream's."""
+    def _run_next(self, stream: _Stream) -> bool:
+        """Run the next piece of work; return False if there is none, or if it waits for the other stream."""
         if not stream.pending or (isinstance(stream.pending[0], _Event) and not stream.pending[0].reached):
             return False
         work = stream.pending.popleft()
         if not isinstance(work, _Event):
             try:
                 work()
-            except BaseException as error:  # told to whoever waits, as a device does
+            except BaseException as error:  # raised by the next `host_wait`, as on a real device
                 self._error = self._error or error
         stream.done += 1
         return True
 
-    def _collect_released(self) -> None:
-        """Spoil what has been let go, in the order of its stream, and offer it again at once."""
+    def _reclaim_released(self) -> None:
+        """Queue the filling with garbage of each released block, and offer the block for reuse on its stream."""
         while self._released:
             block = self._released.popleft()
             block.stream.pending.extend(reader.record() for reader in block.readers)
@@ -252,14 +278,14 @@ class LaggingLane(Lane):
             self._free.append(block)
 
     def _block_of(self, tensor: Tensor) -> _Block | None:
-        """Find the device memory that a tensor lies in; None if it lies on the host."""
+        """Return the block that a tensor lies in; None if the tensor is on the host."""
         return self._blocks.get(tensor.untyped_storage().data_ptr())
 
-    def _unowned(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Remember where a tensor lies; keep it alive only if it is not the device's own."""
+    def _getter(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Return a function that returns the tensor. It keeps the tensor alive only if the tensor is on the host."""
         block = self._block_of(tensor)
         if block is None:
             return lambda: tensor
-        place = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+        geometry = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
         memory, dtype = block.bytes, tensor.dtype
-        return lambda: torch.from_numpy(memory).view(dtype).as_strided(*place)
+        return lambda: torch.from_numpy(memory).view(dtype).as_strided(*geometry)

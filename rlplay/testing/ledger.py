@@ -1,7 +1,7 @@
-"""The ledger environment: every number that it gives names where it comes from.
+"""The ledger environment: its observations and rewards encode the environment, the episode and the step.
 
-Its episodes have known lengths and ends, its observations and rewards tell environment, episode and step, and it notes
-what it is told. It needs no gym: the module of spaces, ``gym.spaces`` or ``gymnasium.spaces``, is passed in.
+The lengths of episodes and the ways they end are given in advance, and the environment records seeds and actions.
+Imports neither gym nor gymnasium: the module of spaces, ``gym.spaces`` or ``gymnasium.spaces``, is an argument.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ __all__ = ["LedgerEnv", "OldLedgerEnv", "make_ledger"]
 
 
 def make_ledger(spaces: Any, index: int, *, api: str = "new", **options: Any) -> LedgerEnv | OldLedgerEnv:
-    """Make a ledger environment of either dialect.
+    """Make a ledger environment of the new or the old gym API.
 
     Parameters
     ----------
     spaces : module
         ``gym.spaces`` or ``gymnasium.spaces``.
     index : int
-        The environment's number.
+        The environment's number, from 0 to 255.
     api : {"new", "old"}
-        ``"new"``: that of gym 0.26 and gymnasium, :class:`LedgerEnv`. ``"old"``: that of gym up to 0.25,
+        ``"new"``: the API of gym 0.26 and gymnasium, :class:`LedgerEnv`. ``"old"``: the API of gym up to 0.25,
         :class:`OldLedgerEnv`.
     **options
-        As for :class:`LedgerEnv`.
+        The other parameters of :class:`LedgerEnv`.
+
+    Raises
+    ------
+    ValueError
+        If ``api``, ``index`` or an option is out of range.
     """
     if api not in ("new", "old"):
         raise ValueError(f"`api` must be 'new' or 'old', got {api!r}.")
     return LedgerEnv(spaces, index, **options) if api == "new" else OldLedgerEnv(spaces, index, **options)
 
 
-class _Ledger:
-    """The books, whatever the dialect."""
+class _BaseLedgerEnv:
+    """What the new and the old API have in common."""
 
     metadata: Mapping[str, Any] = {}
     render_mode = None
@@ -63,55 +68,55 @@ class _Ledger:
         self.observation_space = observation_space(spaces, form)
         self.action_space = action_space(spaces, action)
         self._reuse, self._reward = reuse, reward
-        self._kept: dict[str, Any] = {}
+        self._arrays: dict[str, Any] = {}  # by name, if `reuse`
         self.seeds: list[int | None] = []
         self.actions: list[Any] = []
         self.resets = self.closed = 0
         self.episode, self.stepno, self.over = -1, 0, True
-        self._digest = -1
+        self._last_action = -1  # a digest; -1 if the episode has had no action yet
 
     @property
-    def unwrapped(self) -> _Ledger:
+    def unwrapped(self) -> _BaseLedgerEnv:
         """The environment itself."""
         return self
 
     @property
     def code(self) -> int:
-        """The number of where it stands: the reward of the last step."""
+        """The code of the present environment, episode and step, which is the reward of the latest step."""
         return encode(self.index, self.episode, self.stepno)
 
     def length(self, episode: int) -> int:
-        """Tell how many steps an episode has."""
+        """Return the number of steps of an episode."""
         return self.lengths[(episode + self.index) % len(self.lengths)]
 
     def end(self, episode: int) -> tuple[bool, bool]:
-        """Tell how an episode ends: terminated, truncated."""
+        """Return how an episode ends, as ``(terminated, truncated)``."""
         how = self.ends[(episode + self.index) % len(self.ends)]
         return how != "truncated", how != "terminated"
 
     def vector(self) -> list[float]:
-        """List environment, episode, step, a digest of the last action (-1: none yet), and the seed in two halves."""
+        """Return environment, episode, step, digest of the last action (-1: none), two 16-bit halves of the seed."""
         seed = next((seed for seed in reversed(self.seeds) if seed is not None), None)
         halves = (-1, -1) if seed is None else divmod(seed, 2**16)
-        return [self.index, self.episode % N_EPISODES, self.stepno, self._digest, *halves]
+        return [self.index, self.episode % N_EPISODES, self.stepno, self._last_action, *halves]
 
-    def _begin(self) -> Any:
+    def _start_episode(self) -> Any:
         self.resets += 1
-        self.episode, self.stepno, self.over, self._digest = self.episode + 1, 0, False, -1
+        self.episode, self.stepno, self.over, self._last_action = self.episode + 1, 0, False, -1
         return self._observe()
 
-    def _advance(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def _take_step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self.over:
             raise RuntimeError(f"ledger {self.index} was stepped without a reset after the end of an episode.")
         self.actions.append(action)
-        self._digest = _digest(action)
+        self._last_action = _digest(action)
         self.stepno += 1
         self.over = self.stepno >= self.length(self.episode)
         terminated, truncated = self.end(self.episode) if self.over else (False, False)
         return self._observe(), self._reward(self.code), terminated, truncated, self._inform(truncated)
 
     def _inform(self, truncated: bool) -> dict[str, Any]:
-        """Fill an info dict: some entries are always there, some at times, some at the end of an episode."""
+        """Make the info dict of a step: some keys are always present, some in every other step, some at an end."""
         deep: dict[str, Any] = {"step": self.stepno}
         info: dict[str, Any] = {
             "code": float(self.code),
@@ -143,27 +148,28 @@ class _Ledger:
             return vector, {"step": np.int64(self.stepno)}
         numbers = [*self.vector()[:4], self.code, 255]
         image = self._array("image", np.array(numbers, np.int64).reshape(2, 3) % 256, np.uint8)
-        exact = self._array("exact", [self.code + FINE, self._digest - FINE], np.float64)
+        exact = self._array("exact", [self.code + FINE, self._last_action - FINE], np.float64)
         return {"vector": vector, "image": image, "inner": {"step": self.stepno, "exact": exact}}
 
     def _array(self, name: str, numbers: Any, dtype: Any) -> Any:
-        """Make an array, or overwrite the one of last time, as some simulators do."""
+        """Return a new array, or the one of the previous call with new contents if ``reuse``."""
         array = np.array(numbers, dtype)
         if not self._reuse:
             return array
-        kept = self._kept.setdefault(name, array)
-        kept[...] = array
-        return kept
+        reused = self._arrays.setdefault(name, array)
+        reused[...] = array
+        return reused
 
     def close(self) -> None:
-        """Note that it was closed."""
+        """Count the call."""
         self.closed += 1
 
 
-class LedgerEnv(_Ledger):
-    """The ledger environment, in the dialect of gym 0.26 and gymnasium.
+class LedgerEnv(_BaseLedgerEnv):
+    """The ledger environment, with the API of gym 0.26 and gymnasium.
 
-    The reward of a step is the code (:func:`encode`) of where it led. Episode ``k`` of environment ``j`` has
+    The reward of a step is the code (:func:`encode`) of the environment, the episode and the number of the step, from 1
+    on. Episode ``k`` of environment ``j`` has
     ``lengths[(k + j) % len(lengths)]`` steps, and ends as ``ends[(k + j) % len(ends)]``. The info dict of each step
     has ``"code"``, ``"place"`` (int32 ``(2,)``: episode, step), ``"first"`` (bool), ``"nested"`` (with
     ``"deep.step"``, and at an end ``"deep.over"``) and ``"a.b"`` (a key with a dot); every other step has ``"even"``;
@@ -174,34 +180,34 @@ class LedgerEnv(_Ledger):
     spaces : module
         ``gym.spaces`` or ``gymnasium.spaces``.
     index : int
-        The environment's number, below 256.
+        The environment's number, from 0 to 255.
     form, action : str
-        See :func:`observation_space` and :func:`action_space`.
+        The names of the spaces, see :func:`observation_space` and :func:`action_space`.
     lengths : sequence of int
-        From 1 to 63 steps.
+        Lengths of episodes, from 1 to 63 steps.
     ends : sequence of {"terminated", "truncated", "both"}
         How episodes end.
     reuse : bool
-        Whether to return one and the same array at each step and reset, overwritten, as some simulators do.
+        Whether all steps and resets return the same array, overwritten each time, as some simulators do.
     reward : callable
-        Makes of the reward, a number, what is returned: ``numpy.asarray`` gives arrays without dimensions.
+        Converts the reward, a float, to what ``step`` returns: ``numpy.asarray`` gives arrays without dimensions.
 
     Attributes
     ----------
     seeds : list of int or None
-        The seeds that it was given, one for each reset (of the old dialect: one for each call of ``seed``).
+        The seed of each reset; with the old API, of each call of ``seed``.
     actions : list
-        The very objects that it was given as actions.
+        The objects that ``step`` was called with.
     resets, closed : int
-        How often it was.
+        The number of calls of ``reset`` and of ``close``.
     episode, stepno, over : int, int, bool
-        Where it stands.
+        The present episode (-1 before the first reset) and step, and whether the episode has ended.
     """
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin the next episode; return the observation and an info dict."""
         self.seeds.append(seed)
-        obs = self._begin()
+        obs = self._start_episode()
         return obs, {"code": float(self.code)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -212,38 +218,38 @@ class LedgerEnv(_Ledger):
         RuntimeError
             If the episode has ended.
         """
-        return self._advance(action)
+        return self._take_step(action)
 
 
-class OldLedgerEnv(_Ledger):
-    """The ledger environment, in the dialect of gym up to 0.25; otherwise as :class:`LedgerEnv`.
+class OldLedgerEnv(_BaseLedgerEnv):
+    """The ledger environment, with the API of gym up to 0.25; otherwise as :class:`LedgerEnv`.
 
-    An end that is both is a truncation here, as far as can be told from what it returns.
+    An end that is both a termination and a truncation is reported as a truncation, since this API has one flag.
     """
 
     def seed(self, seed: int | None = None) -> list[int | None]:
-        """Note the seed."""
+        """Record the seed."""
         self.seeds.append(seed)
         return [seed]
 
     def reset(self) -> Any:
         """Begin the next episode; return the observation."""
-        return self._begin()
+        return self._start_episode()
 
     def step(self, action: Any) -> tuple[Any, Any, bool, dict[str, Any]]:
-        """Return observation, reward, done and info, where ``"TimeLimit.truncated"`` tells which end it was.
+        """Return observation, reward, done and info, where ``"TimeLimit.truncated"`` is True for a truncation.
 
         Raises
         ------
         RuntimeError
             If the episode has ended.
         """
-        obs, reward, terminated, truncated, info = self._advance(action)
+        obs, reward, terminated, truncated, info = self._take_step(action)
         return obs, reward, terminated or truncated, info
 
 
 def _digest(action: Any) -> int:
-    """Make of any action an integer from 0 to 250, in which every part of it counts."""
+    """Return an integer from 0 to 250 that depends on every number of an action."""
     digest = 0
     for number in _numbers(action):
         digest = (digest * 37 + round(4 * number) + 1) % 251

@@ -1,7 +1,7 @@
-"""What a device would capture: the operations of some work, with the very tensors they were asked for.
+"""Records the operations of some work with the tensors they use, as a device does when it captures a graph.
 
-Python runs once. Afterwards the same operations are done again on the same memory, in the same order, whatever Python
-would do by then; random numbers are drawn anew.
+The Python code of the work runs once. A replay runs the same operations on the same memory in the same order, whatever
+the Python code would do by then. Random numbers are drawn anew.
 """
 
 from __future__ import annotations
@@ -18,51 +18,55 @@ from ..engine.acting.compile.step_checks import reads_values, same_generator
 
 __all__ = ["Recording"]
 
-Held = Callable[[], Tensor]
+TensorGetter = Callable[[], Tensor]
+"""Returns the same tensor at each call, without necessarily keeping its memory alive."""
 
 
 class Recording(TorchDispatchMode):
-    """Records what is done in this thread inside the ``with`` block, and undoes it at its end: nothing has happened.
+    """Records the operations of this thread inside the ``with`` block, and undoes their effects when the block ends.
 
     Parameters
     ----------
     generators : sequence of torch.Generator
-        Those that may be drawn from, beside torch's global one.
-    hold : callable
-        Makes of a tensor a callable that finds it again.
+        The generators that the work may draw from, besides torch's global one.
+    getter : callable
+        Makes a :data:`TensorGetter` of a tensor.
 
     Raises
     ------
     RuntimeError
-        Where a device could not go on without doing what has been asked of it, or draws from another generator.
+        By an operation that a device could not capture: the host would need the values of a tensor, or it draws from
+        another generator.
     """
 
-    def __init__(self, generators: Sequence[torch.Generator], hold: Callable[[Tensor], Held]) -> None:
+    def __init__(self, generators: Sequence[torch.Generator], getter: Callable[[Tensor], TensorGetter]) -> None:
         super().__init__()
-        self._hold = hold
+        self._getter = getter
         self._generators = [*generators, torch.default_generator]
-        self._calls: list[_Call] = []
-        self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-        self._made: set[int] = set()
+        self._states: list[Tensor] = []  # of the generators, when the block begins
+        self._operations: list[_Operation] = []
+        # by address: memory that existed before, and a copy of its contents
+        self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._allocated: set[int] = set()  # addresses of memory that the work itself has allocated
 
     def __enter__(self) -> Recording:
-        """Begin."""
+        """Start to record."""
         self._states = [generator.get_state() for generator in self._generators]
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """End; put back what has been written over or drawn."""
+        """Stop; restore all memory that was written to, and the states of the generators."""
         super().__exit__(*error)
-        for memory, before in self._before.values():
-            memory.copy_(before)
-        self._before.clear()
+        for memory, contents in self._saved.values():
+            memory.copy_(contents)
+        self._saved.clear()
         for generator, state in zip(self._generators, self._states, strict=True):
             if not torch.equal(generator.get_state(), state):
                 generator.set_state(state)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do, and note, one operation."""
+        """Run and record one operation."""
         kwargs = kwargs or {}
         if reads_values(func, args, kwargs):
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
@@ -71,49 +75,67 @@ class Recording(TorchDispatchMode):
             if isinstance(x, torch.Generator) and not any(same_generator(x, known) for known in self._generators):
                 raise RuntimeError("a generator that is drawn from was not registered with the graph")
             if isinstance(x, Tensor):
-                self._keep(x.untyped_storage())
+                self._save(x.untyped_storage())
         known = {x.untyped_storage().data_ptr() for x in given if isinstance(x, Tensor)} - {0}
-        answer = func(*args, **kwargs)
-        made = [x for x in tree_leaves(answer) if isinstance(x, Tensor)]
-        new = [x.untyped_storage().data_ptr() not in known for x in made]
-        self._made |= {x.untyped_storage().data_ptr() for x in made} - known
-        if any(new) or _writes(func):  # all else are views, which need nobody to make them again
-            outputs = [self._hold(x) if is_new else None for x, is_new in zip(made, new, strict=True)]
-            inputs = [self._hold(x) if isinstance(x, Tensor) else x for x in given]
-            self._calls.append(_Call(func, inputs, [isinstance(x, Tensor) for x in given], spec, outputs))
-        return answer
+        result = func(*args, **kwargs)
+        outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        new = [x.untyped_storage().data_ptr() not in known for x in outputs]
+        self._allocated |= {x.untyped_storage().data_ptr() for x in outputs} - known
+        if any(new) or _writes(func):  # any other operation only makes views, and need not be repeated
+            targets = [self._getter(x) if is_new else None for x, is_new in zip(outputs, new, strict=True)]
+            inputs = [self._getter(x) if isinstance(x, Tensor) else x for x in given]
+            self._operations.append(_Operation(func, inputs, [isinstance(x, Tensor) for x in given], spec, targets))
+        return result
 
-    def _keep(self, memory: torch.UntypedStorage) -> None:
-        """Keep what is in memory from before; which operations write is not told by all of them."""
+    def _save(self, memory: torch.UntypedStorage) -> None:
+        """Save the contents of memory that an operation is given; not every operation declares what it writes to."""
         address = memory.data_ptr()
-        if address and address not in self._made and address not in self._before:
-            self._before[address] = memory, memory.clone()
+        if address and address not in self._allocated and address not in self._saved:
+            self._saved[address] = memory, memory.clone()
 
     def replay(self) -> None:
-        """Do it all again."""
+        """Run all recorded operations again."""
         with torch.no_grad(), torch.autocast("cpu", enabled=False):  # the casts are among the operations
-            for call in self._calls:
-                call.again()
+            for operation in self._operations:
+                operation.run()
 
 
-class _Call:
-    """One operation, with all that it takes and where its answer goes."""
+class _Operation:
+    """One recorded operation.
+
+    Parameters
+    ----------
+    func : torch operator
+    inputs : list
+        A :data:`TensorGetter` for each tensor among the arguments, other arguments as they are.
+    is_tensor : list of bool
+        Which of ``inputs`` are tensors.
+    spec : TreeSpec
+        Makes args and kwargs of a list of inputs.
+    targets : list of TensorGetter or None
+        The memory of each output of the first run; None for an output in the memory of an input.
+    """
 
     def __init__(
-        self, func: Any, inputs: list[Any], held: list[bool], spec: TreeSpec, outputs: list[Held | None]
+        self,
+        func: Any,
+        inputs: list[Any],
+        is_tensor: list[bool],
+        spec: TreeSpec,
+        targets: list[TensorGetter | None],
     ) -> None:
-        self._func, self._inputs, self._held, self._spec, self._outputs = func, inputs, held, spec, outputs
+        self._func, self._inputs, self._is_tensor, self._spec, self._targets = func, inputs, is_tensor, spec, targets
 
-    def again(self) -> None:
-        """Do it, and write the answer into the memory that it had the first time."""
-        found = [x() if held else x for x, held in zip(self._inputs, self._held, strict=True)]
-        args, kwargs = self._spec.unflatten(found)
-        made = [x for x in tree_leaves(self._func(*args, **kwargs)) if isinstance(x, Tensor)]
-        for target, x in zip(self._outputs, made, strict=True):
+    def run(self) -> None:
+        """Run the operation, and copy its outputs into the memory of the first run."""
+        inputs = [x() if is_tensor else x for x, is_tensor in zip(self._inputs, self._is_tensor, strict=True)]
+        args, kwargs = self._spec.unflatten(inputs)
+        outputs = [x for x in tree_leaves(self._func(*args, **kwargs)) if isinstance(x, Tensor)]
+        for target, x in zip(self._targets, outputs, strict=True):
             if target is not None:
                 target().copy_(x)
 
 
 def _writes(func: Any) -> bool:
-    """Whether an operation says that it writes to what it is given."""
+    """Return whether the schema of an operation declares that it writes to an argument."""
     return any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments)

@@ -24,7 +24,7 @@ from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_actor, check_answer, honours_mask
 from .fast_modules import make_fast
 from .group import Group
-from .weights import check_same_names, check_same_weights, named_weights, places_in
+from .weights import check_same_names, check_same_weights, named_weights, weight_places
 
 __all__ = ["Behaviour", "Snapshot", "global_generator_kept"]
 
@@ -77,7 +77,7 @@ class Behaviour:
         self._modules = dict(self._module.named_modules())
         self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
         self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
-        self._places = places_in(self._module)
+        self._places = [place for place in weight_places(self._module) if place.tensor is not None]
         self.spec: ActorSpec = NOT_PROBED
         self.eager_because = ""
         self._pending_warning = ""

@@ -1,17 +1,75 @@
-"""Finds the parameters and buffers of modules, by name and by the dict that holds them."""
+"""The parameters and buffers of a module: their names, and the places in which the module stores them.
+
+A module may assign a new tensor to a buffer. Snapshots are copied into the old tensor, and compiled or captured steps
+have its address, so the old tensor is put back into its place. Imports nothing else of ``rlplay``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["check_same_names", "check_same_weights", "named_weights", "places_in"]
+__all__ = [
+    "WeightPlace",
+    "check_same_names",
+    "check_same_weights",
+    "fills_or_empties",
+    "named_weights",
+    "put_back",
+    "replaced_weights",
+    "weight_places",
+]
 
 
-def named_weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Return the parameters, then the buffers, each once, under torch's names; faster than ``named_parameters``."""
+class WeightPlace(NamedTuple):
+    """Where a module stores a parameter or a buffer, and the tensor that belongs there."""
+
+    store: dict[str, Tensor | None]
+    """The module's ``_parameters`` or ``_buffers``."""
+    name: str
+    """The key in ``store``."""
+    tensor: Tensor | None
+    """None for a parameter or buffer that is registered as None."""
+
+
+def weight_places(module: nn.Module) -> list[WeightPlace]:
+    """List the places of all parameters and buffers of a module and its submodules, with the tensors now in them."""
+    return [
+        WeightPlace(store, name, tensor)  # type: ignore[arg-type]
+        for part in module.modules()
+        for store in (part._parameters, part._buffers)
+        for name, tensor in store.items()
+    ]
+
+
+def replaced_weights(places: Iterable[WeightPlace]) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Return ``(tensor, replacement)`` for each place that holds something else than the tensor that belongs there."""
+    return [(tensor, store.get(name)) for store, name, tensor in places if store.get(name) is not tensor]
+
+
+def fills_or_empties(replaced: Sequence[tuple[Tensor | None, Tensor | None]]) -> bool:
+    """Return whether any replacement put a tensor into an empty place, or left a place empty."""
+    return any(tensor is None or replacement is None for tensor, replacement in replaced)
+
+
+def put_back(places: Iterable[WeightPlace]) -> None:
+    """Store every tensor in its place again. Does not copy the values of replacements."""
+    for store, name, tensor in places:
+        store[name] = tensor
+
+
+def named_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the parameters and then the buffers of modules by name, each tensor once.
+
+    The names are those of ``torch.nn.Module.named_parameters``. Faster than that method, which searches recursively.
+
+    Parameters
+    ----------
+    modules : mapping of str to module
+        As from ``dict(module.named_modules())``.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for kind in ("_parameters", "_buffers"):
@@ -21,17 +79,6 @@ def named_weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
                     seen.add(id(weight))
                     found[f"{prefix}.{name}" if prefix else name] = weight
     return found
-
-
-def places_in(module: nn.Module) -> list[tuple[Any, str, Tensor]]:
-    """List the parameters and buffers of a module and its submodules: (dict that holds the tensor, key, tensor)."""
-    return [
-        (store, name, weight)
-        for part in module.modules()
-        for store in (part._parameters, part._buffers)
-        for name, weight in store.items()
-        if weight is not None
-    ]
 
 
 def check_same_names(what: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:

@@ -249,20 +249,20 @@ def index_is_left(monkeypatch):
 
 
 def state_is_left(monkeypatch):
-    monkeypatch.setattr(CapturedBehaviour, "_hold", lambda self, group: setattr(group, "hx", group.hx))
+    monkeypatch.setattr(CapturedBehaviour, "_move_hx", lambda self, group: setattr(group, "hx", group.hx))
 
 
 def buffers_are_left(monkeypatch):
-    monkeypatch.setattr("rlplay.engine.acting.compile.captured._put_back", lambda places: [])
+    monkeypatch.setattr("rlplay.engine.acting.compile.captured.replaced_weights", lambda places: [])
 
 
 def modes_are_turned_at_once(monkeypatch):
     really = CapturedBehaviour.adopt
 
     def adopt(self, snapshot):
-        self._turn_to(tuple(snapshot.modes))
+        self._activate(tuple(snapshot.modes))
         really(self, snapshot)
-        self._turn_to = lambda modes: None
+        self._activate = lambda modes: None
 
     monkeypatch.setattr(CapturedBehaviour, "adopt", adopt)
 
@@ -281,7 +281,7 @@ def actions_are_not_waited_for(monkeypatch):
 
 def virtual_steps_are_not_put_back(monkeypatch):
     monkeypatch.setattr(
-        CapturedBehaviour, "_strayed", property(lambda self: False, lambda self, x: None), raising=False
+        CapturedBehaviour, "_may_be_replaced", property(lambda self: False, lambda self, x: None), raising=False
     )
 
 
@@ -290,8 +290,8 @@ def memory_is_let_go(monkeypatch):
 
     def bind_rows(self, *rest):
         really(self, *rest)
-        for seat in self._seats.values():
-            seat.index = seat.index.clone()
+        for memory in self._memory.values():
+            memory.index = memory.index.clone()
 
     monkeypatch.setattr(CapturedBehaviour, "bind_rows", bind_rows)
 
@@ -388,6 +388,31 @@ class Drawing(Resetting):
         return super().reset(hx, at)
 
 
+class Filling(Chained):
+    """Fills an empty buffer at its first step, in train mode alone if `only_training`."""
+
+    def __init__(self, *, only_training=False):
+        super().__init__()
+        self.only_training = only_training
+        self.register_buffer("last", None)
+
+    def answer(self, obs, fin):
+        before = torch.zeros_like(obs) if self.last is None else self.last
+        if self.training or not self.only_training:
+            self.last = self.following(obs)
+        return before + 0
+
+    def following(self, obs):
+        return obs.clone()
+
+
+class Toggling(Filling):
+    """Fills an empty buffer, and empties a filled one."""
+
+    def following(self, obs):
+        return obs.clone() if self.last is None else None
+
+
 class Precise(Chained):
     """More so in earnest."""
 
@@ -471,6 +496,40 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(mak
 def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
     """These are what layers come to on CUDA."""
     assert step_checks._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_buffer_that_is_filled_at_the_first_step_is_followed_by_captured_steps(groups, steps):
+    got = collected(Filling, groups=groups, compile=True, device=beside())
+    assert_identical(collected(Filling, groups=groups), got)
+    assert steps["taken"] == 3 * 7 * groups
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_actor_that_fills_and_empties_a_buffer_runs_eagerly_with_one_warning(groups, steps):
+    got, (warning,) = warned(lambda: collected(Toggling, groups=groups, compile=True, device=beside()))
+    assert "runs eagerly, since it fills a buffer that was empty, or empties one" in str(warning.message)
+    assert_identical(collected(Toggling, groups=groups), got)
+    assert not steps["captured"]
+
+
+def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_emptied_a_buffer(steps):
+    """Here eval mode can be captured, and train mode, which comes in between, cannot."""
+
+    def fragments(**options):
+        torch.manual_seed(0)
+        actor, found = Toggling(only_training=True), []
+        with same.rollout(discrete(), actor, 6, seed=0, lag=0, **options) as feed:
+            for mode in (False, True, False, False):
+                actor.train(mode)
+                found.append(next(feed))
+        return found
+
+    got, (first, second) = warned(lambda: fragments(compile=True, device=beside()))
+    assert "runs eagerly in train mode, since it fills a buffer" in str(first.message)
+    assert "runs eagerly, since a step that ran eagerly has filled a buffer" in str(second.message)
+    assert_identical(fragments(), got)
+    assert steps["taken"] == 6
 
 
 def test_an_actor_that_breaks_breaks_as_an_eager_one():

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
-from rlplay.engine.acting.compile import graph
+from rlplay.engine.acting.compile import inductor
 from rlplay.engine.acting.compile.graph import make_graph
 from rlplay.engine.acting.compile.step_checks import ReplayedNoise
 from rlplay.engine.rollout import same, single, threaded
@@ -60,8 +60,8 @@ def no_monitor(monkeypatch):
 @pytest.fixture
 def programs(monkeypatch):
     """List the graphs that are compiled."""
-    found, really = [], graph.compiled
-    monkeypatch.setattr(graph, "compiled", lambda graph: found.append(graph) or really(graph))
+    found, really = [], inductor.compile_graph
+    monkeypatch.setattr(inductor, "compile_graph", lambda graph: found.append(graph) or really(graph))
     return found
 
 
@@ -249,8 +249,10 @@ def test_the_conditions_at_the_first_ask_hold_even_if_they_are_others_later(engi
 
 def test_it_is_the_asking_thread_that_compiles(monkeypatch):
     """For the compiler puts torch's global generator back, and so undoes what a learner beside it has drawn."""
-    threads, really = [], graph.compiled
-    monkeypatch.setattr(graph, "compiled", lambda graph: threads.append(threading.current_thread()) or really(graph))
+    threads, really = [], inductor.compile_graph
+    monkeypatch.setattr(
+        inductor, "compile_graph", lambda graph: threads.append(threading.current_thread()) or really(graph)
+    )
     actor = Recurrent()
     with threaded.rollout([cartpole() for _ in range(5)], actor, 5, lag=2, compile=True) as feed:
         next(feed)
@@ -307,7 +309,7 @@ def traced(step, *inputs, parameters=()):
 def test_small_weights_are_laid_out_anew_and_large_ones_are_left_where_they_are(n, copied):
     weight = torch.rand(n, n)
     found = traced(lambda x, out: out.copy_(x @ weight.t()), torch.rand(8, n), torch.rand(8, n), parameters=[weight])
-    assert set(found.takes) == {("folded" if copied else "parameter", 0), ("input", 0), ("input", 1)}
+    assert set(found.operands) == {("derived" if copied else "parameter", 0), ("input", 0), ("input", 1)}
 
 
 def test_what_depends_on_parameters_alone_is_worked_out_once_and_views_of_it_are_made_where_they_are_used():
@@ -317,9 +319,9 @@ def test_what_depends_on_parameters_alone_is_worked_out_once_and_views_of_it_are
         out.copy_(x / (weight.abs().sum() + log_std.exp()).expand_as(x) * weight[0])
 
     found = traced(step, torch.rand(8, 3), torch.rand(8, 3), parameters=[weight, log_std])
-    assert found.takes == [("folded", 0), ("input", 0), ("input", 1), ("parameter", 0)]
-    (folded,) = found.fold(weight, log_std)
-    assert torch.equal(folded, weight.abs().sum() + log_std.exp())
+    assert found.operands == [("derived", 0), ("input", 0), ("input", 1), ("parameter", 0)]
+    (derived,) = found.derive(weight, log_std)
+    assert torch.equal(derived, weight.abs().sum() + log_std.exp())
 
 
 def test_graphs_over_equal_constants_are_equal():
@@ -491,7 +493,7 @@ def test_without_a_compiler_it_runs_eagerly(monkeypatch):
     def broken(graph):
         raise OSError("no compiler\nat all")
 
-    monkeypatch.setattr(graph, "compiled", broken)
+    monkeypatch.setattr(inductor, "compile_graph", broken)
     got, (warning,) = warned(lambda: collected(Tied, compile=True))
     assert str(warning.message).endswith("since compiling it failed with OSError: no compiler.")
     assert_identical(collected(Tied), got)
@@ -499,7 +501,7 @@ def test_without_a_compiler_it_runs_eagerly(monkeypatch):
 
 def test_a_compiler_that_fails_later_fails_for_those_modes_alone(monkeypatch):
     def spoilt(actor):
-        monkeypatch.setattr(graph, "compiled", broken)
+        monkeypatch.setattr(inductor, "compile_graph", broken)
         turned(actor)
 
     def broken(graph):

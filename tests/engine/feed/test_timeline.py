@@ -247,7 +247,7 @@ class SlowCopies(LaggingLane):
     """A lagging device whose copies take a while, whenever they happen."""
 
     def copy(self, target, source):
-        self._ask(partial(time.sleep, STEP))
+        self._queue(partial(time.sleep, STEP))
         super().copy(target, source)
 
 

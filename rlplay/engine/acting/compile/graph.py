@@ -1,7 +1,8 @@
-"""A step as a graph of tensor operations: how it is found, and why some steps have none.
+"""Traces a step into a graph of tensor operations.
 
-The graph takes all that the step reads, weights and noise included, and room for all that it writes. What can be worked
-out of the parameters alone is a graph of its own, which need not run every time. Knows neither compilers nor actors.
+The graph takes as operands all tensors that the step reads, weights and noise included, and all that it writes. The
+part that depends on the parameters alone is a graph of its own, which runs only when the weights change. Imports
+neither actors nor compilers.
 """
 
 from __future__ import annotations
@@ -18,41 +19,39 @@ from torch.fx import Graph, GraphModule, Node
 
 from .step_checks import NoGraph, ReplayedNoise
 
-__all__ = ["StepGraph", "compiling", "make_graph", "Program", "compiled", "copy_all"]
+__all__ = ["StepGraph", "compiling", "make_graph"]
 
-Place = tuple[str, int]
+Operand = tuple[str, int]
+"""Kind and number of a tensor: ``("parameter", 3)`` is the fourth parameter. See :attr:`StepGraph.operands`."""
 
 _SMALL = 2**17
-"""Up to how many multiplications a product of matrices is better written out than left to a library."""
+"""A matrix product with at most this many multiplications is faster as a fused sum than as a library call."""
 
 
 class StepGraph(NamedTuple):
-    """A step as a graph, and what to put in."""
+    """A step as a graph, and the operands to run it with."""
 
     graph: GraphModule
-    """Takes a tensor for each of ``takes``, and returns nothing."""
-    takes: list[Place]
-    """Which tensors: ``("parameter", 3)`` is the fourth parameter. The other kinds are ``buffer``, ``constant``,
-    ``input``, ``folded``, ``next``, and last, in their order, ``noise``."""
-    changes: list[Place]
-    """Buffers, and inputs that are read too, to which ``next`` is to be copied afterwards: compilers are not to be
-    trusted with reading and writing one tensor, of which a view may be wanted as it was."""
-    fold: GraphModule
-    """Takes the parameters of the numbers ``folds``, and returns those that are ``folded``."""
-    folds: list[int]
+    """Takes a tensor for each of ``operands``, and returns nothing."""
+    operands: list[Operand]
+    """The kinds are ``parameter``, ``buffer``, ``constant``, ``input``, ``derived``, ``next_value`` and, at the end
+    and in the order in which it is drawn, ``noise``."""
+    updates: list[Operand]
+    """The buffers and inputs that the step both reads and writes. The graph writes the new value of ``updates[i]`` to
+    ``("next_value", i)``, which is to be copied afterwards: during the step, views may still read the old value."""
+    derive: GraphModule
+    """Takes the parameters with the numbers ``derived_from``; returns the ``derived`` tensors."""
+    derived_from: list[int]
     constants: list[Tensor]
     noise: list[tuple[torch.Size, torch.dtype]]
-    """Of the noise that it takes: all of it that matters."""
+    """Shape and dtype of each noise operand."""
     key: Any
     """Equal for graphs that do the same with the same constants."""
 
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Compile, or trace: one at a time in this process, with torch's own compiler counted in.
-
-    What is hooked or configured meanwhile is everybody's. Nor is what torch warns its own modules of of any concern.
-    """
+    """Hold PyTorch's compile lock, since tracing and compiling change state of the whole process; ignore warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch._dynamo.convert_frame import compile_lock
@@ -69,25 +68,27 @@ def make_graph(
     buffers: Sequence[Tensor],
     noise: ReplayedNoise,
 ) -> StepGraph:
-    """Find the graph of a step.
+    """Trace a step into a graph.
 
     Parameters
     ----------
     step : callable
         Takes ``inputs``, and writes its answers into some of them.
     n_read : int
-        How many inputs, the first ones, are read. The others are only written, in full.
+        The first ``n_read`` inputs are read. The others are only written, in full.
     parameters, buffers : sequence of Tensor
-        What it may read besides; buffers it may change.
-    noise : Noise
-        What it draws from, and has drawn from once. Every shape and dtype is to be the same again.
+        The other tensors that the step may read. It may change the buffers.
+    noise : ReplayedNoise
+        The step's only source of noise, which has recorded one run of the step. The traced run has to draw the same
+        shapes and dtypes in the same order.
 
     Raises
     ------
     NoGraph
-        If there is none.
+        If a graph could not do what the step does.
     Exception
-        Whatever comes of a step that asks for numbers while there are none: data-dependent control flow, numpy.
+        Raised by the step itself if it needs the values of tensors, which tracing does not have: data-dependent control
+        flow, NumPy.
     """
     with compiling():
         from torch._inductor.decomposition import select_decomp_table
@@ -95,30 +96,31 @@ def make_graph(
 
         noise.rewind()
         raw = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
-        held = _lifted(raw)
+        held = _held_tensors_as_inputs(raw)
         with torch.autocast("cpu", enabled=False):  # the casts are in the graph already
             pure = torch.func.functionalize(raw, remove="mutations")
-            table = select_decomp_table() | {overload: _written_out(overload) for overload in (_mm, _addmm)}
+            table = select_decomp_table() | {overload: _product_as_sum(overload) for overload in (_mm, _addmm)}
             graph = make_fx(pure, decomposition_table=table, tracing_mode="fake")(*held, *inputs).graph
-    every = [*held, *inputs]
-    kinds = {"parameter": parameters, "buffer": buffers, "noise": noise.given, "input": inputs}
-    known = {id(x): (kind, i) for kind, tensors in kinds.items() for i, x in enumerate(tensors)}
+    tensors = [*held, *inputs]
+    kinds = {"parameter": parameters, "buffer": buffers, "noise": noise.recorded, "input": inputs}
+    known = {id(x): (kind, i) for kind, members in kinds.items() for i, x in enumerate(members)}
     constants = [x for x in held if id(x) not in known]
     known |= {id(x): ("constant", i) for i, x in enumerate(constants)}
-    places: dict[Node, Place] = dict(
-        zip(graph.find_nodes(op="placeholder"), (known[id(x)] for x in every), strict=True)
+    operand_of: dict[Node, Operand] = dict(
+        zip(graph.find_nodes(op="placeholder"), (known[id(x)] for x in tensors), strict=True)
     )
-    _check(graph, dict(zip(places, every, strict=True)), places)
-    changes = _apart(graph, places, n_read)
-    rest, takes, fold, folds = _split(graph, places)
-    forms = [(x.shape, x.stride(), x.dtype) for x in inputs]
-    drawn = [(noise.given[i].shape, noise.given[i].dtype) for kind, i in takes if kind == "noise"]
-    key = repr((rest.code, takes, changes, fold.code, folds, forms, drawn, [*map(_bytes, constants)]))
-    return StepGraph(rest, takes, changes, fold, folds, constants, drawn, key)
+    _check_draws_and_writes(graph, dict(zip(operand_of, tensors, strict=True)), operand_of)
+    updates = _redirect_writes(graph, operand_of, n_read)
+    main, operands, derive, derived_from = _split(graph, operand_of)
+    input_forms = [(x.shape, x.stride(), x.dtype) for x in inputs]
+    drawn = [(noise.recorded[i].shape, noise.recorded[i].dtype) for kind, i in operands if kind == "noise"]
+    parts = (main.code, operands, updates, derive.code, derived_from, input_forms, drawn)
+    key = repr((*parts, [*map(_contents, constants)]))
+    return StepGraph(main, operands, updates, derive, derived_from, constants, drawn, key)
 
 
-def _lifted(module: GraphModule) -> list[Tensor]:
-    """Make inputs, the first ones, of the tensors that a graph holds; return these."""
+def _held_tensors_as_inputs(module: GraphModule) -> list[Tensor]:
+    """Replace the tensors that a graph holds as attributes by inputs, before all others; return these tensors."""
     graph, found = module.graph, dict[int, tuple[Tensor, Node]]()
     first = next(iter(graph.nodes))
     for node in graph.find_nodes(op="get_attr"):
@@ -134,57 +136,69 @@ def _lifted(module: GraphModule) -> list[Tensor]:
     return [tensor for tensor, _ in found.values()]
 
 
-def _check(graph: Graph, tensors: dict[Node, Tensor], places: dict[Node, Place]) -> None:
-    """See that nothing is drawn but what is given, and nothing changed but what may be.
+def _check_draws_and_writes(graph: Graph, tensors: dict[Node, Tensor], operand_of: dict[Node, Operand]) -> None:
+    """Check that a graph draws no random numbers, and writes only to inputs and buffers.
 
     Raises
     ------
     NoGraph
         If not.
     """
-    memory = [x.untyped_storage().data_ptr() for x in tensors.values()]
+    addresses = [x.untyped_storage().data_ptr() for x in tensors.values()]
     for node in graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise NoGraph(f"it draws random numbers by `{node.target}`")
         if node.target is torch.ops.aten.copy_.default:
-            if places[node.args[0]][0] not in ("input", "buffer"):
+            if operand_of[node.args[0]][0] not in ("input", "buffer"):
                 raise NoGraph("it changes tensors that are not buffers")
-            if memory.count(tensors[node.args[0]].untyped_storage().data_ptr()) > 1:
+            if addresses.count(tensors[node.args[0]].untyped_storage().data_ptr()) > 1:
                 raise NoGraph("it changes a buffer that shares its memory with another tensor")
 
 
-def _apart(graph: Graph, places: dict[Node, Place], n_read: int) -> list[Place]:
-    """Let what is read not be written, but something else; return where that is to be copied."""
-    changes: list[Place] = []
+def _redirect_writes(graph: Graph, operand_of: dict[Node, Operand], n_read: int) -> list[Operand]:
+    """Redirect writes to operands that are also read to new operands, of the kind ``next_value``; return the former."""
+    updates: list[Operand] = []
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
-        kind, i = places[node.args[0]]
+        kind, i = operand_of[node.args[0]]
         if kind == "buffer" or i < n_read:
             with graph.inserting_before(next(iter(graph.nodes))):
-                room = graph.placeholder(f"next_{len(changes)}")
-            room.meta = node.args[0].meta
-            places[room] = "next", len(changes)
-            changes.append((kind, i))
-            node.update_arg(0, room)
-    return changes
+                target = graph.placeholder(f"next_{len(updates)}")
+            target.meta = node.args[0].meta
+            operand_of[target] = "next_value", len(updates)
+            updates.append((kind, i))
+            node.update_arg(0, target)
+    return updates
 
 
-def _split(graph: Graph, places: dict[Node, Place]) -> tuple[GraphModule, list[Place], GraphModule, list[int]]:
-    """Take apart the work on parameters alone, and the rest. Mere views are no work."""
-    parameters = {node: place for node, place in places.items() if place[0] == "parameter"}
+def _split(graph: Graph, operand_of: dict[Node, Operand]) -> tuple[GraphModule, list[Operand], GraphModule, list[int]]:
+    """Split off what depends on parameters alone. Views stay in the main graph as well, since they cost nothing.
+
+    Returns
+    -------
+    main : GraphModule
+    operands : list of Operand
+    derive : GraphModule
+        Computes the operands of ``main`` that are of the kind ``derived``.
+    derived_from : list of int
+        The numbers of the parameters that ``derive`` takes.
+    """
+    parameters = {node: operand for node, operand in operand_of.items() if operand[0] == "parameter"}
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    fixed, work = set(parameters), list[Node]()
+    of_parameters, candidates = set(parameters), list[Node]()
     for node in calls:
-        if node.all_input_nodes and fixed.issuperset(node.all_input_nodes):
-            fixed.add(node)
+        if node.all_input_nodes and of_parameters.issuperset(node.all_input_nodes):
+            of_parameters.add(node)
             if not _is_view(node):
-                work.append(node)
-    inputs = places | {node: ("folded", i) for i, node in enumerate(work)}
+                candidates.append(node)
+    inputs = operand_of | {node: ("derived", i) for i, node in enumerate(candidates)}
     inputs = dict(sorted(inputs.items(), key=lambda item: (item[1][0] == "noise", item[1])))
-    rest, takes = _graph(inputs, [node for node in calls if node not in work], [])
-    wanted = [i for kind, i in takes if kind == "folded"]
-    takes = [(kind, wanted.index(i)) if kind == "folded" else (kind, i) for kind, i in takes]
-    fold, folds = _graph(parameters, [node for node in calls if node in fixed], [work[i] for i in wanted])
-    return rest, takes, fold, [i for _, i in folds]
+    main, operands = _subgraph(inputs, [node for node in calls if node not in candidates], [])
+    used = [i for kind, i in operands if kind == "derived"]
+    operands = [(kind, used.index(i)) if kind == "derived" else (kind, i) for kind, i in operands]
+    derive, taken = _subgraph(
+        parameters, [node for node in calls if node in of_parameters], [candidates[i] for i in used]
+    )
+    return main, operands, derive, [i for _, i in taken]
 
 
 def _is_view(node: Node) -> bool:
@@ -192,8 +206,8 @@ def _is_view(node: Node) -> bool:
     return any(x.alias_info is not None and not x.alias_info.is_write for x in returns)
 
 
-def _graph(inputs: dict[Node, Place], nodes: list[Node], outputs: list[Node]) -> tuple[GraphModule, list[Place]]:
-    """Make a graph of some nodes, without what has no effect; return which of the inputs it takes."""
+def _subgraph(inputs: dict[Node, Operand], nodes: list[Node], outputs: list[Node]) -> tuple[GraphModule, list[Operand]]:
+    """Make a graph of some nodes, without those that have no effect; return also the operands that the graph takes."""
     graph = Graph()
     known = {node: graph.placeholder(f"x{i}") for i, node in enumerate(inputs)}
     for node in inputs:
@@ -202,7 +216,7 @@ def _graph(inputs: dict[Node, Place], nodes: list[Node], outputs: list[Node]) ->
         known[node] = graph.node_copy(node, known.__getitem__)
     graph.output(tuple(known[node] for node in outputs))
     graph.eliminate_dead_code()
-    taken = [place for node, place in inputs.items() if known[node].users]
+    taken = [operand for node, operand in inputs.items() if known[node].users]
     for node in graph.find_nodes(op="placeholder"):
         if not node.users:
             graph.erase_node(node)
@@ -212,10 +226,10 @@ def _graph(inputs: dict[Node, Place], nodes: list[Node], outputs: list[Node]) ->
 _mm, _addmm = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 
 
-def _written_out(product: Any) -> Callable[..., Any]:
-    """Write a small product of matrices as a sum of products, which can be one with what comes before and after.
+def _product_as_sum(product: Any) -> Callable[..., Any]:
+    """Return a decomposition of small matrix products into sums of products, which Inductor can fuse.
 
-    The second matrix is read row by row: where it is a transposed parameter, that is worth a copy which is made once.
+    The sum reads the second matrix row by row, so a transposed parameter is copied, once, as derived work.
     """
 
     def mm(one: Tensor, other: Tensor) -> Any:
@@ -230,64 +244,5 @@ def _written_out(product: Any) -> Callable[..., Any]:
     return mm if product is _mm else addmm
 
 
-def _bytes(x: Tensor) -> tuple[Any, ...]:
+def _contents(x: Tensor) -> tuple[Any, ...]:
     return x.dtype, x.shape, x.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-_OPTIONS: dict[str, Any] = {"size_asserts": False, "compile_threads": 1}
-"""The engine has looked at shapes and dtypes itself, and wants no processes that stay."""
-
-
-class Program:
-    """A step, compiled."""
-
-    def __init__(self, traced: StepGraph, weights: dict[str, list[Tensor]]) -> None:
-        """Compile it, which takes seconds; less, if it is in the compiler's cache on disk."""
-        self._parameters, self._fold = [weights["parameter"][i] for i in traced.folds], traced.fold
-        folded = [x.clone() for x in self._fold(*self._parameters)]
-        forms = zip(traced.takes, _forms(traced.graph), strict=True)
-        self.next = [
-            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cpu")
-            for (kind, _), x in forms
-            if kind == "next"
-        ]
-        self._changes = traced.changes
-        self._kinds = weights | {"constant": traced.constants, "folded": folded, "next": self.next}
-        self._takes = [(kind, i) for kind, i in traced.takes if kind != "noise"]
-        self.noise = traced.noise
-        self.run = compiled(traced.graph)
-        if torch.is_autocast_enabled("cpu"):  # the casts are in the graph
-            self.run = torch.autocast("cpu", enabled=False)(self.run)
-        self.bound: dict[tuple[int, int], tuple[tuple[list[Tensor], list[Tensor]], Any]] = {}
-        """What is put in for rows that are known by their ``id``; and these, which must live as long."""
-
-    def bind(self, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Choose what is put in, but for the noise, and where what is ``next`` is copied."""
-        kinds = self._kinds | {"input": inputs}
-        takes, changes = ([kinds[kind][i] for kind, i in places] for places in (self._takes, self._changes))
-        return takes, changes
-
-    def fold(self) -> None:
-        """Work out anew what depends on the parameters alone."""
-        copy_all(self._kinds["folded"], list(self._fold(*self._parameters)))
-
-
-def compiled(graph: GraphModule) -> Callable[[list[Tensor]], Any]:
-    """Compile a graph that has been taken apart already. What is returned empties the list that it is given."""
-    with compiling(), torch.autocast("cpu", enabled=False):
-        from torch._inductor import config
-        from torch._inductor.compile_fx import compile_fx_inner
-
-        with config.patch(_OPTIONS):
-            return compile_fx_inner(graph, _forms(graph))
-
-
-def _forms(graph: GraphModule) -> list[Tensor]:
-    """What a graph takes, as tensors without memory."""
-    return [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
-
-
-def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each tensor into its target."""
-    if targets:
-        torch._foreach_copy_(targets, sources)

@@ -1,6 +1,7 @@
-"""Trying a step out before it is made into a graph: whether it would do the same again, and what it draws.
+"""Step checks: trial runs of a step before it is compiled or captured, and the reasons why some steps cannot be.
 
-A graph has no memory but buffers, so whatever else a step leaves behind would be frozen in it. Not: compilers, streams.
+A graph has no memory but buffers. A step that remembers something elsewhere, or draws from a generator that is not the
+actor's own, would repeat in the graph what it did when the graph was made. Imports neither compilers nor lanes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -18,64 +18,95 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .... import nested
+from ....nested import Nested
 from ....sampling import Source
+from ...core import BaseActorModule
+from .fingerprint import fingerprints
 
 __all__ = [
+    "FILLS_OR_EMPTIES",
     "Modes",
-    "ReplayedNoise",
     "NoGraph",
     "OperationCheck",
+    "ReplayedNoise",
     "check_changes_only_buffers",
     "check_repeats",
+    "check_reset",
+    "describe_error",
     "eager_warning",
-    "one_line",
     "no_foreign_draws",
-    "same_generator",
     "reads_values",
+    "same_generator",
+    "set_modes",
 ]
 
 Modes = tuple[bool, ...]
-"""The train/eval modes of all modules."""
+"""The train (True) or eval (False) mode of each module, in the order of ``actor.modules()``."""
+
+FILLS_OR_EMPTIES = "it fills a buffer that was empty, or empties one"
+"""Why a step has no graph if it replaces a buffer that is None, or sets a buffer to None."""
 
 
 class NoGraph(Exception):
-    """There is no graph that does what the step does. Says why, of the step."""
+    """The step cannot be made into a graph. The message says why, in a clause such as "it draws from `random`"."""
+
+
+def set_modes(module: nn.Module, modes: Modes) -> None:
+    """Set the train/eval mode of each submodule."""
+    for part, mode in zip(module.modules(), modes, strict=True):
+        part.training = mode
 
 
 class ReplayedNoise(Source):
-    """Remembers what noise it has given, so as to give the very same tensors again while the step is traced."""
+    """A source of noise that records the tensors which it returns, and can return the same tensors again.
+
+    Recording and replaying do not change the state of the generator itself: the noise comes from another generator.
+
+    Attributes
+    ----------
+    recorded : list of Tensor
+        The tensors returned so far, in order.
+    """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Begin with nothing. What is given does not change the state of this generator itself."""
         super().__init__(device)
-        self._own = Source(device).manual_seed(0)
-        self.given: list[Tensor] = []
-        self._left: list[Tensor] | None = None
+        self._source = Source(device).manual_seed(0)
+        self.recorded: list[Tensor] = []
+        self._remaining: list[Tensor] | None = None
 
     def rewind(self) -> None:
-        """Give the same again from now on."""
-        self._left = list(self.given)
+        """Return the recorded tensors from now on, starting with the first."""
+        self._remaining = list(self.recorded)
 
     def log_exponential(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Take the logarithms of standard exponential variates."""
-        if self._left is None:
-            self.given.append(self._own.log_exponential(torch.Size(shape), dtype))
-            return self.given[-1]
-        if not self._left or (self._left[0].shape, self._left[0].dtype) != (shape, dtype):
+        """Return logarithms of standard exponential variates, new ones or recorded ones.
+
+        Raises
+        ------
+        NoGraph
+            If shape or dtype differ from those of the recorded tensor, or if none is left.
+        """
+        if self._remaining is None:
+            self.recorded.append(self._source.log_exponential(torch.Size(shape), dtype))
+            return self.recorded[-1]
+        if not self._remaining or (self._remaining[0].shape, self._remaining[0].dtype) != (shape, dtype):
             raise NoGraph("it does not draw alike each time")
-        return self._left.pop(0)
+        return self._remaining.pop(0)
 
 
 def check_repeats(module: nn.Module, noise: ReplayedNoise, step: Callable[[], None]) -> None:
-    """See that a step of a module leaves nothing behind but in buffers, and draws nothing but what is in stock.
+    """Check that a step changes only buffers of the module, and draws only noise from ``rlplay.sampling``.
+
+    The step runs twice. What the first run creates and keeps is allowed.
 
     Raises
     ------
     NoGraph
-        If not.
+        If the second run changes anything else, or draws otherwise.
     """
-    step()  # what it makes at first, and keeps, is of no concern
-    noise.given.clear()
+    step()
+    noise.recorded.clear()
     state = noise.get_state()
     check_changes_only_buffers(module, step)
     if not torch.equal(state, noise.get_state()):
@@ -83,28 +114,76 @@ def check_repeats(module: nn.Module, noise: ReplayedNoise, step: Callable[[], No
 
 
 def check_changes_only_buffers(module: nn.Module, step: Callable[[], None]) -> None:
-    """See that a step of a module leaves nothing behind but in buffers.
+    """Run a step once, and check that it changes no attribute of the module but buffers.
 
     Raises
     ------
     NoGraph
-        If not.
+        If the step changes another attribute.
     """
-    before = _prints(module)
+    before = fingerprints(module)
     step()
-    changed = [name for name, print_ in _prints(module).items() if before.get(name) != print_]
+    changed = [name for name, fingerprint in fingerprints(module).items() if before.get(name) != fingerprint]
     if changed:
         raise NoGraph(f"it changes `{changed[0]}`, which is not a buffer")
 
 
-@contextmanager
-def no_foreign_draws() -> Iterator[None]:
-    """See that nothing is drawn meanwhile from generators that torch knows nothing of; put them back.
+def check_reset(actor: BaseActorModule, hx: Nested, generator: torch.Generator) -> None:
+    """Check that a captured step may call ``reset`` at every row, with a mask that is often empty.
+
+    Parameters
+    ----------
+    actor : BaseActorModule
+        Its ``reset`` is called with masks.
+    hx : nested tensors, ``(L, b, ...)``
+        A recurrent state, for its form.
+    generator : torch.Generator
+        The actor's own generator.
 
     Raises
     ------
     NoGraph
-        If there is.
+        If ``reset`` draws, changes environments that the mask leaves out, or has another effect when repeated.
+    """
+    first = nested.leaves(hx)[0]
+    numbers = torch.arange(first.shape[1], device=first.device)
+    for mask in (numbers < 0, 2 * numbers < first.shape[1], numbers >= 0):
+        before = nested.map(_numbered, hx)
+        with OperationCheck(generator) as operations:
+            once = actor.reset(nested.map(torch.clone, before), mask)
+            twice = actor.reset(nested.map(torch.clone, once), mask)
+        if operations.drawn:
+            raise NoGraph(f"its `reset` draws random numbers (`{operations.drawn}`)")
+        if not mask.any() and not _identical(before, once):
+            raise NoGraph("its `reset` changes the recurrent state where nothing is to be reset")
+        if not _identical(once, twice):
+            raise NoGraph("its `reset` does something else where it has been done already")
+
+
+def _numbered(x: Tensor) -> Tensor:
+    """Return a tensor of the same form that holds various numbers, among them a negative zero if they are floats."""
+    numbers = torch.arange(x.numel(), device=x.device) % 7
+    return (-0.5 * numbers if x.is_floating_point() else numbers).view(x.shape).to(x.dtype)
+
+
+def _identical(some: Nested, others: Nested) -> bool:
+    """Return whether nested tensors are equal in structure, dtype and value, the sign of zeros included."""
+    return nested.structure(some) == nested.structure(others) and all(
+        x.dtype == y.dtype
+        and torch.equal(x, y)
+        and (not x.is_floating_point() or torch.equal(x.signbit(), y.signbit()))
+        for x, y in zip(nested.leaves(some), nested.leaves(others), strict=True)
+    )
+
+
+@contextmanager
+def no_foreign_draws() -> Iterator[None]:
+    """Check that the ``with`` block draws nothing from ``random`` and ``numpy.random``; restore the state of both.
+
+    Raises
+    ------
+    NoGraph
+        If the block draws from either.
     """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
@@ -119,17 +198,23 @@ def no_foreign_draws() -> Iterator[None]:
 
 
 class OperationCheck(TorchDispatchMode):
-    """Looks, in this thread, at all that a step asks of the device, and refuses what a graph of it would not do.
+    """Checks every PyTorch operation of this thread inside the ``with`` block, before a graph is made of them.
 
     Parameters
     ----------
     generator : torch.Generator
-        The one generator that it may draw from.
+        The only generator that operations may draw from.
 
     Attributes
     ----------
     drawn : str
-        What it has drawn with last; empty if with nothing.
+        The latest operation that drew random numbers; empty if none did.
+
+    Raises
+    ------
+    NoGraph
+        By an operation whose result the host has to wait for, that draws from another generator, or that copies
+        between the host and the device.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -138,7 +223,7 @@ class OperationCheck(TorchDispatchMode):
         self._generator = generator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what is asked, if it may be."""
+        """Check one operation and run it."""
         kwargs = kwargs or {}
         if reads_values(func, args, kwargs):
             raise NoGraph(f"the host has to wait for what is in a tensor (`{func}`)")
@@ -150,33 +235,33 @@ class OperationCheck(TorchDispatchMode):
             if own != [True]:
                 whose = "a generator that is not its own" if own else "torch's global generator"
                 raise NoGraph(f"it draws random numbers from {whose} (`{func}`)")
-        answer = func(*args, **kwargs)
-        if _crosses(func, tree_leaves((args, kwargs)), tree_leaves(answer)):
+        result = func(*args, **kwargs)
+        if _crosses_devices(func, tree_leaves((args, kwargs)), tree_leaves(result)):
             raise NoGraph(f"it copies between the host and the device (`{func}`)")
-        return answer
+        return result
 
 
 def same_generator(one: Any, other: Any) -> bool:
-    """Whether generators are one and the same, which comes out of an operation under another Python object."""
+    """Return whether two Python objects are the same generator; operations receive a generator in a new object."""
     return bool(one._cdata == other._cdata)
 
 
 def reads_values(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operation has to know what is in a tensor before the host can go on: a number, or a shape."""
+    """Return whether the host needs the values of a tensor to go on: as a Python number, or for a shape."""
     if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
-        by_number = func is torch.ops.aten.index.Tensor and not _by_mask(args)
+        by_number = func is torch.ops.aten.index.Tensor and not _indexes_by_mask(args)
         return not by_number and kwargs.get("output_size") is None
     if func.overloadpacket in (torch.ops.aten.index_put_, torch.ops.aten.index_put, torch.ops.aten._index_put_impl_):
-        return _by_mask(args) and args[2].numel() != 1  # one number is filled in through the mask itself
+        return _indexes_by_mask(args) and args[2].numel() != 1  # a single number is filled in without indices
     return False
 
 
-def _by_mask(args: tuple[Any, ...]) -> bool:
-    return any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1])
+def _indexes_by_mask(args: tuple[Any, ...]) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
 def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operation draws random numbers; those that could drop out, but do not, draw none."""
+    """Return whether an operation draws random numbers. One with dropout does not if the rate is 0 or in eval mode."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
@@ -186,62 +271,22 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return not off and (any(rates) or not rates)
 
 
-def _crosses(func: Any, taken: list[Any], made: list[Any]) -> bool:
-    """Whether tensors lie on different kinds of device; but for copies, numbers are handed over with the launch."""
+def _crosses_devices(func: Any, inputs: list[Any], outputs: list[Any]) -> bool:
+    """Return whether tensors of an operation lie on several kinds of device.
+
+    Host tensors without dimensions are ignored except in copies, since kernels receive them as numbers.
+    """
     copies = func.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten._to_copy)
-    kinds = {x.device.type for x in made if isinstance(x, Tensor)}
-    return len(kinds | {x.device.type for x in taken if isinstance(x, Tensor) and (x.ndim or copies)}) > 1
+    kinds = {x.device.type for x in outputs if isinstance(x, Tensor)}
+    return len(kinds | {x.device.type for x in inputs if isinstance(x, Tensor) and (x.ndim or copies)}) > 1
 
 
 def eager_warning(modes: Modes, why: str, *, always: bool) -> str:
-    """Say why the step runs eagerly: always, or in these modes only."""
+    """Return the warning that the step runs eagerly: in all modes if ``always``, else in modes such as these."""
     where = "" if always else " in train mode" if all(modes) else " in some modes" if any(modes) else " in eval mode"
     return f"`compile=True`: the actor's step runs eagerly{where}, since {why}."
 
 
-def one_line(error: BaseException) -> str:
-    """Name an error in one line."""
+def describe_error(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message, without final punctuation."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(" .:")
-
-
-def _prints(module: nn.Module) -> dict[str, Any]:
-    """Take the fingerprints of what modules keep beside parameters and buffers."""
-    weights = {id(x) for x in (*module.parameters(), *module.buffers())}
-    return {
-        f"{name}.{key}".lstrip("."): _Printer.print(value, weights)
-        for name, part in module.named_modules()
-        for key, value in vars(part).items()
-        if key not in ("_parameters", "_buffers", "_modules", "generator")
-    }
-
-
-class _Printer(pickle.Pickler):
-    """Writes down what something is. A tensor, which may be large, is the same until somebody writes to it."""
-
-    def __init__(self, file: BytesIO, weights: set[int]) -> None:
-        super().__init__(file)
-        self.weights, self.met = weights, list[Any]()
-
-    def persistent_id(self, thing: Any) -> Any:
-        """Name what is not to be written down."""
-        if not isinstance(thing, Tensor | nn.Module | torch.Generator):
-            return None
-        self.met.append(thing)
-        return id(thing), thing._version if isinstance(thing, Tensor) and id(thing) not in self.weights else 0
-
-    @classmethod
-    def print(cls, value: Any, weights: set[int]) -> Any:
-        """Return something that is equal for as long as the value is; it keeps alive what it knows by its ``id``."""
-        printer = cls(file := BytesIO(), weights)
-        try:
-            printer.dump(value)
-        except Exception:  # nor can it be copied, so nobody changes it: a lambda, a lock
-            return id(value)
-        return file.getvalue(), _Kept(printer.met)
-
-
-class _Kept(list[Any]):
-    """Things that are kept alive, all alike."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Kept)
