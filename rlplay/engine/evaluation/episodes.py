@@ -49,7 +49,9 @@ def _evaluated(
         behaviour = Behaviour(actor, lane)
     claim(sources, stacklevel=4)
     with noting(progress):
-        stage = make_environments(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
+        stage = make_environments(
+            envs if is_vector(envs) else sources, seed, Entries(()), progress, single_episode=True
+        )
         try:
             with TorchContext.here(lane.actor_device).applied():
                 group = Group(0, slice(0, stage.n_envs), seed, lane, key=0)
