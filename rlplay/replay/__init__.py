@@ -1,13 +1,16 @@
 """Replay buffers: fragments are stored, transitions or sequences are sampled, on any device.
 
 ``Uniform``, ``Prioritized``
-    The buffers. ``commit(fragment)`` stores; ``sample`` gives transitions, ``sample_sequences`` whole columns.
+    The buffers. ``commit(fragment)`` stores; ``sample`` returns transitions, ``sample_sequences`` whole columns.
 ``Batch``, ``Sequences``
-    What they give.
+    The types of the samples.
 ``SumTree``
-    What they draw with.
+    The data structure that items are drawn from.
 
-This room knows the nouns of :mod:`rlplay.engine`. It knows no losses and no networks.
+Inside, ``store`` holds the fragments, ``indices`` draws the ids of items, ``batches`` gathers these items from the
+store, and ``buffer`` combines the three.
+
+This package imports ``Fragment`` and its parts from :mod:`rlplay.engine`. It imports no losses and no networks.
 """
 
 from .batches import Batch, Sequences

@@ -1,4 +1,8 @@
-"""What sampling gives, and how it is gathered from the rows: transitions over several steps, and whole columns."""
+"""The batches that sampling returns, and gathering them from the store: multi-step transitions and whole columns.
+
+An item's id, ``i``, encodes its place: transition ``(t, b)`` of fragment number ``k`` is ``i = (k T + t) B + b``,
+column ``b`` of fragment number ``k`` is ``i = k B + b``.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,15 @@ from ..engine import Final, Fragment, State
 from ..nested import Nested
 from .store import Store
 
-__all__ = ["Batch", "Sequences", "sequences", "transitions"]
+__all__ = ["Batch", "Sequences", "gather_sequences", "gather_transitions"]
 
 
 class Batch(NamedTuple):
     """``N`` transitions over ``m`` steps each: new tensors on the buffer's device.
 
-    ``m`` is the number of steps asked for, or fewer where the episode or the fragment ends before, as in
-    :func:`rlplay.algo.returns.multistep`. A transition that is not valid is never part of one. States are rows of one
-    step, so that ``actor.step(*batch.state, hx=None, virtual=True)`` reacts to them, and the target of a value is
+    ``m`` is the number of steps asked for, or smaller where the episode or the fragment ends earlier, as in
+    :func:`rlplay.algo.returns.multistep`. The ``m`` steps are all valid. The leading dimension of states is one step,
+    so that ``actor.step(*batch.state, hx=None, virtual=True)`` reacts to them. The target of a value is
     ``batch.rew + batch.discount * value_of(batch.next)``.
     """
 
@@ -31,104 +35,106 @@ class Batch(NamedTuple):
     rew: Tensor
     """float32 ``(1, N)``: ``r_{t+1} + gamma r_{t+2} + ... + gamma^{m-1} r_{t+m}``."""
     discount: Tensor
-    """float32 ``(1, N)``: ``gamma^m``, or 0 if there is no value beyond: the environment ended the episode, or it was
-    cut, and its true last state is not known."""
+    """float32 ``(1, N)``: ``gamma^m``; 0 if the environment terminated the episode, or if the episode was truncated and
+    its true last state is not known."""
     next: State
-    """``(1, N, ...)``: s_{t+m}. Where an episode ended it is the true last state, as the engine shows it to the actor:
-    the last observation, ``stepno + 1``, the action and the reward that led there, ``fin`` False. Without ``final`` it
-    is the first row of the next episode instead, and ``discount`` is 0."""
+    """``(1, N, ...)``: s_{t+m}. Where an episode ended it is the true last state, as the engine passes it to the actor:
+    the last observation, ``stepno + 1``, the action and the reward that led to it, ``fin`` False. If the fragments have
+    no ``final`` it is the first row of the next episode instead, and ``discount`` is 0."""
     ids: Tensor
-    """int64 ``(N,)``: the items' names, for :meth:`rlplay.replay.Prioritized.update`."""
+    """int64 ``(N,)``: the items' ids, for :meth:`rlplay.replay.Prioritized.update`."""
     weight: Tensor
-    """float32 ``(N,)``: importance weights, the largest of which is 1; ones from a uniform buffer."""
+    """float32 ``(N,)``: importance weights, of which the largest is 1; all 1 from a uniform buffer."""
 
 
 class Sequences(NamedTuple):
-    """``N`` whole columns of fragments: new tensors on the buffer's device."""
+    """``N`` whole columns of fragments, ``T`` steps of one environment each: new tensors on the buffer's device."""
 
     fragment: Fragment
-    """``T`` steps of ``N`` columns, as if ``N`` environments had been collected from: state and actor
-    ``(1+T, N, ...)``, env ``(T, N, ...)``, the recurrent state ``(L, N, ...)``. If the buffer has ``final``, so has the
-    fragment, ordered by ``(t, b)`` with ``b`` the index in the batch. A column may be there more than once."""
+    """A fragment of ``N`` environments: state and actor ``(1+T, N, ...)``, env ``(T, N, ...)``, the recurrent state
+    ``(L, N, ...)``. It has ``final`` if the stored fragments have it, ordered by ``(t, b)`` with ``b`` the index in the
+    batch. A column may occur more than once."""
     ids: Tensor
-    """int64 ``(N,)``: the items' names, for :meth:`rlplay.replay.Prioritized.update`."""
+    """int64 ``(N,)``: the items' ids, for :meth:`rlplay.replay.Prioritized.update`."""
     weight: Tensor
-    """float32 ``(N,)``: importance weights, the largest of which is 1; ones from a uniform buffer."""
+    """float32 ``(N,)``: importance weights, of which the largest is 1; all 1 from a uniform buffer."""
 
 
-def transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: int, gamma: float) -> Batch:
-    """Gather transitions, looking ahead ``n_steps`` steps at most. The host does not wait for the device.
-
-    Item ``i`` is transition ``(t, b)`` of fragment ``k``, ``i = (k T + t) B + b``.
-    """
+def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: int, gamma: float) -> Batch:
+    """Gather the transitions with these ids, over at most ``n_steps`` steps. The host does not wait for the device."""
     state, env = store.columns.state, store.columns.env
     t, b = ids // store.n_envs % store.n_steps, ids % store.n_envs
-    shelf = ids // (store.n_envs * store.n_steps) % store.n_shelves
+    position = ids // (store.n_envs * store.n_steps) % store.n_fragments
 
-    # the steps ahead, (n_steps, N): each is taken if it is there and valid, and follows on one that was taken
+    # the steps ahead, (n_steps, N): a step is taken if it is in the fragment and valid, the step before it was taken,
+    # and that one did not end the episode
     steps = torch.arange(n_steps, device=ids.device)[:, None]
     ahead = (t + steps).clamp(max=store.n_steps - 1)
-    ended = env.terminated[shelf, ahead, b] | env.truncated[shelf, ahead, b]
-    taken = env.valid[shelf, ahead, b] & (t + steps < store.n_steps)
+    ended = env.terminated[position, ahead, b] | env.truncated[position, ahead, b]
+    taken = env.valid[position, ahead, b] & (t + steps < store.n_steps)
     taken[1:] &= ~ended[:-1]
     taken = taken.cumprod(dim=0) > 0
     m = taken.sum(dim=0)
 
     end = t + m - 1
-    last = store.last[shelf, end, b]
-    unknown = env.truncated[shelf, end, b] & (last < 0)  # then truncation counts as termination
-    over = env.terminated[shelf, end, b] | unknown
-    rew = state.rew[shelf, ahead + 1, b].masked_fill(~taken, 0) * gamma ** steps.float()
+    final_numbers = store.final_numbers[position, end, b]
+    unknown = env.truncated[position, end, b] & (final_numbers < 0)  # truncated, and the true last state is not known
+    no_value = env.terminated[position, end, b] | unknown
+    rew = state.rew[position, ahead + 1, b].masked_fill(~taken, 0) * gamma ** steps.float()
     return Batch(
-        state=nested.map(lambda x: _rows(x, shelf, t, b)[None], state),
-        act=nested.map(lambda x: _rows(x, shelf, t + 1, b)[None], state.act),
+        state=nested.map(lambda x: _gather(x, position, t, b)[None], state),
+        act=nested.map(lambda x: _gather(x, position, t + 1, b)[None], state.act),
         rew=rew.sum(dim=0)[None],
-        discount=(gamma ** m.float()).masked_fill(over, 0)[None],
-        next=nested.map(lambda x: x[None], _arrived(store, shelf, end, b, last)),
+        discount=(gamma ** m.float()).masked_fill(no_value, 0)[None],
+        next=nested.map(lambda x: x[None], _next_states(store, position, end, b, final_numbers)),
         ids=ids,
         weight=weight,
     )
 
 
-def sequences(store: Store, ids: Tensor, weight: Tensor) -> Sequences:
-    """Gather whole columns. If the buffer has ``final``, the host waits for the device once, to learn of how many.
+def gather_sequences(store: Store, ids: Tensor, weight: Tensor) -> Sequences:
+    """Gather the columns with these ids.
 
-    Item ``i`` is column ``b`` of fragment ``k``, ``i = k B + b``.
+    If the store has ``final``, the host waits for the device once: the number of ends is the shape of ``final``.
     """
-    shelf, b = ids // store.n_envs % store.n_shelves, ids % store.n_envs
+    position, b = ids // store.n_envs % store.n_fragments, ids % store.n_envs
 
     def column(x: Tensor) -> Tensor:
-        return _rows(x, shelf, torch.arange(x.shape[1], device=ids.device)[:, None], b)
+        return _gather(x, position, torch.arange(x.shape[1], device=ids.device)[:, None], b)
 
-    fragment, last = nested.map(column, (store.columns, store.last))
-    if store.lasts is not None:
-        t, n = (last >= 0).nonzero(as_tuple=True)
-        obs, actor = store.lasts[last[t, n]]
+    fragment, final_numbers = nested.map(column, (store.columns, store.final_numbers))
+    if store.finals is not None:
+        t, n = (final_numbers >= 0).nonzero(as_tuple=True)
+        obs, actor = store.finals[final_numbers[t, n]]
         fragment = fragment._replace(env=fragment.env._replace(final=Final(t, n, obs, actor)))
     return Sequences(fragment, ids, weight)
 
 
-def _arrived(store: Store, shelf: Tensor, t: Tensor, b: Tensor, last: Tensor) -> State:
-    """Gather the states that transitions led to: row ``t + 1``, or the true last state where it is known."""
+def _next_states(store: Store, position: Tensor, t: Tensor, b: Tensor, final_numbers: Tensor) -> State:
+    """Gather the states that transitions led to: row ``t + 1``, or the true last state where it is stored."""
     state = store.columns.state
-    row: State = nested.map(lambda x: _rows(x, shelf, t + 1, b), state)
-    if store.lasts is None:
+    row: State = nested.map(lambda x: _gather(x, position, t + 1, b), state)
+    if store.finals is None:
         return row
-    known = last >= 0
-    obs, _ = store.lasts[last]
+    is_final = final_numbers >= 0
+    obs, _ = store.finals[final_numbers]
 
-    def chosen(x: Tensor, instead: Tensor) -> Tensor:
-        return torch.where(known.view(-1, *(1,) * (x.ndim - 1)), instead, x)
+    def replaced(x: Tensor, final: Tensor) -> Tensor:
+        return torch.where(is_final.view(-1, *(1,) * (x.ndim - 1)), final, x)
 
     return row._replace(
-        stepno=chosen(row.stepno, state.stepno[shelf, t, b] + 1),
-        obs=nested.map(chosen, row.obs, obs),
-        fin=row.fin & ~known,
+        stepno=replaced(row.stepno, state.stepno[position, t, b] + 1),
+        obs=nested.map(replaced, row.obs, obs),
+        fin=row.fin & ~is_final,
     )
 
 
-def _rows(x: Tensor, shelf: Tensor, t: Tensor, b: Tensor) -> Tensor:
-    """Gather ``x[shelf, t, b]``. On the CPU, ``index_select`` copies an image at once, indexing number by number."""
+def _gather(x: Tensor, position: Tensor, t: Tensor, b: Tensor) -> Tensor:
+    """Return ``x[position, t, b]``.
+
+    ``index_select`` on the flattened dimensions copies whole rows; on the CPU, indexing would copy each number by
+    itself.
+    """
     _, n_rows, n_envs = x.shape[:3]
-    at = (shelf * n_rows + t) * n_envs + b
+    at = (position * n_rows + t) * n_envs + b
     return x.flatten(0, 2).index_select(0, at.flatten()).view(*at.shape, *x.shape[3:])

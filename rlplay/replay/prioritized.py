@@ -14,20 +14,20 @@ __all__ = ["Prioritized"]
 
 
 class Prioritized(Buffer):
-    """A replay buffer that draws items in proportion to priorities, made of how wrong the learner was about them.
+    """A replay buffer that draws items in proportion to priorities, which are powers of the learner's errors on them.
 
     An item's probability is ``P(i) = p_i / sum_k p_k`` with ``p_i = (|delta_i| + epsilon)^alpha``. New items get the
-    largest ``p`` there has been so far, 1 at first. Batches are stratified, and otherwise as those of :class:`Uniform`.
+    largest ``p`` so far, 1 at first. Batches are stratified by ``p``, and otherwise like those of :class:`Uniform`.
 
     Parameters
     ----------
     capacity, sequences, device
         As for :class:`Uniform`.
     alpha : float in [0, 1]
-        How much priorities count; 0: not at all.
+        The exponent of the priorities; 0: all items are drawn alike.
     epsilon : float > 0
-        Keeps items whose error is zero in play. With the defaults they are drawn 16 times less often than those whose
-        error is 1.
+        Added to each error, so that items with error zero are still drawn: with the defaults, 16 times less often than
+        items with error 1.
 
     Notes
     -----
@@ -60,18 +60,18 @@ class Prioritized(Buffer):
         n, gamma, n_steps, generator
             As for :meth:`Uniform.sample`.
         beta : float in [0, 1]
-            How much of the bias is corrected for: ``w_i = (N P(i))^-beta``, divided by the largest in the batch. The
-            paper raises it to 1 while training.
+            The exponent of the importance weights, ``w_i = (N P(i))^-beta``, which are divided by the largest in the
+            batch. 0: no correction of the bias; 1: full correction. The paper raises it to 1 during training.
 
         Raises
         ------
         RuntimeError
             As for :meth:`Uniform.sample`.
         """
-        return self._transitions(n, beta, generator, n_steps, gamma)
+        return self._sample_transitions(n, beta, generator, n_steps, gamma)
 
     def sample_sequences(self, n: int, *, beta: float, generator: torch.Generator | None = None) -> Sequences:
-        """Draw ``n`` columns, with importance weights. If there is ``final``, the host waits for the device, once.
+        """Draw ``n`` columns, with importance weights. If fragments have ``final``, the host waits for the device.
 
         Parameters
         ----------
@@ -85,11 +85,11 @@ class Prioritized(Buffer):
         RuntimeError
             As for :meth:`Uniform.sample_sequences`.
         """
-        return self._columns(n, beta, generator)
+        return self._sample_sequences(n, beta, generator)
 
     @torch.no_grad()
     def update(self, ids: Tensor, priorities: Tensor) -> None:
-        """Tell how wrong the learner was about some items. The host does not wait for the device.
+        """Set the priorities of some items from the learner's errors. The host does not wait for the device.
 
         Items that have been evicted meanwhile, or are not valid, are ignored. Where an id is repeated, the largest of
         its priorities is taken.
@@ -97,34 +97,35 @@ class Prioritized(Buffer):
         Parameters
         ----------
         ids : int64 tensor, ``(N,)``
-            Of a sample.
+            ``ids`` of a sample.
         priorities : float tensor, ``(N,)``
-            ``|delta_i|``, the magnitudes of the temporal differences; what to make of those of a column is up to you.
+            ``|delta_i|``, the magnitudes of the temporal differences. For a column, reduce those of its steps to one
+            number in any way (:mod:`rlplay.algo.dqn` has an example).
 
         Raises
         ------
         RuntimeError
             Nothing has been committed.
         ValueError
-            The shapes differ, or a priority is negative or not finite. The latter is noticed if ``priorities`` are on
-            the CPU; elsewhere, since the host would have to wait, such a priority is ignored, and the item keeps its
-            own.
+            The shapes differ, or a priority is negative or not finite. The latter is checked only if ``priorities`` are
+            on the CPU, as on another device the host would have to wait: there such a priority is ignored, and the item
+            keeps its own.
         """
-        if self._parts is None:
+        if self._store_and_sampler is None:
             raise RuntimeError("There is nothing to update: the buffer is empty; `commit` a fragment first.")
         if ids.ndim != 1 or ids.shape != priorities.shape:
             raise ValueError(
                 f"`ids` and `priorities` must both be (N,), got {tuple(ids.shape)} and {tuple(priorities.shape)}."
             )
-        fits = (priorities >= 0) & priorities.isfinite()
-        if fits.device.type == "cpu" and not fits.all():
+        accepted = (priorities >= 0) & priorities.isfinite()
+        if accepted.device.type == "cpu" and not accepted.all():
             raise ValueError(
-                f"`priorities` must be finite and not negative, got {priorities[~fits][0].item()}; they are the "
+                f"`priorities` must be finite and not negative, got {priorities[~accepted][0].item()}; they are the "
                 f"magnitudes of temporal differences, `delta.abs()`."
             )
-        store, sampler = self._parts
+        store, sampler = self._store_and_sampler
         delta = priorities.to(store.device, torch.float64)
         sampler.update(ids.to(store.device), torch.where(delta >= 0, (delta + self._epsilon) ** self._alpha, -1))
 
-    def _made_with(self) -> dict[str, Any]:
-        return {**super()._made_with(), "alpha": self._alpha, "epsilon": self._epsilon}
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "alpha": self._alpha, "epsilon": self._epsilon}

@@ -1,8 +1,9 @@
-"""The true last observations of episodes: a ring that grows, since nobody knows how many there will be."""
+"""The memory of a replay buffer: a ring of fragments, and a ring of the true last observations that belong to them."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,64 +13,66 @@ from .. import nested
 from ..engine import Final, Fragment, Outcome, State
 from ..nested import Nested
 
-__all__ = ["Lasts", "Store"]
+__all__ = ["FinalRing", "Store"]
 
 
-class Lasts:
-    """Rows in the order in which they came, as many as belong to the fragments that are held.
+class FinalRing:
+    """The true last observations of the stored fragments, and the actor's reactions to them, as rows of a ring.
 
-    The ``k``-th row that ever came has the number ``k``, and is at its number modulo the ring's size. The ring's size
-    doubles when the rows would not fit; it never shrinks.
+    A fragment has any number of such rows, so the ring doubles its size when they would not fit; it never shrinks.
+    Row number ``k`` of all that were ever appended is at index ``k % R``.
 
     Parameters
     ----------
     rows : nested tensors, ``(R, ...)``
-        The ring. It is written to.
+        The ring's memory, which is written to.
     n_fragments : int
-        How many fragments are held.
+        The number of fragments whose rows are kept.
+    n_rows_of : sequence of int
+        The number of rows of each fragment that is held already, oldest first.
+    n_appended : int
+        The number of rows that were ever appended.
     """
 
-    def __init__(self, rows: Nested, n_fragments: int) -> None:
+    def __init__(self, rows: Nested, n_fragments: int, n_rows_of: Sequence[int] = (), n_appended: int = 0) -> None:
         self.rows = rows
-        self._held: deque[int] = deque(maxlen=n_fragments)  # how many rows each fragment has
-        self._n_rows = 0  # how many ever came
+        self._n_rows_of = deque(n_rows_of, maxlen=n_fragments)
+        self._n_appended = n_appended
 
     def append(self, rows: Nested, k: int) -> Tensor:
-        """Copy the ``k`` rows of the next fragment; let go those of the oldest if there would be too many fragments.
+        """Copy the ``k`` rows of the next fragment, evicting those of the oldest if ``n_fragments`` are held.
 
         Returns
         -------
         int64 tensor, ``(k,)``
             Their numbers.
         """
-        full = len(self._held) == self._held.maxlen
-        self._make_room(sum(self._held) - (self._held[0] if full else 0), k)
-        self._held.append(k)
+        full = len(self._n_rows_of) == self._n_rows_of.maxlen
+        self._make_room(sum(self._n_rows_of) - (self._n_rows_of[0] if full else 0), k)
+        self._n_rows_of.append(k)
         ring = nested.leaves(self.rows)
-        numbers = self._n_rows + torch.arange(k, device=ring[0].device)
+        numbers = self._n_appended + torch.arange(k, device=ring[0].device)
         for leaf, new in zip(ring, nested.leaves(rows), strict=True):
             leaf[numbers % len(leaf)] = new.to(leaf.device)
-        self._n_rows += k
+        self._n_appended += k
         return numbers
 
     def __getitem__(self, numbers: Tensor) -> Nested:
-        """Return new tensors with the rows of these numbers; those of a number that is not there mean nothing."""
+        """Return copies of the rows of these numbers; arbitrary rows for numbers that are not held, such as -1."""
         return nested.map(lambda leaf: leaf.index_select(0, numbers % len(leaf)), self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything; the tensors are shared."""
-        return {"rows": self.rows, "held": list(self._held), "n_rows": self._n_rows}
+        """Return the ring's state. The tensors are shared with it."""
+        return {"rows": self.rows, "held": list(self._n_rows_of), "n_rows": self._n_appended}
 
     @classmethod
-    def restored(cls, state: dict[str, Any], n_fragments: int, device: torch.device) -> Lasts:
-        """Make one of what :meth:`state_dict` returned."""
-        lasts = cls(nested.map(lambda leaf: leaf.to(device, copy=True), state["rows"]), n_fragments)
-        lasts._held.extend(state["held"])
-        lasts._n_rows = int(state["n_rows"])
-        return lasts
+    def restored(cls, state: dict[str, Any], n_fragments: int, device: torch.device) -> FinalRing:
+        """Make a ring from what :meth:`state_dict` returned, with copies of the tensors."""
+        rows = nested.map(lambda leaf: leaf.to(device, copy=True), state["rows"])
+        return cls(rows, n_fragments, state["held"], int(state["n_rows"]))
 
     def _make_room(self, n_kept: int, k: int) -> None:
-        """Double the ring until there is room for ``k`` rows more than the newest ``n_kept``, which stay."""
+        """Double the ring until it has room for the newest ``n_kept`` rows and ``k`` more."""
         size = old = len(nested.leaves(self.rows)[0])
         while size < n_kept + k:
             size *= 2
@@ -77,7 +80,7 @@ class Lasts:
             return
 
         def grown(leaf: Tensor) -> Tensor:
-            numbers = torch.arange(self._n_rows - n_kept, self._n_rows, device=leaf.device)
+            numbers = torch.arange(self._n_appended - n_kept, self._n_appended, device=leaf.device)
             new = leaf.new_zeros(size, *leaf.shape[1:])
             new[numbers % size] = leaf[numbers % old]
             return new
@@ -86,26 +89,29 @@ class Lasts:
 
 
 class Store:
-    """The newest fragments, copied into columns ``(n_shelves, 1+T, B, ...)``; the oldest are evicted whole.
-
-    Fragment number ``k`` of those ever committed stands on shelf ``k % n_shelves``.
+    """A ring of the newest ``N`` fragments. Fragment number ``k`` of all that were ever committed is at ``k % N``.
 
     Parameters
     ----------
     columns : Fragment
-        All shelves, with ``env.final`` left out: state and actor ``(n_shelves, 1+T, B, ...)``, env
-        ``(n_shelves, T, B, ...)``, the recurrent state ``(n_shelves, L, B, ...)``.
-    last : int64 tensor, ``(n_shelves, T, B)``
-        The number in ``lasts`` of the true last observation that the transition led to; -1: there is none.
-    lasts : Lasts, or None
+        All fragments, stacked, without ``env.final``: state and actor ``(N, 1+T, B, ...)``, env ``(N, T, B, ...)``,
+        the recurrent state ``(N, L, B, ...)``.
+    final_numbers : int64 tensor, ``(N, T, B)``
+        For each transition, the number in ``finals`` of the true last observation that it led to; -1: it ended no
+        episode.
+    finals : FinalRing, or None
         The true last observations and the reactions to them, ``(obs, actor)``; None if fragments have no ``final``.
+    n_committed : int
+        The number of fragments that were ever committed.
     """
 
-    def __init__(self, columns: Fragment, last: Tensor, lasts: Lasts | None) -> None:
-        self.columns, self.last, self.lasts = columns, last, lasts
-        self.n_shelves, self.n_steps, self.n_envs = last.shape
-        self.device = last.device
-        self._n_committed = 0
+    def __init__(
+        self, columns: Fragment, final_numbers: Tensor, finals: FinalRing | None, n_committed: int = 0
+    ) -> None:
+        self.columns, self.final_numbers, self.finals = columns, final_numbers, finals
+        self.n_fragments, self.n_steps, self.n_envs = final_numbers.shape
+        self.device = final_numbers.device
+        self._n_committed = n_committed
 
     @classmethod
     def like(cls, fragment: Fragment, capacity: int, device: torch.device | None) -> Store:
@@ -114,11 +120,11 @@ class Store:
         Parameters
         ----------
         fragment : Fragment
-            Whose numbers of steps and environments, structure, shapes and dtypes all others must share.
+            All others must have its T, B, structure, shapes and dtypes.
         capacity : int
             In environment steps: there is room for ``capacity // (T * B)`` fragments.
         device : torch.device, or None
-            Where; None: where the fragment is.
+            The device of the store; None: the fragment's.
 
         Raises
         ------
@@ -127,28 +133,29 @@ class Store:
         """
         _check_leading(fragment)
         n_steps, n_envs = fragment.env.valid.shape
-        n_shelves = capacity // (n_steps * n_envs)
-        if n_shelves < 1:
+        n_fragments = capacity // (n_steps * n_envs)
+        if n_fragments < 1:
             raise ValueError(
                 f"`capacity={capacity}` steps has no room for a fragment of T x B = {n_steps} x {n_envs} steps: at "
                 f"least {n_steps * n_envs} are needed."
             )
-        where = fragment.state.fin.device if device is None else device
+        device = fragment.state.fin.device if device is None else device
 
-        def shelves(leaf: Tensor) -> Tensor:
-            return torch.zeros((n_shelves, *leaf.shape), dtype=leaf.dtype, device=where)
+        def ring(leaf: Tensor) -> Tensor:
+            return torch.zeros((n_fragments, *leaf.shape), dtype=leaf.dtype, device=device)
 
-        def one(leaf: Tensor) -> Tensor:
-            return torch.zeros((1, *leaf.shape[1:]), dtype=leaf.dtype, device=where)
+        def one_row(leaf: Tensor) -> Tensor:
+            return torch.zeros((1, *leaf.shape[1:]), dtype=leaf.dtype, device=device)
 
         final = fragment.env.final
-        lasts = Lasts(nested.map(one, (final.obs, final.actor)), n_shelves) if isinstance(final, Final) else None
-        last = torch.full((n_shelves, n_steps, n_envs), -1, device=where)
-        return cls(nested.map(shelves, _without_final(fragment)), last, lasts)
+        has_final = isinstance(final, Final)
+        finals = FinalRing(nested.map(one_row, (final.obs, final.actor)), n_fragments) if has_final else None
+        final_numbers = torch.full((n_fragments, n_steps, n_envs), -1, device=device)
+        return cls(nested.map(ring, _without_final(fragment)), final_numbers, finals)
 
     def __len__(self) -> int:
-        """How many fragments there are."""
-        return min(self._n_committed, self.n_shelves)
+        """The number of fragments held."""
+        return min(self._n_committed, self.n_fragments)
 
     def check(self, fragment: Fragment) -> None:
         """Refuse a fragment that is not like the others.
@@ -156,11 +163,10 @@ class Store:
         Raises
         ------
         ValueError
-            Its structure, or the shape or dtype of a leaf, is another; or it has ``final`` and they have not, or the
-            other way round.
+            Its structure, or the shape or dtype of a leaf, is another; or only one of it and the others has ``final``.
         """
         final = fragment.env.final
-        if isinstance(final, Final) != (self.lasts is not None):
+        if isinstance(final, Final) != (self.finals is not None):
             has, had = ("has", "had none") if isinstance(final, Final) else ("has no", "had it")
             raise ValueError(
                 f"The fragment {has} `env.final`, the first one {had}: it cannot change within a buffer. Keep to one "
@@ -168,44 +174,42 @@ class Store:
             )
         if isinstance(final, Final) and len({len(leaf) for leaf in nested.leaves(final)}) != 1:
             raise ValueError("The leaves of `fragment.env.final` must all have the same first dimension (K,).")
-        rows = (final.obs, final.actor) if isinstance(final, Final) else ()
-        ring = self.lasts.rows if self.lasts is not None else ()
+        final_rows = (final.obs, final.actor) if isinstance(final, Final) else ()
+        stored_rows = self.finals.rows if self.finals is not None else ()
         _check_alike("fragment", _without_final(fragment), self.columns)
-        _check_alike("(final.obs, final.actor)", rows, ring, dropped=1)
+        _check_alike("(final.obs, final.actor)", final_rows, stored_rows, dropped=1)
 
     def commit(self, fragment: Fragment) -> None:
-        """Copy a fragment, which has passed :meth:`check`, over the oldest one."""
-        shelf = self._n_committed % self.n_shelves
+        """Copy a fragment, which :meth:`check` has accepted, over the oldest one."""
+        position = self._n_committed % self.n_fragments
         for column, leaf in zip(nested.leaves(self.columns), nested.leaves(_without_final(fragment)), strict=True):
-            column[shelf].copy_(leaf)
-        last, final = self.last[shelf].fill_(-1), fragment.env.final
-        if self.lasts is not None:
-            numbers = self.lasts.append((final.obs, final.actor), len(final.t))
-            last.index_put_((final.t.to(self.device), final.b.to(self.device)), numbers)
+            column[position].copy_(leaf)
+        final_numbers, final = self.final_numbers[position].fill_(-1), fragment.env.final
+        if self.finals is not None:
+            numbers = self.finals.append((final.obs, final.actor), len(final.t))
+            final_numbers.index_put_((final.t.to(self.device), final.b.to(self.device)), numbers)
         self._n_committed += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, our own nouns as plain dicts; the tensors are shared."""
+        """Return the store's state, with rlplay's named tuples as dicts. The tensors are shared with it."""
         state, actor, env, hx = self.columns
         outcome = {name: column for name, column in env._asdict().items() if name != "final"}
         return {
             "columns": {"state": state._asdict(), "actor": actor, "env": outcome, "hx": hx},
-            "last": self.last,
-            "lasts": None if self.lasts is None else self.lasts.state_dict(),
+            "last": self.final_numbers,
+            "lasts": None if self.finals is None else self.finals.state_dict(),
             "n_committed": self._n_committed,
         }
 
     @classmethod
     def restored(cls, state: dict[str, Any], device: torch.device | None) -> Store:
-        """Make a store of what :meth:`state_dict` returned, copied to a device (None: where the tensors are)."""
-        where = state["last"].device if device is None else device
+        """Make a store from what :meth:`state_dict` returned, copied to a device (None: the tensors' own)."""
+        device = state["last"].device if device is None else device
         saved = state["columns"]
         columns = Fragment(State(**saved["state"]), saved["actor"], Outcome(**saved["env"], final=()), saved["hx"])
-        columns, last = nested.map(lambda leaf: leaf.to(where, copy=True), (columns, state["last"]))
-        lasts = None if state["lasts"] is None else Lasts.restored(state["lasts"], len(last), where)
-        store = cls(columns, last, lasts)
-        store._n_committed = int(state["n_committed"])
-        return store
+        columns, numbers = nested.map(lambda leaf: leaf.to(device, copy=True), (columns, state["last"]))
+        finals = None if state["lasts"] is None else FinalRing.restored(state["lasts"], len(numbers), device)
+        return cls(columns, numbers, finals, int(state["n_committed"]))
 
 
 def _without_final(fragment: Fragment) -> Fragment:
@@ -213,16 +217,16 @@ def _without_final(fragment: Fragment) -> Fragment:
 
 
 def _check_leading(fragment: Fragment) -> None:
-    """Refuse a fragment whose leaves do not agree on the number of steps and environments."""
+    """Refuse a fragment whose leaves disagree on the number of steps or environments."""
     state, actor, env, hx = fragment
     n_steps, n_envs = env.valid.shape
-    places = (
+    trees = (
         ("fragment.state", state, 0, (n_steps + 1, n_envs)),
         ("fragment.actor", actor, 0, (n_steps + 1, n_envs)),
         ("fragment.env", env._replace(final=()), 0, (n_steps, n_envs)),
         ("fragment.hx", hx, 1, (n_envs,)),
     )
-    for root, tree, start, expected in places:
+    for root, tree, start, expected in trees:
         for name, leaf in zip(nested.names(tree, root), nested.leaves(tree), strict=True):
             got = tuple(leaf.shape[start : start + len(expected)])
             if got != expected:
@@ -235,9 +239,10 @@ def _check_leading(fragment: Fragment) -> None:
 
 
 def _check_alike(root: str, tree: Nested, columns: Nested, dropped: int = 0) -> None:
-    """Refuse what is not put together as ``columns`` are, or whose leaves are not like what one row of these holds.
+    """Refuse a tree whose structure, shapes or dtypes are not those of one element of ``columns``.
 
-    The first ``dropped`` dimensions of the leaves are not compared.
+    An element is what remains of a leaf of ``columns`` without its first dimension. The first ``dropped`` dimensions of
+    the leaves of ``tree`` are not compared.
     """
     if nested.structure(tree) != nested.structure(columns):
         raise ValueError(

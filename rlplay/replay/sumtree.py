@@ -1,6 +1,6 @@
-"""A sum tree: non-negative numbers, and in logarithmic time the place where their cumulative sum passes a point.
+"""A sum tree: non-negative numbers, and a search in logarithmic time for where their cumulative sum passes a point.
 
-It knows numbers alone. All verbs but :meth:`SumTree.check_valid` are device operations that never make the host wait.
+On a device other than the CPU the host never waits, except in :meth:`SumTree.check_valid`. Imports torch only.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ __all__ = ["SumTree"]
 class SumTree:
     """A complete binary tree in one float64 tensor, in which every node is the sum of its two children.
 
-    Node 1 is the root, nodes ``2i`` and ``2i + 1`` are the children of node ``i``, and the values are the last row.
-    Parents are always computed anew from their children, never adjusted by differences, so that nothing drifts.
+    Node 1 is the root, nodes ``2i`` and ``2i + 1`` are the children of node ``i``, and the values are the leaves.
+    A parent is always computed as the sum of its children, never adjusted by a difference, so rounding errors do not
+    accumulate.
 
     Parameters
     ----------
     capacity : int >= 1
-        How many values it holds. All are zero at first.
+        The number of values. All are zero at first.
     device : torch.device or str, optional
-        Where. It must have float64.
+        The device of the values. It must support float64.
 
     Notes
     -----
@@ -35,12 +36,12 @@ class SumTree:
         self.capacity = capacity
         self._depth = (capacity - 1).bit_length()
         self._first = 1 << self._depth  # the node of the first value
-        # node 0 belongs to no tree: whatever is to be left out is written there
+        # node 0 is not part of the tree: values for position -1 are written there
         self._nodes = torch.zeros(2 * self._first, dtype=torch.float64, device=device)
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the values."""
         return self._nodes.device
 
     @property
@@ -58,16 +59,16 @@ class SumTree:
         Parameters
         ----------
         positions : int64 tensor, ``(N,)``
-            From 0 to ``capacity - 1``; -1 is left out. Where a position is repeated, the largest of its values is
-            taken, on every device.
+            From 0 to ``capacity - 1``; -1 is ignored. Where a position is repeated, the largest of its values is taken,
+            on every device.
         values : float tensor, ``(N,)``
             Finite and not negative.
 
         Raises
         ------
         ValueError
-            A position or a value is none of these. This is checked on the CPU alone, since the host would have to wait
-            for any other device.
+            A position is out of range, or a value is negative or not finite. This is checked on the CPU only, as on
+            another device the host would have to wait.
         """
         if self.device.type == "cpu":
             self._check(positions, values)
@@ -78,39 +79,39 @@ class SumTree:
             self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
 
     def find(self, points: Tensor) -> Tensor:
-        """Find where the cumulative sum of the values passes some points.
+        """Find the positions where the cumulative sum of the values passes some points.
 
         Parameters
         ----------
         points : float64 tensor, ``(N,)``
-            From 0 to the total. A point that rounding has put at or above it counts as just below.
+            From 0 to the total. A point at or above the total, by rounding, counts as just below.
 
         Returns
         -------
         int64 tensor, ``(N,)``
-            The positions ``i`` with ``sum(values[:i]) <= point < sum(values[:i + 1])``, up to rounding. Their values
-            are never zero, unless all values are.
+            The positions ``i`` with ``sum(values[:i]) <= point < sum(values[:i + 1])``, up to rounding. Values at these
+            positions are never zero, unless all values are zero.
         """
         node = torch.ones_like(points, dtype=torch.int64)
         for _ in range(self._depth):
             left = 2 * node
-            below = self._nodes[left]
-            beyond = ~(points < below) & (self._nodes[left + 1] > 0)
-            points = torch.where(beyond, points - below, points)
-            node = left + beyond
+            below = self._nodes[left]  # the sum of all values in the left subtree
+            go_right = ~(points < below) & (self._nodes[left + 1] > 0)
+            points = torch.where(go_right, points - below, points)
+            node = left + go_right
         return node - self._first
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the values, from which everything else follows: float64 ``(capacity,)``, a new tensor."""
+        """Return the values: float64 ``(capacity,)``, a new tensor. The sums are computed from them on loading."""
         return {"values": self._nodes[self._first : self._first + self.capacity].clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the values of a tree of the same capacity.
+        """Replace the values by those of a tree of the same capacity.
 
         Raises
         ------
         ValueError
-            The capacity is another.
+            The capacities differ.
         """
         values = state["values"]
         if values.shape != (self.capacity,):
@@ -123,7 +124,7 @@ class SumTree:
             self._nodes[start:stop] = self._nodes[2 * start : 2 * stop : 2] + self._nodes[2 * start + 1 : 2 * stop : 2]
 
     def check_valid(self) -> tuple[bool, str]:
-        """Check every sum, and that values are finite, not negative, and none beyond the capacity.
+        """Check that every sum is right, values are finite and not negative, and leaves beyond the capacity are zero.
 
         The host waits for the device.
 
@@ -131,7 +132,7 @@ class SumTree:
         -------
         ok : bool
         message : str
-            What is wrong, and where; empty if nothing is.
+            Which node is wrong, and how; empty if none is.
         """
         nodes, first = self._nodes.cpu(), self._first
         wrong = {
@@ -147,7 +148,7 @@ class SumTree:
         return True, ""
 
     def _check(self, positions: Tensor, values: Tensor) -> None:
-        """Refuse positions and values that would spoil the tree."""
+        """Raise for a position out of range, or a value that is negative or not finite."""
         inside = (positions >= -1) & (positions < self.capacity)
         if not inside.all():
             raise ValueError(f"`positions` must be from -1 to {self.capacity - 1}, got {positions[~inside][0].item()}.")

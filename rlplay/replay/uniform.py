@@ -13,10 +13,10 @@ __all__ = ["Uniform"]
 class Uniform(Buffer):
     """A replay buffer that draws every valid item with the same probability.
 
-    Randomness comes from ``generator`` alone, which must be on the buffer's device (None: torch's global one). A batch
-    is stratified: the items are split into ``n`` equal parts by their place in the buffer, and one is drawn from each.
-    So a batch has fewer repetitions than one of independent draws, and comes ordered by place; shuffle it if it is to
-    be split.
+    Randomness comes only from ``generator``, which must be on the buffer's device (None: torch's global one). A batch
+    is stratified: the items are split into ``n`` equal parts by their position in the buffer, and one is drawn from
+    each. So a batch has fewer repetitions than one of independent draws, and is ordered by position: shuffle it before
+    splitting it.
 
     Parameters
     ----------
@@ -24,14 +24,14 @@ class Uniform(Buffer):
         In environment steps; there is room for ``capacity // (T * B)`` whole fragments.
     sequences : bool
         Whether an item is a whole column of a fragment, of ``T`` steps, rather than a transition. Transitions that are
-        not valid are never drawn, nor are columns that have no other.
+        not valid, and columns without a valid transition, are never drawn.
     device : torch.device or str, optional
-        Where fragments are stored and samples delivered; None: where the first fragment is.
+        The device that fragments are stored on and samples returned on; None: that of the first fragment.
 
     Notes
     -----
-    Drawing is from the very sum tree of :class:`Prioritized`, with values of 0 and 1: that leaves out what is not valid
-    exactly, without rejections, for which the host would have to wait.
+    Items are drawn from the sum tree that :class:`Prioritized` uses, with priorities 0 (not valid) and 1. This excludes
+    invalid items without rejection sampling, for which the host would have to wait for the device.
     """
 
     def __init__(self, capacity: int, *, sequences: bool = False, device: torch.device | str | None = None) -> None:
@@ -43,35 +43,35 @@ class Uniform(Buffer):
         Parameters
         ----------
         n : int >= 1
-            How many.
+            The number of transitions.
         gamma : float in [0, 1]
             The discount.
         n_steps : int >= 1
-            How many steps to look ahead at most, see :class:`Batch`.
+            The largest number of steps of a transition, see :class:`Batch`.
         generator : torch.Generator, optional
             On the buffer's device.
 
         Raises
         ------
         RuntimeError
-            Nothing has been committed, or (noticed on the CPU alone; elsewhere the weights are zero) no transition that
-            is held is valid, or this is a buffer of sequences.
+            Nothing has been committed, this is a buffer of sequences, or no stored transition is valid. The last is
+            checked on the CPU only; on another device the weights returned are zero instead.
         """
-        return self._transitions(n, 0.0, generator, n_steps, gamma)
+        return self._sample_transitions(n, 0.0, generator, n_steps, gamma)
 
     def sample_sequences(self, n: int, *, generator: torch.Generator | None = None) -> Sequences:
-        """Draw ``n`` columns. If there is ``final``, the host waits for the device, once.
+        """Draw ``n`` columns. If the fragments have ``final``, the host waits for the device, once.
 
         Parameters
         ----------
         n : int >= 1
-            How many.
+            The number of columns.
         generator : torch.Generator, optional
             On the buffer's device.
 
         Raises
         ------
         RuntimeError
-            As for :meth:`sample`, or this is a buffer of transitions.
+            As for :meth:`sample`, except that this is a buffer of transitions.
         """
-        return self._columns(n, 0.0, generator)
+        return self._sample_sequences(n, 0.0, generator)

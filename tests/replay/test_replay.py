@@ -14,7 +14,7 @@ from rlplay import nested
 from rlplay.engine import Final, Fragment, Outcome, State
 from rlplay.engine.rollout import same
 from rlplay.replay import Prioritized, Uniform
-from rlplay.replay.indices import Sampler
+from rlplay.replay.indices import IndexSampler
 from rlplay.testing import CountingActor, LedgerEnv, decode
 
 T, B, SHELVES, GAMMA = 5, 3, 3, 0.9
@@ -32,7 +32,7 @@ def generator(seed=0):
 def draw(kind, buffer, n, seed=0, beta=0.5, **how):
     how |= {"beta": beta} if kind is Prioritized else {}
     how |= {"generator": generator(seed)}
-    if buffer._sequences:
+    if buffer._holds_sequences:
         return buffer.sample_sequences(n, **how)
     return buffer.sample(n, **{"gamma": GAMMA, **how})
 
@@ -254,8 +254,8 @@ def test_repeated_ids_take_the_largest_priority():
 
 
 def test_what_must_not_be_said_of_an_item_is_ignored():
-    sampler = Sampler(2, 3, torch.device("cpu"))
-    sampler.issue(torch.tensor([True, True, False]))
+    sampler = IndexSampler(2, 3, torch.device("cpu"))
+    sampler.append(torch.tensor([True, True, False]))
     before = sampler.state_dict()
     bad = torch.tensor([float("nan"), float("inf"), -1.0, 5.0, 5.0, 5.0, 5.0], dtype=torch.float64)
     sampler.update(torch.tensor([0, 0, 1, 2, 3, 99, -6]), bad)

@@ -1,1 +1,19 @@
-"""Environments of every library behind one protocol. No PyTorch, no threads."""
+"""Environments of every library behind one protocol, :class:`~rlplay.engine.envs.protocol.Environments`.
+
+``protocol``
+    What a stepper needs of environments; where to begin with a new kind of environment.
+``make``
+    From the ``envs`` argument of a rollout to environments.
+``environment_list``, ``dialects``
+    A list of single environments, and the APIs that a single environment may have.
+``vector_environment``, ``autoreset``
+    One vector environment: acting upon its autoreset mode, and reading that mode.
+``rows``
+    The numpy views that environments write into.
+``spaces``, ``info``
+    Shapes and dtypes of observations, actions and info entries.
+``gym_on_numpy2``
+    Stock gym 0.26 on NumPy 2.
+
+This package imports neither PyTorch, threads, gym nor gymnasium: a worker process loads none of them for its sake.
+"""

@@ -1,7 +1,7 @@
-"""Let stock gym 0.26 run on NumPy 2: give two of its modules back the NumPy names that they use, and nobody else.
+"""Makes stock gym 0.26 run on NumPy 2: gives two of gym's modules the NumPy names back that they use.
 
-gym's code is frozen, and NumPy 2 removed ``bool8`` and ``float_``. Setting them on NumPy itself would change the
-behaviour of every other library that asks for them; so each module gets a stand-in for its own global ``np``.
+NumPy 2 removed ``bool8`` and ``float_``, and gym is no longer changed. Setting these names on NumPy itself would change
+the behaviour of other libraries that test for them, so each of the two modules gets a proxy for its own global ``np``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 __all__ = ["patch_gym"]
 
-_REMOVED: dict[str, dict[str, Any]] = {
+_REMOVED_NAMES: dict[str, dict[str, Any]] = {
     "gym.utils.passive_env_checker": {"bool8": np.bool_},
     "gym.envs.classic_control.acrobot": {"float_": np.float64},
 }
 
 
-class _NumPyWith(ModuleType):
-    """NumPy as one module sees it: with a few names more."""
+class _NumPyProxy(ModuleType):
+    """NumPy with some additional names."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         super().__init__("numpy", np.__doc__)
@@ -32,10 +32,10 @@ class _NumPyWith(ModuleType):
 
 
 def patch_gym() -> None:
-    """Mend those of gym's modules that are loaded. Does nothing on NumPy 1, or where it has been done."""
+    """Patch those of gym's modules that have been imported. Does nothing on NumPy 1, or where it was done before."""
     if int(np.__version__.split(".")[0]) < 2:
         return
-    for name, removed in _REMOVED.items():
+    for name, removed in _REMOVED_NAMES.items():
         module = sys.modules.get(name)
         if module is not None and getattr(module, "np", None) is np:
-            vars(module)["np"] = _NumPyWith(removed)
+            vars(module)["np"] = _NumPyProxy(removed)

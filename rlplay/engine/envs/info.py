@@ -1,6 +1,6 @@
-"""Recording named entries of the environments' info dicts in arrays of fixed shape and dtype.
+"""Records named entries of the environments' info dicts in arrays of fixed shape and dtype.
 
-Knows dicts and numpy. Not environments, nor who asks.
+Works on plain dicts; imports nothing about environments, rows or torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MISSING = object()
 
 
 class Entry(NamedTuple):
-    """One named entry: what its value looks like, and the number that stands for "not there"."""
+    """One named entry: shape and dtype of its value, and the number recorded where it is absent."""
 
     name: str
     field: Field
@@ -28,15 +28,21 @@ class Entry(NamedTuple):
 
 
 class Entries:
-    """The entries that the user asked for by ``info=``."""
+    """The entries named by the argument ``info=`` of a rollout.
+
+    Attributes
+    ----------
+    entries : tuple of Entry
+        Sorted by name, as the leaves of a dict are.
+    """
 
     def __init__(self, asked: Sequence[str] | Mapping[str, Any]) -> None:
-        """Read ``info=``: a sequence of names (float32 scalars) or a dict of a dtype or an example to each name.
+        """Read ``info=``: a sequence of names (float32 scalars), or a dict from names to dtypes or example arrays.
 
         Raises
         ------
         TypeError
-            If it is neither, or an example cannot be recorded.
+            It is neither, or an example cannot be recorded.
         """
         if isinstance(asked, str) or not isinstance(asked, Mapping | Sequence):
             raise TypeError(
@@ -46,29 +52,39 @@ class Entries:
         if not all(isinstance(name, str) for name in asked):
             raise TypeError(f"`info` must name entries by strings, got {list(asked)!r}.")
         examples = asked if isinstance(asked, Mapping) else dict.fromkeys(asked, np.float32)
-        # sorted, as the leaves of a dict are
-        self.entries = tuple(_entry(name, examples[name]) for name in sorted(examples))
+        self.entries = tuple(_entry_like(name, examples[name]) for name in sorted(examples))
         self._lookups = tuple((entry, entry.name, entry.name.split(".")) for entry in self.entries)
 
     def record(self, info: Mapping[str, Any] | None, into: list[npt.NDArray[Any]], j: int) -> None:
-        """Write the entries that are there into element ``j`` of the arrays; leave the others as they are.
+        """Write the entries that ``info`` has into element ``j`` of the arrays; leave the others as they are.
+
+        A name is looked up as it is; if it is missing and dotted (``"episode.r"``), in the nested dicts.
+
+        Parameters
+        ----------
+        info : dict, or None
+            What one environment returned in one step.
+        into : list of arrays ``(B, ...)``
+            One for each of :attr:`entries`.
+        j : int
+            The environment's column.
 
         Raises
         ------
         ValueError
-            If a value does not fit; the message names the entry.
+            A value does not fit; the message names the entry.
         """
         if not info:
             return
         for (entry, name, path), array in zip(self._lookups, into, strict=True):
             value = info.get(name, _MISSING)
             if value is _MISSING and len(path) > 1:
-                value = _descend(info, path)
+                value = _look_up(info, path)
             if value is not _MISSING:
-                array[j] = _fitted(entry, value)
+                array[j] = _cast(entry, value)
 
 
-def _descend(info: Mapping[str, Any], path: Sequence[str]) -> Any:
+def _look_up(info: Mapping[str, Any], path: Sequence[str]) -> Any:
     value: Any = info
     for key in path:
         if not isinstance(value, Mapping) or key not in value:
@@ -77,8 +93,9 @@ def _descend(info: Mapping[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
-def _entry(name: str, example: Any) -> Entry:
-    torch = sys.modules.get("torch")  # where it is not loaded nobody can have passed one of its dtypes
+def _entry_like(name: str, example: Any) -> Entry:
+    """Make an entry from a dtype (NumPy's, Python's or torch's) or an example array."""
+    torch = sys.modules.get("torch")  # if torch has not been imported, `example` is no dtype of torch
     if torch is not None and isinstance(example, torch.dtype):
         example = torch.empty((), dtype=example).numpy()
     try:
@@ -93,7 +110,7 @@ def _entry(name: str, example: Any) -> Entry:
     return Entry(name, Field(array.shape, array.dtype, integral=False), absent)
 
 
-def _fitted(entry: Entry, value: Any) -> npt.NDArray[Any]:
+def _cast(entry: Entry, value: Any) -> npt.NDArray[Any]:
     try:
         return entry.field.cast(value)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""From the `envs` argument of a rollout to environments: checked, made, seeded and reset."""
+"""From the ``envs`` argument of a rollout to environments: checked, made, seeded and reset."""
 
 from __future__ import annotations
 
@@ -19,25 +19,37 @@ __all__ = ["list_sources", "make_environments", "seeds_of"]
 
 
 def make_environments(
-    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, once: bool = False
+    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, single_episode: bool = False
 ) -> Environments:
     """Make, reset and check environments: one vector environment, or a list of instances and factories.
 
-    ``final`` says whether the true last observations will be asked for: not every vector environment tells them. With
-    ``once`` those of a list are not reset when an episode has ended: its last observation stays.
+    Parameters
+    ----------
+    envs : vector environment, or sequence
+        As :func:`list_sources` accepts it.
+    seed : int
+        The seed of the feed, from which each environment's seed is derived.
+    entries : Entries
+        The info entries to record.
+    progress : Progress
+        Where the current activity is noted.
+    final : bool
+        Whether the true last observations will be needed. Not every vector environment has them.
+    single_episode : bool
+        Whether the environments of a list are not reset at the end of their episode. Ignored for a vector environment.
     """
     if is_vector(envs):
         return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress, final=final)
-    return EnvironmentList(envs, seeds_of(seed, len(envs)), entries, progress, once=once)
+    return EnvironmentList(envs, seeds_of(seed, len(envs)), entries, progress, single_episode=single_episode)
 
 
 def list_sources(envs: Any) -> list[Any]:
-    """List the environments (a vector environment is one), and mend gym for those that are there already.
+    """Return ``envs`` as a list, a vector environment as a list of one; patch gym where it has been imported.
 
     Raises
     ------
     TypeError, ValueError
-        If there are none, or they are not in a list.
+        There are no environments, they are not in a list, or an item is neither an environment nor a factory.
     """
     patch_gym()
     if is_vector(envs):
@@ -59,6 +71,9 @@ def list_sources(envs: Any) -> list[Any]:
 
 
 def seeds_of(seed: int, n_envs: int) -> list[int]:
-    """Derive each environment's seed from child ``j`` of the seed sequence; of 31 bits, for some simulators' sake."""
+    """Derive the seed of each environment ``j`` from child ``j`` of the seed sequence.
+
+    Seeds have 31 bits, since some simulators take no larger ones.
+    """
     children = np.random.SeedSequence(seed).spawn(n_envs)
     return [int(child.generate_state(1)[0]) >> 1 for child in children]

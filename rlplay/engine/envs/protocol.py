@@ -1,4 +1,8 @@
-"""What steppers ask of environments: a list of them, or one vector environment."""
+"""The protocol of environments: what a stepper needs of a list of environments or of a vector environment.
+
+To support a new kind of environment, write a class with these attributes and methods, and let
+:func:`rlplay.engine.envs.make.make_environments` and :mod:`rlplay.engine.feed.build` construct it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,22 @@ __all__ = ["Environments"]
 
 
 class Environments(Protocol):
-    """Environments as rows see them: a list of them, or one vector environment."""
+    """``B`` environments that are stepped together and write into rows.
+
+    The constructor makes the environments where needed, resets each of them exactly once with its seed, checks spaces
+    and first observations, and keeps copies of the first observations for :meth:`begin`. If the constructor raises, it
+    has closed what it made.
+
+    While an environment is reset or stepped, :class:`~rlplay.engine.concurrency.progress.Progress` names that
+    environment and the method, so that an error or a timeout can be attributed. All methods are called by one thread.
+
+    Attributes
+    ----------
+    obs, act : nested :class:`~rlplay.engine.envs.spaces.Field`
+        Shape and dtype of one observation, in the containers that the first observation came in, and of one action.
+    episodes : list of Episode
+        The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
+    """
 
     obs: Nested
     act: Nested
@@ -22,18 +41,51 @@ class Environments(Protocol):
         """The number of environments, ``B``."""
 
     def begin(self, row: StateRow) -> None:
-        """Write the very first row."""
+        """Write row 0 of the first fragment: the first observations, ``fin`` True, all else zero. Called once."""
 
     def release(self) -> None:
-        """Let environments go on that stood still for the rest of a fragment."""
+        """Resume the environments that ``sticky`` has stopped. Called before the first step of each fragment."""
 
     def step(
         self, now: StateRow, then: StateRow, outcome: OutcomeRow, last: StateRow | None, *, sticky: bool
     ) -> list[int]:
-        """Carry out the actions in ``then``, and write what follows; return whose episode ended."""
+        """Carry out the actions in ``then.act`` and write the result of the transition.
+
+        Actions that are passed to an environment must be copies: the row is overwritten later.
+
+        Parameters
+        ----------
+        now : StateRow
+            Row ``t``, complete. Only read.
+        then : StateRow
+            Row ``t + 1``. ``act`` holds the actions; ``fin`` is all False. ``stepno``, ``obs``, ``rew`` and ``fin`` are
+            to be written, and ``act`` where no action was carried out (it repeats that of ``now``).
+        outcome : OutcomeRow
+            Transition ``t``, with the default values already in it: not terminated, not truncated, valid, all info
+            entries absent. Only what differs needs to be written.
+        last : StateRow, optional
+            Where to write the true last observations (``last.obs``) of the episodes that ended in this transition.
+            The columns of other environments are left as they are. None: the last observations are not needed.
+        sticky : bool
+            Whether an environment whose episode has ended is stopped until :meth:`release`. Until then its rows repeat
+            the first row of the next episode, and its transitions are not valid.
+
+        Returns
+        -------
+        list of int
+            The columns of the environments whose episode ended in this transition, ascending.
+
+        Raises
+        ------
+        ValueError
+            An environment returned something that does not fit its spaces.
+        """
 
     def render(self) -> None:
-        """Let the environments show themselves."""
+        """Call ``render`` of each environment."""
 
     def close(self) -> list[str]:
-        """Close what was made for this feed; return what went wrong with it."""
+        """Close the environments that this object made, each once; return one sentence for each that failed.
+
+        Instances that the user passed in stay open.
+        """

@@ -1,6 +1,6 @@
-"""What environments write into: rows of numpy views, cut from one slab of host memory.
+"""The rows that environments write into: numpy views of one contiguous slab of host memory.
 
-Knows numpy alone, so that a process that does nothing but step environments need not load torch.
+Imports numpy only, so that a process that only steps environments need not load torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Episode(NamedTuple):
     env: int
     """The environment's index."""
     ret: float
-    """The undiscounted sum of its rewards, as the environment gave them."""
+    """The undiscounted sum of its rewards, as the environment returned them."""
     length: int
     """Its length in environment steps."""
 
@@ -38,19 +38,19 @@ class StateRow(NamedTuple):
     fin: Array
 
     def part(self, columns: slice) -> StateRow:
-        """Look at some of the environments alone."""
+        """Return views of some of the environments only."""
         obs, act = ([leaf[columns] for leaf in leaves] for leaves in (self.obs, self.act))
         return StateRow(self.stepno[columns], obs, act, self.rew[columns], self.fin[columns])
 
     def begin(self) -> None:
-        """Make this the very first row, but for the observations: nothing has been done or received yet."""
+        """Write all of row 0 of the first fragment but the observations: ``fin`` is True, all else is zero."""
         self.fin[:] = True
         for leaf in (self.stepno, self.rew, *self.act):
             leaf[...] = 0
 
 
 class OutcomeRow(NamedTuple):
-    """What is noted of the transition ``t -> t+1``, as numpy views of shape ``(B, ...)``; ``info`` in a flat list."""
+    """The outcome of the transition ``t -> t+1``, as numpy views of shape ``(B, ...)``; ``info`` is a flat list."""
 
     terminated: Array
     truncated: Array
@@ -58,54 +58,55 @@ class OutcomeRow(NamedTuple):
     info: list[Array]
 
     def part(self, columns: slice) -> OutcomeRow:
-        """Look at some of the environments alone."""
+        """Return views of some of the environments only."""
         info = [leaf[columns] for leaf in self.info]
         return OutcomeRow(self.terminated[columns], self.truncated[columns], self.valid[columns], info)
 
 
 @dataclass(frozen=True)
 class ArrayLocation:
-    """Where in a slab an array lies, ``(n, B, ...)``."""
+    """The location of one array ``(n, B, ...)`` in a slab."""
 
     start: int
-    """In bytes."""
+    """The offset of its first byte."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @property
     def size(self) -> int:
-        """How many bytes it takes."""
+        """The number of bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 class SlabLayout(NamedTuple):
-    """How a slab is divided into the arrays of a slot. It can be pickled."""
+    """The locations of all arrays of a slot in its slab. It can be pickled."""
 
     state: list[ArrayLocation]
-    """``(1+T, B, ...)``: the leaves of a state in their order, with ``n_obs`` of observations and then actions."""
+    """``(1+T, B, ...)``: ``stepno``, the ``n_obs`` leaves of ``obs``, the leaves of ``act``, ``rew``, ``fin``."""
     outcomes: list[ArrayLocation]
-    """``(T, B, ...)``: terminated, truncated, valid, and the leaves of the info."""
+    """``(T, B, ...)``: ``terminated``, ``truncated``, ``valid``, the leaves of ``info``."""
     last: list[ArrayLocation]
-    """``(1, B, ...)``: like ``state``."""
+    """``(1, B, ...)``: a row like those of ``state``, for the true last observations."""
     n_obs: int
-    """How many leaves an observation has."""
+    """The number of leaves of an observation."""
 
 
 def view_rows(slab: Array, slab_layout: SlabLayout) -> tuple[list[StateRow], list[OutcomeRow], StateRow]:
-    """Make the views of a slab: its ``1+T`` rows, its ``T`` outcome, and the row of true last observations."""
+    """Make the views of a slab: its ``1+T`` rows, its ``T`` outcomes, and the row of true last observations."""
 
-    def cut(part: ArrayLocation) -> Array:
-        return slab[part.start : part.start + part.size].view(part.dtype).reshape(part.shape)
+    def view(location: ArrayLocation) -> Array:
+        raw = slab[location.start : location.start + location.size]
+        return raw.view(location.dtype).reshape(location.shape)
 
-    def rows(parts: list[ArrayLocation]) -> list[StateRow]:
-        stepno, *between, rew, fin = map(cut, parts)
+    def rows(locations: list[ArrayLocation]) -> list[StateRow]:
+        stepno, *between, rew, fin = map(view, locations)
         obs, act = between[: slab_layout.n_obs], between[slab_layout.n_obs :]
         return [
             StateRow(stepno[t], [leaf[t] for leaf in obs], [leaf[t] for leaf in act], rew[t], fin[t])
             for t in range(len(rew))
         ]
 
-    terminated, truncated, valid, *info = map(cut, slab_layout.outcomes)
+    terminated, truncated, valid, *info = map(view, slab_layout.outcomes)
     outcomes = [
         OutcomeRow(terminated[t], truncated[t], valid[t], [leaf[t] for leaf in info]) for t in range(len(valid))
     ]

@@ -1,6 +1,7 @@
-"""What the arrays of a space look like, and whether a given value is one: by duck typing, for gym and gymnasium alike.
+"""Spaces described by shapes and dtypes, and values checked against these descriptions.
 
-Knows nothing of environments, torch or memory.
+Spaces of gym and gymnasium are recognised by the names of their classes; neither library is imported. Imports nothing
+about environments, torch or memory.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of t
 
 @dataclass(frozen=True)
 class Field:
-    """One leaf of a space: what one environment's array looks like at one step."""
+    """One leaf of a space: shape and dtype of one environment's array at one step."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     integral: bool
-    """A discrete space, which takes integers of any width."""
+    """Whether the space is Discrete, MultiDiscrete or MultiBinary: its values may be integers of any width."""
 
     def __str__(self) -> str:
         kind = f"any integer (kept as {self.dtype})" if self.integral else str(self.dtype)
         return f"shape {self.shape}, dtype {kind}"
 
     def cast(self, value: Any) -> npt.NDArray[Any]:
-        """Turn a value into an array of this very shape and dtype, or say why not.
+        """Convert a value to an array of this shape and dtype.
 
         Raises
         ------
         ValueError
-            If the shape differs, or the dtype cannot be cast by numpy's ``same_kind`` rule. Bounds are not checked.
+            The shape differs, or the dtype cannot be cast by numpy's ``same_kind`` rule. Bounds are not checked.
         """
         array = np.asarray(value)
         if array.shape != self.shape:
             raise ValueError(f"expected {self}, got shape {array.shape}, dtype {array.dtype}")
         if array.dtype.kind in "iu" and self.dtype.kind in "iu" and not isinstance(value, np.ndarray | np.generic):
-            # plain Python integers have no dtype of their own: they fit wherever their values do, and nowhere else
+            # plain Python integers have no dtype of their own: only their values must be representable
             cast = array.astype(self.dtype)
             if np.array_equal(cast, array):
                 return cast
@@ -56,79 +57,104 @@ class Field:
         )
 
     def accepts(self, dtype: np.dtype[Any]) -> bool:
-        """Whether arrays of this dtype can be cast safely."""
+        """Whether arrays of this dtype can be cast to this field's dtype safely (``same_kind``)."""
         return (self.integral and dtype.kind in "iub") or np.can_cast(dtype, self.dtype, "same_kind")
 
 
 def fields(space: Any) -> Nested:
-    """Describe a space: :class:`Field` leaves in dicts (Dict) and tuples (Tuple).
+    """Describe a space: :class:`Field` leaves, nested in dicts (Dict) and tuples (Tuple).
 
     Raises
     ------
     TypeError
-        If the space is of a kind whose values have no fixed shape, such as Text, Sequence and Graph.
+        The space is of a kind whose values have no fixed shape, such as Text, Sequence and Graph.
     """
-    kinds = {cls.__name__ for cls in type(space).__mro__}
+    class_names = {cls.__name__ for cls in type(space).__mro__}
     inner = getattr(space, "spaces", None)
-    if "Dict" in kinds and isinstance(inner, Mapping):
+    if "Dict" in class_names and isinstance(inner, Mapping):
         return {key: fields(part) for key, part in inner.items()}
-    if "Tuple" in kinds and inner is not None:
+    if "Tuple" in class_names and inner is not None:
         return tuple(fields(part) for part in inner)
     shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
     if shape is None or dtype is None or np.dtype(dtype).kind not in "biuf" or np.dtype(dtype).itemsize > 8:
         raise TypeError(f"cannot record values of the space {space!r}: expected one of {_SUPPORTED}.")
-    integral = bool(kinds & {"Discrete", "MultiDiscrete", "MultiBinary"})
+    integral = bool(class_names & {"Discrete", "MultiDiscrete", "MultiBinary"})
     return Field(tuple(int(n) for n in shape), np.dtype(dtype), integral)
 
 
-def along(described: Nested, value: Nested, name: str = "obs") -> Nested:
-    """Put the fields of a space into the containers that a value of it came in (a named tuple stays one).
+def along(description: Nested, value: Nested, name: str = "obs") -> Nested:
+    """Return the description of a space in the containers of one of its values: a named tuple for a tuple, and so on.
+
+    Parameters
+    ----------
+    description : nested Field
+        Of the space, by :func:`fields`.
+    value : nested
+        An element of the space.
+    name : str
+        How messages call the value.
 
     Raises
     ------
     ValueError
-        If the value is put together otherwise than its space.
+        The value is not nested as its space is.
     """
-    if isinstance(described, dict):
-        if not isinstance(value, Mapping) or set(value) != set(described):
-            raise ValueError(f"{name}: expected a dict with keys {sorted(described)}, got {_sketch(value)}")
-        return {key: along(part, value[key], f"{name}[{key!r}]") for key, part in described.items()}
-    if isinstance(described, tuple):
-        if not isinstance(value, tuple | list) or len(value) != len(described):
-            raise ValueError(f"{name}: expected a tuple of {len(described)} parts, got {_sketch(value)}")
-        parts = [along(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(zip(described, value, strict=True))]
+    if isinstance(description, dict):
+        if not isinstance(value, Mapping) or set(value) != set(description):
+            raise ValueError(f"{name}: expected a dict with keys {sorted(description)}, got {_summary(value)}")
+        return {key: along(part, value[key], f"{name}[{key!r}]") for key, part in description.items()}
+    if isinstance(description, tuple):
+        if not isinstance(value, tuple | list) or len(value) != len(description):
+            raise ValueError(f"{name}: expected a tuple of {len(description)} parts, got {_summary(value)}")
+        parts = [
+            along(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(zip(description, value, strict=True))
+        ]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return described
+    return description
 
 
-def cast(described: Nested, value: Nested, name: str = "obs") -> list[npt.NDArray[Any]]:
-    """Take a value of a space apart into arrays of the very shapes and dtypes that its fields say.
+def cast(description: Nested, value: Nested, name: str = "obs") -> list[npt.NDArray[Any]]:
+    """Flatten a value of a space into arrays of exactly the shapes and dtypes of the space's fields.
+
+    Parameters
+    ----------
+    description : nested Field
+        Of the space, by :func:`fields`.
+    value : nested
+        The value, which may have other dtypes that can be cast safely.
+    name : str
+        How messages call the value.
+
+    Returns
+    -------
+    list of arrays
+        The leaves, in the order of :func:`rlplay.nested.flatten`. They may share memory with the value.
 
     Raises
     ------
     ValueError
-        If structure, shape or dtype differ; the message names the leaf.
+        The structure, a shape or a dtype does not fit; the message names the leaf.
     """
-    described = along(described, value, name)
-    found, spec = nested.flatten(described)
+    description = along(description, value, name)
+    leaf_fields, structure = nested.flatten(description)
     arrays = []
-    for k, (leaf, part) in enumerate(zip(found, spec.flatten_up_to(value), strict=True)):
+    for k, (field, part) in enumerate(zip(leaf_fields, structure.flatten_up_to(value), strict=True)):
         try:
-            arrays.append(leaf.cast(part))
+            arrays.append(field.cast(part))
         except ValueError as error:
-            raise ValueError(f"{nested.names(described, name)[k]}: {error}") from None
+            raise ValueError(f"{nested.names(description, name)[k]}: {error}") from None
     return arrays
 
 
 def equal_spaces(one: Any, other: Any) -> bool:
-    """Whether two spaces are equal, as far as can be told: by their own ``==`` where they define it."""
+    """Whether two spaces have equal fields and, where their class defines ``==``, are equal by that (bounds, ...)."""
     if fields(one) != fields(other):
         return False
     defines_equality = "__eq__" in {name for cls in type(one).__mro__[:-1] for name in vars(cls)}
     return bool(one == other) if defines_equality else True
 
 
-def _sketch(value: Any) -> str:
+def _summary(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a {type(value).__name__} with keys {sorted(map(str, value))}"
     if isinstance(value, tuple | list):

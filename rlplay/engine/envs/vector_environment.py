@@ -1,23 +1,26 @@
-"""One vector environment, made to write into rows: gym 0.26's, gymnasium's, EnvPool's or ale-py's.
+"""One vector environment that writes into rows: gym 0.26's, gymnasium's, EnvPool's or ale-py's.
 
-The same face as ``EnvironmentList``, a list of them. Neither torch nor threads, and no import of gym.
+It implements the protocol that ``EnvironmentList`` implements for a list. Imports neither torch, threads, gym nor
+gymnasium.
 
-When the parts are reset
-========================
+Autoreset modes
+===============
 
-A vector environment is stepped as a whole, so a part whose episode has ended must be reset. There are three modes.
+A vector environment is stepped as a whole, so a sub-environment whose episode has ended must be reset at some point.
+:func:`rlplay.engine.envs.autoreset.read_autoreset_mode` finds out which of three modes it has.
 
 ``SAME_STEP`` (gym's only one)
-    The step that ends an episode resets the part, and tells the last observation and the last info beside. (ale-py
-    tells no info: it is absent there. Observations whose array the reset overwrites are lost to ``final``.)
+    The step that ends an episode also resets the sub-environment. It returns the first observation of the next episode;
+    the true last observation and the last info are in the info. (ale-py puts no last info there, so that info entries
+    are absent. A last observation whose array the reset overwrites is lost to ``final``.)
 ``DISABLED``
-    The part is left as it is, and reset here, in the same step: only it, by a mask.
+    The step does not reset the sub-environment. :meth:`VectorEnvironment.step` resets those that ended, by a mask.
 
-The rows are those of a list of the same environments (:mod:`rlplay.engine.core` has the table).
+In both modes the rows are those of a list of the same environments (:mod:`rlplay.engine.core` has the table).
 
 ``NEXT_STEP`` (gymnasium's and ale-py's default, EnvPool's only one)
-    The *following* step resets the part, whatever the action. Row 2 shows the last observation, ``x7``, and row 3
-    the first of the next episode, ``y0``, with a step between them that was no transition::
+    The *following* step resets the sub-environment, whatever the action. Row 2 shows the last observation, ``x7``, and
+    row 3 the first of the next episode, ``y0``; the step between them is no transition::
 
         row                 0       1       2       3       4 = T
         -----------------------------------------------------------------
@@ -32,11 +35,11 @@ The rows are those of a list of the same environments (:mod:`rlplay.engine.core`
         env.truncated       -       -       -       -
         env.valid           True    True    -       True
 
-    That step is written as the padding of a sticky fragment is, which is the only way for the laws to hold. An episode
-    begins at row 3, so ``fin`` is True there, and the recurrent state is reset again, which keeps ``x7`` out of it;
-    then by ``fin[t+1] == terminated[t] | truncated[t]`` the step repeats how the old one ended. It carried out no
-    action and earned no reward, so ``act`` stays and ``rew`` is 0; its info is absent. All other transitions are those
-    of the list, and so are ``final``, where ``x7`` is, too, and ``episodes()``.
+    The step 2 -> 3 is written as the padding of a sticky fragment is; no other way satisfies the laws of the rows. The
+    episode begins at row 3, so ``fin`` is True there, and the recurrent state is reset once more, which removes ``x7``
+    from it. By ``fin[t+1] == terminated[t] | truncated[t]`` the step repeats how the old episode ended. It carried out
+    no action and earned no reward, so ``act`` repeats and ``rew`` is 0; its info is absent. All other transitions are
+    those of a list, and so are ``final`` (which has ``x7`` as well) and ``episodes()``.
 """
 
 from __future__ import annotations
@@ -58,171 +61,189 @@ __all__ = ["VectorEnvironment"]
 
 
 class VectorEnvironment:
-    """A vector environment, stepped as a whole. It stays the user's, and is never closed.
+    """A vector environment, stepped as a whole. Implements :class:`.protocol.Environments`.
+
+    It stays the user's, and is never closed.
 
     Attributes
     ----------
     obs, act : nested :class:`~rlplay.engine.envs.spaces.Field`
-        What one observation looks like, in the containers that they come in; what one action looks like.
+        Shape and dtype of one sub-environment's observation, in the containers that the first observations came in, and
+        of its action.
     episodes : list of Episode
-        The episodes that have ended since somebody last took them away.
+        The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
     """
 
     def __init__(
         self, env: Any, seeds: Sequence[int], entries: Entries, progress: Progress, *, final: bool = False
     ) -> None:
-        """Reset the environment once, with a seed for each of its parts.
+        """Reset the environment once, with a seed for each of its sub-environments.
 
-        ``SyncVectorEnv`` and ``AsyncVectorEnv`` of gym and gymnasium, and ale-py's, seed each part with its own. Others
-        get the first seed. EnvPool is seeded when it is made (``envpool.make(..., seed=)``), and not here.
+        ``SyncVectorEnv`` and ``AsyncVectorEnv`` of gym and gymnasium, and ale-py's, seed each sub-environment with its
+        own. Others get the first seed. EnvPool is seeded where it is made (``envpool.make(..., seed=)``), and not here.
 
         Parameters
         ----------
+        env : vector environment
+            Of gym 0.26, gymnasium, EnvPool or ale-py.
+        seeds : sequence of int
+            One for each sub-environment.
+        entries : Entries
+            The info entries to record.
+        progress : Progress
+            Where the current activity is noted.
         final : bool
-            Whether the true last observations will be asked for.
+            Whether :meth:`step` will be called with ``last``, for the true last observations.
 
         Raises
         ------
         TypeError, ValueError
-            If it is no vector environment that is known, or does not tell the true last observations although they
-            will be asked for, or if spaces cannot be recorded, or an observation does not fit.
+            It is no vector environment of a known kind, it hides the true last observations although ``final``, its
+            spaces cannot be recorded, or an observation does not fit its space.
         """
         patch_gym()
-        self._mode = autoreset.mode_of(env)
+        self._mode = autoreset.read_autoreset_mode(env)
         if final and self._mode == "SAME_STEP":
-            autoreset.check_sees_last(env)
+            autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
         self.n_envs = int(env.num_envs)
-        self._described = spaces.fields(env.single_observation_space)
-        self._batch = nested.map(self._batched, self._described)
+        self._obs_description = spaces.fields(env.single_observation_space)
+        self._batch_description = nested.map(self._batched, self._obs_description)
         self.act: Nested = spaces.fields(env.single_action_space)
-        self._act_spec = nested.structure(self.act)
+        self._act_structure = nested.structure(self.act)
         progress.doing, progress.env = "env.reset", -1
-        obs, info = autoreset.first(env, seeds)
-        self._first = spaces.cast(self._batch, obs)
-        self.obs: Nested = spaces.along(self._described, obs)
+        obs, info = autoreset.seeded_reset(env, seeds)
+        self._first_obs = spaces.cast(self._batch_description, obs)
+        self.obs: Nested = spaces.along(self._obs_description, obs)
         progress.doing = "getting ready"
-        # most spaces are a single array, for which taking apart can be left out
-        self._plain = self._batch if isinstance(self._batch, spaces.Field) else None
-        self._told_by_reset = set(info)
-        asked = {"final_info"}.union(*({entry.name, entry.name.partition(".")[0]} for entry in entries.entries))
-        self._asked = asked | {f"_{name}" for name in asked}  # with their masks
-        self._ret = np.zeros(self.n_envs)
-        self._over = np.zeros(self.n_envs, bool)  # NEXT_STEP: whom the next step resets, and how their episodes ended
-        self._how = self._over, self._over
+        # most spaces are a single array, for which flattening can be left out
+        batch = self._batch_description
+        self._batch_field = batch if isinstance(batch, spaces.Field) else None
+        self._names_in_reset_info = set(info)
+        names = {"final_info"}.union(*({entry.name, entry.name.partition(".")[0]} for entry in entries.entries))
+        self._names_to_read = names | {f"_{name}" for name in names}  # with their masks
+        self._returns = np.zeros(self.n_envs)
+        # NEXT_STEP: the sub-environments that the next step resets, and (terminated, truncated) of the step before it
+        self._reset_next = np.zeros(self.n_envs, bool)
+        self._previous_ends = self._reset_next, self._reset_next
         self.episodes: list[Episode] = []
 
     def _batched(self, field: spaces.Field) -> spaces.Field:
         return spaces.Field((self.n_envs, *field.shape), field.dtype, field.integral)
 
     def begin(self, row: StateRow) -> None:
-        """Write the very first observations: row 0 of the first fragment."""
+        """Write row 0 of the first fragment."""
         row.begin()
-        for leaf, part in zip(row.obs, self._first, strict=True):
+        for leaf, part in zip(row.obs, self._first_obs, strict=True):
             leaf[...] = part
-        self._first.clear()
+        self._first_obs.clear()
 
     def release(self) -> None:
-        """Do nothing: there are no sticky fragments here."""
+        """Do nothing: a vector environment is never collected with ``sticky``, so none has been stopped."""
 
     def step(
         self, now: StateRow, then: StateRow, outcome: OutcomeRow, last: StateRow | None, *, sticky: bool
     ) -> list[int]:
-        """Carry out the actions in ``then.act``; fill in the rest of ``then`` and of ``outcome``, which come cleared.
+        """Carry out the actions in ``then.act``; write the rest of ``then``, and ``outcome``.
+
+        ``outcome`` holds default values already. ``sticky`` is ignored: ``rollout`` refuses it for vector environments.
 
         Returns
         -------
         list of int
-            The environments whose episode ended with this very transition.
+            The sub-environments whose episode ended in this transition.
         """
         self._progress.env = -1
-        action = self._act_spec.unflatten([leaf.copy() for leaf in then.act])
+        action = self._act_structure.unflatten([leaf.copy() for leaf in then.act])
         obs, reward, terminated, truncated, info = self._env.step(action)
         then.rew[:] = reward
         outcome.terminated[:], outcome.truncated[:] = terminated, truncated
-        self._write(then.obs, obs)
-        if self._over.any():
-            self._begin_anew(now, then, outcome)
-        self._ret += np.where(outcome.valid, reward, 0.0)
+        self._write_obs(then.obs, obs)
+        if self._reset_next.any():
+            self._invalidate_resets(now, then, outcome)
+        self._returns += np.where(outcome.valid, reward, 0.0)
         np.logical_or(outcome.terminated, outcome.truncated, out=then.fin)
         np.add(now.stepno, 1, out=then.stepno)
-        over = then.fin & outcome.valid
-        ended: list[int] = np.flatnonzero(over).tolist()
+        has_ended = then.fin & outcome.valid
+        ended: list[int] = np.flatnonzero(has_ended).tolist()
         for j in ended:
-            self.episodes.append(Episode(j, float(self._ret[j]), int(then.stepno[j])))
-        self._ret[over] = 0.0
+            self.episodes.append(Episode(j, float(self._returns[j]), int(then.stepno[j])))
+        self._returns[has_ended] = 0.0
         then.stepno[then.fin] = 0
         if self._entries.entries:
-            self._record(info, outcome, over)
+            self._record_info(info, outcome, has_ended)
         if ended and last is not None:
             self._write_last(last.obs, then.obs, info, ended)
         if self._mode == "NEXT_STEP":
-            self._over, self._how = over, (outcome.terminated.copy(), outcome.truncated.copy())
+            self._reset_next = has_ended
+            self._previous_ends = outcome.terminated.copy(), outcome.truncated.copy()
         elif self._mode == "DISABLED" and ended:
-            self._reset(then.obs, over)
+            self._reset(then.obs, has_ended)
         return ended
 
-    def _write(self, leaves: list[Array], obs: Nested) -> None:
-        plain = self._plain
-        if plain is not None and type(obs) is np.ndarray and obs.dtype == plain.dtype and obs.shape == plain.shape:
+    def _write_obs(self, leaves: list[Array], obs: Nested) -> None:
+        field = self._batch_field
+        if field is not None and type(obs) is np.ndarray and obs.dtype == field.dtype and obs.shape == field.shape:
             leaves[0][...] = obs
             return
-        for leaf, part in zip(leaves, spaces.cast(self._batch, obs), strict=True):
+        for leaf, part in zip(leaves, spaces.cast(self._batch_description, obs), strict=True):
             leaf[...] = part
 
-    def _begin_anew(self, now: StateRow, then: StateRow, outcome: OutcomeRow) -> None:
-        """Make those that were reset by this very step rows that no transition leads to."""
-        over = self._over
-        outcome.valid[over] = False
-        for mark, how in zip((outcome.terminated, outcome.truncated), self._how, strict=True):
-            mark[over] = how[over]
-        then.rew[over] = 0.0
+    def _invalidate_resets(self, now: StateRow, then: StateRow, outcome: OutcomeRow) -> None:
+        """NEXT_STEP: write the columns that this step has reset as no transition (the module's table, 2 -> 3)."""
+        reset = self._reset_next
+        outcome.valid[reset] = False
+        for column, previous in zip((outcome.terminated, outcome.truncated), self._previous_ends, strict=True):
+            column[reset] = previous[reset]
+        then.rew[reset] = 0.0
         for source, target in zip(now.act, then.act, strict=True):
-            target[over] = source[over]
+            target[reset] = source[reset]
 
     def _write_last(
-        self, leaves: list[Array], shown: list[Array], info: Mapping[str, Any], ended: Sequence[int]
+        self, leaves: list[Array], then_obs: list[Array], info: Mapping[str, Any], ended: Sequence[int]
     ) -> None:
-        """Write the true last observations, which SAME_STEP tells beside, and the others show for once."""
+        """Write the true last observations: from the info in SAME_STEP, else from the observations of this step."""
         if self._mode == "SAME_STEP":
             for j in ended:
-                parts = spaces.cast(self._described, autoreset.last_obs(info, j), f"final_obs[{j}]")
+                last_obs = autoreset.last_observation(info, j)
+                parts = spaces.cast(self._obs_description, last_obs, f"final_obs[{j}]")
                 for leaf, part in zip(leaves, parts, strict=True):
                     leaf[j] = part
         else:
-            for leaf, part in zip(leaves, shown, strict=True):
+            for leaf, part in zip(leaves, then_obs, strict=True):
                 leaf[ended] = part[ended]
 
-    def _reset(self, leaves: list[Array], over: Array) -> None:
-        """Begin the next episodes of some parts, and leave the others alone."""
+    def _reset(self, leaves: list[Array], has_ended: Array) -> None:
+        """DISABLED: reset the sub-environments whose episode ended, and write their first observations."""
         self._progress.doing = "env.reset"
-        obs, _ = self._env.reset(options={"reset_mask": over.copy()})
+        obs, _ = self._env.reset(options={"reset_mask": has_ended.copy()})
         self._progress.doing = "env.step"
-        for leaf, part in zip(leaves, spaces.cast(self._batch, obs), strict=True):
-            leaf[over] = part[over]
+        for leaf, part in zip(leaves, spaces.cast(self._batch_description, obs), strict=True):
+            leaf[has_ended] = part[has_ended]
 
-    def _record(self, info: Mapping[str, Any], outcome: OutcomeRow, over: Array) -> None:
+    def _record_info(self, info: Mapping[str, Any], outcome: OutcomeRow, has_ended: Array) -> None:
+        """Record the info entries of all valid transitions."""
         same_step = self._mode == "SAME_STEP"
-        info = {name: values for name, values in info.items() if name in self._asked}
+        info = {name: values for name, values in info.items() if name in self._names_to_read}
         for j in np.flatnonzero(outcome.valid).tolist():
             self._progress.env = j
-            told = autoreset.part(info, j, self.n_envs)
-            if same_step and over[j]:
-                told = self._at_end(told)
-            self._entries.record(told, outcome.info, j)
+            single = autoreset.info_of(info, j, self.n_envs)
+            if same_step and has_ended[j]:
+                single = self._info_at_end(single)
+            self._entries.record(single, outcome.info, j)
         self._progress.env = -1
 
-    def _at_end(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Find out what was told of the step that ended an episode, beside what was told of the reset.
+    def _info_at_end(self, single: Mapping[str, Any]) -> dict[str, Any]:
+        """SAME_STEP: return the info of the step that ended an episode, without the info of the reset.
 
-        The part's own info is in ``final_info``. Wrappers around the vector environment put theirs where that of the
-        reset is: it is told by the names that the first reset used.
+        The sub-environment's own info is in ``final_info``. Wrappers around the vector environment add their entries
+        beside those of the reset. An entry counts as one of the reset if the very first reset returned its name.
         """
-        beside = {name: value for name, value in told.items() if name not in self._told_by_reset}
-        return beside | dict(told.get("final_info") or {})
+        added = {name: value for name, value in single.items() if name not in self._names_in_reset_info}
+        return added | dict(single.get("final_info") or {})
 
     def render(self) -> None:
-        """Let the environment show itself."""
+        """Call ``render`` of the vector environment."""
         self._env.render()
 
     def close(self) -> list[str]:

@@ -51,7 +51,9 @@ def play_episodes(
         behaviour = Behaviour(actor, lane)
     claim(sources, stacklevel=4)
     with note_progress(progress):
-        environments = make_environments(envs if is_vector(envs) else sources, seed, Entries(()), progress, once=True)
+        environments = make_environments(
+            envs if is_vector(envs) else sources, seed, Entries(()), progress, single_episode=True
+        )
         try:
             with TorchContext.here(lane.actor_device).applied():
                 group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
