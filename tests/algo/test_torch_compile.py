@@ -16,7 +16,7 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
-from tests.engine.collector.test_law import assert_identical
+from tests.support.assertions import assert_identical
 from tests.support.handmade import Dense, made_sticky, random_fragment
 
 GAMMA = 0.9

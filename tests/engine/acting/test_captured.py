@@ -3,14 +3,12 @@
 On the lagging device what is captured is recorded, and done again without Python. On a GPU: see test_cuda.py.
 """
 
-import random
 import re
 import warnings
 from functools import partial
 from operator import attrgetter
 
 import gym
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,26 +25,36 @@ from rlplay.engine.memory.lane import Lane, Place
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
-from tests.engine.acting.test_behaviour import Assigning, InPlace, Remembering, Restless
-from tests.engine.acting.test_compiled import (
-    Branching,
-    Chained,
-    Counting,
-    Dice,
-    Global,
-    Keeping,
-    Outside,
-    Own,
-    Seeing,
-    Swapping,
-    Tensors,
-    Tied,
-    collected,
-    shaken,
-    turned,
-    warned,
+from tests.support import collecting
+from tests.support.actors import (
+    AdvancesStateInPlace,
+    AnswerActor,
+    AssignsBuffer,
+    BranchesOnData,
+    ChangesBuffers,
+    ChangesTensorAttribute,
+    Convolves,
+    CountsInAttribute,
+    DrawsFirstState,
+    DrawsFromNumpyRandom,
+    DrawsFromOwnGenerator,
+    DrawsFromPythonRandom,
+    DrawsFromTorchGenerator,
+    RemembersObservation,
+    ReportsModes,
+    SwapsState,
+    TiedWeights,
 )
-from tests.engine.collector.test_law import Recurrent, assert_identical, run
+from tests.support.assertions import assert_identical
+from tests.support.collecting import (
+    collected,
+    collected_seeded,
+    compile_warnings_of,
+    ledgers,
+    shift_weights,
+    switch_mode,
+)
+from tests.support.training import GruWithBuffer, run_training
 
 # the host, too, is to draw call by call: so eager steps there are the reference of captured ones here
 pytestmark = pytest.mark.usefixtures("no_stock")
@@ -85,8 +93,8 @@ def steps(monkeypatch):
 @pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("lag", "groups"), [(0, 1), (1, 2), (2, 3)])
 def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, groups, steps):
-    expected, _ = run(same, lag=lag, groups=groups)
-    got, _ = run(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
+    expected, _ = run_training(same, lag=lag, groups=groups)
+    got, _ = run_training(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
     assert_identical(expected, got)
     assert steps["captured"] == 2 * groups  # in train and in eval mode
     assert steps["taken"] >= 7 * 11 * groups
@@ -94,9 +102,11 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, group
 
 @pytest.mark.parametrize("options", [{"sticky": True}, {"n_steps": 1}, {"n_steps": 2, "sticky": True}], ids=str)
 def test_so_are_those_of_other_fragments(options, steps):
-    expected, _ = run(same, lag=1, **options)
+    expected, _ = run_training(same, lag=1, **options)
     for place in ({}, {"consumer_on_host": True}):
-        assert_identical(expected, run(threaded, lag=1, compile=True, device=LaggingLane(**place), **options)[0])
+        assert_identical(
+            expected, run_training(threaded, lag=1, compile=True, device=LaggingLane(**place), **options)[0]
+        )
     assert steps["taken"]
 
 
@@ -105,36 +115,36 @@ def test_so_are_those_of_other_fragments(options, steps):
 @pytest.mark.parametrize("lag", [0, 1, 2, 3])
 @pytest.mark.parametrize("options", [{"groups": 2}, {"sticky": True}, {"n_steps": 1}, {"groups": 5}], ids=str)
 def test_the_law_holds_widely(lag, options):
-    expected, _ = run(same, lag=lag, **options)
+    expected, _ = run_training(same, lag=lag, **options)
     for engine in (same, threaded):
         for haste in (0.0, 0.3, 1.0):
             for place in ({}, {"consumer_on_host": True}):
                 lane = LaggingLane(haste=haste, **place)
-                assert_identical(expected, run(engine, lag=lag, compile=True, device=lane, **options)[0])
+                assert_identical(expected, run_training(engine, lag=lag, compile=True, device=lane, **options)[0])
 
 
 def test_on_a_device_nothing_is_drawn_in_stock(monkeypatch, steps):
     monkeypatch.setattr(sampling, "_STOCK", 4096)  # which is for the host
-    expected, _ = run(same, device=LaggingLane())
-    assert_identical(expected, run(same, compile=True, device=LaggingLane())[0])
+    expected, _ = run_training(same, device=LaggingLane())
+    assert_identical(expected, run_training(same, compile=True, device=LaggingLane())[0])
     assert steps["taken"]
 
 
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
     for lane, kind in ((LaggingLane(actor_on_host=True), CompiledBehaviour), (beside(), CapturedBehaviour)):
-        assert type(make_behaviour(Recurrent(), lane, compile=True)) is kind
-        assert type(make_behaviour(Recurrent(), lane, compile=False)) is Behaviour
+        assert type(make_behaviour(GruWithBuffer(), lane, compile=True)) is kind
+        assert type(make_behaviour(GruWithBuffer(), lane, compile=False)) is Behaviour
 
 
 # ---- what eager steps do
 
 
-class Lstm(ActorCritic):
+class LstmActorCritic(ActorCritic):
     def __init__(self, width):
         super().__init__(nn.Linear(8, 5), nn.Linear(8, 1), core=nn.LSTM(width, 8))
 
 
-class Pixels(BaseActorModule):
+class SeveralDtypes(BaseActorModule):
     """Bytes, and a head for each entry; info of other dtypes than float32."""
 
     def __init__(self):
@@ -146,35 +156,31 @@ class Pixels(BaseActorModule):
         return out.argmax(-1).int(), hx, {"out": out, "half": out.half(), "bytes": (out > 0).byte(), "last": stepno}
 
 
-def discrete(n=4):
-    return [LedgerEnv(gym.spaces, j) for j in range(n)]
-
-
 def boxes(n=4):
     return [LedgerEnv(gym.spaces, j, action="box") for j in range(n)]
 
 
 ACTORS = {
-    "feed-forward": (lambda: ActorCritic(mlp(6, 8, 5), mlp(6, 8, 1)), discrete),
-    "an LSTM": (lambda: Lstm(6), discrete),
+    "feed-forward": (lambda: ActorCritic(mlp(6, 8, 5), mlp(6, 8, 1)), ledgers),
+    "an LSTM": (lambda: LstmActorCritic(6), ledgers),
     "real-valued actions": (lambda: GaussianActorCritic(mlp(6, 8, 2), mlp(6, 8, 1), 2), boxes),
-    "epsilon-greedy": (lambda: QNetwork(mlp(6, 8, 5), epsilon=0.5), discrete),
-    "its own generator": (Own, discrete),
-    "casts": (Pixels, cartpoles),
-    "buffers": (Keeping, discrete),
-    "a buffer assigned": (Assigning, discrete),
-    "tied weights": (Tied, discrete),
-    "hx that goes round": (Swapping, discrete),
-    "hx that is the observation": (Remembering, discrete),
-    "hx in place": (InPlace, discrete),
-    "a convolution": (Seeing, discrete),
+    "epsilon-greedy": (lambda: QNetwork(mlp(6, 8, 5), epsilon=0.5), ledgers),
+    "its own generator": (DrawsFromOwnGenerator, ledgers),
+    "casts": (SeveralDtypes, cartpoles),
+    "buffers": (ChangesBuffers, ledgers),
+    "a buffer assigned": (AssignsBuffer, ledgers),
+    "tied weights": (TiedWeights, ledgers),
+    "hx that goes round": (SwapsState, ledgers),
+    "hx that is the observation": (RemembersObservation, ledgers),
+    "hx in place": (AdvancesStateInPlace, ledgers),
+    "a convolution": (Convolves, ledgers),
 }
 
 
 @pytest.mark.parametrize("haste", [0.0, 1.0])
 @pytest.mark.parametrize(("make_actor", "envs"), ACTORS.values(), ids=ACTORS)
 def test_it_does_what_eager_steps_do(make_actor, envs, haste, steps):
-    options = {"envs": envs, "update": shaken, "groups": 2}
+    options = {"envs": envs, "update": shift_weights, "groups": 2}
     got = collected(make_actor, compile=True, device=beside(haste=haste), **options)
     assert_identical(collected(make_actor, **options), got)
     assert steps["taken"] == 3 * 7 * 2
@@ -193,8 +199,8 @@ def test_everything_may_be_nested(sampled, steps):
 
 def test_autocast_is_in_the_captured_step(steps):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        eager = collected(Recurrent, envs=cartpoles, groups=2)
-        got = collected(Recurrent, envs=cartpoles, groups=2, compile=True, device=beside())
+        eager = collected(GruWithBuffer, envs=cartpoles, groups=2)
+        got = collected(GruWithBuffer, envs=cartpoles, groups=2, compile=True, device=beside())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(eager, got)
     assert steps["taken"]
@@ -203,7 +209,7 @@ def test_autocast_is_in_the_captured_step(steps):
 def test_the_conditions_at_the_first_ask_hold_and_not_those_at_the_call(steps):
     def first(**options):
         torch.manual_seed(0)
-        actor = Recurrent()
+        actor = GruWithBuffer()
         with threaded.rollout(cartpoles(), actor, 5, seed=0, lag=0, **options) as feed:
             actor.eval()
             actor.core.train()  # which nobody could expect
@@ -220,7 +226,7 @@ def test_a_feed_can_be_paused_and_closed_at_any_step():
     expected, got = [], []
     for fragments, options in ((expected, {}), (got, {"compile": True, "device": beside(haste=0.5)})):
         torch.manual_seed(0)
-        with threaded.rollout(cartpoles(), Recurrent(), 5, seed=0, lag=2, **options) as feed:
+        with threaded.rollout(cartpoles(), GruWithBuffer(), 5, seed=0, lag=2, **options) as feed:
             for _ in range(4):
                 fragments.append(next(feed))
                 with feed.pause():
@@ -228,10 +234,10 @@ def test_a_feed_can_be_paused_and_closed_at_any_step():
     assert_identical(expected, got)
 
 
-@pytest.mark.parametrize(("make_actor", "captured"), [(Recurrent, 2), (lambda: Global(), 0)])
+@pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 2), (lambda: DrawsFromTorchGenerator(), 0)])
 def test_nothing_is_drawn_in_earnest_before_the_first_step(make_actor, captured, steps):
     actor, state = make_actor(), torch.get_rng_state()
-    feed, _ = warned(lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=beside()))
+    feed, _ = compile_warnings_of(lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=beside()))
     assert torch.equal(state, torch.get_rng_state())
     with feed:
         next(feed)
@@ -295,21 +301,21 @@ def memory_is_let_go(monkeypatch):
 
 
 AROUND = {
-    "the index begins anew": (index_is_left, Recurrent, cartpoles),
-    "the recurrent state is kept in its place": (state_is_left, Recurrent, cartpoles),
-    "buffers stay in their places": (buffers_are_left, Assigning, discrete),
-    "virtual steps count, too": (virtual_steps_are_not_put_back, Assigning, discrete),
-    "modes are turned when it is their turn": (modes_are_turned_at_once, Recurrent, cartpoles),
-    "noise is drawn anew": (noise_is_kept_in_stock, Recurrent, cartpoles),
-    "actions have come down": (actions_are_not_waited_for, Recurrent, cartpoles),
-    "memory stays where it is": (memory_is_let_go, Recurrent, cartpoles),
+    "the index begins anew": (index_is_left, GruWithBuffer, cartpoles),
+    "the recurrent state is kept in its place": (state_is_left, GruWithBuffer, cartpoles),
+    "buffers stay in their places": (buffers_are_left, AssignsBuffer, ledgers),
+    "virtual steps count, too": (virtual_steps_are_not_put_back, AssignsBuffer, ledgers),
+    "modes are switched at the first step of their fragment": (modes_are_turned_at_once, GruWithBuffer, cartpoles),
+    "noise is drawn anew": (noise_is_kept_in_stock, GruWithBuffer, cartpoles),
+    "actions have come down": (actions_are_not_waited_for, GruWithBuffer, cartpoles),
+    "memory stays where it is": (memory_is_let_go, GruWithBuffer, cartpoles),
 }
 
 
 @pytest.mark.parametrize(("take_out", "make_actor", "envs"), AROUND.values(), ids=AROUND)
 def test_it_goes_wrong_without(take_out, make_actor, envs, monkeypatch):
     def fragments(**options):
-        return collected(make_actor, envs=envs, update=turned, n_fragments=4, n_steps=20, groups=2, **options)
+        return collected(make_actor, envs=envs, update=switch_mode, n_fragments=4, n_steps=20, groups=2, **options)
 
     expected = fragments()
     assert_identical(expected, fragments(compile=True, device=beside()))
@@ -325,19 +331,19 @@ def test_it_goes_wrong_without(take_out, make_actor, envs, monkeypatch):
 # ---- falling back
 
 
-class Choosy(Chained):
+class IndexesByMask(AnswerActor):
     def answer(self, obs, fin):
         return obs[obs > 0].sum().expand(fin.shape)
 
 
-class Foreign(Chained):
+class DrawsFromForeignGenerator(AnswerActor):
     generators = (torch.Generator(),)
 
     def answer(self, obs, fin):
         return torch.rand(obs.shape, generator=self.generators[0]) * 0
 
 
-class Hoarding(Chained):
+class MakesTensorLater(AnswerActor):
     """Keeps what it makes at its first step in earnest."""
 
     kept = None
@@ -351,13 +357,13 @@ class Hoarding(Chained):
         return obs if self.kept is None else obs * self.kept
 
 
-class Resetting(BaseActorModule):
+class CountsInState(BaseActorModule):
     def forward(self, obs, *, fin, hx=None, **ignored):
         hx = torch.zeros(1, fin.shape[1], 2) if hx is None else hx
         return fin.long(), hx + 1, {"hx": hx.clone()}
 
 
-class OneByOne(Resetting):
+class ResetsByIntegersOnly(CountsInState):
     def reset(self, hx, at):
         hx = hx.clone()
         hx[:, at].zero_()
@@ -366,27 +372,27 @@ class OneByOne(Resetting):
         return hx
 
 
-class Decaying(Resetting):
+class ResetsByHalves(CountsInState):
     def reset(self, hx, at):
         keep = torch.ones(hx.shape[1], dtype=torch.bool)
         keep[at] = False
         return torch.where(keep[:, None], hx, hx / 2)
 
 
-class Touching(Resetting):
+class TouchesAllState(CountsInState):
     def reset(self, hx, at):
         keep = torch.ones(hx.shape[1])
         keep[at] = 0
         return (hx + 0.0) * keep[:, None]
 
 
-class Drawing(Resetting):
+class DrawsInReset(CountsInState):
     def reset(self, hx, at):
         torch.rand(1, generator=self.generator)
         return super().reset(hx, at)
 
 
-class Precise(Chained):
+class OtherDtypeInRealSteps(AnswerActor):
     """More so in earnest."""
 
     def forward(self, obs, *, virtual, **inputs):
@@ -396,7 +402,7 @@ class Precise(Chained):
         return obs / 3
 
 
-class Failing(Chained):
+class FailsInRealSteps(AnswerActor):
     """Breaks in earnest only, and then always: eager steps say it better."""
 
     def forward(self, obs, *, virtual, **inputs):
@@ -408,7 +414,7 @@ class Failing(Chained):
         return obs
 
 
-class Dropping(Chained):
+class DropsOutOnes(AnswerActor):
     def __init__(self):
         super().__init__()
         self.layer = nn.Dropout(0.5)
@@ -418,38 +424,35 @@ class Dropping(Chained):
 
 
 BACK = {
-    "control flow": (Branching, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
-    "a mask for an index": (Choosy, "the host has to wait for what is in a tensor .*index.Tensor"),
-    "an attribute": (Counting, "changes `n`, which is not a buffer"),
-    "a tensor": (Tensors, "changes `table`, which is not a buffer"),
-    "what is made later": (Hoarding, "changes `kept`, which is not a buffer"),
-    "torch's generator": (Global, "from torch's global generator .*rand_like"),
-    "another generator": (Foreign, "from a generator that is not its own .*rand"),
-    "numpy's generator": (Outside, "draws from `numpy.random`"),
-    "Python's generator": (Dice, "draws from `random`"),
-    "another dtype": (Precise, "what it answers, remembers or keeps in buffers changes its form"),
-    "a reset that draws": (Drawing, "its `reset` draws random numbers"),
-    "a reset that draws and shows it": (Restless, "its `reset` does not honour a mask"),
-    "a reset without masks": (OneByOne, "its `reset` does not honour a mask"),
-    "a reset by halves": (Decaying, "does something else where it has been done already"),
-    "a reset that leaves traces": (Touching, "changes the recurrent state where nothing is to be reset"),
+    "control flow": (BranchesOnData, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
+    "a mask for an index": (IndexesByMask, "the host has to wait for what is in a tensor .*index.Tensor"),
+    "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),
+    "a tensor": (ChangesTensorAttribute, "changes `table`, which is not a buffer"),
+    "what is made later": (MakesTensorLater, "changes `kept`, which is not a buffer"),
+    "torch's generator": (DrawsFromTorchGenerator, "from torch's global generator .*rand_like"),
+    "another generator": (DrawsFromForeignGenerator, "from a generator that is not its own .*rand"),
+    "numpy's generator": (DrawsFromNumpyRandom, "draws from `numpy.random`"),
+    "Python's generator": (DrawsFromPythonRandom, "draws from `random`"),
+    "another dtype": (OtherDtypeInRealSteps, "what it answers, remembers or keeps in buffers changes its form"),
+    "a reset that draws": (DrawsInReset, "its `reset` draws random numbers"),
+    "a reset that draws and shows it": (DrawsFirstState, "its `reset` does not honour a mask"),
+    "a reset without masks": (ResetsByIntegersOnly, "its `reset` does not honour a mask"),
+    "a reset by halves": (ResetsByHalves, "does something else where it has been done already"),
+    "a reset that leaves traces": (
+        TouchesAllState,
+        "changes the recurrent state where nothing is to be reset",
+    ),
 }
-
-
-def seeded(make_actor, **options):
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    return collected(make_actor, groups=2, **options)
 
 
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
 @pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
 def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
-    got, (warning,) = warned(lambda: seeded(make_actor, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True, device=beside()))
     assert warning.category is RuntimeWarning
-    assert warning.filename == __file__.replace("captured", "compiled")  # where `collected` is
+    assert warning.filename == collecting.__file__
     assert re.search(f"runs eagerly, since .*{why}", str(warning.message))
-    assert_identical(seeded(make_actor), got)
+    assert_identical(collected_seeded(make_actor), got)
     assert not steps["captured"]
 
 
@@ -474,40 +477,33 @@ def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
 def test_an_actor_that_breaks_breaks_as_an_eager_one():
     def broken():
         with pytest.raises(ArithmeticError, match="in earnest"):
-            seeded(Failing, compile=True, device=beside())
+            collected_seeded(FailsInRealSteps, compile=True, device=beside())
 
-    _, (warning,) = warned(broken)
+    _, (warning,) = compile_warnings_of(broken)
     assert "since trying it out failed with ArithmeticError: in earnest" in str(warning.message)
 
 
 def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps):
-    got, (warning,) = warned(lambda: collected(Dropping, update=turned, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(
+        lambda: collected(DropsOutOnes, update=switch_mode, compile=True, device=beside())
+    )
     assert "runs eagerly in train mode, since it draws random numbers from torch's global" in str(warning.message)
     assert [bool((fragment.actor["answer"] == 1).all()) for fragment in got] == [False, True, False]
     assert steps == {"captured": 1, "taken": 7}
 
 
-class Mixed(Chained):
-    def __init__(self):
-        super().__init__()
-        self.part = nn.Identity()
-
-    def answer(self, obs, fin):
-        return torch.full_like(obs, 2 * self.training + self.part.training)
-
-
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment_is_asked_for(engine, steps):
     def fragments():
-        actor, found = Mixed(), []
-        with engine.rollout(discrete(), actor, 7, lag=0, compile=True, device=beside()) as feed:
+        actor, found = ReportsModes(), []
+        with engine.rollout(ledgers(), actor, 7, lag=0, compile=True, device=beside()) as feed:
             for part, whole in ((True, True), (False, True), (True, False), (False, False)):
                 actor.train(whole)
                 actor.part.train(part)
                 found.append(next(feed))
         return found
 
-    got, (warning,) = warned(fragments)
+    got, (warning,) = compile_warnings_of(fragments)
     assert "runs eagerly in some modes, since it is captured at the first fragment" in str(warning.message)
     assert warning.filename == __file__
     assert [int(fragment.actor["answer"].unique()) for fragment in got] == [3, 2, 1, 0]
@@ -528,10 +524,10 @@ def broken(monkeypatch):
 def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(engine):
     def fragments(**options):
         torch.manual_seed(0)
-        with engine.rollout(cartpoles(), Stateless(), 5, seed=0, lag=1, **options) as feed:
+        with engine.rollout(cartpoles(), LinearPolicy(), 5, seed=0, lag=1, **options) as feed:
             return [next(feed), next(feed)]
 
-    got, (warning,) = warned(lambda: fragments(compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=beside()))
     assert str(warning.message).endswith("runs eagerly, since capturing it failed with OSError: no graphs.")
     assert warning.filename == __file__
     assert_identical(fragments(), got)
@@ -540,7 +536,7 @@ def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(e
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_a_warning_that_is_an_error_is_raised_by_next(engine):
-    feed = engine.rollout(cartpoles(), Stateless(), 5, compile=True, device=beside())
+    feed = engine.rollout(cartpoles(), LinearPolicy(), 5, compile=True, device=beside())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="no graphs"):
@@ -549,7 +545,7 @@ def test_a_warning_that_is_an_error_is_raised_by_next(engine):
     feed.close()
 
 
-class Fused(Assigning):
+class FailsOnDemand(AssignsBuffer):
     """Breaks half-way when it is to."""
 
     blown = False
@@ -564,16 +560,16 @@ class Fused(Assigning):
 def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypatch):
     def capture(lane, work, generators):
         with monkeypatch.context() as now:
-            now.setattr(Fused, "blown", True)
+            now.setattr(FailsOnDemand, "blown", True)
             work()
 
     monkeypatch.setattr(LaggingLane, "capture", capture)
-    got, (warning,) = warned(lambda: collected(Fused, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: collected(FailsOnDemand, compile=True, device=beside()))
     assert "since capturing it failed with OSError: blown" in str(warning.message)
-    assert_identical(collected(Fused), got)
+    assert_identical(collected(FailsOnDemand), got)
 
 
-class Stateless(BaseActorModule):
+class LinearPolicy(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 2)

@@ -16,6 +16,7 @@ from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
+from tests.support.assertions import assert_identical_on_any_device
 
 pytestmark = [
     pytest.mark.cuda,
@@ -60,21 +61,18 @@ def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=Actor
     return kept
 
 
-def assert_identical(some, others):
-    for name, x, y in zip(nested.names(some), nested.leaves(some), nested.leaves(others), strict=True):
-        assert torch.equal(x.cpu(), y.cpu()), name
-
-
 @pytest.mark.parametrize("sleep", [False, True])
 @pytest.mark.parametrize("lag", [0, 1, 2])
 def test_threaded_yields_the_fragments_of_same(lag, sleep):
     expected = collected(same, lag=lag, groups=2)
     assert all(leaf.is_cuda for leaf in nested.leaves(expected))
-    assert_identical(expected, collected(threaded, lag=lag, groups=2, sleep=sleep))
+    assert_identical_on_any_device(expected, collected(threaded, lag=lag, groups=2, sleep=sleep))
 
 
 def test_the_learner_may_be_on_a_stream_of_its_own():
-    assert_identical(collected(same, lag=1), collected(threaded, lag=1, stream=torch.cuda.Stream(), sleep=True))
+    assert_identical_on_any_device(
+        collected(same, lag=1), collected(threaded, lag=1, stream=torch.cuda.Stream(), sleep=True)
+    )
 
 
 @pytest.mark.parametrize(("device", "actor_device"), [("cuda", "cpu"), ("cpu", "cuda"), ("cpu", "cpu")])
@@ -83,7 +81,7 @@ def test_actor_and_consumer_may_be_on_different_devices(device, actor_device, ho
     options = {"lag": 1, "device": device, "actor_device": actor_device, "home": home}
     expected = collected(same, **options)
     assert {leaf.device.type for leaf in nested.leaves(expected)} == {device}
-    assert_identical(expected, collected(threaded, sleep=True, **options))
+    assert_identical_on_any_device(expected, collected(threaded, sleep=True, **options))
 
 
 def test_fragments_that_are_kept_do_not_change():
@@ -94,7 +92,7 @@ def test_fragments_that_are_kept_do_not_change():
         copies = nested.map(torch.clone, kept)
         for _ in range(N_FRAGMENTS):
             next(feed)
-    assert_identical(kept, copies)
+    assert_identical_on_any_device(kept, copies)
 
 
 def test_neither_side_calls_anything_that_synchronises_in_hiding():
@@ -174,13 +172,13 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(make_actor, env, captures
     expected = collected(same, **options)
     assert not captures
     for engine in (same, threaded):
-        assert_identical(expected, collected(engine, compile=True, sleep=engine is threaded, **options))
+        assert_identical_on_any_device(expected, collected(engine, compile=True, sleep=engine is threaded, **options))
     assert len(captures) == 2 * 2 * 2  # groups, in train and in eval mode, engines
 
 
 @pytest.mark.parametrize("options", [{"lag": 0}, {"lag": 2, "groups": 3}, {"lag": 1, "sticky": True}], ids=str)
 def test_so_are_those_of_other_fragments(options, captures):
-    assert_identical(collected(same, **options), collected(threaded, compile=True, sleep=True, **options))
+    assert_identical_on_any_device(collected(same, **options), collected(threaded, compile=True, sleep=True, **options))
     assert captures
 
 
@@ -196,7 +194,7 @@ def test_so_are_those_of_a_collector_process(device):
             with torch.no_grad():
                 for weight in actor.parameters():
                     weight.mul_(0.9)
-    assert_identical(expected, kept)
+    assert_identical_on_any_device(expected, kept)
 
 
 def test_what_is_drawn_goes_on_from_fragment_to_fragment(captures):
@@ -213,7 +211,7 @@ def test_what_is_drawn_goes_on_from_fragment_to_fragment(captures):
 
     options = {"make_actor": Random, "lag": 1}
     expected, got = collected(same, **options), collected(threaded, compile=True, **options)
-    assert_identical(expected, got)
+    assert_identical_on_any_device(expected, got)
     noise = torch.cat([fragment.actor["noise"][:N_STEPS] for fragment in got])
     assert len(noise.unique()) == noise.numel()
     assert captures
@@ -246,7 +244,7 @@ class Reading(Actor):
 def test_a_step_that_reads_on_the_host_runs_eagerly_with_one_warning_that_says_why(captures):
     expected = collected(same, make_actor=Reading)
     with pytest.warns(RuntimeWarning, match="runs eagerly, since the host has to wait") as caught:
-        assert_identical(expected, collected(threaded, lag=0, make_actor=Reading, compile=True))
+        assert_identical_on_any_device(expected, collected(threaded, lag=0, make_actor=Reading, compile=True))
     assert len(caught) == 1
     assert not captures
 
@@ -268,7 +266,7 @@ def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
     monkeypatch.setattr(CudaLane, "capture", capture)
     with pytest.warns(RuntimeWarning, match="runs eagerly, since capturing it failed with") as caught:
         got = collected(engine, lag=0, compile=True)
-    assert_identical(expected, got)
+    assert_identical_on_any_device(expected, got)
     assert (len(caught), len(spoilt)) == (1, 1)
     torch.rand(3, device="cuda")
     before = torch.cuda.memory_stats()["active_bytes.all.current"]
@@ -317,7 +315,7 @@ def test_a_learner_may_capture_a_graph_of_its_own_inside_a_pause(captures):
             with torch.no_grad():
                 for weight in actor.parameters():
                     weight.mul_(0.9)
-    assert_identical(expected, kept)
+    assert_identical_on_any_device(expected, kept)
     assert x.tolist() == [N_FRAGMENTS - 2] * 4
 
 

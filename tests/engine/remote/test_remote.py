@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from functools import partial
@@ -17,12 +16,17 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
 from rlplay.zoo.actors import ActorCritic
-from tests.engine.collector.test_law import Recurrent, train
+from tests.support.assertions import assert_same_bytes
+from tests.support.training import (
+    GruWithBuffer,
+    assert_processes_yield_the_fragments_of_same,
+    change_everything,
+    record_training,
+)
 
 DIALECTS = {"gym": (gym.spaces, "new"), "gymnasium": (gymnasium.spaces, "new"), "old": (gym.spaces, "old")}
 
@@ -34,55 +38,11 @@ def count(actor, dice, launch):
         actor.weight += 1
 
 
-def bits(x):
-    """Look at a tensor's bytes: NaN is as good a number as any."""
-    return x.reshape(-1).view(torch.uint8)
-
-
-def assert_identical(some, others):
-    assert nested.structure(some) == nested.structure(others)
-    for name, x, y in zip(nested.names(some), nested.leaves(some), nested.leaves(others), strict=True):
-        assert (x.shape, x.dtype) == (y.shape, y.dtype), name
-        assert torch.equal(bits(x), bits(y)), f"{name}: {x} is not {y}"
-
-
-def run(rollout, make_actor=Recurrent, *, update=train, n_fragments=5, seed=3, **options):
-    """Collect some fragments, training in between; return all that there is to be seen."""
-    torch.manual_seed(1)
-    actor, dice, lane = make_actor(), random.Random(2), options.get("device")
-    launch = lane.launch if isinstance(lane, LaggingLane) else lambda work: work()
-    fragments, copies, books = [], [], []
-    with rollout(actor=actor, seed=seed, **options) as feed:
-        for _ in range(n_fragments):
-            fragment = next(feed)
-            launch(lambda kept=fragment: copies.append(nested.map(torch.clone, kept)))
-            fragments.append(fragment)
-            books.append((feed.version, feed.steps, feed.episodes()))
-            update(actor, dice, launch)
-    if lane is not None:
-        lane.synchronize()
-    assert_identical(fragments, copies)  # of shared memory nothing is to be seen
-    return copies, books
-
-
-def assert_lawful(factory, n_actors, n_per_actor, *, device=None, **options):
-    """See that so many processes yield what `same` does."""
-    expected, books = run(partial(same.rollout, [factory] * (n_actors * n_per_actor)), groups=n_actors, **options)
-    if n_actors == 1:
-        rollout = partial(single.rollout, factory, n_envs=n_per_actor)
-    else:
-        rollout = partial(multi.rollout, factory, n_actors=n_actors, n_per_actor=n_per_actor)
-    got, others = run(rollout, device=device, **options)
-    assert others == books
-    assert_identical(expected, got)
-    return expected, books
-
-
 @pytest.mark.parametrize(
     ("parts", "lag"), [((1, 5), 0), ((1, 5), 1), ((1, 5), 2), ((2, 2), 1), ((3, 1), 0), ((3, 2), 2)]
 )
 def test_the_fragments_are_those_of_same_bit_for_bit(parts, lag):
-    _, books = assert_lawful(cartpole, *parts, lag=lag, n_steps=11, final=True)
+    _, books = assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=lag, n_steps=11, final=True)
     assert [version for version, _, _ in books] == [max(0, k - lag) for k in range(5)]
 
 
@@ -90,7 +50,7 @@ def test_the_fragments_are_those_of_same_bit_for_bit(parts, lag):
 @pytest.mark.parametrize(("parts", "sticky"), [((1, 3), True), ((2, 2), False)])
 def test_whatever_the_dialect_and_the_spaces(dialect, parts, sticky):
     spaces, api = DIALECTS[dialect]
-    fragments, books = assert_lawful(
+    fragments, books = assert_processes_yield_the_fragments_of_same(
         # made here, it travels by value
         lambda seed: make_ledger(spaces, seed % 256, api=api, form="dict", action="dict"),
         *parts,
@@ -110,7 +70,7 @@ def test_whatever_the_dialect_and_the_spaces(dialect, parts, sticky):
 @pytest.mark.parametrize(("parts", "haste"), [((1, 3), 0.0), ((1, 3), 0.5), ((2, 2), 0.0), ((2, 2), 0.5)])
 def test_fragments_reach_a_device_that_lags(parts, haste):
     device = LaggingLane(haste=haste, actor_on_host=True)
-    assert_lawful(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
+    assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
 
 
 class Odd(BaseActorModule):
@@ -160,7 +120,7 @@ def test_images_and_rare_dtypes_pass_by_the_default_dtype_of_the_caller(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        fragments, _ = assert_lawful(
+        fragments, _ = assert_processes_yield_the_fragments_of_same(
             Pixels, 1, 3, make_actor=Odd, update=nothing, lag=1, n_steps=7, final=True, n_fragments=3
         )
     finally:
@@ -172,19 +132,19 @@ def test_images_and_rare_dtypes_pass_by_the_default_dtype_of_the_caller(dtype):
 def test_autocast_and_the_default_dtype_at_the_first_ask_hold_in_the_processes():
     def first(rollout):
         torch.manual_seed(1)
-        with rollout(actor=Recurrent(), n_steps=5, seed=0, lag=1) as feed:
+        with rollout(actor=GruWithBuffer(), n_steps=5, seed=0, lag=1) as feed:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 fragment = next(feed)
             return fragment, next(feed)
 
     got = first(partial(multi.rollout, cartpole, n_actors=2, n_per_actor=2))
-    assert_identical(first(partial(same.rollout, [cartpole] * 4, groups=2)), got)
+    assert_same_bytes(first(partial(same.rollout, [cartpole] * 4, groups=2)), got)
     assert [fragment.actor["logits"].dtype for fragment in got] == [torch.bfloat16] * 2
 
 
 def test_weights_that_have_changed_their_names_are_refused_and_the_feed_goes_on_once_they_are_back():
     def renamed(actor, dice, launch):
-        train(actor, dice, launch)
+        change_everything(actor, dice, launch)
         weight = actor.head.weight
         del actor.head.weight
         actor.head.register_parameter("renamed", weight)
@@ -202,9 +162,9 @@ def test_weights_that_have_changed_their_names_are_refused_and_the_feed_goes_on_
 
         return opened
 
-    expected, _ = run(spied(partial(same.rollout, [cartpole] * 3)), n_steps=5, lag=1, update=renamed)
-    got, _ = run(spied(partial(single.rollout, cartpole, n_envs=3)), n_steps=5, lag=1, update=renamed)
-    assert_identical(expected, got)
+    expected, _ = record_training(spied(partial(same.rollout, [cartpole] * 3)), n_steps=5, lag=1, update=renamed)
+    got, _ = record_training(spied(partial(single.rollout, cartpole, n_envs=3)), n_steps=5, lag=1, update=renamed)
+    assert_same_bytes(expected, got)
 
 
 class Threads(CountingActor):

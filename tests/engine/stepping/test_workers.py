@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from rlplay import nested
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledger
-from tests.engine.collector.test_law import N_FRAGMENTS, Recurrent, assert_identical, run
 from tests.engine.envs import test_rows
 from tests.engine.envs.test_rows import DIALECTS, ENTRIES
+from tests.support.assertions import assert_identical
+from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # else every worker process would import torch with it
 
@@ -45,7 +46,7 @@ def on(kind, workers):
 
 @cache
 def expected(**options):
-    return run(same, **options)
+    return run_training(same, **options)
 
 
 # --- the law ----------------------------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def expected(**options):
 def test_any_number_of_workers_yields_the_fragments_of_same_bit_for_bit(kind, workers, groups):
     for lag in (0, 1, 2) if kind == "thread" else ((workers + groups) % 3,):
         options = {"lag": lag, "groups": groups, "sticky": workers % 2 == 0}
-        fragments, versions = run(on(kind, workers), **options)
+        fragments, versions = run_training(on(kind, workers), **options)
         assert versions == [max(0, k - lag) for k in range(N_FRAGMENTS)]
         assert_identical(expected(**options)[0], fragments)
 
@@ -65,7 +66,7 @@ def test_any_number_of_workers_yields_the_fragments_of_same_bit_for_bit(kind, wo
 @kinds
 def test_the_law_holds_for_fragments_of_one_step(kind):
     options = {"lag": 1, "groups": 2, "n_steps": 1}
-    assert_identical(expected(**options)[0], run(on(kind, 2), **options)[0])
+    assert_identical(expected(**options)[0], run_training(on(kind, 2), **options)[0])
 
 
 @pytest.mark.usefixtures("no_stock")
@@ -75,8 +76,8 @@ def test_the_law_holds_for_fragments_of_one_step(kind):
 def test_the_law_holds_on_a_device_that_lags(kind, actor_on_host, consumer_on_host, haste):
     for lag, groups in ((0, 1), (2, 2)):
         lane = LaggingLane(haste=haste, actor_on_host=actor_on_host, consumer_on_host=consumer_on_host)
-        fragments, _ = run(on(kind, 2), lag=lag, groups=groups, device=lane)
-        assert_identical(run(same, lag=lag, groups=groups)[0], fragments)
+        fragments, _ = run_training(on(kind, 2), lag=lag, groups=groups, device=lane)
+        assert_identical(run_training(same, lag=lag, groups=groups)[0], fragments)
 
 
 @kinds
@@ -364,4 +365,4 @@ def test_a_factory_that_cannot_be_pickled_is_refused_by_name_with_the_remedy():
 @kinds
 def test_an_actor_that_is_refused_leaves_no_worker(kind):
     with pytest.raises(RuntimeError, match="input_size"):
-        threaded.rollout([Counter] * 2, Recurrent(), workers=2, worker=kind)
+        threaded.rollout([Counter] * 2, GruWithBuffer(), workers=2, worker=kind)
