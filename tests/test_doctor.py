@@ -42,7 +42,7 @@ MADE_UP = [
 
 
 @pytest.mark.parametrize(("check", "verdict", "found", "remedy"), MADE_UP)
-def test_made_up_machines_are_judged(check, verdict, found, remedy):
+def test_the_doctor_judges_made_up_machines(check, verdict, found, remedy):
     assert check.verdict == verdict
     assert found in check.found
     assert remedy in check.remedy
@@ -66,7 +66,7 @@ def broke():
         ([doctor._tried("a", broke, "mend it", "warn"), Check("b", "ok", "there")], 0),
     ],
 )
-def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, monkeypatch, capsys):
+def test_the_exit_code_of_the_doctor_says_whether_something_needed_is_broken(checks, code, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
     assert main(["doctor"]) == code
     printed = capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, mon
     assert json.loads(capsys.readouterr().out) == [check._asdict() for check in checks]
 
 
-def test_what_raises_does_not_end_the_visit(monkeypatch):
+def test_a_check_that_raises_does_not_end_the_examination(monkeypatch):
     for name in ("_share", "_start"):
         monkeypatch.setattr(doctor, name, broke)
     monkeypatch.setattr(doctor, "_played", lambda feed: broke())
@@ -87,7 +87,7 @@ def test_what_raises_does_not_end_the_visit(monkeypatch):
     assert "threaded" not in checks  # there is nothing to try it with
 
 
-def test_this_machine_is_examined():
+def test_the_doctor_examines_this_machine():
     done = subprocess.run([sys.executable, "-m", "rlplay", "doctor", "--json"], capture_output=True, text=True)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
@@ -96,7 +96,7 @@ def test_this_machine_is_examined():
     assert "8 steps" in checks["threaded, worker processes"]["found"]
 
 
-def test_what_cannot_even_be_imported_has_a_remedy(monkeypatch, capsys):
+def test_a_doctor_that_cannot_be_imported_gives_a_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rlplay.doctor", None)  # as if one of its imports had failed
     with pytest.raises(SystemExit) as end:
         main(["doctor"])

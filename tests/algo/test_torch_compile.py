@@ -17,7 +17,7 @@ from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
 from tests.support.assertions import assert_identical
-from tests.support.handmade import Dense, made_sticky, random_fragment
+from tests.support.fragments import Dense, made_sticky, random_fragment
 
 GAMMA = 0.9
 LOSSES = {
@@ -72,7 +72,7 @@ def assert_same(loss, expected, fragment, actor):
 
 
 @every
-def test_one_graph_for_all_fragments(loss, graphs):
+def test_a_compiled_loss_has_one_graph_for_all_fragments(loss, graphs):
     actor, compiled = Dense(), torch.compile(loss, backend=graphs, fullgraph=True)
     for fragment in (random_fragment(1), made_sticky(random_fragment(2)), random_fragment(3)):
         assert_same(compiled, loss, without_final(fragment), actor)
@@ -89,14 +89,14 @@ def test_one_graph_for_all_fragments(loss, graphs):
         (partial(dqn.loss, n_lookahead=3, huber=None), False),
     ],
 )
-def test_all_options_make_one_graph(loss, box, graphs):
+def test_a_compiled_loss_has_one_graph_whatever_its_options(loss, box, graphs):
     actor, loss = Dense(), partial(loss, gamma=GAMMA)
     compiled = torch.compile(loss, backend=graphs, fullgraph=True)
     assert_same(compiled, loss, random_fragment(1, box=box), actor)
     assert graphs.frame_count == 1
 
 
-def test_a_few_graphs_for_all_numbers_of_ends(graphs):
+def test_a_compiled_loss_has_few_graphs_for_all_numbers_of_finals(graphs):
     loss, actor = LOSSES["a2c"], Dense()
     compiled = torch.compile(loss, backend=graphs, fullgraph=True)
     for n in (4, 3, 5, 0, 1):
@@ -105,7 +105,7 @@ def test_a_few_graphs_for_all_numbers_of_ends(graphs):
 
 
 @pytest.mark.parametrize("loss", [LOSSES["ppo"], LOSSES["vtrace"]], ids=["ppo", "vtrace"])
-def test_recurrent_actors_run_as_they_stand(loss, graphs):
+def test_recurrent_actors_run_eagerly_inside_a_compiled_loss(loss, graphs):
     actor, seen = Dense(recurrent=True), []
     actor.register_forward_pre_hook(lambda *_: seen.append(torch.compiler.is_compiling()))
     compiled, counts = torch.compile(loss, backend=graphs), []
@@ -117,7 +117,7 @@ def test_recurrent_actors_run_as_they_stand(loss, graphs):
 
 
 @pytest.mark.parametrize(("recurrent", "fused"), [(False, False), (True, True)])
-def test_minibatches_follow_the_weights(recurrent, fused, graphs):
+def test_compiled_minibatches_follow_the_weights(recurrent, fused, graphs):
     """Each loss is of the weights that the one before has led to, and minibatches are drawn as they are eagerly."""
 
     def learn(actor, optim, generator, fragment):
@@ -140,7 +140,7 @@ def test_minibatches_follow_the_weights(recurrent, fused, graphs):
     assert 0 == n_graphs[2] < n_graphs[3] == n_graphs[5]
 
 
-def test_returns_of_a_compiled_function(graphs):
+def test_compiled_returns_equal_eager_ones(graphs):
     rew, val, omega = torch.randn(3, 7, 2)
     fin, end = torch.rand(7, 2) < 0.3, torch.randn(2)
     rew[fin] = torch.inf  # nothing beyond an end comes back over it, and what is not finite shows
@@ -158,7 +158,7 @@ def test_returns_of_a_compiled_function(graphs):
     assert graphs.frame_count == 1
 
 
-def test_a_compiled_learner_with_a_fused_optimizer():
+def test_a_compiled_learner_with_a_fused_optimizer_trains():
     """The whole of it, with torch's own backend: from both engines the same, and what it does eagerly."""
     torch.manual_seed(0)
     initial = ActorCritic(mlp(4, 8, 2), mlp(4, 8, 1))

@@ -121,7 +121,7 @@ def by_hand(fragment, t, b, n_steps):
 @both
 @finals
 @pytest.mark.parametrize("n_steps", [1, 2, 4, 10])
-def test_transitions_by_hand(kind, final, n_steps):
+def test_replayed_transitions_equal_those_by_hand(kind, final, n_steps):
     buffer, fragments = kind(CAPACITY), []
     for seed in range(8):  # the ring of shelves goes round twice
         fragments.append(make(seed, final, ends=(0.1, 0.9, 0.0, 0.4)[seed % 4]))
@@ -139,7 +139,7 @@ def test_transitions_by_hand(kind, final, n_steps):
 
 @both
 @finals
-def test_sequences_by_hand(kind, final):
+def test_replayed_sequences_equal_those_by_hand(kind, final):
     buffer, fragments = kind(CAPACITY, sequences=True), []
     for seed in range(8):
         fragments.append(make(seed, final, ends=(0.1, 0.9, 0.0, 0.4)[seed % 4], valid=0.3))
@@ -210,7 +210,7 @@ def test_uniform_draws_each_valid_item_as_often():
 
 
 @both
-def test_single_draws_are_independent(kind):
+def test_single_samples_are_independent(kind):
     weighed = Weighed(sequences=True)
     buffer, share = weighed.buffer, weighed.shares
     if kind is Uniform:
@@ -237,14 +237,14 @@ def test_single_draws_are_independent(kind):
 
 @kinds
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
-def test_weights_are_those_of_the_paper(sequences, beta):
+def test_importance_weights_are_those_of_the_paper(sequences, beta):
     weighed = Weighed(sequences)
     sample = draw(Prioritized, weighed.buffer, 16, beta=beta)
     raw = [(len(weighed.p) * weighed.shares[i]) ** -beta for i in sample.ids.tolist()]
     assert sample.weight.tolist() == pytest.approx([w / max(raw) for w in raw], rel=1e-5)
 
 
-def test_repeated_ids_take_the_largest_priority():
+def test_of_repeated_ids_the_largest_priority_holds():
     buffer = Prioritized(CAPACITY, alpha=1.0, epsilon=0.5)
     buffer.commit(make(0, valid=1.0))
     buffer.update(torch.arange(T * B), torch.zeros(T * B))
@@ -253,7 +253,7 @@ def test_repeated_ids_take_the_largest_priority():
     assert abs(count[4] - 7 / 14 * 1400) < 2
 
 
-def test_what_must_not_be_said_of_an_item_is_ignored():
+def test_priorities_of_invalid_or_unknown_items_are_ignored():
     sampler = Sampler(2, 3, torch.device("cpu"))
     sampler.issue(torch.tensor([True, True, False]))
     before = sampler.state_dict()
@@ -266,7 +266,7 @@ def test_what_must_not_be_said_of_an_item_is_ignored():
 
 @both
 @kinds
-def test_nothing_is_shared(kind, sequences):
+def test_the_buffer_shares_no_memory_with_its_user(kind, sequences):
     def fill(tree):
         for leaf in nested.leaves(tree):
             leaf.fill_(1)
@@ -281,7 +281,7 @@ def test_nothing_is_shared(kind, sequences):
     same_numbers(draw(kind, buffer, 50), expected)
 
 
-def test_gradients_stay_outside():
+def test_the_buffer_stores_no_gradients():
     buffer, fragment = Prioritized(CAPACITY, sequences=True), make(0)
     leaves = [x for x in nested.leaves(fragment) if x.is_floating_point()]
     for leaf in leaves:
@@ -297,7 +297,7 @@ def test_gradients_stay_outside():
 @kinds
 @finals
 @pytest.mark.parametrize("n", [0, 2, 7])
-def test_saved_and_loaded(kind, sequences, final, n):
+def test_a_saved_buffer_can_be_loaded_and_goes_on_alike(kind, sequences, final, n):
     buffer, again = kind(CAPACITY, sequences=sequences), kind(CAPACITY, sequences=sequences)
     committed(again, 2, final=not final)  # which is all forgotten
     committed(buffer, n, final=final)
@@ -316,7 +316,7 @@ def test_saved_and_loaded(kind, sequences, final, n):
 
 
 @both
-def test_what_is_loaded_is_a_copy(kind):
+def test_loading_a_buffer_copies_the_state(kind):
     buffer, again = kind(CAPACITY, sequences=True), kind(CAPACITY, sequences=True)
     committed(buffer, 2)
     expected = draw(kind, buffer, 30)
@@ -343,7 +343,7 @@ def test_named_tuples_are_saved_and_loaded():
     same_numbers(draw(Uniform, again, 9), draw(Uniform, buffer, 9))
 
 
-def test_last_observations_take_less_than_twice_the_room_they_need():
+def test_last_observations_take_less_than_twice_the_memory_they_need():
     buffer = Uniform(3 * 5)
     for seed in range(9):
         buffer.commit(make(seed, ends=2.0, valid=1.0, n_steps=1, n_envs=5))  # 5 of them; 15 are held, 20 never
@@ -358,7 +358,7 @@ def test_transitions_keep_only_what_they_need():
 
 @both
 @finals
-def test_never_waits_for_the_device(kind, final):
+def test_the_buffer_never_waits_for_the_device(kind, final):
     buffer = kind(CAPACITY)
     for seed in range(5):
         buffer.commit(
@@ -373,7 +373,7 @@ def test_never_waits_for_the_device(kind, final):
     assert len(again) == len(buffer)
 
 
-def test_lives_on_the_device_that_was_asked_for():
+def test_the_buffer_lives_on_the_given_device():
     buffer = Uniform(CAPACITY, device="meta")
     committed(buffer, 2)
     assert {x.device.type for x in nested.leaves(buffer.sample(3, gamma=GAMMA))} == {"meta"}
@@ -507,13 +507,13 @@ def full(kind=Prioritized, **how):
         (ValueError, "made with the arguments", lambda: full(Uniform).load_state_dict(full().state_dict())),
     ],
 )  # fmt: skip
-def test_refusals(error, message, call):
+def test_wrong_arguments_of_buffers_are_refused(error, message, call):
     with pytest.raises(error, match=message):
         call()
 
 
 @kinds
-def test_nothing_is_valid(sequences):
+def test_a_buffer_without_valid_items_refuses_to_sample(sequences):
     buffer = Uniform(CAPACITY, sequences=sequences)
     buffer.commit(make(0, valid=0.0))
     assert len(buffer) == T * B

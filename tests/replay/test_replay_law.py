@@ -131,7 +131,7 @@ def test_replaying_a_fragment_gives_the_recorded_reactions(engine, groups, stick
 @stickiness
 @groupings
 @engines
-def test_final_was_reacted_to_with_the_recurrent_state_of_that_moment(engine, groups, sticky, kind):
+def test_infos_of_finals_come_from_the_recurrent_state_of_that_step(engine, groups, sticky, kind):
     actor, n_ends = ACTORS[kind](), 0
     for fragment in fragments(engine, actor, 4, groups=groups, sticky=sticky, final=True):
         state, final = fragment.state, fragment.env.final
@@ -156,7 +156,7 @@ def test_final_was_reacted_to_with_the_recurrent_state_of_that_moment(engine, gr
 
 @stickiness
 @engines
-def test_a_fragment_is_collected_by_the_weights_of_one_moment(engine, sticky):
+def test_a_fragment_is_collected_with_the_weights_of_one_snapshot(engine, sticky):
     actor, copies = Recurrent(), []
     with ENGINES[engine].rollout(envs(), actor, T, seed=3, sticky=sticky, lag=1) as feed:
         got = []

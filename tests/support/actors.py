@@ -62,6 +62,17 @@ class DrawsFirstState(BaseActorModule):
         return act, hx, {"hx": hx.expand(*fin.shape, 3).clone()}
 
 
+class AddsWeight(BaseActorModule):
+    """Acts 0; its info is the observation plus its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, obs, **ignored):
+        return torch.zeros(obs.shape, dtype=torch.int64), (), obs + self.weight
+
+
 class AnswerActor(BaseActorModule):
     """Base of small actors without weights: a subclass defines `answer`, which goes into the info."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from rlplay import nested
@@ -40,3 +41,10 @@ def assert_equal_up_to_rounding(some, others):
         torch.testing.assert_close(
             x, y, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}", equal_nan=True
         )
+
+
+def is_closed(feed):
+    """Check that `next` raises since the feed is closed; return True if the feed agrees."""
+    with pytest.raises(RuntimeError, match="closed"):
+        next(feed)
+    return not feed.open

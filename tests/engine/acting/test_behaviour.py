@@ -28,7 +28,7 @@ def envs(n=2, **options):
 
 
 @engines
-def test_a_buffer_that_the_copy_assigns_anew_is_followed_all_the_same(engine):
+def test_a_buffer_that_the_behaviour_copy_assigns_still_follows_the_learner(engine):
     actor = AssignsBuffer()
     with engine.rollout(envs(), actor, 4, lag=0) as feed:
         for start in (0.0, 100.0, 200.0):
@@ -37,7 +37,7 @@ def test_a_buffer_that_the_copy_assigns_anew_is_followed_all_the_same(engine):
             assert counts.tolist() == [start + 1, start + 2, start + 3, start + 4]
 
 
-def test_functions_that_keep_the_actors_weights_to_themselves_are_refused():
+def test_functions_that_hold_the_actors_weights_are_refused():
     def with_attribute(make):
         actor = BaseActorModule()
         actor.layer = torch.nn.Linear(2, 2)
@@ -56,7 +56,7 @@ def test_functions_that_keep_the_actors_weights_to_themselves_are_refused():
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
 @engines
 @pytest.mark.parametrize("actor", [RemembersObservation, AdvancesStateInPlace, DrawsFirstState])
-def test_neither_cutting_nor_final_nor_virtual_steps_can_be_told_from_what_is_recorded(engine, actor):
+def test_neither_cuts_nor_finals_nor_virtual_steps_change_the_recorded_infos(engine, actor):
     def recorded(n_steps, **options):
         with engine.rollout(envs(), actor(), n_steps, seed=1, **options) as feed:
             rows = [nested.map(lambda x: x[:n_steps], next(feed).actor) for _ in range(12 // n_steps)]
@@ -147,7 +147,7 @@ def test_an_action_for_a_tuple_space_may_come_as_a_list():
     assert act[1].shape == (4, 1, 2)
 
 
-def test_evaluation_in_low_precision_is_answered_in_float32():
+def test_evaluate_returns_bfloat16_infos_as_float32():
     class Half(BaseActorModule):
         def forward(self, obs, *, fin, hx=None, **ignored):
             return zeros_like_act(fin), (), {"half": torch.ones(fin.shape, dtype=torch.bfloat16)}
@@ -156,7 +156,7 @@ def test_evaluation_in_low_precision_is_answered_in_float32():
     assert info["half"].dtype == np.float32
 
 
-def test_two_threads_may_pause_and_neither_is_taken_for_the_other():
+def test_two_threads_may_pause_and_next_knows_which_thread_did():
     feed = same.rollout(envs(), AssignsBuffer(), 3)
     inside, alone, errors = threading.Event(), threading.Event(), []
 

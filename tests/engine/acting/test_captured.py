@@ -101,7 +101,7 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, group
 
 
 @pytest.mark.parametrize("options", [{"sticky": True}, {"n_steps": 1}, {"n_steps": 2, "sticky": True}], ids=str)
-def test_so_are_those_of_other_fragments(options, steps):
+def test_captured_steps_of_sticky_and_short_fragments_are_the_eager_ones(options, steps):
     expected, _ = run_training(same, lag=1, **options)
     for place in ({}, {"consumer_on_host": True}):
         assert_identical(
@@ -114,7 +114,7 @@ def test_so_are_those_of_other_fragments(options, steps):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lag", [0, 1, 2, 3])
 @pytest.mark.parametrize("options", [{"groups": 2}, {"sticky": True}, {"n_steps": 1}, {"groups": 5}], ids=str)
-def test_the_law_holds_widely(lag, options):
+def test_captured_steps_are_the_eager_ones_for_many_options(lag, options):
     expected, _ = run_training(same, lag=lag, **options)
     for engine in (same, threaded):
         for haste in (0.0, 0.3, 1.0):
@@ -123,7 +123,7 @@ def test_the_law_holds_widely(lag, options):
                 assert_identical(expected, run_training(engine, lag=lag, compile=True, device=lane, **options)[0])
 
 
-def test_on_a_device_nothing_is_drawn_in_stock(monkeypatch, steps):
+def test_captured_steps_on_a_device_draw_no_noise_in_stock(monkeypatch, steps):
     monkeypatch.setattr(sampling, "_STOCK", 4096)  # which is for the host
     expected, _ = run_training(same, device=LaggingLane())
     assert_identical(expected, run_training(same, compile=True, device=LaggingLane())[0])
@@ -179,7 +179,7 @@ ACTORS = {
 
 @pytest.mark.parametrize("haste", [0.0, 1.0])
 @pytest.mark.parametrize(("make_actor", "envs"), ACTORS.values(), ids=ACTORS)
-def test_it_does_what_eager_steps_do(make_actor, envs, haste, steps):
+def test_captured_steps_equal_eager_ones(make_actor, envs, haste, steps):
     options = {"envs": envs, "update": shift_weights, "groups": 2}
     got = collected(make_actor, compile=True, device=beside(haste=haste), **options)
     assert_identical(collected(make_actor, **options), got)
@@ -187,7 +187,7 @@ def test_it_does_what_eager_steps_do(make_actor, envs, haste, steps):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_everything_may_be_nested(sampled, steps):
+def test_captured_steps_take_nested_observations_actions_and_states(sampled, steps):
     def envs():
         return [LedgerEnv(gym.spaces, j, form="dict", action="dict") for j in range(4)]
 
@@ -206,7 +206,7 @@ def test_autocast_is_in_the_captured_step(steps):
     assert steps["taken"]
 
 
-def test_the_conditions_at_the_first_ask_hold_and_not_those_at_the_call(steps):
+def test_autocast_and_modes_at_the_first_next_hold_in_captured_steps(steps):
     def first(**options):
         torch.manual_seed(0)
         actor = GruWithBuffer()
@@ -222,7 +222,7 @@ def test_the_conditions_at_the_first_ask_hold_and_not_those_at_the_call(steps):
     assert steps["captured"] == 3
 
 
-def test_a_feed_can_be_paused_and_closed_at_any_step():
+def test_a_feed_with_captured_steps_can_be_paused_and_closed():
     expected, got = [], []
     for fragments, options in ((expected, {}), (got, {"compile": True, "device": beside(haste=0.5)})):
         torch.manual_seed(0)
@@ -235,7 +235,7 @@ def test_a_feed_can_be_paused_and_closed_at_any_step():
 
 
 @pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 2), (lambda: DrawsFromTorchGenerator(), 0)])
-def test_nothing_is_drawn_in_earnest_before_the_first_step(make_actor, captured, steps):
+def test_trial_runs_of_a_step_draw_nothing_from_the_global_generator(make_actor, captured, steps):
     actor, state = make_actor(), torch.get_rng_state()
     feed, _ = compile_warnings_of(lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=beside()))
     assert torch.equal(state, torch.get_rng_state())
@@ -313,7 +313,7 @@ AROUND = {
 
 
 @pytest.mark.parametrize(("take_out", "make_actor", "envs"), AROUND.values(), ids=AROUND)
-def test_it_goes_wrong_without(take_out, make_actor, envs, monkeypatch):
+def test_captured_steps_go_wrong_without_one_of_their_precautions(take_out, make_actor, envs, monkeypatch):
     def fragments(**options):
         return collected(make_actor, envs=envs, update=switch_mode, n_fragments=4, n_steps=20, groups=2, **options)
 
@@ -447,7 +447,7 @@ BACK = {
 
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
 @pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
-def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
+def test_a_step_that_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
     got, (warning,) = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True, device=beside()))
     assert warning.category is RuntimeWarning
     assert warning.filename == collecting.__file__
@@ -469,12 +469,12 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(mak
         ("mul.Tensor", {}, False),
     ],
 )
-def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
+def test_an_operation_that_could_draw_and_does_not_may_be_captured(name, given, drawn):
     """These are what layers come to on CUDA."""
     assert step_checks._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
 
 
-def test_an_actor_that_breaks_breaks_as_an_eager_one():
+def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
     def broken():
         with pytest.raises(ArithmeticError, match="in earnest"):
             collected_seeded(FailsInRealSteps, compile=True, device=beside())
@@ -595,7 +595,7 @@ def lane():
         yield lane
 
 
-def test_capturing_does_nothing_and_replaying_does_it_late(lane):
+def test_the_lagging_device_does_nothing_at_capture_and_replays_late(lane):
     x, out = on_device(lane, [1.0, 2.0]), on_device(lane, [0.0, 0.0])
     calls = []
 
@@ -613,7 +613,7 @@ def test_capturing_does_nothing_and_replaying_does_it_late(lane):
     assert (x.tolist(), out.tolist(), calls) == ([3.0, 4.0], [4.0, 6.0], [1])
 
 
-def test_replaying_draws_anew_and_capturing_leaves_generators_as_they_are(lane):
+def test_the_lagging_device_draws_again_at_replay_and_restores_generators_after_capture(lane):
     generator, out = torch.Generator().manual_seed(3), on_device(lane, [0.0, 0.0])
     again = lane.capture(lambda: out.copy_(torch.rand(2, generator=generator)), [generator])
     reference = torch.Generator().manual_seed(3)
@@ -623,7 +623,7 @@ def test_replaying_draws_anew_and_capturing_leaves_generators_as_they_are(lane):
         assert torch.equal(out, torch.rand(2, generator=reference))
 
 
-def test_what_an_operation_does_not_say_that_it_writes_is_put_back_as_well(lane):
+def test_the_lagging_device_restores_undeclared_writes_after_capture(lane):
     mean, var, x = torch.zeros(3), torch.ones(3), torch.rand(4, 3)
     again = lane.capture(lambda: nn.functional.batch_norm(x, mean, var, training=True), [])
     assert torch.equal(mean, torch.zeros(3))
@@ -639,14 +639,14 @@ def test_what_an_operation_does_not_say_that_it_writes_is_put_back_as_well(lane)
         (lambda x: torch.rand(2, generator=torch.Generator()), "was not registered"),
     ],
 )
-def test_what_a_device_could_not_capture_is_refused_and_undone(work, why, lane):
+def test_the_lagging_device_refuses_and_undoes_what_cuda_could_not_capture(work, why, lane):
     x = on_device(lane, [1.0, 2.0])
     with pytest.raises(RuntimeError, match=why):
         lane.capture(lambda: (x.zero_(), work(x)), [])
     assert x.tolist() == [1.0, 2.0]
 
 
-def test_memory_that_is_let_go_is_not_kept_by_what_was_captured(lane):
+def test_captured_work_keeps_no_memory_alive(lane):
     x, out = on_device(lane, [1.0]), on_device(lane, [0.0])
     again = lane.capture(partial(out.copy_, x), [])
     del x
@@ -656,7 +656,7 @@ def test_memory_that_is_let_go_is_not_kept_by_what_was_captured(lane):
     assert not torch.isfinite(out).any()
 
 
-def test_on_the_host_work_stands_for_itself():
+def test_capture_on_the_host_returns_the_work_itself():
     work = list
     cpu = torch.device("cpu")
     assert Lane(cpu, cpu).capture(work, []) is work

@@ -69,13 +69,13 @@ def programs(monkeypatch):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_threaded_yields_the_fragments_of_same_bit_for_bit(groups, programs):
+def test_compiled_threaded_yields_the_fragments_of_compiled_same_bit_for_bit(groups, programs):
     expected, _ = run_training(same, lag=1, groups=groups, compile=True)
     assert len(programs) == 2 * groups  # in train and in eval mode; virtual steps are no others
     assert_identical(expected, run_training(threaded, lag=1, groups=groups, compile=True)[0])
 
 
-def test_the_law_holds_on_a_device_that_lags():
+def test_compiled_fragments_on_the_lagging_device_equal_those_on_the_host():
     expected, _ = run_training(same, lag=2, compile=True)
     for haste in (0.0, 0.5):
         lane = LaggingLane(haste=haste, actor_on_host=True)  # or the step would be captured
@@ -86,7 +86,7 @@ def test_the_law_holds_on_a_device_that_lags():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lag", [0, 3])
 @pytest.mark.parametrize("options", [{"groups": 2}, {"sticky": True}, {"n_steps": 1}, {"groups": 5}], ids=str)
-def test_the_law_holds_widely(lag, options):
+def test_compiled_engines_agree_for_many_options(lag, options):
     expected, _ = run_training(same, lag=lag, compile=True, **options)
     assert_identical(expected, run_training(threaded, lag=lag, compile=True, **options)[0])
     for consumer_on_host in (False, True):
@@ -94,17 +94,17 @@ def test_the_law_holds_widely(lag, options):
         assert_identical(expected, run_training(threaded, lag=lag, compile=True, device=lane, **options)[0])
 
 
-def test_single_yields_the_fragments_of_same():
+def test_compiled_single_yields_the_fragments_of_compiled_same():
     assert_processes_yield_the_fragments_of_same(cartpole, 1, 5, n_steps=11, lag=1, final=True, compile=True)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_multi_yields_the_fragments_of_same():
+def test_compiled_multi_yields_the_fragments_of_compiled_same():
     assert_processes_yield_the_fragments_of_same(cartpole, 2, 3, n_steps=11, lag=1, final=True, compile=True)
 
 
-def test_a_feed_can_be_cut_anywhere():
+def test_compiled_fragments_do_not_depend_on_where_they_are_cut():
     whole = collected(
         GruWithBuffer, n_fragments=1, n_steps=12, envs=lambda: [cartpole() for _ in range(3)], compile=True
     )
@@ -121,7 +121,7 @@ def test_a_feed_can_be_cut_anywhere():
 # ---- what eager steps do
 
 
-def test_it_follows_the_eager_steps_while_training():
+def test_compiled_steps_follow_the_eager_ones_while_training():
     assert_equal_up_to_rounding(run_training(same, lag=1)[0], run_training(same, lag=1, compile=True)[0])
 
 
@@ -139,13 +139,13 @@ SAME = {
 
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
 @pytest.mark.parametrize("make_actor", SAME.values(), ids=SAME)
-def test_it_does_what_eager_steps_do(make_actor):
+def test_compiled_steps_equal_eager_ones_up_to_rounding(make_actor):
     options = {"update": shift_weights, "groups": 2}
     assert_equal_up_to_rounding(collected(make_actor, **options), collected(make_actor, compile=True, **options))
 
 
 @pytest.mark.parametrize(("form", "sampled"), [("dict", False), pytest.param("vector", True, marks=pytest.mark.soak)])
-def test_everything_may_be_nested(form, sampled):
+def test_compiled_steps_take_nested_observations_actions_and_states(form, sampled):
     make_actor, envs = partial(CountingActor, "dict", sampled=sampled), partial(ledgers, form=form, action="dict")
     options = {"envs": envs, "groups": 2, "sticky": sampled}
     got = collected(make_actor, compile=True, **options)
@@ -165,7 +165,7 @@ def test_autocast_is_in_the_compiled_step():
 
 
 @pytest.mark.parametrize("engine", [pytest.param(same, marks=pytest.mark.soak), threaded])
-def test_the_conditions_at_the_first_ask_hold_even_if_they_are_others_later(engine):
+def test_autocast_at_the_first_next_holds_in_compiled_steps_of_later_modes(engine):
     actor = GruWithBuffer()
     with engine.rollout([cartpole() for _ in range(4)], actor, 5, seed=0, lag=0, compile=True) as feed:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -177,7 +177,7 @@ def test_the_conditions_at_the_first_ask_hold_even_if_they_are_others_later(engi
     assert not second.actor["training"].any()
 
 
-def test_it_is_the_asking_thread_that_compiles(monkeypatch):
+def test_the_thread_that_calls_next_compiles(monkeypatch):
     """For the compiler puts torch's global generator back, and so undoes what a learner beside it has drawn."""
     threads, really = [], graph.compiled
     monkeypatch.setattr(graph, "compiled", lambda graph: threads.append(threading.current_thread()) or really(graph))
@@ -195,7 +195,7 @@ def test_making_a_feed_takes_nothing_from_the_global_generator():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_weights_are_followed_and_worked_out_anew():
+def test_folded_weights_are_computed_again_for_each_snapshot():
     def zeroed(actor):
         with torch.no_grad():
             for weight in actor.parameters():
@@ -206,7 +206,7 @@ def test_weights_are_followed_and_worked_out_anew():
     assert second.actor["logits"].abs().sum() == 0
 
 
-def test_modes_that_are_mixed_are_compiled_when_they_are_met(programs):
+def test_mixed_modes_are_compiled_when_a_snapshot_has_them(programs):
     def switch_part(actor):
         actor.part.eval()
 
@@ -226,13 +226,13 @@ def traced(step, *inputs, parameters=()):
 
 
 @pytest.mark.parametrize(("n", "copied"), [(64, True), (512, False)])
-def test_small_weights_are_laid_out_anew_and_large_ones_are_left_where_they_are(n, copied):
+def test_small_weights_are_copied_to_another_layout_and_large_ones_are_not(n, copied):
     weight = torch.rand(n, n)
     found = traced(lambda x, out: out.copy_(x @ weight.t()), torch.rand(8, n), torch.rand(8, n), parameters=[weight])
     assert set(found.takes) == {("folded" if copied else "parameter", 0), ("input", 0), ("input", 1)}
 
 
-def test_what_depends_on_parameters_alone_is_worked_out_once_and_views_of_it_are_made_where_they_are_used():
+def test_expressions_of_parameters_alone_are_folded_and_their_views_are_not():
     weight, log_std = torch.rand(3, 3), torch.rand(3)
 
     def step(x, out):
@@ -325,7 +325,7 @@ BACK = {
 
 
 @pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
-def test_what_cannot_be_compiled_runs_eagerly_with_one_warning_that_says_why(make_actor, why, programs):
+def test_a_step_that_cannot_be_compiled_runs_eagerly_with_one_warning_that_says_why(make_actor, why, programs):
     got, (warning,) = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True))
     assert warning.category is RuntimeWarning
     assert warning.filename == collecting.__file__
@@ -334,7 +334,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning_that_says_why(mak
     assert not programs
 
 
-def test_what_is_tried_in_one_mode_does_not_spoil_the_other(programs):
+def test_a_failed_trial_in_one_mode_does_not_change_buffers_in_the_other(programs):
     got, (warning,) = compile_warnings_of(lambda: collected(BranchesInTrainMode, update=switch_mode, compile=True))
     assert "runs eagerly in train mode, since tracing it failed" in str(warning.message)
     assert_equal_up_to_rounding(collected(BranchesInTrainMode, update=switch_mode), got)
@@ -349,7 +349,7 @@ def test_modes_that_cannot_be_compiled_run_eagerly_beside_others_that_can(progra
     assert len(programs) == 1
 
 
-def test_without_a_compiler_it_runs_eagerly(monkeypatch):
+def test_without_a_compiler_the_step_runs_eagerly(monkeypatch):
     def broken(graph):
         raise OSError("no compiler\nat all")
 
@@ -374,7 +374,7 @@ def test_a_compiler_that_fails_later_fails_for_those_modes_alone(monkeypatch):
     assert [fragment.actor["training"].all().item() for fragment in got] == [True, False, True]
 
 
-def test_processes_say_why_too():
+def test_a_collector_process_says_why_its_step_runs_eagerly():
     feed, (warning,) = compile_warnings_of(lambda: single.rollout(cartpole, BranchesOnData(), 3, 2, compile=True))
     feed.close()
     assert "since tracing it failed with" in str(warning.message)

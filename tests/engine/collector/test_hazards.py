@@ -117,7 +117,7 @@ FIVE_EDGES = {
 
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("edge", FIVE_EDGES)
-def test_fragments_are_right_with_an_edge_and_wrong_without(edge, engine, monkeypatch):
+def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
     take_out, kind, lag = FIVE_EDGES[edge]
     expected = fragments_of(same, lag=lag)
     assert all_equal(fragments_of(engine, LaggingLane(**kind), lag=lag), expected)
@@ -165,13 +165,13 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     return mine
 
 
-def test_what_was_never_delivered_is_let_go_only_when_nothing_writes_to_it_any_more(monkeypatch):
+def test_an_undelivered_fragment_is_released_only_when_nothing_writes_to_it_any_more(monkeypatch):
     """Dropped -> released."""
     assert all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=True))
     assert not all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=False))
 
 
-def test_released_memory_is_spoilt_in_the_order_of_its_stream():
+def test_the_lagging_device_spoils_released_memory_in_stream_order():
     lane = LaggingLane()
     source = torch.arange(4.0)
     one = lane.empty(Place.CONSUMER, (4,), torch.float32)
@@ -188,7 +188,7 @@ def test_released_memory_is_spoilt_in_the_order_of_its_stream():
     assert torch.isnan(other).all()
 
 
-def test_nothing_happens_before_it_is_waited_for_or_else_at_once():
+def test_the_lagging_device_works_as_late_or_as_early_as_its_haste_says():
     for haste in (0.0, 1.0):
         lane = LaggingLane(haste=haste)
         device, host = lane.empty(Place.ACTOR, (2,), torch.int64), torch.tensor([1, 2])
@@ -198,7 +198,7 @@ def test_nothing_happens_before_it_is_waited_for_or_else_at_once():
         assert device.tolist() == ([2, 3] if haste == 0 else [1, 2])
 
 
-def test_an_exception_on_the_device_comes_to_whoever_waits():
+def test_an_exception_on_the_device_is_raised_by_next():
     class Breaking(Actor):
         def forward(self, obs, *, virtual, **inputs):
             if not virtual:

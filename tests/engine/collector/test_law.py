@@ -23,14 +23,14 @@ def test_threaded_yields_the_fragments_of_same_bit_for_bit(lag, groups):
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_the_law_holds_for_sticky_fragments_of_one_step_too(sticky):
+def test_threaded_equals_same_for_sticky_and_for_short_fragments(sticky):
     for n_steps in (1, 2):
         expected, _ = run_training(same, lag=1, sticky=sticky, n_steps=n_steps)
         got, _ = run_training(threaded, lag=1, sticky=sticky, n_steps=n_steps)
         assert_identical(expected, got)
 
 
-def test_the_learner_does_make_a_difference():
+def test_training_and_lag_change_the_fragments():
     """Else bit-identity would show nothing."""
     trained, _ = run_training(same, lag=1)
     frozen, _ = run_training(same, lag=1, update=lambda *_: None)
@@ -55,7 +55,7 @@ def test_a_fragment_is_collected_with_the_weights_of_the_ask_that_lag_says(engin
 
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("lag", [0, 1])
-def test_weights_that_change_in_the_midst_of_a_fragment_do_not_reach_it(engine, lag):
+def test_weights_that_change_during_a_fragment_do_not_reach_it(engine, lag):
     actor = GruWithBuffer()
 
     class Meddles(gym.Wrapper):
@@ -70,7 +70,7 @@ def test_weights_that_change_in_the_midst_of_a_fragment_do_not_reach_it(engine, 
     assert actor.temperature > 20
 
 
-def test_neither_the_time_of_asking_nor_switching_threads_changes_anything():
+def test_the_switch_interval_of_threads_changes_no_fragment():
     expected, _ = run_training(same, lag=1)
     before = sys.getswitchinterval()
     try:
@@ -85,7 +85,7 @@ def test_neither_the_time_of_asking_nor_switching_threads_changes_anything():
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("actor_on_host", "consumer_on_host"), [(False, False), (True, False), (False, True)])
-def test_the_law_holds_on_a_device_that_lags(engine, haste, actor_on_host, consumer_on_host):
+def test_fragments_on_the_lagging_device_equal_those_on_the_host(engine, haste, actor_on_host, consumer_on_host):
     for lag in (0, 2):
         expected, _ = run_training(same, lag=lag, groups=2)
         lane = LaggingLane(haste=haste, actor_on_host=actor_on_host, consumer_on_host=consumer_on_host)
@@ -93,7 +93,7 @@ def test_the_law_holds_on_a_device_that_lags(engine, haste, actor_on_host, consu
         assert_identical(expected, got)
 
 
-def test_the_seed_decides_and_without_one_the_global_generator_does():
+def test_the_seed_decides_the_fragments_and_without_one_the_global_generator_does():
     def first(**options):
         envs = [gym.make("CartPole-v1") for _ in range(3)]
         with same.rollout(envs, actor, 20, **options) as feed:

@@ -111,7 +111,7 @@ def test_a_stock_environment_gives_what_it_gives_when_stepped_by_hand(library):
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="NumPy 1 has all the names that gym uses")
 @engines
-def test_gym_is_mended_and_numpy_is_not_touched(engine):
+def test_gym_works_on_numpy_2_and_numpy_is_not_changed(engine):
     """In a process of its own, in which nobody can have done anything yet."""
     script = f"""
 import sys
@@ -144,7 +144,7 @@ print("all is well")
     assert done.stdout.strip() == "all is well", done.stderr
 
 
-def test_gymnasium_is_left_as_it_is():
+def test_gymnasium_is_not_changed():
     gymnasium = pytest.importorskip("gymnasium")
     with same.rollout([gymnasium.make("Acrobot-v1")], actor_for(gymnasium.make("Acrobot-v1")), 3) as feed:
         next(feed)

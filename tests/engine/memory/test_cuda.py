@@ -63,7 +63,7 @@ def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=Actor
 
 @pytest.mark.parametrize("sleep", [False, True])
 @pytest.mark.parametrize("lag", [0, 1, 2])
-def test_threaded_yields_the_fragments_of_same(lag, sleep):
+def test_threaded_yields_the_fragments_of_same_on_a_gpu(lag, sleep):
     expected = collected(same, lag=lag, groups=2)
     assert all(leaf.is_cuda for leaf in nested.leaves(expected))
     assert_identical_on_any_device(expected, collected(threaded, lag=lag, groups=2, sleep=sleep))
@@ -95,7 +95,7 @@ def test_fragments_that_are_kept_do_not_change():
     assert_identical_on_any_device(kept, copies)
 
 
-def test_neither_side_calls_anything_that_synchronises_in_hiding():
+def test_neither_learner_nor_collector_synchronizes_implicitly():
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
     with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0) as feed:
         next(feed)
@@ -177,13 +177,13 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(make_actor, env, captures
 
 
 @pytest.mark.parametrize("options", [{"lag": 0}, {"lag": 2, "groups": 3}, {"lag": 1, "sticky": True}], ids=str)
-def test_so_are_those_of_other_fragments(options, captures):
+def test_captured_steps_of_sticky_and_short_fragments_are_the_eager_ones(options, captures):
     assert_identical_on_any_device(collected(same, **options), collected(threaded, compile=True, sleep=True, **options))
     assert captures
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_so_are_those_of_a_collector_process(device):
+def test_captured_steps_of_a_collector_process_are_the_eager_ones(device):
     options = {"lag": 1, "device": device, "actor_device": "cuda", "compile": True}
     expected = collected(same, **options)
     torch.manual_seed(1)
@@ -197,7 +197,7 @@ def test_so_are_those_of_a_collector_process(device):
     assert_identical_on_any_device(expected, kept)
 
 
-def test_what_is_drawn_goes_on_from_fragment_to_fragment(captures):
+def test_noise_of_captured_steps_goes_on_from_fragment_to_fragment(captures):
     """A graph that did not count what it draws would draw the same again."""
 
     class Random(BaseActorModule):
@@ -250,7 +250,7 @@ def test_a_step_that_reads_on_the_host_runs_eagerly_with_one_warning_that_says_w
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
-def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
+def test_where_capturing_fails_steps_run_eagerly(engine, monkeypatch):
     """The stream, the allocator, and both the own and the global generator are as if nobody had tried."""
     really, spoilt = CudaLane.capture, []
 
@@ -283,7 +283,7 @@ def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
     assert x.item() == 1
 
 
-def test_captured_steps_neither_synchronise_in_hiding_nor_take_more_and_more_memory(captures):
+def test_captured_steps_neither_synchronize_implicitly_nor_leak_memory(captures):
     envs, used = [gym.make("CartPole-v1") for _ in range(N_ENVS)], []
     with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
         next(feed)
@@ -319,7 +319,7 @@ def test_a_learner_may_capture_a_graph_of_its_own_inside_a_pause(captures):
     assert x.tolist() == [N_FRAGMENTS - 2] * 4
 
 
-def test_capturing_says_nothing(captures):
+def test_capturing_prints_and_warns_nothing(captures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collected(threaded, compile=True)

@@ -13,12 +13,12 @@ import pytest
 from rlplay.engine.collector.collector import Collector
 from rlplay.engine.remote.remote_collector import RemoteCollector
 from rlplay.engine.rollout import same, single, threaded
-from tests.support.faulty import Actor, Env
+from tests.support.scripted import ScriptedActor, ScriptedEnv
 
 FEEDS = {
-    "same": lambda **options: same.rollout([Env(), Env()], Actor(), 4, **options),
-    "threaded": lambda **options: threaded.rollout([Env(), Env()], Actor(), 4, **options),
-    "single": lambda **options: single.rollout(Env, Actor(), 4, 2, **options),
+    "same": lambda **options: same.rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor(), 4, **options),
+    "threaded": lambda **options: threaded.rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor(), 4, **options),
+    "single": lambda **options: single.rollout(ScriptedEnv, ScriptedActor(), 4, 2, **options),
 }
 
 

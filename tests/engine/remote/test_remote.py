@@ -41,14 +41,14 @@ def count(actor, dice, launch):
 @pytest.mark.parametrize(
     ("parts", "lag"), [((1, 5), 0), ((1, 5), 1), ((1, 5), 2), ((2, 2), 1), ((3, 1), 0), ((3, 2), 2)]
 )
-def test_the_fragments_are_those_of_same_bit_for_bit(parts, lag):
+def test_collector_processes_yield_the_fragments_of_same_bit_for_bit(parts, lag):
     _, books = assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=lag, n_steps=11, final=True)
     assert [version for version, _, _ in books] == [max(0, k - lag) for k in range(5)]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(("parts", "sticky"), [((1, 3), True), ((2, 2), False)])
-def test_whatever_the_dialect_and_the_spaces(dialect, parts, sticky):
+def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialect, parts, sticky):
     spaces, api = DIALECTS[dialect]
     fragments, books = assert_processes_yield_the_fragments_of_same(
         # made here, it travels by value
@@ -68,7 +68,7 @@ def test_whatever_the_dialect_and_the_spaces(dialect, parts, sticky):
 
 
 @pytest.mark.parametrize(("parts", "haste"), [((1, 3), 0.0), ((1, 3), 0.5), ((2, 2), 0.0), ((2, 2), 0.5)])
-def test_fragments_reach_a_device_that_lags(parts, haste):
+def test_fragments_of_collector_processes_reach_the_lagging_device(parts, haste):
     device = LaggingLane(haste=haste, actor_on_host=True)
     assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
 
@@ -116,7 +116,7 @@ def nothing(*_):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_images_and_rare_dtypes_pass_by_the_default_dtype_of_the_caller(dtype):
+def test_images_and_rare_dtypes_pass_and_the_callers_default_dtype_holds(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -175,7 +175,7 @@ class Threads(CountingActor):
         return act.clone(), (), {"threads": threads}
 
 
-def test_a_process_has_as_many_threads_as_were_asked_for():
+def test_a_collector_process_has_the_number_of_torch_threads_that_was_given():
     with single.rollout(cartpole, Threads(), 2, 1, threads=2) as feed:
         assert next(feed).actor["threads"].unique().item() == 2
 
@@ -211,12 +211,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("kind", "message", "wrong"), REFUSED.values(), ids=REFUSED)
-def test_wrong_arguments_are_refused_before_anything_is_started(kind, message, wrong):
+def test_wrong_arguments_are_refused_before_any_process_is_started(kind, message, wrong):
     with pytest.raises(kind, match=message):
         multi.rollout(**{"factory": cartpole, "actor": Threads(), "n_actors": 2, **wrong})
 
 
-def test_single_speaks_of_its_own_arguments():
+def test_errors_of_single_name_its_own_arguments():
     with pytest.raises(ValueError, match="`n_envs`"):
         single.rollout(cartpole, Threads(), n_envs=0)
 
@@ -271,7 +271,7 @@ def test_a_script_needs_no_main_guard_and_is_not_run_again(engine, tmp_path):
     assert done.stdout.split() == ["run", "4", "closed", "closed", "end"]
 
 
-def test_parts_that_finish_first_go_on_where_they_stopped():
+def test_processes_that_finish_first_go_on_where_they_stopped():
     torch.manual_seed(0)
     actor = ActorCritic(nn.Linear(16, 2), nn.Linear(16, 1), core=nn.GRU(4, 16))
     last, met = [], 0

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from rlplay import nested
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledger
-from tests.engine.envs import test_rows
-from tests.engine.envs.test_rows import DIALECTS, ENTRIES
+from tests.support import rows
 from tests.support.assertions import assert_identical
+from tests.support.rows import DIALECTS, ENTRIES
+from tests.support.spaces import Space
 from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # else every worker process would import torch with it
@@ -64,7 +65,7 @@ def test_any_number_of_workers_yields_the_fragments_of_same_bit_for_bit(kind, wo
 
 
 @kinds
-def test_the_law_holds_for_fragments_of_one_step(kind):
+def test_workers_yield_the_fragments_of_same_for_fragments_of_one_step(kind):
     options = {"lag": 1, "groups": 2, "n_steps": 1}
     assert_identical(expected(**options)[0], run_training(on(kind, 2), **options)[0])
 
@@ -73,7 +74,7 @@ def test_the_law_holds_for_fragments_of_one_step(kind):
 @pytest.mark.parametrize("haste", [0.0, 0.5])
 @pytest.mark.parametrize(("actor_on_host", "consumer_on_host"), [(False, False), (True, False), (False, True)])
 @kinds
-def test_the_law_holds_on_a_device_that_lags(kind, actor_on_host, consumer_on_host, haste):
+def test_workers_yield_the_fragments_of_same_on_the_lagging_device(kind, actor_on_host, consumer_on_host, haste):
     for lag, groups in ((0, 1), (2, 2)):
         lane = LaggingLane(haste=haste, actor_on_host=actor_on_host, consumer_on_host=consumer_on_host)
         fragments, _ = run_training(on(kind, 2), lag=lag, groups=groups, device=lane)
@@ -130,7 +131,7 @@ def assert_same_pages(dialect, *, options, workers, worker, **how):
 @pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 @kinds
-def test_every_number_of_every_dialect_is_that_of_same(kind, dialect, sticky):
+def test_workers_yield_every_number_of_same_in_every_dialect(kind, dialect, sticky):
     options = {"form": "dict", "action": "dict", "reuse": True}
     how = {"n_steps": 9, "final": True, "sticky": sticky, "info": ENTRIES, "lag": 1, "groups": 1 + sticky}
     assert_same_pages(dialect, options=options, workers=2 + sticky, worker=kind, **how)
@@ -144,13 +145,13 @@ def test_observations_and_actions_of_any_form_pass_through_shared_memory(form, a
 
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
-def test_worker_threads_tell_what_the_slow_twin_tells_whatever_the_lengths(data):
+def test_worker_threads_yield_the_fragments_of_the_slow_twin_whatever_the_lengths(data):
     n_envs = data.draw(st.integers(1, 5), "n_envs")
     workers = data.draw(st.integers(1, n_envs), "workers")
     rollout = partial(threaded.rollout, workers=workers, worker="thread")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(test_rows.ENGINES, "workers", (SimpleNamespace(rollout=rollout), 0))
-        test_rows.check(
+        patch.setitem(rows.ENGINES, "workers", (SimpleNamespace(rollout=rollout), 0))
+        rows.check_against_slow_twin(
             "workers",
             data.draw(st.sampled_from(sorted(DIALECTS)), "dialect"),
             n_envs,
@@ -168,18 +169,6 @@ def test_worker_threads_tell_what_the_slow_twin_tells_whatever_the_lengths(data)
 
 
 # --- factories --------------------------------------------------------------------------------------------------------
-
-
-class Space:
-    """As little as a space can be: workers need no library of environments."""
-
-    def __init__(self, dtype, shape=()):
-        self.shape, self.dtype = shape, np.dtype(dtype)
-
-    def __eq__(self, other):
-        return (self.shape, self.dtype) == (other.shape, other.dtype)
-
-    __hash__ = None
 
 
 class Counter:
@@ -221,7 +210,7 @@ def infos(envs, kind, workers, **options):
 
 
 @kinds
-def test_factories_may_be_of_any_kind_and_are_called_where_the_environment_is_to_live(kind):
+def test_factories_may_be_of_any_kind_and_are_called_in_the_worker(kind):
     seeded = lambda seed: Counter(plus=seed)  # noqa: E731
     envs = [lambda: Counter(1), partial(Counter, plus=2), Counter, seeded, partial(seeded, seed=3)]
     got = infos(envs, kind, 3)
@@ -235,7 +224,7 @@ def test_factories_may_be_of_any_kind_and_are_called_where_the_environment_is_to
 
 
 @kinds
-def test_what_factories_made_is_closed_in_its_worker(kind, tmp_path):
+def test_an_environment_from_a_factory_is_closed_in_its_worker(kind, tmp_path):
     log = tmp_path / "closed"
     got = infos([partial(Counter, log=log)] * 3, kind, 2)
     assert sorted(log.read_text().split()) == sorted(map(str, got["thread"]))
@@ -337,14 +326,14 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("envs", "options", "kind", "says"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_is_refused_at_the_call(envs, options, kind, says):
+def test_wrong_arguments_about_workers_are_refused_at_the_call(envs, options, kind, says):
     with pytest.raises(kind, match=says):
         threaded.rollout(envs(), CountingActor(), **options)
 
 
 @kinds
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_unequal_spaces_are_refused_by_the_environments_name(kind, workers):
+def test_unequal_spaces_in_workers_are_refused_and_the_environment_is_named(kind, workers):
     with pytest.raises(ValueError, match="environment 3 has the observation_space"):
         threaded.rollout([Counter] * 3 + [Other], CountingActor(), workers=workers, worker=kind)
 
