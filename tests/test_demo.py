@@ -1,4 +1,4 @@
-"""The demo, as its user runs it."""
+"""The demo, run by its command line."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The doctor's judgement on machines that were made up, and one visit to this one."""
+"""The doctor judges made-up machines, and examines this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every notebook runs from a fresh kernel, what it stores is fit to be read, and interrupting one leaves no thread."""
+"""Every notebook runs from a fresh kernel and is stored with its outputs; interrupting one leaves no thread."""
 
 import re
 from pathlib import Path

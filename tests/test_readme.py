@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""The code in the README runs as it is printed there."""
 
 import json
 import re

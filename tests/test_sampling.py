@@ -1,4 +1,4 @@
-"""Sampling: the right frequencies, from whichever generator; and noise in stock, which changes nothing but the cost."""
+"""Sampling: frequencies with either kind of generator, and noise drawn in stock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A2C and the transitions under it: hand-computed examples, what gradients reach, and rows that never happened."""
+"""A2C and the transitions it is computed from: examples by hand, gradients, and padding."""
 
 from __future__ import annotations
 

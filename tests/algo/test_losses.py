@@ -1,4 +1,4 @@
-"""PPO, V-trace and Q-learning against transcriptions of their formulas; what all losses have in common."""
+"""PPO, V-trace and Q-learning against transcriptions of their formulas; properties that all losses have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gradients(loss, actor):
     return [torch.zeros_like(p) if x is None else x for x, p in zip(found, actor.parameters(), strict=True)]
 
 
-def same(got, expected, actor):
+def assert_same_loss_and_gradients(got, expected, actor):
     torch.testing.assert_close(got, expected)
     for x, y in zip(gradients(got, actor), gradients(expected, actor), strict=True):
         torch.testing.assert_close(x, y)
@@ -94,7 +94,7 @@ def test_vtrace_loss_equals_a_transcription(recurrent, box, r_bar, c_bar):
 
     weights = {"value_weight": 0.4, "entropy_weight": 0.03}
     loss, info = vtrace.loss(fragment, actor, gamma=GAMMA, r_bar=r_bar, c_bar=c_bar, **weights)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(info["kl"], -ratio.log().mean())
     torch.testing.assert_close(info["rho"], ratio.clamp(max=math.inf if r_bar is None else r_bar).mean())
 
@@ -123,7 +123,7 @@ def test_ppo_loss_equals_a_transcription(recurrent, box, clip, normalise):
 
     weights = {"value_weight": 0.4, "entropy_weight": 0.03}
     loss, info = ppo.loss(fragment, actor, gamma=GAMMA, C=C, clip=clip, normalise=normalise, **weights)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(info["clipped"], (clipped != ratio).double().mean())
     torch.testing.assert_close(info["kl"], (ratio - 1 - ratio.log()).mean().detach())
 
@@ -165,11 +165,11 @@ def test_dqn_loss_equals_a_transcription(recurrent, double, with_target, n, hube
 
     args = {"gamma": GAMMA, "target": target if with_target else None, "double": double, "huber": huber}
     loss, info = dqn.loss(fragment, actor, n_lookahead=n, weight=weight, **args)
-    same(loss, (weight * each).mean(), actor)
+    assert_same_loss_and_gradients(loss, (weight * each).mean(), actor)
     torch.testing.assert_close(info["td_error"], -error.detach())
     assert gradients(loss, actor)[0].abs().max() > 0
     by_column, _ = dqn.loss(fragment, actor, n_lookahead=n, weight=weight[0], **args)
-    same(by_column, (weight[0] * each).mean(), actor)
+    assert_same_loss_and_gradients(by_column, (weight[0] * each).mean(), actor)
 
 
 # Replayed transitions
@@ -201,13 +201,15 @@ def test_replayed_transitions_are_those_of_the_fragment(double, huber, with_targ
     expected, info = dqn.loss(fragment, actor, gamma=GAMMA, **args)
     batch = batch_of(fragment)
     loss, got = dqn.replayed(batch, actor, **args)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(got["td_error"], info["td_error"].flatten())
     torch.testing.assert_close([got["q"], got["target"]], [info["q"], info["target"]])
 
     weight = torch.rand(len(batch.weight))
     weighted, _ = dqn.replayed(batch._replace(weight=weight), actor, **args)
-    same(weighted, dqn.loss(fragment, actor, gamma=GAMMA, weight=weight.view(9, 4), **args)[0], actor)
+    assert_same_loss_and_gradients(
+        weighted, dqn.loss(fragment, actor, gamma=GAMMA, weight=weight.view(9, 4), **args)[0], actor
+    )
 
 
 def test_replayed_dqn_ignores_the_next_state_where_the_discount_is_zero():
@@ -233,7 +235,7 @@ def test_one_ppo_minibatch_is_the_fragment(recurrent):
     fragment, actor = random_fragment(5, recurrent=recurrent), Dense(recurrent)
     expected, info = ppo.loss(fragment, actor, gamma=GAMMA)
     ((loss, got),) = ppo.losses(fragment, actor, gamma=GAMMA, n_epochs=1, n_minibatches=1)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(got, info)
 
 
@@ -252,7 +254,7 @@ def test_minibatches_are_a_partition(recurrent, box, n):
     for epoch in (0, 1):
         some = slice(epoch * n, epoch * n + n)
         total = sum(count * loss for count, (loss, _) in zip(counts[some], parts[some], strict=True))
-        same(total / fragment.env.valid.sum(), whole[0], actor)
+        assert_same_loss_and_gradients(total / fragment.env.valid.sum(), whole[0], actor)
     assert not torch.equal(parts[0][0], parts[n][0])
 
 
@@ -327,7 +329,7 @@ def test_padding_changes_neither_losses_nor_gradients(loss, recurrent, garbage):
     ends = fragment.state.fin[-1]
     assert ends.all()
     longer.env.valid[-1] = False
-    same(loss(longer, actor)[0], expected, actor)
+    assert_same_loss_and_gradients(loss(longer, actor)[0], expected, actor)
 
 
 @every
@@ -339,7 +341,7 @@ def test_a_sticky_column_is_a_fragment_that_stops_where_its_episode_ended(loss, 
     state, actor_info = nested.map(lambda x: x[: n + 1], (whole.state, whole.actor))
     env = nested.map(lambda x: x[:n], whole.env._replace(final=()))._replace(final=final)
     stopped = whole._replace(state=state, actor=actor_info, env=env)
-    same(loss(whole, actor)[0], loss(stopped, actor)[0], actor)
+    assert_same_loss_and_gradients(loss(whole, actor)[0], loss(stopped, actor)[0], actor)
 
 
 @every

@@ -1,4 +1,4 @@
-"""Returns, temporal differences, GAE and V-trace against literal transcriptions of the papers' sums, and their laws."""
+"""Returns, temporal differences, GAE and V-trace against literal transcriptions of the sums in the papers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def literal(x, gamma, C, h, r_bar, c_bar):
     return found
 
 
-def same(got, expected, atol=1e-9):
+def assert_close(got, expected, atol=1e-9):
     assert got.keys() == expected.keys()
     for name in got:
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol, err_msg=name)
@@ -109,8 +109,8 @@ def test_returns_equal_the_literal_sums_of_the_papers(T, gamma, trailing):
     x = Problem(T, T, trailing=trailing, p_fin=0.05 if T > 100 else 0.2)
     args = {"gamma": gamma, "C": 0.9, "h": 3, "r_bar": 1.3, "c_bar": 1.05}
     expected = literal(x, **args)
-    same(x.every(**args), expected)
-    same(x.torch().every(**args), expected)
+    assert_close(x.every(**args), expected)
+    assert_close(x.torch().every(**args), expected)
 
 
 def products(c):
@@ -153,11 +153,11 @@ def test_returns_of_every_length_by_loop_and_by_scan(T, monkeypatch):
         args = {"gamma": gamma, "C": 0.9, "h": h, "r_bar": 1.1, "c_bar": 1.05}
         expected = matrices(x, **args)
         if T < 8:
-            same(expected, literal(x, **args), 1e-12)
-        same(x.every(**args), expected)
+            assert_close(expected, literal(x, **args), 1e-12)
+        assert_close(x.every(**args), expected)
         with monkeypatch.context() as patch:
             patch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
-            same(x.torch().every(**args), expected)
+            assert_close(x.torch().every(**args), expected)
 
 
 @pytest.mark.parametrize("r_bar", CLIPS)
@@ -165,7 +165,7 @@ def test_returns_of_every_length_by_loop_and_by_scan(T, monkeypatch):
 def test_vtrace_with_every_pair_of_clips_equals_the_literal_sum(r_bar, c_bar, kind):
     x = Problem(3, 9, trailing=(2,))
     args = {"gamma": 0.9, "C": 0.0, "h": 2, "r_bar": r_bar, "c_bar": c_bar}
-    same(kind(x).every(**args), literal(x, **args))
+    assert_close(kind(x).every(**args), literal(x, **args))
 
 
 problems = st.builds(
@@ -184,7 +184,7 @@ quick = settings(max_examples=25, deadline=None)
 @given(problems, gammas, st.sampled_from(CLIPS), st.sampled_from(CLIPS))
 def test_returns_in_torch_equal_those_in_numpy(x, gamma, r_bar, c_bar):
     args = {"gamma": gamma, "r_bar": r_bar, "c_bar": c_bar}
-    same(x.torch().every(**args), x.every(**args), 1e-12)
+    assert_close(x.torch().every(**args), x.every(**args), 1e-12)
 
 
 @quick
@@ -194,7 +194,7 @@ def test_returns_of_different_environments_do_not_mix(x, gamma, random):
     random.shuffle(order)
     permuted = x.map(lambda y: y[:, order] if len(y) == len(x.fin) and y is not x.bootstrap else y[order])
     expected = {name: y[:, order] for name, y in x.every(gamma).items()}
-    same(permuted.every(gamma), expected, 0)
+    assert_close(permuted.every(gamma), expected, 0)
 
 
 @quick
@@ -205,10 +205,10 @@ def test_an_episode_end_splits_the_problem(x, gamma, data):
     first = x.map(lambda y: y if y is x.bootstrap else y[:cut])
     first.bootstrap = first.bootstrap + 17.0  # it is not looked at
     whole = x.every(gamma)
-    same(first.every(gamma), {name: y[:cut] for name, y in whole.items()}, 0)
+    assert_close(first.every(gamma), {name: y[:cut] for name, y in whole.items()}, 0)
     if cut < len(x.fin):
         second = x.map(lambda y: y if y is x.bootstrap else y[cut:])
-        same(second.every(gamma), {name: y[cut:] for name, y in whole.items()}, 0)
+        assert_close(second.every(gamma), {name: y[cut:] for name, y in whole.items()}, 0)
 
 
 @quick
@@ -282,7 +282,7 @@ def test_infinities_and_nans_spread_alike_by_loop_and_by_scan(seed, monkeypatch)
     walked = x.every(h=5)
     assert not any(np.isfinite(y).all() for y in walked.values())
     monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
-    same(walked, x.torch().map(torch.clone).every(h=5))
+    assert_close(walked, x.torch().map(torch.clone).every(h=5))
 
 
 def test_an_end_splits_the_scan_to_the_last_bit(monkeypatch):
@@ -317,7 +317,7 @@ def test_overflowing_importance_weights_are_clipped(kind, dtype):
     x.omega[:] = 6e4
     answer = kind(x).every(r_bar=1.0, c_bar=1.0)
     x.omega[:] = 0
-    same(answer, x.every(r_bar=1.0, c_bar=1.0), 2e-3 if dtype == "float16" else 1e-6)
+    assert_close(answer, x.every(r_bar=1.0, c_bar=1.0), 2e-3 if dtype == "float16" else 1e-6)
 
 
 def test_float32_returns_over_long_fragments_are_accurate(kind):
@@ -388,7 +388,7 @@ def test_returns_of_arrays_in_any_memory_layout(arrange, kind):
     x = Problem(13, 9, 4, (3,))
     y = x.map(lambda z: arrange(z) if z.ndim > 1 else z)
     assert not y.rew.flags.c_contiguous
-    same(kind(y).every(), x.every(), 1e-12)
+    assert_close(kind(y).every(), x.every(), 1e-12)
 
 
 class Launches(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Unrolling: the actor's reactions to a handmade fragment, met again row by row, with gradients."""
+"""Unrolling a fragment gives the infos that the actor gave row by row, with gradients."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def make(kind):
     return kind().double()
 
 
-def close(got, expected):
+def assert_close(got, expected):
     assert nested.structure(got) == nested.structure(expected)
     for x, y in zip(nested.leaves(got), nested.leaves(expected), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
@@ -138,10 +138,10 @@ def test_unrolling_repeats_the_recorded_reactions(kind, sticky, ends, T):
         fragment, hx = collect(actor, T, seed=seed, ends=ends, sticky=sticky)
         assert (len(fragment.env.final.t) > 0) == (ends > 0) or T == 1
         info, last, final = unroll(fragment, actor)
-        close(info, fragment.actor)
-        close(last, hx)
+        assert_close(info, fragment.actor)
+        assert_close(last, hx)
         if len(fragment.env.final.t):
-            close(final, fragment.env.final.actor)
+            assert_close(final, fragment.env.final.actor)
 
 
 def test_an_episode_may_begin_with_a_row_that_is_no_transition():
@@ -150,8 +150,8 @@ def test_an_episode_may_begin_with_a_row_that_is_no_transition():
     fragment, hx = collect(actor, ends=0.4)
     for valid in (~fragment.state.fin[:-1], torch.zeros_like(fragment.env.valid)):
         info, last, _ = unroll(fragment._replace(env=fragment.env._replace(valid=valid)), actor)
-        close(info, fragment.actor)
-        close(last, hx)
+        assert_close(info, fragment.actor)
+        assert_close(last, hx)
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])

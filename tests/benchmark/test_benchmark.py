@@ -1,4 +1,4 @@
-"""The benchmark: what it measures, in which order, and what it makes of the numbers. Never how fast anything is."""
+"""The benchmark: what it measures, in which order, and how it reports numbers. Speed itself is not tested."""
 
 import json
 import time

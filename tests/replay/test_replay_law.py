@@ -23,7 +23,7 @@ groupings = pytest.mark.parametrize("groups", [1, 2])
 stickiness = pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
 
 
-class Recurrent(BaseActorModule):
+class RecurrentActorCritic(BaseActorModule):
     """An actor as in the books: one core, two heads; it samples. Its info depends on all that it is given."""
 
     def __init__(self, cell="LSTM", *, learnt=False):
@@ -53,7 +53,7 @@ class Recurrent(BaseActorModule):
         return sampling.categorical(logits, generator=self.generator), hx, info
 
 
-class OneByOne(Recurrent):
+class ResetsByIntegersOnly(RecurrentActorCritic):
     """Does not know of masks: the engine resets its state by one index after another."""
 
     def reset(self, hx, at):
@@ -69,10 +69,10 @@ def seeded():
 
 
 ACTORS = {
-    "LSTM": Recurrent,
-    "GRU": partial(Recurrent, "GRU"),
-    "learnt": partial(Recurrent, learnt=True),
-    "one by one": OneByOne,
+    "LSTM": RecurrentActorCritic,
+    "GRU": partial(RecurrentActorCritic, "GRU"),
+    "learnt": partial(RecurrentActorCritic, learnt=True),
+    "one by one": ResetsByIntegersOnly,
 }
 # as it says, once, that it is not honoured: see the class above
 unmasked = pytest.mark.filterwarnings("ignore:the actor.s reset does not honour a bool mask:RuntimeWarning")
@@ -157,7 +157,7 @@ def test_infos_of_finals_come_from_the_recurrent_state_of_that_step(engine, grou
 @stickiness
 @engines
 def test_a_fragment_is_collected_with_the_weights_of_one_snapshot(engine, sticky):
-    actor, copies = Recurrent(), []
+    actor, copies = RecurrentActorCritic(), []
     with ENGINES[engine].rollout(envs(), actor, T, seed=3, sticky=sticky, lag=1) as feed:
         got = []
         for _ in range(4):
@@ -177,7 +177,7 @@ def test_a_fragment_is_collected_with_the_weights_of_one_snapshot(engine, sticky
 @groupings
 @engines
 def test_where_fragments_are_cut_changes_nothing(engine, groups, n_steps, final):
-    actor = Recurrent()
+    actor = RecurrentActorCritic()
     whole = fragments("same", actor, 2, 20, groups=groups)
     parts = fragments(engine, actor, 40 // n_steps, n_steps, groups=groups, final=final)
     for what in ("state", "actor"):
@@ -195,7 +195,7 @@ def test_where_fragments_are_cut_changes_nothing(engine, groups, n_steps, final)
 @groupings
 @engines
 def test_asking_for_final_changes_nothing_else(engine, groups, sticky):
-    actor = Recurrent()
+    actor = RecurrentActorCritic()
     without = fragments(engine, actor, 4, groups=groups, sticky=sticky)
     asked = fragments(engine, actor, 4, groups=groups, sticky=sticky, final=True)
     assert sum(len(fragment.env.final.t) for fragment in asked) >= 8
@@ -205,7 +205,7 @@ def test_asking_for_final_changes_nothing_else(engine, groups, sticky):
 
 def test_actions_are_drawn_apart_for_each_group_and_for_each_seed():
     def acts(**how):
-        return torch.cat([fragment.state.act[1:] for fragment in fragments("same", Recurrent(), 2, **how)])
+        return torch.cat([fragment.state.act[1:] for fragment in fragments("same", RecurrentActorCritic(), 2, **how)])
 
     def fresh(**how):
         torch.manual_seed(0)
@@ -231,7 +231,7 @@ def test_groups_draw_apart_from_each_other_and_virtual_steps_from_real_ones():
 
 
 def test_the_global_generator_is_left_alone():
-    actor = Recurrent()
+    actor = RecurrentActorCritic()
     before = torch.get_rng_state()
     got = fragments("same", actor, 2, final=True)
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""The sum tree against its slow twin: a list, and its cumulative sums."""
+"""The sum tree against a list and its cumulative sums."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from rlplay import sampling
 from rlplay.engine import BaseActorModule
+from rlplay.testing import CountingActor
 
 
 def zeros_like_act(fin):
@@ -192,3 +193,11 @@ class ReportsModes(AnswerActor):
 
     def answer(self, obs, fin):
         return torch.full_like(obs, 2 * self.training + self.part.training)
+
+
+class ReportsThreads(CountingActor):
+    """Repeats the last action; its info is the number of torch threads."""
+
+    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+        threads = torch.full(fin.shape, torch.get_num_threads())
+        return act.clone(), (), {"threads": threads}

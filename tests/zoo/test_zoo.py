@@ -1,4 +1,4 @@
-"""The zoo: environments are as good as they say, actors answer what the losses ask for."""
+"""The zoo: environments have their documented optima, and actors give the infos that losses need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The behaviour copy follows the learner's actor, and nothing that an actor does on the way puts it out of step."""
+"""The behaviour copy follows the learner's actor, whatever the actor does in its step."""
 
 import threading
 
@@ -125,7 +125,7 @@ def test_the_number_of_threads_stays_what_the_user_sets():
 
 
 def test_an_action_for_a_tuple_space_may_come_as_a_list():
-    class Env(gym.Env):
+    class TupleActions(gym.Env):
         observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
         action_space = gym.spaces.Tuple([gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,), np.float32)])
 
@@ -137,11 +137,11 @@ def test_an_action_for_a_tuple_space_may_come_as_a_list():
             assert self.action_space.contains(action)
             return np.zeros(1, np.float32), 0.0, False, False, {}
 
-    class Actor(BaseActorModule):
+    class ActsWithList(BaseActorModule):
         def forward(self, obs, *, fin, hx=None, **ignored):
             return [zeros_like_act(fin), torch.zeros(*fin.shape, 2)], (), ()
 
-    with same.rollout([Env()], Actor(), 3) as feed:
+    with same.rollout([TupleActions()], ActsWithList(), 3) as feed:
         act = next(feed).state.act
     assert isinstance(act, tuple)
     assert act[1].shape == (4, 1, 2)

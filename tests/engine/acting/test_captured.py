@@ -1,6 +1,6 @@
-"""`compile=True` beside a device: captured steps are the eager ones bit for bit, or are the eager ones themselves.
+"""`compile=True` on a device: captured steps equal eager ones bit for bit, or the step runs eagerly.
 
-On the lagging device what is captured is recorded, and done again without Python. On a GPU: see test_cuda.py.
+The lagging device records the operations of a capture, and repeats them without Python. For a GPU see test_cuda.py.
 """
 
 import re
@@ -56,11 +56,11 @@ from tests.support.collecting import (
 )
 from tests.support.training import GruWithBuffer, run_training
 
-# the host, too, is to draw call by call: so eager steps there are the reference of captured ones here
+# eager steps on the host are the reference, so the host has to draw noise call by call, too
 pytestmark = pytest.mark.usefixtures("no_stock")
 
 cartpole = partial(gym.make, "CartPole-v1")
-beside = partial(LaggingLane, consumer_on_host=True)
+lagging_actor_device = partial(LaggingLane, consumer_on_host=True)
 
 
 def cartpoles():
@@ -69,7 +69,7 @@ def cartpoles():
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Count what was captured, and how often it was done."""
+    """Count captures, and replays of what was captured."""
     counts, really = {"captured": 0, "taken": 0}, LaggingLane.capture
 
     def capture(lane, work, generators):
@@ -86,7 +86,7 @@ def steps(monkeypatch):
     return counts
 
 
-# ---- the law
+# ---- captured steps equal eager ones
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
@@ -131,12 +131,15 @@ def test_captured_steps_on_a_device_draw_no_noise_in_stock(monkeypatch, steps):
 
 
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
-    for lane, kind in ((LaggingLane(actor_on_host=True), CompiledBehaviour), (beside(), CapturedBehaviour)):
+    for lane, kind in (
+        (LaggingLane(actor_on_host=True), CompiledBehaviour),
+        (lagging_actor_device(), CapturedBehaviour),
+    ):
         assert type(make_behaviour(GruWithBuffer(), lane, compile=True)) is kind
         assert type(make_behaviour(GruWithBuffer(), lane, compile=False)) is Behaviour
 
 
-# ---- what eager steps do
+# ---- for many kinds of actors
 
 
 class LstmActorCritic(ActorCritic):
@@ -181,7 +184,7 @@ ACTORS = {
 @pytest.mark.parametrize(("make_actor", "envs"), ACTORS.values(), ids=ACTORS)
 def test_captured_steps_equal_eager_ones(make_actor, envs, haste, steps):
     options = {"envs": envs, "update": shift_weights, "groups": 2}
-    got = collected(make_actor, compile=True, device=beside(haste=haste), **options)
+    got = collected(make_actor, compile=True, device=lagging_actor_device(haste=haste), **options)
     assert_identical(collected(make_actor, **options), got)
     assert steps["taken"] == 3 * 7 * 2
 
@@ -193,14 +196,16 @@ def test_captured_steps_take_nested_observations_actions_and_states(sampled, ste
 
     options = {"envs": envs, "groups": 3, "sticky": sampled}
     make_actor = partial(CountingActor, "dict", sampled=sampled)
-    assert_identical(collected(make_actor, **options), collected(make_actor, compile=True, device=beside(), **options))
+    assert_identical(
+        collected(make_actor, **options), collected(make_actor, compile=True, device=lagging_actor_device(), **options)
+    )
     assert steps["taken"]
 
 
 def test_autocast_is_in_the_captured_step(steps):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         eager = collected(GruWithBuffer, envs=cartpoles, groups=2)
-        got = collected(GruWithBuffer, envs=cartpoles, groups=2, compile=True, device=beside())
+        got = collected(GruWithBuffer, envs=cartpoles, groups=2, compile=True, device=lagging_actor_device())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(eager, got)
     assert steps["taken"]
@@ -216,7 +221,7 @@ def test_autocast_and_modes_at_the_first_next_hold_in_captured_steps(steps):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return [next(feed), next(feed)]
 
-    got = first(compile=True, device=beside())
+    got = first(compile=True, device=lagging_actor_device())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(first(), got)
     assert steps["captured"] == 3
@@ -224,7 +229,7 @@ def test_autocast_and_modes_at_the_first_next_hold_in_captured_steps(steps):
 
 def test_a_feed_with_captured_steps_can_be_paused_and_closed():
     expected, got = [], []
-    for fragments, options in ((expected, {}), (got, {"compile": True, "device": beside(haste=0.5)})):
+    for fragments, options in ((expected, {}), (got, {"compile": True, "device": lagging_actor_device(haste=0.5)})):
         torch.manual_seed(0)
         with threaded.rollout(cartpoles(), GruWithBuffer(), 5, seed=0, lag=2, **options) as feed:
             for _ in range(4):
@@ -237,7 +242,9 @@ def test_a_feed_with_captured_steps_can_be_paused_and_closed():
 @pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 2), (lambda: DrawsFromTorchGenerator(), 0)])
 def test_trial_runs_of_a_step_draw_nothing_from_the_global_generator(make_actor, captured, steps):
     actor, state = make_actor(), torch.get_rng_state()
-    feed, _ = compile_warnings_of(lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=beside()))
+    feed, _ = compile_warnings_of(
+        lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=lagging_actor_device())
+    )
     assert torch.equal(state, torch.get_rng_state())
     with feed:
         next(feed)
@@ -245,22 +252,22 @@ def test_trial_runs_of_a_step_draw_nothing_from_the_global_generator(make_actor,
     assert captured == 0 or torch.equal(state, torch.get_rng_state())
 
 
-# ---- what has to be done around it
+# ---- precautions around a captured step
 
 
-def index_is_left(monkeypatch):
+def index_is_not_reset(monkeypatch):
     monkeypatch.setattr(CapturedBehaviour, "begin", lambda self, *rest: super(CapturedBehaviour, self).begin(*rest))
 
 
-def state_is_left(monkeypatch):
+def state_is_not_kept_in_place(monkeypatch):
     monkeypatch.setattr(CapturedBehaviour, "_hold", lambda self, group: setattr(group, "hx", group.hx))
 
 
-def buffers_are_left(monkeypatch):
+def buffers_are_not_kept_in_place(monkeypatch):
     monkeypatch.setattr("rlplay.engine.acting.compile.captured._put_back", lambda places: [])
 
 
-def modes_are_turned_at_once(monkeypatch):
+def modes_are_switched_at_once(monkeypatch):
     really = CapturedBehaviour.adopt
 
     def adopt(self, snapshot):
@@ -283,13 +290,13 @@ def actions_are_not_waited_for(monkeypatch):
     )
 
 
-def virtual_steps_are_not_put_back(monkeypatch):
+def virtual_steps_are_not_undone(monkeypatch):
     monkeypatch.setattr(
         CapturedBehaviour, "_strayed", property(lambda self: False, lambda self, x: None), raising=False
     )
 
 
-def memory_is_let_go(monkeypatch):
+def memory_is_released(monkeypatch):
     really = CapturedBehaviour.bind_rows
 
     def bind_rows(self, *rest):
@@ -300,35 +307,35 @@ def memory_is_let_go(monkeypatch):
     monkeypatch.setattr(CapturedBehaviour, "bind_rows", bind_rows)
 
 
-AROUND = {
-    "the index begins anew": (index_is_left, GruWithBuffer, cartpoles),
-    "the recurrent state is kept in its place": (state_is_left, GruWithBuffer, cartpoles),
-    "buffers stay in their places": (buffers_are_left, AssignsBuffer, ledgers),
-    "virtual steps count, too": (virtual_steps_are_not_put_back, AssignsBuffer, ledgers),
-    "modes are switched at the first step of their fragment": (modes_are_turned_at_once, GruWithBuffer, cartpoles),
+PRECAUTIONS = {
+    "the index begins anew": (index_is_not_reset, GruWithBuffer, cartpoles),
+    "the recurrent state is kept in its place": (state_is_not_kept_in_place, GruWithBuffer, cartpoles),
+    "buffers stay in their places": (buffers_are_not_kept_in_place, AssignsBuffer, ledgers),
+    "virtual steps count, too": (virtual_steps_are_not_undone, AssignsBuffer, ledgers),
+    "modes are switched at the first step of their fragment": (modes_are_switched_at_once, GruWithBuffer, cartpoles),
     "noise is drawn anew": (noise_is_kept_in_stock, GruWithBuffer, cartpoles),
     "actions have come down": (actions_are_not_waited_for, GruWithBuffer, cartpoles),
-    "memory stays where it is": (memory_is_let_go, GruWithBuffer, cartpoles),
+    "memory stays where it is": (memory_is_released, GruWithBuffer, cartpoles),
 }
 
 
-@pytest.mark.parametrize(("take_out", "make_actor", "envs"), AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize(("take_out", "make_actor", "envs"), PRECAUTIONS.values(), ids=PRECAUTIONS)
 def test_captured_steps_go_wrong_without_one_of_their_precautions(take_out, make_actor, envs, monkeypatch):
     def fragments(**options):
         return collected(make_actor, envs=envs, update=switch_mode, n_fragments=4, n_steps=20, groups=2, **options)
 
     expected = fragments()
-    assert_identical(expected, fragments(compile=True, device=beside()))
+    assert_identical(expected, fragments(compile=True, device=lagging_actor_device()))
     take_out(monkeypatch)
     try:
-        got = fragments(compile=True, device=beside())
+        got = fragments(compile=True, device=lagging_actor_device())
     except Exception:  # garbage for an action or an index may well be noticed
         return
     with pytest.raises(AssertionError):
         assert_identical(expected, got)
 
 
-# ---- falling back
+# ---- steps that run eagerly
 
 
 class IndexesByMask(AnswerActor):
@@ -423,7 +430,7 @@ class DropsOutOnes(AnswerActor):
         return self.layer(torch.ones_like(obs))
 
 
-BACK = {
+NOT_CAPTURED = {
     "control flow": (BranchesOnData, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
     "a mask for an index": (IndexesByMask, "the host has to wait for what is in a tensor .*index.Tensor"),
     "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),
@@ -446,9 +453,11 @@ BACK = {
 
 
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
-@pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
+@pytest.mark.parametrize(("make_actor", "why"), NOT_CAPTURED.values(), ids=NOT_CAPTURED)
 def test_a_step_that_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
-    got, (warning,) = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(
+        lambda: collected_seeded(make_actor, compile=True, device=lagging_actor_device())
+    )
     assert warning.category is RuntimeWarning
     assert warning.filename == collecting.__file__
     assert re.search(f"runs eagerly, since .*{why}", str(warning.message))
@@ -477,7 +486,7 @@ def test_an_operation_that_could_draw_and_does_not_may_be_captured(name, given, 
 def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
     def broken():
         with pytest.raises(ArithmeticError, match="in earnest"):
-            collected_seeded(FailsInRealSteps, compile=True, device=beside())
+            collected_seeded(FailsInRealSteps, compile=True, device=lagging_actor_device())
 
     _, (warning,) = compile_warnings_of(broken)
     assert "since trying it out failed with ArithmeticError: in earnest" in str(warning.message)
@@ -485,7 +494,7 @@ def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
 
 def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps):
     got, (warning,) = compile_warnings_of(
-        lambda: collected(DropsOutOnes, update=switch_mode, compile=True, device=beside())
+        lambda: collected(DropsOutOnes, update=switch_mode, compile=True, device=lagging_actor_device())
     )
     assert "runs eagerly in train mode, since it draws random numbers from torch's global" in str(warning.message)
     assert [bool((fragment.actor["answer"] == 1).all()) for fragment in got] == [False, True, False]
@@ -496,7 +505,7 @@ def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps)
 def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment_is_asked_for(engine, steps):
     def fragments():
         actor, found = ReportsModes(), []
-        with engine.rollout(ledgers(), actor, 7, lag=0, compile=True, device=beside()) as feed:
+        with engine.rollout(ledgers(), actor, 7, lag=0, compile=True, device=lagging_actor_device()) as feed:
             for part, whole in ((True, True), (False, True), (True, False), (False, False)):
                 actor.train(whole)
                 actor.part.train(part)
@@ -511,7 +520,7 @@ def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment
 
 
 @pytest.fixture
-def broken(monkeypatch):
+def failing_capture(monkeypatch):
     def capture(lane, work, generators):
         work()
         raise OSError("no graphs\nat all")
@@ -519,7 +528,7 @@ def broken(monkeypatch):
     monkeypatch.setattr(LaggingLane, "capture", capture)
 
 
-@pytest.mark.usefixtures("broken")
+@pytest.mark.usefixtures("failing_capture")
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(engine):
     def fragments(**options):
@@ -527,16 +536,16 @@ def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(e
         with engine.rollout(cartpoles(), LinearPolicy(), 5, seed=0, lag=1, **options) as feed:
             return [next(feed), next(feed)]
 
-    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
     assert str(warning.message).endswith("runs eagerly, since capturing it failed with OSError: no graphs.")
     assert warning.filename == __file__
     assert_identical(fragments(), got)
 
 
-@pytest.mark.usefixtures("broken")
+@pytest.mark.usefixtures("failing_capture")
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_a_warning_that_is_an_error_is_raised_by_next(engine):
-    feed = engine.rollout(cartpoles(), LinearPolicy(), 5, compile=True, device=beside())
+    feed = engine.rollout(cartpoles(), LinearPolicy(), 5, compile=True, device=lagging_actor_device())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="no graphs"):
@@ -564,7 +573,7 @@ def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypat
             work()
 
     monkeypatch.setattr(LaggingLane, "capture", capture)
-    got, (warning,) = compile_warnings_of(lambda: collected(FailsOnDemand, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: collected(FailsOnDemand, compile=True, device=lagging_actor_device()))
     assert "since capturing it failed with OSError: blown" in str(warning.message)
     assert_identical(collected(FailsOnDemand), got)
 
@@ -578,10 +587,10 @@ class LinearPolicy(BaseActorModule):
         return self.layer(obs).argmax(-1), hx, ()
 
 
-# ---- what the lagging device captures
+# ---- capture on the lagging device
 
 
-def on_device(lane, values):
+def device_tensor(lane, values):
     tensor = lane.empty(Place.ACTOR, (len(values),), torch.float32)
     lane.launch(lambda: tensor.copy_(torch.tensor(values)))
     return tensor
@@ -596,7 +605,7 @@ def lane():
 
 
 def test_the_lagging_device_does_nothing_at_capture_and_replays_late(lane):
-    x, out = on_device(lane, [1.0, 2.0]), on_device(lane, [0.0, 0.0])
+    x, out = device_tensor(lane, [1.0, 2.0]), device_tensor(lane, [0.0, 0.0])
     calls = []
 
     def work():
@@ -614,7 +623,7 @@ def test_the_lagging_device_does_nothing_at_capture_and_replays_late(lane):
 
 
 def test_the_lagging_device_draws_again_at_replay_and_restores_generators_after_capture(lane):
-    generator, out = torch.Generator().manual_seed(3), on_device(lane, [0.0, 0.0])
+    generator, out = torch.Generator().manual_seed(3), device_tensor(lane, [0.0, 0.0])
     again = lane.capture(lambda: out.copy_(torch.rand(2, generator=generator)), [generator])
     reference = torch.Generator().manual_seed(3)
     for _ in range(2):
@@ -640,14 +649,14 @@ def test_the_lagging_device_restores_undeclared_writes_after_capture(lane):
     ],
 )
 def test_the_lagging_device_refuses_and_undoes_what_cuda_could_not_capture(work, why, lane):
-    x = on_device(lane, [1.0, 2.0])
+    x = device_tensor(lane, [1.0, 2.0])
     with pytest.raises(RuntimeError, match=why):
         lane.capture(lambda: (x.zero_(), work(x)), [])
     assert x.tolist() == [1.0, 2.0]
 
 
 def test_captured_work_keeps_no_memory_alive(lane):
-    x, out = on_device(lane, [1.0]), on_device(lane, [0.0])
+    x, out = device_tensor(lane, [1.0]), device_tensor(lane, [0.0])
     again = lane.capture(partial(out.copy_, x), [])
     del x
     lane.launch(lambda: None)

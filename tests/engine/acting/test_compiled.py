@@ -1,4 +1,4 @@
-"""`compile=True`: one kind of step in all engines, what the eager one does up to rounding, or the eager one itself."""
+"""`compile=True` on the host: compiled steps equal eager ones up to rounding, or the step runs eagerly."""
 
 import re
 import threading
@@ -53,19 +53,19 @@ cartpole = partial(gym.make, "CartPole-v1")
 
 @pytest.fixture(autouse=True)
 def no_monitor(monkeypatch):
-    """The compiler has progress bars, and these a thread that stays."""
+    """Turn off the monitor of the progress bars of the compiler: its thread does not end."""
     monkeypatch.setattr(tqdm, "monitor_interval", 0)
 
 
 @pytest.fixture
 def programs(monkeypatch):
-    """List the graphs that are compiled."""
+    """Return a list to which each compiled graph is added."""
     found, really = [], graph.compiled
     monkeypatch.setattr(graph, "compiled", lambda graph: found.append(graph) or really(graph))
     return found
 
 
-# ---- the law
+# ---- engines agree
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -118,14 +118,14 @@ def test_compiled_fragments_do_not_depend_on_where_they_are_cut():
         assert torch.equal(parts[0].actor[name][4], parts[1].actor[name][0])
 
 
-# ---- what eager steps do
+# ---- compiled steps equal eager ones
 
 
 def test_compiled_steps_follow_the_eager_ones_while_training():
     assert_equal_up_to_rounding(run_training(same, lag=1)[0], run_training(same, lag=1, compile=True)[0])
 
 
-SAME = {
+ACTORS = {
     "buffers": ChangesBuffers,
     "a buffer assigned": AssignsBuffer,
     "tied weights": TiedWeights,
@@ -138,7 +138,7 @@ SAME = {
 
 
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
-@pytest.mark.parametrize("make_actor", SAME.values(), ids=SAME)
+@pytest.mark.parametrize("make_actor", ACTORS.values(), ids=ACTORS)
 def test_compiled_steps_equal_eager_ones_up_to_rounding(make_actor):
     options = {"update": shift_weights, "groups": 2}
     assert_equal_up_to_rounding(collected(make_actor, **options), collected(make_actor, compile=True, **options))
@@ -251,7 +251,7 @@ def test_graphs_over_equal_constants_are_equal():
     assert key(0.5) == key(0.5) != key(0.25)
 
 
-# ---- falling back
+# ---- steps that run eagerly
 
 
 class UsesNumpy(AnswerActor):
@@ -309,7 +309,7 @@ class DrawsMoreWhenTraced(AnswerActor):
         return sampling.categorical(obs.repeat(1, 1, 1 + wide), generator=self.generator)
 
 
-BACK = {
+NOT_COMPILED = {
     "control flow": (BranchesOnData, "tracing it failed"),
     "numpy": (UsesNumpy, "tracing it failed"),
     "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),
@@ -324,7 +324,7 @@ BACK = {
 }
 
 
-@pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
+@pytest.mark.parametrize(("make_actor", "why"), NOT_COMPILED.values(), ids=NOT_COMPILED)
 def test_a_step_that_cannot_be_compiled_runs_eagerly_with_one_warning_that_says_why(make_actor, why, programs):
     got, (warning,) = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True))
     assert warning.category is RuntimeWarning

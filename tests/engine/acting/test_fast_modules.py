@@ -1,4 +1,4 @@
-"""The behaviour copy's modules skip the look for hooks, but where there are some."""
+"""Modules of the behaviour copy skip the look-up of hooks, and otherwise behave as before."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_fast_modules_keep_type_repr_state_and_copies():
 def test_hooks_of_fast_modules_run(register):
     calls = []
 
-    class Actor(BaseActorModule):
+    class Hooked(BaseActorModule):
         def __init__(self):
             super().__init__()
             self.layer = nn.Identity()
@@ -68,7 +68,7 @@ def test_hooks_of_fast_modules_run(register):
         def forward(self, obs, fin, **ignored):
             return self.layer(torch.zeros(fin.shape, dtype=torch.int64)), (), ()
 
-    actor = Actor()
+    actor = Hooked()
     with same.rollout([make_ledger(gymnasium.spaces, 0)], actor, n_steps=5) as feed:
         calls.clear()
         next(feed)

@@ -1,4 +1,4 @@
-"""The engine's one law: exact policy lag, bit-for-bit determinism, fragments that stay as they are."""
+"""The law of the engines: exact policy lag, equal fragments bit for bit, and fragments that do not change."""
 
 import sys
 from itertools import islice

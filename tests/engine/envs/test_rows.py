@@ -1,4 +1,4 @@
-"""The law of the rows: every number of every fragment is the one that the contract says, whichever engine made it."""
+"""Every number of every fragment is the one that the contract defines, in every engine."""
 
 from __future__ import annotations
 

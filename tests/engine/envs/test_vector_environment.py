@@ -1,4 +1,4 @@
-"""Vector environments give what the lists of their parts give, whatever the mode in which they reset them."""
+"""Vector environments give the fragments of the lists of their parts, in every autoreset mode."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def collected(engine, envs, actor, n_steps, n_fragments, **options):
 
 
 def transitions_of(fragments):
-    """List for each environment what has to do with its transitions, and with the ends of its episodes."""
+    """Return for each environment its transitions, and the finals of its episodes."""
 
     def whole(fragment):
         state, actor = fragment.state, dict(fragment.actor)
@@ -87,8 +87,10 @@ def assert_equal(one, other, *, up_to=None, containers=True):
         np.testing.assert_array_equal(x[:up_to].numpy(), y[:up_to].numpy(), name)
 
 
-def compared(kind, makers, actor, n_steps, n_fragments=4, *, engine=same, containers=True, how="Sync", **options):
-    """Collect from a vector environment and from a list of the same ones; everything is the same."""
+def check_against_list(
+    kind, makers, actor, n_steps, n_fragments=4, *, engine=same, containers=True, how="Sync", **options
+):
+    """Check that a vector environment gives the fragments and episodes of the list of its parts."""
     parts = [make() for make in makers]
     fragments, episodes = collected(engine, parts, actor, n_steps, n_fragments, **options)
     envs = vector_of(kind, makers, how)
@@ -110,27 +112,27 @@ def compared(kind, makers, actor, n_steps, n_fragments=4, *, engine=same, contai
     return got
 
 
-# --- as the list ------------------------------------------------------------------------------------------------------
+# --- equal to the list of the parts -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @engines
 @of_every_kind
 def test_a_vector_environment_gives_the_fragments_of_the_list_of_its_parts(kind, engine, groups):
-    compared(kind, ledgers(kind), CountingActor(), 7, engine=engine, groups=groups, info=ENTRIES)
+    check_against_list(kind, ledgers(kind), CountingActor(), 7, engine=engine, groups=groups, info=ENTRIES)
 
 
 @pytest.mark.parametrize("form", ["dict", "pair", "scalar", "discrete"])
 @of_every_kind
 def test_observations_of_a_vector_environment_may_be_of_any_form(kind, form):
     makers = ledgers(kind, form=form, lengths=[4, 1, 2, 7, 1], reward=lambda x: x + 0.1)
-    compared(kind, makers, CountingActor(), 9, info=ENTRIES)
+    check_against_list(kind, makers, CountingActor(), 9, info=ENTRIES)
 
 
 @of_every_kind
 def test_observations_of_the_parts_may_be_named_tuples(kind):
     # the vector environment's own are plain tuples, but those at the end of an episode are as the part gave them
-    compared(kind, ledgers(kind, form="tuple"), CountingActor(), 9, containers=False)
+    check_against_list(kind, ledgers(kind, form="tuple"), CountingActor(), 9, containers=False)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -144,7 +146,7 @@ def test_actions_of_a_vector_environment_may_be_of_any_space_and_overwritten(kin
                     part[...] = 0
             return answer
 
-    compared(kind, ledgers(kind, Scribbler, action=action), CountingActor(action), 9)
+    check_against_list(kind, ledgers(kind, Scribbler, action=action), CountingActor(action), 9)
 
 
 @pytest.mark.parametrize("reuse", [False, True])
@@ -160,7 +162,7 @@ def test_a_vector_environment_may_overwrite_its_arrays(kind, reuse):
 
 @of_every_kind
 def test_parts_of_a_vector_environment_may_live_in_processes(kind):
-    compared(kind, ledgers(kind, form="dict"), CountingActor(), 9, how="Async", info=ENTRIES)
+    check_against_list(kind, ledgers(kind, form="dict"), CountingActor(), 9, how="Async", info=ENTRIES)
 
 
 @of_every_kind
@@ -168,12 +170,12 @@ def test_a_vector_environment_of_cartpole_gives_the_fragments_of_the_list(kind):
     def make():
         return library_of(kind).make("CartPole-v1", max_episode_steps=12)
 
-    class Actor(CountingActor):
+    class TwoActions(CountingActor):
         def forward(self, obs, **inputs):
             act, hx, info = super().forward(obs, **inputs)
             return act % 2, hx, info
 
-    compared(kind, [make] * N_ENVS, Actor(), 20, groups=2)
+    check_against_list(kind, [make] * N_ENVS, TwoActions(), 20, groups=2)
 
 
 # --- the rows of NEXT_STEP --------------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def test_info_of_a_reset_is_not_recorded_with_the_step_before():
             return obs, info | {"lives": 5} | ({"even": 5} if self.episode else {})
 
     makers = ledgers("SAME_STEP", Lives, lengths=[4, 2])
-    got = compared("SAME_STEP", makers, CountingActor(), 9, info=("lives", "code", "even"))
+    got = check_against_list("SAME_STEP", makers, CountingActor(), 9, info=("lives", "code", "even"))
     assert all(fragment.env.info["lives"].isnan().all() for fragment in got)
 
 
@@ -419,7 +421,7 @@ def check_by_hand(envs, twin, actor, n_steps):
     assert len(env.final.t) > twin.num_envs
 
 
-def pool(**how):
+def make_envpool(**how):
     envpool = pytest.importorskip("envpool")
     return envpool.make(env_type="gymnasium", seed=7, num_envs=N_ENVS, **how)
 
@@ -443,19 +445,19 @@ class Pixels(CountingActor):
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_envpool_is_collected_from(task, actor):
-    envs, twin = (pool(task_id=task, max_episode_steps=12) for _ in range(2))
+    envs, twin = (make_envpool(task_id=task, max_episode_steps=12) for _ in range(2))
     twin.reset()
     check_by_hand(envs, twin, actor, 40)
 
 
-def atari(mode="NextStep", **how):
+def make_atari(mode="NextStep", **how):
     vector_env = pytest.importorskip("ale_py.vector_env")
     how |= {"img_height": 12, "img_width": 12, "stack_num": 1, "noop_max": 3, "max_num_frames_per_episode": 60}
     return vector_env.AtariVectorEnv("breakout", N_ENVS, autoreset_mode=mode, **how)
 
 
 def test_ale_vector_environments_in_next_step_mode():
-    envs, twin = atari(), atari()
+    envs, twin = make_atari(), make_atari()
     reset, seeds = envs.reset, []
     envs.reset = lambda *, seed: (seeds.append(seed), reset(seed=seed))[1]
     with same.rollout(envs, Pixels(), 1, seed=5):
@@ -464,7 +466,7 @@ def test_ale_vector_environments_in_next_step_mode():
 
 
 def test_ale_vector_environments_in_same_step_mode():
-    both = [atari("SameStep"), atari("NextStep")]  # whose metadata is the same dict
+    both = [make_atari("SameStep"), make_atari("NextStep")]  # whose metadata is the same dict
     one, other = (collected(same, envs, Pixels(), 40, 1)[0] for envs in both)
     check_laws(one[0])
     assert one[0].env.valid.all()
@@ -484,7 +486,9 @@ def test_a_vector_environment_cannot_be_sticky(engine, kind):
 
 
 @pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")
-@pytest.mark.parametrize("make", [lambda **how: pool(task_id="CartPole-v1", **how), atari], ids=["EnvPool", "Atari"])
+@pytest.mark.parametrize(
+    "make", [lambda **how: make_envpool(task_id="CartPole-v1", **how), make_atari], ids=["EnvPool", "Atari"]
+)
 def test_a_vector_environment_that_answers_for_some_parts_is_refused(make):
     for envs in (make(batch_size=2), wrapped("NEXT_STEP", make(batch_size=2))):
         with pytest.raises(ValueError, match=r"some of its 3 parts at a time.*`batch_size` of 3"):

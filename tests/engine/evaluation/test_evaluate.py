@@ -1,4 +1,4 @@
-"""Playing whole episodes."""
+"""Evaluation: whole episodes, played at once or in a background process."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from rlplay.engine.rollout import same
 from rlplay.engine.rollout.evaluate import background, evaluate
 
 
-class Actor(BaseActorModule):
+class GreedyInEvalMode(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.head = torch.nn.Linear(4, 2)
@@ -50,7 +50,7 @@ class Countdown(gym.Env):
 
 def test_evaluate_plays_one_episode_of_every_environment():
     envs = [Countdown(length) for length in (3, 1, 5)]
-    rewards, info = evaluate(envs, Actor())
+    rewards, info = evaluate(envs, GreedyInEvalMode())
     assert rewards.dtype == np.float32
     assert rewards.T.tolist() == [[1, 2, 3, 0, 0], [1, 0, 0, 0, 0], [1, 2, 3, 4, 5]]
     assert [env.steps for env in envs] == [3, 1, 5]
@@ -61,7 +61,7 @@ def test_evaluate_plays_one_episode_of_every_environment():
 
 def test_evaluate_takes_at_most_n_steps():
     envs = [Countdown(length) for length in (3, 9)]
-    rewards, info = evaluate(envs, Actor(), n_steps=4)
+    rewards, info = evaluate(envs, GreedyInEvalMode(), n_steps=4)
     assert rewards.T.tolist() == [[1, 2, 3, 0], [1, 2, 3, 4]]
     assert envs[1].steps == 4
     assert len(info["stepno"]) == 5
@@ -70,12 +70,12 @@ def test_evaluate_takes_at_most_n_steps():
 
 def test_evaluate_renders_every_state_once():
     env = Countdown(3)
-    evaluate([env], Actor(), render=True)
+    evaluate([env], GreedyInEvalMode(), render=True)
     assert env.shown == 4
 
 
 def test_the_mode_of_the_actor_decides_whether_evaluation_is_greedy():
-    actor = Actor().eval()
+    actor = GreedyInEvalMode().eval()
     envs = [gym.make("CartPole-v1") for _ in range(3)]
     torch.manual_seed(0)
     first, _ = evaluate(envs, actor)
@@ -89,9 +89,9 @@ def test_the_mode_of_the_actor_decides_whether_evaluation_is_greedy():
 
 def test_evaluate_closes_an_open_feed_over_the_same_environments():
     env = Countdown(3)
-    feed = same.rollout([env], Actor(), 2)
+    feed = same.rollout([env], GreedyInEvalMode(), 2)
     with pytest.warns(RuntimeWarning, match="open feed"):
-        evaluate([env], Actor())
+        evaluate([env], GreedyInEvalMode())
     with pytest.raises(RuntimeError, match="closed"):
         next(feed)
 
@@ -112,19 +112,19 @@ def test_evaluate_closes_what_factories_made_and_notes_errors():
         def step(self, action):
             raise OSError("the simulator is gone")
 
-    evaluate([Closing, Closing], Actor())
+    evaluate([Closing, Closing], GreedyInEvalMode())
     assert [env.closed for env in made] == [1, 1]
     with pytest.raises(OSError, match="gone") as caught:
-        evaluate([Closing, Failing], Actor())
+        evaluate([Closing, Failing], GreedyInEvalMode())
     assert "environment 1" in caught.value.__notes__[0]
     assert made[-1].closed == 1
 
 
 def test_evaluate_refuses_wrong_arguments():
     with pytest.raises(ValueError, match="n_steps"):
-        evaluate([Countdown(3)], Actor(), n_steps=0)
+        evaluate([Countdown(3)], GreedyInEvalMode(), n_steps=0)
     with pytest.raises(ValueError, match="empty"):
-        evaluate([], Actor())
+        evaluate([], GreedyInEvalMode())
 
 
 # In the background

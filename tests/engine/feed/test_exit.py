@@ -1,4 +1,4 @@
-"""How a process ends that has feeds open: promptly, with its own exit code, and without a word of ours."""
+"""A process with open feeds ends promptly, with its own exit code and no output of the library."""
 
 from __future__ import annotations
 

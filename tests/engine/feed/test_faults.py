@@ -1,4 +1,4 @@
-"""When things go wrong: errors reach the consumer in their place, and whatever happens, feeds end and can be closed."""
+"""Errors reach the consumer after the fragments before them, and feeds end and can be closed whatever happens."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ def rollout(request):
 
 
 @pytest.fixture(params=THREADED.values(), ids=THREADED)
-def ahead(request):
+def threaded_rollout(request):
     """An engine that collects in the background, with any lag."""
     return request.param
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Closing does not wait long for a step that is under way."""
+    """Shorten the time that closing waits for a step under way."""
     monkeypatch.setattr(driver, "_PATIENCE", 0.05)
 
 
-EARLIER = set()  # threads of tests before, which the traceback of a failed one may keep
+EARLIER = set()  # threads that tests before have left: the traceback of a failed test keeps feeds alive
 
 
 @pytest.fixture(autouse=True)
-def earlier():
+def note_earlier_threads():
     EARLIER.clear()
     EARLIER.update(threading.enumerate())
 
 
-def collectors():
+def collector_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("rlplay") and thread not in EARLIER]
 
 
@@ -100,7 +100,7 @@ def test_an_error_is_raised_after_all_fragments_before_it(rollout, who, call, n,
     assert f"step {step} of fragment {k}" in note
     assert doing in note
     assert ("environment 1" in note) == (who == "env")
-    assert not collectors()
+    assert not collector_threads()
     assert (mine.counts["close"], made.counts["close"]) == (0, 1)
     for _ in range(2):
         with pytest.raises(StopIteration):
@@ -144,7 +144,7 @@ def test_an_error_at_the_call_is_raised_there(rollout, who, call):
         (note,) = error.__notes__
         assert "environment 2" in note
         assert f"env.{call}" in note
-    assert not collectors()
+    assert not collector_threads()
     assert [env.counts["close"] for env in (mine, early, late)] == [0, 1, call != "make"]
     assert not any(env.counts["step"] for env in (mine, early, late))
 
@@ -157,7 +157,7 @@ def test_the_loop_over_a_feed_does_not_end_silently_where_an_environment_raises_
     assert len(seen) == 1
     assert isinstance(caught.value.__cause__, StopIteration)
     assert "explode" in functions_in(caught.value.__cause__)
-    assert not collectors()
+    assert not collector_threads()
     assert list(feed) == []
 
 
@@ -167,7 +167,7 @@ def test_exceptions_that_are_meant_for_the_interpreter_reach_the_consumer_too(ro
     with pytest.raises(kind, match="from within") as caught:
         next(feed)
     assert "environment 1" in caught.value.__notes__[0]
-    assert not collectors()
+    assert not collector_threads()
     with pytest.raises(StopIteration):
         next(feed)
 
@@ -262,14 +262,14 @@ def test_an_environment_that_calls_next_on_its_own_feed_is_refused(lag):
     assert "environment 0" in caught.value.__notes__[0]
 
 
-def test_an_environment_in_a_background_collector_that_calls_next_is_refused(ahead):
+def test_an_environment_in_a_background_collector_that_calls_next_is_refused(threaded_rollout):
     script = Script()
-    feed = ahead([ScriptedEnv(script), ScriptedEnv()], ScriptedActor())
+    feed = threaded_rollout([ScriptedEnv(script), ScriptedEnv()], ScriptedActor())
     script.at("step", 2, lambda: next(feed))
     with pytest.raises(RuntimeError, match="one of the feed's own environments") as caught:
         next(feed)
     assert "environment 0, in env.step" in caught.value.__notes__[0]
-    assert not collectors()
+    assert not collector_threads()
 
 
 # environments that were made for a feed are closed with it
@@ -301,7 +301,7 @@ def test_an_error_in_closing_an_environment_is_a_warning_and_the_others_are_clos
     with pytest.warns(RuntimeWarning, match=r"closing .* failed: .*no"):
         feed.close()
     assert [env.counts["close"] for env in (*good, bad)] == [1, 1, 1]
-    assert not collectors()
+    assert not collector_threads()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -321,18 +321,18 @@ def test_an_error_in_closing_does_not_hide_the_error_before_it(rollout):
     with pytest.raises(TwoArgumentError) as caught:
         next(feed)
     assert any("failed: ValueError('no')" in note for note in caught.value.__notes__)
-    assert not collectors()
+    assert not collector_threads()
 
 
 # no progress
 
 
-def test_an_environment_that_blocks_is_named_after_the_timeout(ahead, impatient):
+def test_an_environment_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient):
     blocker, script = ThreadBlocker(), Script()
     made = ScriptedEnv(script.at("step", 8, blocker))
-    feed = ahead([ScriptedEnv(), lambda: made], ScriptedActor(), timeout=0.3)
+    feed = threaded_rollout([ScriptedEnv(), lambda: made], ScriptedActor(), timeout=0.3)
     assert is_scripted_fragment(0, next(feed))
-    (thread,) = collectors()
+    (thread,) = collector_threads()
     with pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.step, at step 2 of fragment 1.*`timeout`"):
         next(feed)
     with pytest.raises(StopIteration):
@@ -346,10 +346,10 @@ def test_an_environment_that_blocks_is_named_after_the_timeout(ahead, impatient)
     assert made.counts["close"] == 1
 
 
-def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(ahead, impatient):
+def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(threaded_rollout, impatient):
     blocker, script = ThreadBlocker(), Script()
-    feed = ahead([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
-    (thread,) = collectors()
+    feed = threaded_rollout([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
+    (thread,) = collector_threads()
     with pytest.raises(TimeoutError):
         next(feed)
     for _ in range(2):
@@ -360,10 +360,10 @@ def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(ahead, im
     feed.close()
 
 
-def test_the_timeout_is_raised_even_if_warnings_are_errors(ahead, impatient):
+def test_the_timeout_is_raised_even_if_warnings_are_errors(threaded_rollout, impatient):
     blocker, script = ThreadBlocker(), Script()
-    feed = ahead([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
-    (thread,) = collectors()
+    feed = threaded_rollout([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
+    (thread,) = collector_threads()
     try:
         with pytest.raises(TimeoutError, match=r"environment 1, in env.step"):
             next(feed)
@@ -373,11 +373,11 @@ def test_the_timeout_is_raised_even_if_warnings_are_errors(ahead, impatient):
     assert not thread.is_alive()
 
 
-def test_an_actor_that_blocks_is_named_after_the_timeout(ahead, impatient):
+def test_an_actor_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient):
     blocker, actor = ThreadBlocker(), ScriptedActor()
-    feed = ahead([ScriptedEnv(), ScriptedEnv()], actor, timeout=0.3)
+    feed = threaded_rollout([ScriptedEnv(), ScriptedEnv()], actor, timeout=0.3)
     actor.script.at("act", 2, blocker)
-    (thread,) = collectors()
+    (thread,) = collector_threads()
     with pytest.raises(TimeoutError, match=r"actor.step, at step 1 of fragment 0"):
         next(feed)
     blocker.release.set()
@@ -403,23 +403,23 @@ def test_a_factory_that_blocks_is_named_and_what_it_makes_is_closed_when_it_retu
 
     with pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.make"):
         threaded.rollout([lambda: early, factory], ScriptedActor(), start_timeout=0.3)
-    (thread,) = collectors()
+    (thread,) = collector_threads()
     blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
     assert (early.counts["close"], late.counts["close"]) == (1, 1)
 
 
-def test_close_warns_of_an_environment_that_does_not_return(ahead, impatient):
+def test_close_warns_of_an_environment_that_does_not_return(threaded_rollout, impatient):
     blocker, made = ThreadBlocker(), ScriptedEnv()
-    feed = ahead([lambda: made, ScriptedEnv()], ScriptedActor())
+    feed = threaded_rollout([lambda: made, ScriptedEnv()], ScriptedActor())
     made.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
     with pytest.warns(RuntimeWarning, match="environment 0, in env.step"):
         feed.close()
     assert "closed" in str(consumer.wait().error)
-    (thread,) = collectors()
+    (thread,) = collector_threads()
     blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
@@ -434,7 +434,7 @@ def test_an_environment_that_closing_could_not_wait_for_is_closed_when_it_return
     assert blocker.entered.wait(LONG)
     with pytest.warns(RuntimeWarning, match="environment 0, in env.step"):
         feed.close()
-    threads = [consumer, *collectors()]
+    threads = [consumer, *collector_threads()]
     blocker.release.set()
     for thread in threads:
         thread.join(LONG)
@@ -451,20 +451,20 @@ def test_close_may_be_called_before_the_first_fragment_and_often(rollout):
     for _ in range(3):
         feed.close()
         assert is_closed(feed)
-        assert not collectors()
+        assert not collector_threads()
     assert (mine.counts["close"], made.counts["close"]) == (0, 1)
     assert not mine.counts["step"]
 
 
-def test_fragments_that_wait_in_the_queue_are_dropped_by_close(ahead):
+def test_fragments_that_wait_in_the_queue_are_dropped_by_close(threaded_rollout):
     env = ScriptedEnv()
-    feed = ahead([env, ScriptedEnv()], ScriptedActor())
+    feed = threaded_rollout([env, ScriptedEnv()], ScriptedActor())
     first = next(feed)
     # all tokens are used up: nothing moves any more
     until(lambda: feed._progress.doing == "waiting for the learner")
     feed.close()
     assert is_closed(feed)
-    assert not collectors()
+    assert not collector_threads()
     assert is_scripted_fragment(0, first)
 
 
@@ -473,12 +473,12 @@ def test_close_may_be_called_from_another_thread(rollout):
     next(feed)
     assert InThread(feed.close).wait().error is None
     assert is_closed(feed)
-    assert not collectors()
+    assert not collector_threads()
 
 
-def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(ahead):
+def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(threaded_rollout):
     blocker, env, made = ThreadBlocker(), ScriptedEnv(), ScriptedEnv()
-    feed = ahead([env, lambda: made], ScriptedActor())
+    feed = threaded_rollout([env, lambda: made], ScriptedActor())
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
@@ -489,7 +489,7 @@ def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(ahead):
     blocker.release.set()
     assert closer.wait().error is None
     assert (env.counts["step"], made.counts["step"], made.counts["close"]) == (3, 3, 1)
-    assert not collectors()
+    assert not collector_threads()
 
 
 def test_close_makes_a_next_under_way_in_another_thread_raise(rollout):
@@ -508,7 +508,7 @@ def test_close_makes_a_next_under_way_in_another_thread_raise(rollout):
         assert "closed" in str(consumer.error)
     assert env.counts["step"] == 8
     assert made.counts["close"] == 1
-    assert not collectors()
+    assert not collector_threads()
 
 
 def test_an_environment_may_close_its_own_feed(rollout):
@@ -517,7 +517,7 @@ def test_an_environment_may_close_its_own_feed(rollout):
     env.script.at("step", 3, feed.close)
     with pytest.raises(RuntimeError, match="closed"):
         list(feed)
-    until(lambda: not collectors())
+    until(lambda: not collector_threads())
     assert env.counts["step"] == 3
     assert made.counts["close"] == 1
 
@@ -531,7 +531,7 @@ def test_leaving_the_with_block_closes_the_feed_whatever_the_reason(rollout):
     assert caught.value is error
     assert made.counts["close"] == 1
     assert is_closed(feed)
-    assert not collectors()
+    assert not collector_threads()
 
 
 def test_fragments_outlive_their_feed(rollout):
@@ -562,7 +562,7 @@ def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
         signal.signal(signal.SIGINT, before)
     with pytest.raises(StopIteration):
         next(feed)
-    assert not collectors()
+    assert not collector_threads()
     assert (made.counts["step"], made.counts["close"]) == (2, 1)
 
 
@@ -574,14 +574,14 @@ def test_dropping_the_last_reference_ends_the_feed_at_once(rollout):
     feed = rollout([ScriptedEnv(), lambda: made], ScriptedActor())
     next(feed)
     del feed
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
 def test_a_feed_that_was_never_asked_is_ended_when_it_is_dropped(rollout):
     made = ScriptedEnv()
     rollout([ScriptedEnv(), lambda: made], ScriptedActor())
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
@@ -590,7 +590,7 @@ def test_leaving_a_loop_ends_a_feed_that_no_variable_holds(rollout):
     for fragment in rollout([lambda: made, ScriptedEnv()], ScriptedActor()):
         assert is_scripted_fragment(0, fragment)
         break
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
@@ -601,7 +601,7 @@ def test_a_feed_in_a_reference_cycle_is_ended_by_the_garbage_collector(rollout):
     next(cycle[0])
     del cycle
     gc.collect()
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
@@ -611,7 +611,7 @@ def test_a_feed_that_its_actor_holds_is_ended_by_the_garbage_collector(rollout):
     next(actor.feed)
     del actor
     gc.collect()
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
@@ -666,7 +666,7 @@ def test_an_older_feed_over_an_environment_in_use_is_closed_even_if_warnings_are
     with pytest.raises(RuntimeWarning, match="environment 0"):  # as the settings of these tests have it
         rollout([env, ScriptedEnv()], ScriptedActor())
     assert is_closed(older)
-    assert not collectors()
+    assert not collector_threads()
 
 
 @pytest.mark.parametrize("end", ["close", "del", "error"])
@@ -746,9 +746,9 @@ def test_the_collector_goes_on_after_an_exception_in_a_paused_block(rollout):
         assert is_scripted_fragment(1, next(feed))
 
 
-def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(ahead):
+def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(threaded_rollout):
     env, blocker = ScriptedEnv(), ThreadBlocker()
-    feed = ahead([env, ScriptedEnv()], ScriptedActor(), timeout=0.2)
+    feed = threaded_rollout([env, ScriptedEnv()], ScriptedActor(), timeout=0.2)
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
@@ -779,14 +779,16 @@ def test_a_feed_may_be_closed_inside_a_paused_block(rollout):
     threading.Timer(0.05, blocker.release.set).start()
     with feed.pause():
         feed.close()
-        assert not collectors()
+        assert not collector_threads()
     assert "closed" in str(consumer.wait().error)
     assert made.counts["close"] == 1
 
 
-def test_a_pause_gives_up_on_an_environment_that_blocks_and_the_feed_goes_on_when_it_returns(ahead, monkeypatch):
+def test_a_pause_gives_up_on_an_environment_that_blocks_and_the_feed_goes_on_when_it_returns(
+    threaded_rollout, monkeypatch
+):
     env, blocker = ScriptedEnv(), ThreadBlocker()
-    feed = ahead([ScriptedEnv(), env], ScriptedActor())
+    feed = threaded_rollout([ScriptedEnv(), env], ScriptedActor())
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)

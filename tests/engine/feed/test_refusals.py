@@ -1,4 +1,4 @@
-"""Wrong input fails at the call, with a message that helps, and leaves nothing behind."""
+"""Wrong input is refused at the call, with a message that helps, and leaves no thread and no environment open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who spent which second: no moment is lost or counted twice, and what is said and drawn of it is true."""
+"""Statistics, advice, traces and pictures of a feed: every moment is charged once."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def train(feed, n=N, seconds=0.0):
         time.sleep(seconds)
 
 
-def listed(rollout, seconds=0.0, **options):
+def open_feed(rollout, seconds=0.0, **options):
     return rollout([partial(SleepingEnv, seconds) for _ in range(B)], AddsWeight(), T, seed=0, **options)
 
 
 ENGINES = {
-    "same": (partial(listed, same.rollout), []),
-    "threaded": (partial(listed, threaded.rollout), []),
-    "threads": (partial(listed, threaded.rollout, workers=2, worker="thread"), ["worker 0", "worker 1"]),
-    "processes": (partial(listed, threaded.rollout, workers=2, groups=2), ["worker 0", "worker 1"]),
+    "same": (partial(open_feed, same.rollout), []),
+    "threaded": (partial(open_feed, threaded.rollout), []),
+    "threads": (partial(open_feed, threaded.rollout, workers=2, worker="thread"), ["worker 0", "worker 1"]),
+    "processes": (partial(open_feed, threaded.rollout, workers=2, groups=2), ["worker 0", "worker 1"]),
     "multi": (
         lambda: multi.rollout(SleepingEnv, AddsWeight(), T, 2, 1, seed=0),
         ["collector process 0", "collector process 1"],
@@ -86,7 +86,7 @@ def overlap(some, others):
     return sum(max(0.0, min(b, d) - max(a, c)) for _, a, b in some for _, c, d in others)
 
 
-def of(spans, *kinds):
+def spans_of(spans, *kinds):
     return [span for span in spans if span[0] in kinds]
 
 
@@ -155,7 +155,7 @@ def test_the_times_of_learner_and_of_collector_each_add_up_to_all_of_the_time(mo
     tick = partial(next, itertools.count(1.0))  # every look at the clock takes a second
     for module in (clock_module, progress_module):
         monkeypatch.setattr(module, "perf_counter", tick)
-    with listed(same.rollout) as feed:
+    with open_feed(same.rollout) as feed:
         train(feed)
         stats = feed.stats
     assert sum(stats.learner) == stats.seconds
@@ -166,7 +166,7 @@ def test_the_times_of_learner_and_of_collector_each_add_up_to_all_of_the_time(mo
 
 @pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout])
 def test_the_clock_of_a_feed_stops_after_a_loop_and_goes_on_with_the_next(rollout):
-    with listed(rollout) as feed:
+    with open_feed(rollout) as feed:
         assert "nothing has been delivered yet" in str(feed.stats)
         for j, _ in enumerate(feed):
             if j == 3:
@@ -184,7 +184,7 @@ def test_the_clock_of_a_feed_stops_after_a_loop_and_goes_on_with_the_next(rollou
 
 @pytest.mark.parametrize("engine", [threaded.rollout, lambda envs, *args, **options: single.rollout(envs[0], *args, B)])
 def test_a_pause_counts_as_waiting_of_the_collector(engine):
-    with listed(engine, STEP) as feed:
+    with open_feed(engine, STEP) as feed:
         next(feed)  # the next one is being collected
         with feed.pause():
             time.sleep(T * B * STEP)
@@ -236,15 +236,15 @@ class SlowCopies(LaggingLane):
 
 REAL = {
     "slow environment": (
-        partial(listed, threaded.rollout, STEP),
+        partial(open_feed, threaded.rollout, STEP),
         0.0,
         "collection is the bottleneck, and most of it is s",
     ),
-    "slow learner": (partial(listed, threaded.rollout), 20 * STEP, "training is the bottleneck"),
-    "taking turns": (partial(listed, same.rollout, STEP), T * B * STEP, "they take turns"),
+    "slow learner": (partial(open_feed, threaded.rollout), 20 * STEP, "training is the bottleneck"),
+    "taking turns": (partial(open_feed, same.rollout, STEP), T * B * STEP, "they take turns"),
     **{
         f"slow transfer, haste {haste:g}": (
-            lambda haste=haste: listed(threaded.rollout, device=SlowCopies(haste=haste, actor_on_host=not haste)),
+            lambda haste=haste: open_feed(threaded.rollout, device=SlowCopies(haste=haste, actor_on_host=not haste)),
             0.0,
             "collection is the bottleneck, and most of it is transfer",
         )
@@ -304,25 +304,25 @@ def test_a_trace_has_a_lane_without_gaps_for_each_thread_and_process(engine, tmp
     for spans in lanes.values():
         assert_in_order(spans)
         assert all(abs(one[2] - other[1]) < 0.01 for one, other in itertools.pairwise(spans))
-    assert len(of(lanes["learner"], "waiting")) == N
+    assert len(spans_of(lanes["learner"], "waiting")) == N
     assert [kind for kind, *_ in lanes["learner"]][-2 * N :] == ["waiting", "training"] * N
     collectors = [lanes[name] for name in ("collector", *others) if not name.startswith("worker")]
     assert {kind for spans in collectors for kind, *_ in spans} >= {"stepping", "inference", "transfer", "waiting"}
-    assert bool(of(lanes["collector"], "collecting")) == any(name.startswith("collector") for name in others)
+    assert bool(spans_of(lanes["collector"], "collecting")) == any(name.startswith("collector") for name in others)
     for name in others:
-        assert of(lanes[name], "waiting")
-        assert len(of(lanes[name], "stepping")) >= T * (N - 1)  # of the groups' turns some may be one span
+        assert spans_of(lanes[name], "waiting")
+        assert len(spans_of(lanes[name], "stepping")) >= T * (N - 1)  # of the groups' turns some may be one span
 
 
 @pytest.mark.parametrize(("rollout", "overlaps"), [(same.rollout, False), (threaded.rollout, True)])
 def test_equal_work_fills_both_lanes_of_threaded_and_half_of_the_lanes_of_same(rollout, overlaps, tmp_path):
-    with listed(rollout, STEP) as feed:
+    with open_feed(rollout, STEP) as feed:
         next(feed)
         with feed.trace() as recorded:
             train(feed, 6, T * B * STEP)
     lanes = lanes_of(recorded.events)
-    training, working = of(lanes["learner"], "training"), of(lanes["collector"], *BUSY)
-    assert (overlap(training, of(lanes["collector"], "stepping")) > 0) == overlaps
+    training, working = spans_of(lanes["learner"], "training"), spans_of(lanes["collector"], *BUSY)
+    assert (overlap(training, spans_of(lanes["collector"], "stepping")) > 0) == overlaps
     total = max(end for spans in lanes.values() for *_, end in spans)
     busy = [sum(end - start for _, start, end in spans) / total for spans in (training, working)]
     if overlaps:
@@ -335,7 +335,7 @@ def test_equal_work_fills_both_lanes_of_threaded_and_half_of_the_lanes_of_same(r
 
 
 def test_a_trace_ends_with_its_feed_and_with_the_last_delivery(tmp_path):
-    feed = listed(threaded.rollout)
+    feed = open_feed(threaded.rollout)
     train(feed, 2)
     recorded = feed.trace(tmp_path / "run.json")
     with pytest.raises(RuntimeError, match="recorded already"):
@@ -350,7 +350,7 @@ def test_a_trace_ends_with_its_feed_and_with_the_last_delivery(tmp_path):
 
 
 def test_a_forgotten_feed_writes_its_trace(tmp_path):
-    feed = listed(threaded.rollout)
+    feed = open_feed(threaded.rollout)
     feed.trace(tmp_path / "run.json")
     train(feed)
     del feed
@@ -359,18 +359,18 @@ def test_a_forgotten_feed_writes_its_trace(tmp_path):
 
 
 def test_one_trace_may_follow_another_and_an_unwritable_file_is_an_error(tmp_path):
-    with listed(same.rollout) as feed:
+    with open_feed(same.rollout) as feed:
         with pytest.raises(FileNotFoundError):
             feed.trace(tmp_path / "nowhere" / "run.json")
         for _ in range(2):
             with feed.trace() as recorded:
                 train(feed)
-            assert len(of(lanes_of(recorded.events)["learner"], "waiting")) == N
+            assert len(spans_of(lanes_of(recorded.events)["learner"], "waiting")) == N
         assert feed._progress.log is feed._clock.log is feed._progress.gather is None
 
 
 def test_a_trace_says_how_many_spans_were_lost(monkeypatch):
-    with listed(threaded.rollout, workers=1, lag=0) as feed:
+    with open_feed(threaded.rollout, workers=1, lag=0) as feed:
         monkeypatch.setattr(SharedProgress, "drain", lambda self: 3)
         with pytest.warns(RuntimeWarning, match="lacks 6 spans"), feed.trace():
             train(feed, 1)
@@ -428,14 +428,14 @@ class TimedLane(LaggingLane):
 @pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout])
 def test_streams_have_lanes_of_their_own_in_a_trace(rollout, haste):
     lane = TimedLane(haste=haste)
-    with listed(rollout, device=lane) as feed, feed.trace() as recorded:
+    with open_feed(rollout, device=lane) as feed, feed.trace() as recorded:
         for _, fragment in zip(range(N), feed, strict=False):
             lane.launch(lambda x=fragment.state.obs: x.sum())
     lanes = lanes_of(recorded.events)
     assert list(lanes) == ["learner", "collector", "learner's stream", "collector's stream"]
     for spans in lanes.values():
         assert_in_order(spans)
-    assert len(of(lanes["collector"], "transfer")) >= N * T  # rows are uploaded one by one
+    assert len(spans_of(lanes["collector"], "transfer")) >= N * T  # rows are uploaded one by one
     assert {kind for kind, *_ in lanes["collector's stream"]} == {"inference", "transfer"}
     assert {kind for kind, *_ in lanes["learner's stream"]} <= {"training"}
     assert_is_picture(plotting.timeline(recorded), n_lanes=4)
@@ -454,7 +454,7 @@ def test_a_picture_fills_lanes_in_proportion_to_time(parts):
     filled = plotting._filled(spans, edges)
     np.testing.assert_allclose(sum(filled.values()), 1)
     for kind in BUSY:
-        expected = [overlap(of(spans, kind), [(kind, a, b)]) / (b - a) for a, b in itertools.pairwise(edges)]
+        expected = [overlap(spans_of(spans, kind), [(kind, a, b)]) / (b - a) for a, b in itertools.pairwise(edges)]
         np.testing.assert_allclose(filled[kind], expected, atol=1e-9)
 
 
@@ -482,7 +482,7 @@ def assert_is_picture(figure, n_lanes):
 
 def test_a_picture_can_be_drawn_of_a_trace_and_of_its_file(tmp_path):
     path = tmp_path / "run.json"
-    with listed(threaded.rollout, workers=2, worker="thread") as feed:
+    with open_feed(threaded.rollout, workers=2, worker="thread") as feed:
         with feed.trace(path) as recorded:
             with pytest.raises(ValueError, match="must have ended"):
                 plotting.timeline(recorded)

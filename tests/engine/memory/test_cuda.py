@@ -1,6 +1,7 @@
-"""The law, ownership and the edges on a real GPU. The same engine code runs on the lagging device in test_hazards.py.
+"""The law, ownership of memory, the edges and captured steps on a GPU.
 
-So does that of captured steps, in test_captured.py. Under ``TORCH_CUDA_SANITIZER=1`` these are the tests to run.
+On the lagging device the same code of the engine is tested in test_hazards.py and test_captured.py. These are the tests
+to run under ``TORCH_CUDA_SANITIZER=1``.
 """
 
 import threading
@@ -27,7 +28,7 @@ N_ENVS, N_STEPS, N_FRAGMENTS = 5, 11, 6
 A_WHILE = 20_000_000  # cycles for which a kernel sleeps, to stretch the windows in which something may go wrong
 
 
-class Actor(BaseActorModule):
+class GruActor(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.core = torch.nn.GRU(4, 8)
@@ -39,7 +40,7 @@ class Actor(BaseActorModule):
         return sampling.categorical(logits, generator=self.generator), hx, {"logits": logits, "value": value[..., 0]}
 
 
-def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=Actor, env="CartPole-v1", **options):
+def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=GruActor, env="CartPole-v1", **options):
     """Collect and learn on a stream of the learner's, without ever waiting for it."""
     torch.manual_seed(1)
     actor, kept = make_actor().to(home), []
@@ -87,7 +88,7 @@ def test_actor_and_consumer_may_be_on_different_devices(device, actor_device, ho
 def test_fragments_that_are_kept_do_not_change():
     torch.manual_seed(0)
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
         kept = [next(feed) for _ in range(N_FRAGMENTS)]
         copies = nested.map(torch.clone, kept)
         for _ in range(N_FRAGMENTS):
@@ -97,7 +98,7 @@ def test_fragments_that_are_kept_do_not_change():
 
 def test_neither_learner_nor_collector_synchronizes_implicitly():
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0) as feed:
         next(feed)
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -110,7 +111,7 @@ def test_neither_learner_nor_collector_synchronizes_implicitly():
 def test_device_memory_stays_flat():
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
     used = []
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
         for _ in range(60):
             next(feed)
             torch.cuda.synchronize()
@@ -119,7 +120,7 @@ def test_device_memory_stays_flat():
 
 
 def test_evaluate_runs_on_the_gpu():
-    rewards, info = evaluate([gym.make("CartPole-v1") for _ in range(3)], Actor().cuda(), n_steps=20)
+    rewards, info = evaluate([gym.make("CartPole-v1") for _ in range(3)], GruActor().cuda(), n_steps=20)
     assert rewards.shape[1] == 3
     assert info["logits"].shape == (len(rewards) + 1, 3, 2)
 
@@ -148,7 +149,7 @@ class Lstm(ActorCritic):
 
 
 ACTORS = {
-    "a GRU": (Actor, "CartPole-v1"),
+    "a GRU": (GruActor, "CartPole-v1"),
     "an LSTM": (Lstm, "CartPole-v1"),
     "feed-forward": (lambda: ActorCritic(mlp(4, 64, 2), mlp(4, 64, 1)), "CartPole-v1"),
     "epsilon-greedy": (lambda: QNetwork(mlp(4, 64, 2), epsilon=0.5), "CartPole-v1"),
@@ -187,7 +188,7 @@ def test_captured_steps_of_a_collector_process_are_the_eager_ones(device):
     options = {"lag": 1, "device": device, "actor_device": "cuda", "compile": True}
     expected = collected(same, **options)
     torch.manual_seed(1)
-    actor, kept = Actor().cuda(), []
+    actor, kept = GruActor().cuda(), []
     with single.rollout(lambda: gym.make("CartPole-v1"), actor, N_STEPS, N_ENVS, seed=3, final=True, **options) as feed:
         for _ in range(N_FRAGMENTS):
             kept.append(nested.map(torch.clone, next(feed)))
@@ -222,7 +223,7 @@ def test_the_learner_may_draw_from_the_global_generator_meanwhile(captures):
 
     def drawn(**options):
         torch.manual_seed(1)
-        actor, numbers = Actor().cuda(), []
+        actor, numbers = GruActor().cuda(), []
         with threaded.rollout(
             [gym.make("CartPole-v1") for _ in range(N_ENVS)], actor, N_STEPS, seed=3, lag=2, **options
         ) as feed:
@@ -235,7 +236,7 @@ def test_the_learner_may_draw_from_the_global_generator_meanwhile(captures):
     assert captures
 
 
-class Reading(Actor):
+class Reading(GruActor):
     def forward(self, obs, **inputs):
         scale = 2.0 if obs.sum().item() > 0 else 1.0
         return super().forward(obs * scale, **inputs)
@@ -285,7 +286,7 @@ def test_where_capturing_fails_steps_run_eagerly(engine, monkeypatch):
 
 def test_captured_steps_neither_synchronize_implicitly_nor_leak_memory(captures):
     envs, used = [gym.make("CartPole-v1") for _ in range(N_ENVS)], []
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
         next(feed)
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -302,7 +303,7 @@ def test_a_learner_may_capture_a_graph_of_its_own_inside_a_pause(captures):
     graph, x = torch.cuda.CUDAGraph(), torch.zeros(4, device="cuda")
     expected = collected(same, lag=1)
     torch.manual_seed(1)
-    actor, kept = Actor().cuda(), []
+    actor, kept = GruActor().cuda(), []
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
     with threaded.rollout(envs, actor, N_STEPS, seed=3, lag=1, final=True, compile=True) as feed:
         for j in range(N_FRAGMENTS):
@@ -328,4 +329,4 @@ def test_capturing_prints_and_warns_nothing(captures):
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="CUDA devices"):
-        same.rollout([gym.make("CartPole-v1")], Actor(), 5, device=f"cuda:{torch.cuda.device_count()}")
+        same.rollout([gym.make("CartPole-v1")], GruActor(), 5, device=f"cuda:{torch.cuda.device_count()}")

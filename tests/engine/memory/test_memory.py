@@ -1,4 +1,4 @@
-"""Memory: at most ``lag + 1`` fragments under way, beside those that the user keeps; and nothing grows."""
+"""At most `lag + 1` fragments are in memory besides those that the user keeps, and memory does not grow."""
 
 from __future__ import annotations
 

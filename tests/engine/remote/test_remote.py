@@ -1,4 +1,4 @@
-"""The law for collectors in processes of their own: what they yield is, bit for bit, what `same` does."""
+"""Collector processes yield the fragments of `same`, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
 from rlplay.zoo.actors import ActorCritic
+from tests.support.actors import ReportsThreads
 from tests.support.assertions import assert_same_bytes
 from tests.support.training import (
     GruWithBuffer,
@@ -73,7 +74,7 @@ def test_fragments_of_collector_processes_reach_the_lagging_device(parts, haste)
     assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
 
 
-class Odd(BaseActorModule):
+class RareDtypes(BaseActorModule):
     """An actor without parameters, with a recurrent state of several leaves, and with info of rare kinds."""
 
     def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
@@ -94,7 +95,7 @@ class Odd(BaseActorModule):
         return act.clone(), hx, info
 
 
-class Pixels:
+class PixelEnv:
     """A class is a factory, and is given its seed."""
 
     observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
@@ -111,8 +112,8 @@ class Pixels:
         return obs, 1.0, obs[0, 0, 0] < 64, False, {}
 
 
-def nothing(*_):
-    """Learn nothing: there is nothing to learn with."""
+def learn_nothing(*_):
+    """Change nothing: the actor has no parameters."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -121,7 +122,7 @@ def test_images_and_rare_dtypes_pass_and_the_callers_default_dtype_holds(dtype):
     torch.set_default_dtype(dtype)
     try:
         fragments, _ = assert_processes_yield_the_fragments_of_same(
-            Pixels, 1, 3, make_actor=Odd, update=nothing, lag=1, n_steps=7, final=True, n_fragments=3
+            PixelEnv, 1, 3, make_actor=RareDtypes, update=learn_nothing, lag=1, n_steps=7, final=True, n_fragments=3
         )
     finally:
         torch.set_default_dtype(before)
@@ -167,23 +168,15 @@ def test_weights_that_have_changed_their_names_are_refused_and_the_feed_goes_on_
     assert_same_bytes(expected, got)
 
 
-class Threads(CountingActor):
-    """Tells how many threads torch has."""
-
-    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
-        threads = torch.full(fin.shape, torch.get_num_threads())
-        return act.clone(), (), {"threads": threads}
-
-
 def test_a_collector_process_has_the_number_of_torch_threads_that_was_given():
-    with single.rollout(cartpole, Threads(), 2, 1, threads=2) as feed:
+    with single.rollout(cartpole, ReportsThreads(), 2, 1, threads=2) as feed:
         assert next(feed).actor["threads"].unique().item() == 2
 
 
 # what is wrong is said at the call
 
 
-class Lazy(Threads):
+class LazyActor(ReportsThreads):
     def __init__(self):
         super().__init__()
         self.lazy = nn.LazyLinear(3)
@@ -191,7 +184,7 @@ class Lazy(Threads):
 
 REFUSED = {
     "no callable": (TypeError, "`factory`", {"factory": [cartpole]}),
-    "an environment": (TypeError, "`factory`", {"factory": Pixels(0)}),
+    "an environment": (TypeError, "`factory`", {"factory": PixelEnv(0)}),
     "n_actors": (ValueError, "`n_actors`", {"n_actors": 0}),
     "n_per_actor": (ValueError, "`n_per_actor`", {"n_per_actor": 0}),
     "n_per_actor, kind": (TypeError, "`n_per_actor`", {"n_per_actor": 1.0}),
@@ -204,8 +197,8 @@ REFUSED = {
     "device": (ValueError, "`device`", {"device": "cuda:99"}),
     "actor_device": (ValueError, "`actor_device`", {"actor_device": "cuda:99"}),
     "no actor": (TypeError, "BaseActorModule", {"actor": nn.Linear(1, 1)}),
-    "wrapped actor": (TypeError, "DataParallel", {"actor": nn.DataParallel(Threads())}),
-    "lazy actor": (ValueError, "lazy", {"actor": Lazy()}),
+    "wrapped actor": (TypeError, "DataParallel", {"actor": nn.DataParallel(ReportsThreads())}),
+    "lazy actor": (ValueError, "lazy", {"actor": LazyActor()}),
     "n_per_batch": (ValueError, "`n_per_batch` must be at most", {"n_per_batch": 99}),
 }
 
@@ -213,12 +206,12 @@ REFUSED = {
 @pytest.mark.parametrize(("kind", "message", "wrong"), REFUSED.values(), ids=REFUSED)
 def test_wrong_arguments_are_refused_before_any_process_is_started(kind, message, wrong):
     with pytest.raises(kind, match=message):
-        multi.rollout(**{"factory": cartpole, "actor": Threads(), "n_actors": 2, **wrong})
+        multi.rollout(**{"factory": cartpole, "actor": ReportsThreads(), "n_actors": 2, **wrong})
 
 
 def test_errors_of_single_name_its_own_arguments():
     with pytest.raises(ValueError, match="`n_envs`"):
-        single.rollout(cartpole, Threads(), n_envs=0)
+        single.rollout(cartpole, ReportsThreads(), n_envs=0)
 
 
 @pytest.mark.parametrize("engine", ["single", "multi"])
@@ -294,17 +287,20 @@ def test_processes_that_finish_first_go_on_where_they_stopped():
 def test_a_fork_that_ends_leaves_feeds_and_their_processes_to_its_parent():
     code = f"""
         import os, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+        from functools import partial
         import gym
-        from tests.engine.remote.test_remote import Threads, cartpole
         from rlplay.engine.rollout import evaluate, same
+        from tests.support.actors import ReportsThreads
+
+        cartpole = partial(gym.make, "CartPole-v1")
 
         class Env(gym.Wrapper):
             def close(self):
                 print("closed\\n", end="", flush=True)  # in one piece
 
-        feed = same.rollout([lambda: Env(cartpole())], Threads(), n_steps=2)
-        examiner = evaluate.background(cartpole, Threads(), n_envs=1, n_steps=1)
+        feed = same.rollout([lambda: Env(cartpole())], ReportsThreads(), n_steps=2)
+        examiner = evaluate.background(cartpole, ReportsThreads(), n_envs=1, n_steps=1)
         child = os.fork()
         if not child:
             sys.exit()  # through the exit handlers

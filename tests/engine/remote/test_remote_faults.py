@@ -1,4 +1,4 @@
-"""When processes that collect fail, hang or are killed: errors come in their place, and nothing is left behind."""
+"""Collector processes that fail, hang or are killed: errors come in order, and no process is left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def blockers(tmp_path):
     return [ProcessBlocker(tmp_path / f"stop-{k}") for k in range(2)]
 
 
-class Tells(ScriptedEnv):
+class RecordsSteps(ScriptedEnv):
     """Writes, when it is closed, how often it was stepped."""
 
     def __init__(self, script, where):
@@ -47,7 +47,7 @@ class Tells(ScriptedEnv):
         self._where.write_text(str(self.counts["step"]))
 
 
-class Fleet:
+class ScriptedFactory:
     """A factory that tells its environments apart by their seeds, and gives each a script of its own."""
 
     def __init__(self, where, *scripts):
@@ -55,7 +55,7 @@ class Fleet:
         self._parts = dict(zip(seeds_of(0, len(scripts)), zip(scripts, self._books, strict=True), strict=True))
 
     def __call__(self, seed):
-        return Tells(*self._parts[seed])
+        return RecordsSteps(*self._parts[seed])
 
     @property
     def closed(self):
@@ -68,7 +68,7 @@ def one(tmp_path):
     """Open a feed of `single`, with a script for each environment; return it and its factory."""
 
     def opened(*scripts, actor=None, **options):
-        fleet = Fleet(tmp_path, *scripts)
+        fleet = ScriptedFactory(tmp_path, *scripts)
         return single.rollout(fleet, actor or ScriptedActor(), T, len(scripts), seed=0, **options), fleet
 
     return opened
@@ -79,7 +79,7 @@ def many(tmp_path):
     """Open a feed of `multi`, with a process for each script; return it and its factory."""
 
     def opened(*scripts, n_steps=T, **options):
-        fleet = Fleet(tmp_path, *scripts)
+        fleet = ScriptedFactory(tmp_path, *scripts)
         return multi.rollout(fleet, ScriptedActor(), n_steps, len(scripts), 1, seed=0, **options), fleet
 
     return opened
@@ -167,7 +167,7 @@ def test_an_error_in_a_collector_process_at_the_call_is_raised_there(tmp_path):
     assert not child_processes()
 
 
-class Unequal(ScriptedEnv):
+class OtherSpaceForOneSeed(ScriptedEnv):
     def __init__(self, seed):
         super().__init__()
         if seed == seeds_of(0, 3)[2]:
@@ -176,7 +176,7 @@ class Unequal(ScriptedEnv):
 
 def test_unequal_spaces_in_different_processes_are_refused():
     with pytest.raises(ValueError, match=r"equal spaces: environment 2 has the observation_space"):
-        multi.rollout(Unequal, ScriptedActor(), T, 3, 1, seed=0)
+        multi.rollout(OtherSpaceForOneSeed, ScriptedActor(), T, 3, 1, seed=0)
     assert not child_processes()
 
 
@@ -388,7 +388,7 @@ def test_whenever_a_process_is_killed_it_is_named(many, tmp_path):
 # pausing
 
 
-class Clock(ScriptedEnv):
+class SharedStepCount(ScriptedEnv):
     """Counts its steps where everybody can see it: once they are over."""
 
     def __init__(self, script, where):
@@ -423,7 +423,7 @@ def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, bloc
 
     entered, leave = threading.Event(), threading.Event()
     with multi.rollout(
-        lambda seed: Clock(*parts[seed]), ScriptedActor(), 100, 2, 1, seed=0, lag=0, timeout=LONG
+        lambda seed: SharedStepCount(*parts[seed]), ScriptedActor(), 100, 2, 1, seed=0, lag=0, timeout=LONG
     ) as feed:
         consumer = InThread(feed.__next__)
         for blocker in blockers:

@@ -1,4 +1,4 @@
-"""Lists of whole episodes: which ones, and that each is a fragment like any other."""
+"""Lists of whole episodes: which episodes, and that each is a fragment like any other."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def ledgers(n_envs, lengths=LENGTHS, **options):
     return [LedgerEnv(gym.spaces, j, lengths=lengths, **options) for j in range(n_envs)]
 
 
-def weighed(feed, actor, n_lists):
-    """Take lists, with the weight set before each ask; and what the feed says then."""
+def collect_lists(feed, actor, n_lists):
+    """Set the weight before each ask; yield each list with the episodes, version and steps of the feed."""
     for k in range(n_lists):
         with torch.no_grad():
             actor.weight.fill_(k)
@@ -42,7 +42,7 @@ def weighed(feed, actor, n_lists):
         yield batch, feed.episodes(), feed.version, feed.steps
 
 
-def alike(one, other):
+def assert_close(one, other):
     assert nested.structure(one) == nested.structure(other)
     torch.testing.assert_close(nested.leaves(one), nested.leaves(other), rtol=1e-6, atol=1e-6)
 
@@ -50,8 +50,8 @@ def alike(one, other):
 # Which episodes, and what they look like
 
 
-def check_books(episode, env, number, version):
-    """See that an episode is the one of this number in the books of a ledger environment, from beginning to end."""
+def check_ledger(episode, env, number, version):
+    """Check that an episode is the one with this number of a ledger environment, from beginning to end."""
     T, n = env.length(number), torch.arange(1 + env.length(number))
     state, info, end, j = episode.state, episode.actor, episode.env, env.index
     codes = [float(encode(j, number, t)) for t in range(1, 1 + T)]
@@ -67,8 +67,8 @@ def check_books(episode, env, number, version):
     assert end.valid.shape == (T, 1)
     assert end.info["code"][:, 0].tolist() == codes
 
-    alike(info["obs"], state.obs)
-    alike((info["act"], info["rew"], info["stepno"]), (state.act, state.rew, state.stepno))
+    assert_close(info["obs"], state.obs)
+    assert_close((info["act"], info["rew"], info["stepno"]), (state.act, state.rew, state.stepno))
     assert info["fin"][:, 0].tolist() == [True, *[False] * T]
     assert info["virtual"][:, 0].tolist() == [False] * T + [True]
     assert info["weight"].eq(version).all()
@@ -77,7 +77,7 @@ def check_books(episode, env, number, version):
 
     final = end.final
     assert (final.t.tolist(), final.b.tolist()) == ([T - 1], [0])
-    alike((final.obs, final.actor), nested.map(lambda x: x[-1], (state.obs, info)))
+    assert_close((final.obs, final.actor), nested.map(lambda x: x[-1], (state.obs, info)))
 
 
 def check_lists(n_envs, batch_size, lengths, n_lists=3):
@@ -85,14 +85,14 @@ def check_lists(n_envs, batch_size, lengths, n_lists=3):
     with episodic.rollout(envs, actor, batch_size=batch_size, info=["code"], seed=0) as feed:
         assert [(env.resets, env.stepno) for env in envs] == [(1, 0)] * n_envs
         assert (feed.version, feed.steps, feed.episodes()) == (None, 0, [])
-        lists = list(weighed(feed, actor, n_lists))
+        lists = list(collect_lists(feed, actor, n_lists))
     numbers, steps, acts = [count() for _ in envs], 0, [[] for _ in envs]
     for k, (batch, known, version, so_far) in enumerate(lists):
         players = sorted(e % n_envs for e in range(k * batch_size, (k + 1) * batch_size))
         assert [ended.env for ended in known] == players
         assert len(batch) == batch_size
         for episode, ended, j in zip(batch, known, players, strict=True):
-            check_books(episode, envs[j], next(numbers[j]), k)
+            check_ledger(episode, envs[j], next(numbers[j]), k)
             assert ended == Episode(j, episode.state.rew[1:].sum(dtype=torch.float64), len(episode.env.valid))
             acts[j] += episode.state.act[1:, 0].tolist()
             steps += ended.length
@@ -127,8 +127,8 @@ def test_episodes_may_have_nested_observations_and_actions(form, action):
     envs = ledgers(2, form=form, action=action)
     with episodic.rollout(envs, CountingActor(action), batch_size=4) as feed:
         for episode in next(feed):
-            alike((episode.actor["obs"], episode.actor["act"]), (episode.state.obs, episode.state.act))
-            alike(episode.env.final.obs, nested.map(lambda x: x[-1], episode.state.obs))
+            assert_close((episode.actor["obs"], episode.actor["act"]), (episode.state.obs, episode.state.act))
+            assert_close(episode.env.final.obs, nested.map(lambda x: x[-1], episode.state.obs))
 
 
 def test_a_seed_repeats_the_episodes():
@@ -140,8 +140,8 @@ def test_a_seed_repeats_the_episodes():
     one, other = played(None), played(None)
     torch.manual_seed(0)
     again = played(None)
-    alike(one, again)
-    alike(played(3), played(3))
+    assert_close(one, again)
+    assert_close(played(3), played(3))
     assert any(not torch.equal(x.state.act, y.state.act) for x, y in zip(one[1], other[1], strict=True))
 
 
@@ -187,8 +187,8 @@ def test_replaying_an_episode_gives_the_recorded_reactions(recurrent):
     with episodic.rollout(ledgers(2), actor, batch_size=6) as feed:
         for episode in next(feed):
             info, _, final = unroll(episode, actor)
-            alike([x[:-1] for x in nested.leaves(info)], [x[:-1] for x in nested.leaves(episode.actor)])
-            alike(final, episode.env.final.actor)
+            assert_close([x[:-1] for x in nested.leaves(info)], [x[:-1] for x in nested.leaves(episode.actor)])
+            assert_close(final, episode.env.final.actor)
             assert [hx.eq(actor.first).all().item() for hx in nested.leaves(episode.hx)] == [True] * 2 * recurrent
             assert all(hx.is_contiguous() for hx in nested.leaves(episode.hx))  # as cuDNN will have it
 
@@ -203,7 +203,7 @@ class Remembering(CountingActor):
 def test_the_recurrent_state_of_an_episode_is_its_own():
     with episodic.rollout(ledgers(2), Remembering(), batch_size=4) as feed:
         for episode in (episode for batch in islice(feed, 2) for episode in batch):
-            alike(episode.hx, nested.map(lambda x: x[:1], episode.actor["hx"]))
+            assert_close(episode.hx, nested.map(lambda x: x[:1], episode.actor["hx"]))
             assert torch.equal(unroll(episode, Remembering()).final["hx"]["count"], episode.actor["hx"]["count"][-1])
 
 

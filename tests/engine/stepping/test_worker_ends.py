@@ -1,4 +1,4 @@
-"""Closing, pausing and counting a feed with workers; and whatever ends, nothing is left behind."""
+"""Closing, pausing and counting a feed with workers; no worker is left, however its parent ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that die, hang and raise: every time an error that says so, at once."""
+"""Workers that die, hang or raise: an error that names the worker comes at once."""
 
 from __future__ import annotations
 
