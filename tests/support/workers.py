@@ -23,13 +23,24 @@ from rlplay.engine.rollout import threaded
 from rlplay.engine.stepping import pool
 from tests.support.actors import AddsWeight
 from tests.support.processes import child_processes
-from tests.support.spaces import Space
 from tests.support.threads import until
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 T, B = 5, 4
 kinds = pytest.mark.parametrize("kind", ["process", "thread"])
+
+
+class Space:
+    """Has a shape, a dtype and equality, which is all that an engine needs of a space."""
+
+    def __init__(self, dtype, shape=()):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def __eq__(self, other):
+        return (self.shape, self.dtype) == (other.shape, other.dtype)
+
+    __hash__ = None
 
 
 class WorkerEnv:

@@ -26,7 +26,7 @@ from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import multi, same, single, threaded
 from rlplay.testing import LaggingLane
 from tests.support.actors import AddsWeight
-from tests.support.spaces import Space
+from tests.support.workers import Space
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -18,10 +18,10 @@ from rlplay.engine.rollout import threaded
 from tests.support.actors import AddsWeight
 from tests.support.errors import TwoArgumentError
 from tests.support.processes import ProcessBlocker, is_alive
-from tests.support.spaces import Space
 from tests.support.threads import LONG, InThread, until
 from tests.support.workers import (
     B,
+    Space,
     WorkerEnv,
     at_step,
     check_end,

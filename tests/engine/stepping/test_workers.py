@@ -23,8 +23,8 @@ from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledg
 from tests.support import rows
 from tests.support.assertions import assert_identical
 from tests.support.rows import DIALECTS, ENTRIES
-from tests.support.spaces import Space
 from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
+from tests.support.workers import Space
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # else every worker process would import torch with it
 
