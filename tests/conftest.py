@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves nothing running, and it does not spread over the cores."""
+"""Fixtures of all tests: a test leaves no thread and no process behind, and torch uses one thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from rlplay import sampling
 
-_GRACE = 5.0  # seconds within which what is ending anyway must have ended
+_GRACE = 5.0  # seconds that threads and processes may take to end
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,7 +24,7 @@ def one_torch_thread():
 
 @pytest.fixture
 def no_stock(monkeypatch):
-    """Let the host draw noise call by call, as is done for a device; some processors draw other numbers in stock."""
+    """Draw noise on the host call by call, as on a device: some processors draw other numbers in stock."""
     monkeypatch.setattr(sampling, "_STOCK", 1)
 
 
@@ -33,9 +33,9 @@ def nothing_left_behind(request):
     threads, processes, failed = _threads(), _processes(), request.session.testsfailed
     yield
     if request.session.testsfailed > failed:
-        return  # its traceback may hold what it has left
+        return  # the traceback of a failed test may keep feeds alive
     if _threads() - threads or _processes() - processes:
-        gc.collect()  # takes a while, and only matters if something is there that a reference cycle may hold
+        gc.collect()  # a reference cycle may keep a feed alive; slow, so only if there is something left
     for thread in _threads() - threads:
         thread.join(_GRACE)
     for process in multiprocessing.active_children():
@@ -45,16 +45,16 @@ def nothing_left_behind(request):
 
 
 def _threads() -> set[threading.Thread]:
-    """All threads that Python knows, but those that C++ code only lent to it."""
+    """Return all Python threads except those that C++ code has started."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith("Dummy-")}
 
 
 def _processes() -> set[int]:
-    """Child processes, also those that ended and nobody waited for; not Python's own tracker of shared memory."""
-    multiprocessing.active_children()  # waits for those that it started
+    """Return the ids of child processes, zombies among them, without Python's tracker of shared memory."""
+    multiprocessing.active_children()  # waits for the processes of multiprocessing that have ended
     own = getattr(resource_tracker._resource_tracker, "_pid", None)
     found = set()
     for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(FileNotFoundError):  # a thread that has ended since
+        with suppress(FileNotFoundError):  # the thread has ended since
             found |= {int(pid) for pid in children.read_text().split()}
     return found - {own}

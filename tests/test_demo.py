@@ -1,4 +1,4 @@
-"""The demo, as its user runs it."""
+"""The demo, run by its command line."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, 
 
 
 @pytest.mark.parametrize("engine", ["same", "threaded"])
-def test_an_interrupt_ends_it_with_the_curve_so_far(tmp_path, engine):
+def test_an_interrupt_ends_the_demo_with_the_curve_so_far(tmp_path, engine):
     options = command("--engine", engine, "--total-steps", "100000000", "--env", "Acrobot-v1", "--out", str(tmp_path))
     # Acrobot is not solved within seconds; the bar is on standard error
     child = subprocess.Popen(
@@ -78,7 +78,7 @@ def test_an_interrupt_ends_it_with_the_curve_so_far(tmp_path, engine):
         (["--device", "cuda:99"], "cuda:99"),
     ],
 )
-def test_bad_options_are_refused_with_a_message(tmp_path, options, message):
+def test_the_demo_refuses_bad_options_with_a_message(tmp_path, options, message):
     done = run(*options, cwd=tmp_path)
     assert done.returncode not in (0, 130)
     assert message in done.stderr

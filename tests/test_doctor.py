@@ -1,4 +1,4 @@
-"""The doctor's judgement on machines that were made up, and one visit to this one."""
+"""The doctor judges made-up machines, and examines this one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MADE_UP = [
 
 
 @pytest.mark.parametrize(("check", "verdict", "found", "remedy"), MADE_UP)
-def test_made_up_machines_are_judged(check, verdict, found, remedy):
+def test_the_doctor_judges_made_up_machines(check, verdict, found, remedy):
     assert check.verdict == verdict
     assert found in check.found
     assert remedy in check.remedy
@@ -71,7 +71,7 @@ def broke():
         ([trials.attempt("a", broke, "mend it", "warn"), Check("b", "ok", "there")], 0),
     ],
 )
-def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, monkeypatch, capsys):
+def test_the_exit_code_of_the_doctor_says_whether_something_needed_is_broken(checks, code, monkeypatch, capsys):
     monkeypatch.setattr(command, "examine", lambda: iter(checks))
     assert main(["doctor"]) == code
     printed = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_the_exit_code_says_whether_something_needed_is_broken(checks, code, mon
     assert json.loads(capsys.readouterr().out) == [check._asdict() for check in checks]
 
 
-def test_what_raises_does_not_end_the_visit(monkeypatch):
+def test_a_check_that_raises_does_not_end_the_examination(monkeypatch):
     for name in ("share_memory", "start_child"):
         monkeypatch.setattr(trials, name, broke)
     monkeypatch.setattr(trials, "_collect", lambda feed: broke())
@@ -92,7 +92,7 @@ def test_what_raises_does_not_end_the_visit(monkeypatch):
     assert "threaded" not in checks  # there is nothing to try it with
 
 
-def test_this_machine_is_examined():
+def test_the_doctor_examines_this_machine():
     done = subprocess.run([sys.executable, "-m", "rlplay", "doctor", "--json"], capture_output=True, text=True)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
@@ -101,7 +101,7 @@ def test_this_machine_is_examined():
     assert "8 steps" in checks["threaded, worker processes"]["found"]
 
 
-def test_what_cannot_even_be_imported_has_a_remedy(monkeypatch, capsys):
+def test_a_doctor_that_cannot_be_imported_gives_a_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rlplay.doctor.command", None)  # as if one of its imports had failed
     with pytest.raises(SystemExit) as end:
         main(["doctor"])

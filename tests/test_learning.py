@@ -57,7 +57,7 @@ def once(loss, **options):
 
 
 @first_seed_always
-def test_time_limits_are_no_ends(seed):
+def test_losses_bootstrap_at_time_limits(seed):
     learnt = {}
     for final in (True, False):
         torch.manual_seed(seed)
@@ -72,7 +72,7 @@ def test_time_limits_are_no_ends(seed):
 
 
 @first_seed_always
-def test_action_values_of_the_chain(seed):
+def test_dqn_learns_the_action_values_of_the_chain(seed):
     torch.manual_seed(seed)
     actor = QNetwork(nn.Linear(5, 2, bias=False), epsilon=0.5)
     target, buffer, draws = copy.deepcopy(actor), Uniform(4096), torch.Generator().manual_seed(seed)
@@ -95,7 +95,7 @@ def test_action_values_of_the_chain(seed):
 @learning
 @every_seed
 @pytest.mark.parametrize("algorithm", ["a2c", "ppo", "vtrace"])
-def test_catch(algorithm, seed):
+def test_actor_critic_losses_learn_catch(algorithm, seed):
     torch.manual_seed(seed)
     losses, n_fragments, lr, lag = {
         "a2c": (once(a2c.loss), 150, 5e-3, 0),
@@ -111,7 +111,7 @@ def test_catch(algorithm, seed):
 @every_seed
 @pytest.mark.parametrize("algorithm", ["a2c", "ppo", "vtrace"])
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
-def test_recall(recurrent, algorithm, seed):
+def test_recurrent_actor_critics_learn_recall(recurrent, algorithm, seed):
     torch.manual_seed(seed)
     losses, n_fragments, lr, lag = {
         "a2c": (once(a2c.loss, C=0.95, entropy_weight=0.03), 400, 3e-3, 0),
@@ -131,7 +131,7 @@ def test_recall(recurrent, algorithm, seed):
 @learning
 @every_seed
 @pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
-def test_recall_by_action_values(sticky, seed):
+def test_a_recurrent_q_network_learns_recall(sticky, seed):
     torch.manual_seed(seed)
     actor = QNetwork(nn.Linear(32, 3), core=nn.GRU(4, 32), epsilon=0.2)
     target, draws = copy.deepcopy(actor), torch.Generator().manual_seed(seed)
@@ -152,7 +152,7 @@ def test_recall_by_action_values(sticky, seed):
 
 @learning
 @every_seed
-def test_regulator(seed):
+def test_gaussian_actor_critics_learn_the_regulator(seed):
     torch.manual_seed(seed)
     actor = GaussianActorCritic(nn.Linear(1, 1), mlp(1, 32, 1), 1)
     nn.init.zeros_(actor.policy.weight)  # or it might push away from the origin, faster and faster
@@ -167,7 +167,7 @@ def test_regulator(seed):
 @learning
 @every_seed
 @pytest.mark.timeout(600)
-def test_cartpole_by_prioritized_replay(seed):
+def test_dqn_with_prioritized_replay_learns_cartpole(seed):
     torch.manual_seed(seed)
     value, advantage = (mlp(4, 128, 128, n, activation=nn.ReLU) for n in (1, 2))
     actor = QNetwork(Duelling(value, advantage), epsilon=1.0)

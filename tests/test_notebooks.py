@@ -1,4 +1,4 @@
-"""Every notebook runs from a fresh kernel, what it stores is fit to be read, and interrupting one leaves no thread."""
+"""Every notebook runs from a fresh kernel and is stored with its outputs; interrupting one leaves no thread."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def short(monkeypatch):
 
 @pytest.mark.notebooks
 @each
-def test_runs_in_its_short_form_and_warns_of_nothing(path, tmp_path):
+def test_a_notebook_runs_in_its_short_form_without_warnings(path, tmp_path):
     notebook = read(path)
     client_of(notebook, tmp_path).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -43,7 +43,7 @@ def test_runs_in_its_short_form_and_warns_of_nothing(path, tmp_path):
 
 
 @each
-def test_what_is_stored_is_fit_to_be_read(path):
+def test_a_stored_notebook_is_valid_and_shows_its_outputs(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert (notebook.metadata.kernelspec.name, notebook.metadata.kernelspec.language) == ("python3", "python")
@@ -59,7 +59,7 @@ def test_what_is_stored_is_fit_to_be_read(path):
 
 
 @pytest.mark.notebooks
-def test_interrupting_and_rerunning_a_cell_leaves_no_thread(tmp_path):
+def test_interrupting_and_rerunning_a_notebook_cell_leaves_no_thread(tmp_path):
     notebook = read(FOLDER / "01_quickstart.ipynb")
     for cell in notebook.cells:  # an engine that has a thread
         cell.source = cell.source.replace("rollout.same import", "rollout.threaded import")

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""The code in the README runs as it is printed there."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlplay.algo import a2c
-from tests.support.handmade import Dense, random_fragment
+from tests.support.fragments import Dense, random_fragment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Sampling: the right frequencies, from whichever generator; and noise in stock, which changes nothing but the cost."""
+"""Sampling: frequencies with either kind of generator, and noise drawn in stock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOW = {
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 @pytest.mark.parametrize("generator", [lambda: torch.Generator().manual_seed(0), lambda: Source().manual_seed(0)])
-def test_frequencies_are_those_asked_for(how, generator):
+def test_samples_have_the_frequencies_of_their_distribution(how, generator):
     probs, drawn = draw(how, generator())
     assert drawn.shape == (N, 2)
     assert drawn.dtype == torch.int64
@@ -36,13 +36,13 @@ def test_frequencies_are_those_asked_for(how, generator):
         assert not got[row == 0].any()
 
 
-def test_one_by_one_from_stock_has_the_same_frequencies():
+def test_single_samples_from_stocked_noise_have_the_same_frequencies():
     source, logits = Source().manual_seed(0), torch.tensor([[0.7, 0.1, 0.2]]).log()
     got = torch.cat([categorical(logits, generator=source) for _ in range(N)]).bincount() / N
     assert torch.allclose(got, torch.tensor([0.7, 0.1, 0.2]), atol=5 * (0.25 / N) ** 0.5)
 
 
-def test_the_same_seed_repeats_and_calls_of_other_shapes_do_not_disturb():
+def test_a_seed_repeats_the_samples_of_a_shape_whatever_other_shapes_are_drawn():
     def rows(also):
         source, found = Source().manual_seed(3), []
         for _ in range(3000):
@@ -56,7 +56,7 @@ def test_the_same_seed_repeats_and_calls_of_other_shapes_do_not_disturb():
     assert torch.equal(rows(False)[:stock], rows(True)[:stock])
 
 
-def test_a_new_seed_and_a_state_empty_the_stock():
+def test_setting_a_seed_or_a_state_empties_the_stock_of_noise():
     source, shape = Source().manual_seed(1), torch.Size((2,))
     first = source.log_exponential(shape, torch.float32)
     assert not torch.equal(first, source.log_exponential(shape, torch.float32))
@@ -66,7 +66,7 @@ def test_a_new_seed_and_a_state_empty_the_stock():
     assert torch.equal(first, source.log_exponential(shape, torch.float32))
 
 
-def test_noise_does_not_repeat_and_is_kept_by_form():
+def test_noise_does_not_repeat_and_is_stocked_by_shape_and_dtype():
     source = Source().manual_seed(0)
     seen = torch.stack([source.log_exponential(torch.Size((64,)), torch.float32) for _ in range(500)])
     assert len(seen.unique()) > 0.99 * seen.numel()
@@ -74,7 +74,7 @@ def test_noise_does_not_repeat_and_is_kept_by_form():
     assert source.log_exponential(torch.Size((100, 100)), torch.float32).shape == (100, 100)  # more than a stock
 
 
-def test_epsilon_greedy():
+def test_epsilon_greedy_explores_with_probability_epsilon():
     q = torch.tensor([0.0, 2.0, 1.0]).expand(N, 3)
     got = epsilon_greedy(q, 0.3, generator=torch.Generator().manual_seed(0)).bincount() / N
     assert torch.allclose(got, torch.tensor([0.1, 0.8, 0.1]), atol=0.02)

@@ -1,4 +1,4 @@
-"""A2C and the transitions under it: hand-computed examples, what gradients reach, and rows that never happened."""
+"""A2C and the transitions it is computed from: examples by hand, gradients, and padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from rlplay import nested
 from rlplay.algo import a2c, blank_padding, returns, transitions, unroll
-from tests.support.handmade import Dense, Table, ended, fragment_of, made_sticky, random_fragment
+from tests.support.fragments import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 
 
 def gradients(fragment, actor, **args):
@@ -23,7 +23,7 @@ def gradients(fragment, actor, **args):
 # Transitions
 
 
-def test_time_limits_by_hand():
+def test_transitions_at_time_limits_by_hand():
     # rows of value 1, 2 and 4; transition 1 ends in a state of value 100 that no row shows
     value = torch.tensor([[1.0], [2.0], [4.0]])
     limit = fragment_of([0, 1, 2], [10.0, 20.0], truncated=[0, 1], final=ended([3], [1]))
@@ -49,7 +49,7 @@ def test_without_final_truncation_is_an_end():
     assert x.fin.item()
 
 
-def test_which_episodes_ended_where():
+def test_finals_are_assigned_to_the_transitions_that_ended_there():
     fragment = random_fragment(1)
     final = fragment.env.final
     value, last = torch.zeros(10, 4), torch.arange(1.0, 1 + len(final.t))
@@ -71,7 +71,7 @@ def test_which_episodes_ended_where():
         ([0, 1, 2, 3, 7], [0, 0, 0, 1], [1, 1, 1, 1]),
     ],
 )
-def test_what_is_not_valid_is_left_out(obs, terminated, valid):
+def test_transitions_leave_out_rows_that_are_not_valid(obs, terminated, valid):
     nan = math.nan
     actor = Table()
     value = actor.value.detach()[torch.tensor(obs)][:, None]
@@ -100,7 +100,7 @@ def test_transitions_carry_no_gradients():
     assert not any(x.requires_grad for x in transitions(fragment, value, last, gamma=0.9))
 
 
-def test_values_must_fit():
+def test_transitions_refuse_values_of_a_wrong_shape():
     fragment = fragment_of([0, 1, 2], [1.0, 2.0], truncated=[0, 1], final=ended([3], [1]))
     value, last = torch.zeros(3, 1), torch.zeros(1)
     with pytest.raises(ValueError, match=r"`value` must be \(1\+T, B\) = \(3, 1\).*got \(2, 1\)"):
@@ -113,7 +113,7 @@ def test_values_must_fit():
         transitions(fragment_of([0, 1, 2], [1.0, 2.0]), value, last, gamma=0.9)
 
 
-def test_blank_padding_spares_what_is_used():
+def test_blank_padding_keeps_the_rows_that_losses_use():
     fragment = random_fragment(2, recurrent=True)
     assert all(map(torch.equal, nested.leaves(blank_padding(fragment)), nested.leaves(fragment)))
 
@@ -136,7 +136,7 @@ def test_blank_padding_spares_what_is_used():
 # The loss
 
 
-def test_one_transition_by_hand():
+def test_a2c_loss_of_one_transition_by_hand():
     actor = Table()
     loss, info = a2c.loss(
         fragment_of([2, 5], [3.0], act=[1]), actor, gamma=0.5, value_weight=0.25, entropy_weight=0.125
@@ -153,7 +153,7 @@ def test_one_transition_by_hand():
 
 
 @pytest.mark.parametrize(("how", "value"), [("truncated", 6.0), ("terminated", 0.0)])
-def test_bootstraps_at_time_limits_by_hand(how, value):
+def test_a2c_bootstraps_at_time_limits_by_hand(how, value):
     fragment = fragment_of([2, 5], [3.0], **{how: [1]}, final=ended([6], [0]))
     _, info = a2c.loss(fragment, Table(), gamma=0.5)
     assert info["advantage"].item() == pytest.approx(3.0 + 0.5 * value - 2.0)
@@ -164,7 +164,7 @@ def test_bootstraps_at_time_limits_by_hand(how, value):
 
 @pytest.mark.parametrize("C", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_against_a_transcription(C, recurrent):
+def test_a2c_loss_equals_a_transcription(C, recurrent):
     fragment, actor, gamma = random_fragment(3, recurrent=recurrent), Dense(recurrent), 0.9
     info, _, final = unroll(fragment, actor)
     log_p, v = info["logits"].log_softmax(-1), info["value"]
@@ -193,7 +193,7 @@ def test_against_a_transcription(C, recurrent):
             torch.testing.assert_close(grads[name], grad)
 
 
-def test_gradients_reach_only_what_they_should():
+def test_a2c_gradients_reach_only_logits_and_values_of_transitions():
     actor = Table()
     fragment = fragment_of([0, 1, 2, 3], [1.0, 2.0, 3.0], truncated=[0, 1, 0], act=[0, 1, 2], final=ended([4], [1]))
     _, grads, _ = gradients(fragment, actor)
@@ -210,7 +210,7 @@ def test_gradients_reach_only_what_they_should():
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e30])
-def test_padding_changes_neither_loss_nor_gradients(recurrent, normalise, garbage):
+def test_padding_changes_neither_a2c_loss_nor_gradients(recurrent, normalise, garbage):
     fragment, actor = random_fragment(4, recurrent=recurrent), Dense(recurrent)
     fragment = made_sticky(fragment)
     valid = fragment.env.valid
@@ -234,7 +234,7 @@ def test_padding_changes_neither_loss_nor_gradients(recurrent, normalise, garbag
         torch.testing.assert_close(got[2]["value"], info["value"][:-1][valid].mean().detach())
 
 
-def test_normalised_advantages():
+def test_a2c_normalises_advantages():
     # equal policies: the loss is the mean advantage times log 3, and the mean is brought to zero
     actor = Table()
     nn.init.zeros_(actor.logits)
@@ -255,7 +255,7 @@ def test_normalised_advantages():
     torch.testing.assert_close(*policy_loss)
 
 
-def test_forbidden_actions():
+def test_a2c_handles_forbidden_actions():
     actor = Table()
     with torch.no_grad():
         actor.logits[:, 2] = -math.inf
@@ -266,7 +266,7 @@ def test_forbidden_actions():
     torch.testing.assert_close(info["entropy"], -(p * p.log()).sum(-1).mean())
 
 
-def test_never_waits_for_the_device():
+def test_a2c_never_waits_for_the_device():
     fragment = nested.map(lambda x: x.to("meta"), random_fragment(5))  # where there is nothing to be read
     loss, info = a2c.loss(fragment, Dense().to("meta"), gamma=0.9, normalise=True)
     loss.backward()
@@ -275,7 +275,7 @@ def test_never_waits_for_the_device():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_low_precision_is_raised_for_the_loss(dtype):
+def test_a2c_computes_half_precision_in_float32(dtype):
     fragment = nested.map(lambda x: x.to(dtype) if x.dtype == torch.float64 else x, random_fragment(6))
     loss, info = a2c.loss(fragment, Dense().to(dtype), gamma=0.9)
     assert {x.dtype for x in (loss, *info.values())} == {torch.float32}
@@ -291,7 +291,7 @@ def test_low_precision_is_raised_for_the_loss(dtype):
         ({"logits": torch.zeros(2, 1, 3), "value": torch.zeros(2, 1, 1)}, ValueError, "`value` must be.*squeeze"),
     ],
 )
-def test_wrong_info_is_named(info, error, message):
+def test_a2c_names_the_info_entry_that_is_wrong(info, error, message):
     actor = Table()
     actor.forward = lambda obs, **rest: (None, (), info)
     with pytest.raises(error, match=message):
@@ -299,7 +299,7 @@ def test_wrong_info_is_named(info, error, message):
 
 
 @pytest.mark.parametrize("act", [torch.zeros(2, 1, 2, dtype=torch.int64), {"a": torch.zeros(2, 1)}])
-def test_only_a_single_discrete_or_box(act):
+def test_a2c_takes_only_a_single_discrete_or_box_action(act):
     fragment = fragment_of([0, 1], [1.0])
     with pytest.raises(TypeError, match=r"single Discrete space.*single Box"):
         a2c.loss(fragment._replace(state=fragment.state._replace(act=act)), Table(), gamma=0.9)

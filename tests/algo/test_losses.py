@@ -1,4 +1,4 @@
-"""PPO, V-trace and Q-learning against transcriptions of their formulas; what all losses have in common."""
+"""PPO, V-trace and Q-learning against transcriptions of their formulas; properties that all losses have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
 from rlplay.engine import State
 from rlplay.replay import Batch
-from tests.support.handmade import Dense, Table, ended, fragment_of, made_sticky, random_fragment
+from tests.support.fragments import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 
 ACTOR_CRITIC = {"a2c": a2c.loss, "ppo": ppo.loss, "vtrace": vtrace.loss}
 LOSSES = {**ACTOR_CRITIC, "dqn": dqn.loss}
@@ -33,7 +33,7 @@ def gradients(loss, actor):
     return [torch.zeros_like(p) if x is None else x for x, p in zip(found, actor.parameters(), strict=True)]
 
 
-def same(got, expected, actor):
+def assert_same_loss_and_gradients(got, expected, actor):
     torch.testing.assert_close(got, expected)
     for x, y in zip(gradients(got, actor), gradients(expected, actor), strict=True):
         torch.testing.assert_close(x, y)
@@ -72,7 +72,7 @@ def columns(fragment, value, last):
 @recurrence
 @kinds
 @pytest.mark.parametrize(("r_bar", "c_bar"), [(1.0, 1.0), (None, 0.7), (1.3, None), (0.0, 1.0)])
-def test_vtrace(recurrent, box, r_bar, c_bar):
+def test_vtrace_loss_equals_a_transcription(recurrent, box, r_bar, c_bar):
     fragment, actor = random_fragment(1, recurrent=recurrent, box=box), Dense(recurrent)
     T, act = len(fragment.env.valid), fragment.state.act[1:]
     info, _, final = unroll(fragment, actor)
@@ -94,7 +94,7 @@ def test_vtrace(recurrent, box, r_bar, c_bar):
 
     weights = {"value_weight": 0.4, "entropy_weight": 0.03}
     loss, info = vtrace.loss(fragment, actor, gamma=GAMMA, r_bar=r_bar, c_bar=c_bar, **weights)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(info["kl"], -ratio.log().mean())
     torch.testing.assert_close(info["rho"], ratio.clamp(max=math.inf if r_bar is None else r_bar).mean())
 
@@ -103,7 +103,7 @@ def test_vtrace(recurrent, box, r_bar, c_bar):
 @kinds
 @pytest.mark.parametrize("clip", [0.05, 0.3, 10.0])
 @pytest.mark.parametrize("normalise", [False, True])
-def test_ppo(recurrent, box, clip, normalise):
+def test_ppo_loss_equals_a_transcription(recurrent, box, clip, normalise):
     fragment, actor = random_fragment(2, recurrent=recurrent, box=box), Dense(recurrent)
     T, act = len(fragment.env.valid), fragment.state.act[1:]
     info, then, C = first(unroll(fragment, actor).info, T), fragment.actor, 0.8
@@ -123,7 +123,7 @@ def test_ppo(recurrent, box, clip, normalise):
 
     weights = {"value_weight": 0.4, "entropy_weight": 0.03}
     loss, info = ppo.loss(fragment, actor, gamma=GAMMA, C=C, clip=clip, normalise=normalise, **weights)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(info["clipped"], (clipped != ratio).double().mean())
     torch.testing.assert_close(info["kl"], (ratio - 1 - ratio.log()).mean().detach())
 
@@ -132,7 +132,7 @@ def test_ppo(recurrent, box, clip, normalise):
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("with_target", [False, True])
 @pytest.mark.parametrize(("n", "huber"), [(1, 1.0), (1, None), (3, 0.1), (None, 0.5)])
-def test_dqn(recurrent, double, with_target, n, huber):
+def test_dqn_loss_equals_a_transcription(recurrent, double, with_target, n, huber):
     fragment, actor = random_fragment(3, recurrent=recurrent), Dense(recurrent)
     target = Dense(recurrent, seed=1) if with_target else actor
     T, act = len(fragment.env.valid), fragment.state.act[1:]
@@ -165,11 +165,11 @@ def test_dqn(recurrent, double, with_target, n, huber):
 
     args = {"gamma": GAMMA, "target": target if with_target else None, "double": double, "huber": huber}
     loss, info = dqn.loss(fragment, actor, n_lookahead=n, weight=weight, **args)
-    same(loss, (weight * each).mean(), actor)
+    assert_same_loss_and_gradients(loss, (weight * each).mean(), actor)
     torch.testing.assert_close(info["td_error"], -error.detach())
     assert gradients(loss, actor)[0].abs().max() > 0
     by_column, _ = dqn.loss(fragment, actor, n_lookahead=n, weight=weight[0], **args)
-    same(by_column, (weight[0] * each).mean(), actor)
+    assert_same_loss_and_gradients(by_column, (weight[0] * each).mean(), actor)
 
 
 # Replayed transitions
@@ -201,16 +201,18 @@ def test_replayed_transitions_are_those_of_the_fragment(double, huber, with_targ
     expected, info = dqn.loss(fragment, actor, gamma=GAMMA, **args)
     batch = batch_of(fragment)
     loss, got = dqn.replayed(batch, actor, **args)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(got["td_error"], info["td_error"].flatten())
     torch.testing.assert_close([got["q"], got["target"]], [info["q"], info["target"]])
 
     weight = torch.rand(len(batch.weight))
     weighted, _ = dqn.replayed(batch._replace(weight=weight), actor, **args)
-    same(weighted, dqn.loss(fragment, actor, gamma=GAMMA, weight=weight.view(9, 4), **args)[0], actor)
+    assert_same_loss_and_gradients(
+        weighted, dqn.loss(fragment, actor, gamma=GAMMA, weight=weight.view(9, 4), **args)[0], actor
+    )
 
 
-def test_nothing_counts_beyond_a_discount_of_zero():
+def test_replayed_dqn_ignores_the_next_state_where_the_discount_is_zero():
     actor, batch = Dense(), batch_of(random_fragment(4))
     unknown = batch.next._replace(obs=torch.full_like(batch.next.obs, math.nan))
     batch = batch._replace(discount=torch.zeros_like(batch.discount), next=unknown)
@@ -229,11 +231,11 @@ def test_a_recurrent_network_needs_sequences():
 
 
 @recurrence
-def test_one_minibatch_is_the_fragment(recurrent):
+def test_one_ppo_minibatch_is_the_fragment(recurrent):
     fragment, actor = random_fragment(5, recurrent=recurrent), Dense(recurrent)
     expected, info = ppo.loss(fragment, actor, gamma=GAMMA)
     ((loss, got),) = ppo.losses(fragment, actor, gamma=GAMMA, n_epochs=1, n_minibatches=1)
-    same(loss, expected, actor)
+    assert_same_loss_and_gradients(loss, expected, actor)
     torch.testing.assert_close(got, info)
 
 
@@ -252,7 +254,7 @@ def test_minibatches_are_a_partition(recurrent, box, n):
     for epoch in (0, 1):
         some = slice(epoch * n, epoch * n + n)
         total = sum(count * loss for count, (loss, _) in zip(counts[some], parts[some], strict=True))
-        same(total / fragment.env.valid.sum(), whole[0], actor)
+        assert_same_loss_and_gradients(total / fragment.env.valid.sum(), whole[0], actor)
     assert not torch.equal(parts[0][0], parts[n][0])
 
 
@@ -266,7 +268,7 @@ def _counts(fragment, n, recurrent, generator):
     return found
 
 
-def test_minibatches_see_the_weights_of_the_moment():
+def test_each_minibatch_is_computed_with_the_current_weights():
     fragment, actor = random_fragment(7), Dense()
     seen = []
     for _, info in ppo.losses(fragment, actor, gamma=GAMMA, n_epochs=3, n_minibatches=1):
@@ -298,7 +300,7 @@ def test_wrong_minibatches_are_named_at_the_call(args, error, message):
 @every
 @recurrence
 @pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e30])
-def test_padding_changes_neither_loss_nor_gradients(loss, recurrent, garbage):
+def test_padding_changes_neither_losses_nor_gradients(loss, recurrent, garbage):
     fragment, actor = made_sticky(random_fragment(8, recurrent=recurrent)), Dense(recurrent)
     valid = fragment.env.valid
     spoilt, unused = nested.map(torch.clone, fragment), ~valid
@@ -327,7 +329,7 @@ def test_padding_changes_neither_loss_nor_gradients(loss, recurrent, garbage):
     ends = fragment.state.fin[-1]
     assert ends.all()
     longer.env.valid[-1] = False
-    same(loss(longer, actor)[0], expected, actor)
+    assert_same_loss_and_gradients(loss(longer, actor)[0], expected, actor)
 
 
 @every
@@ -339,11 +341,11 @@ def test_a_sticky_column_is_a_fragment_that_stops_where_its_episode_ended(loss, 
     state, actor_info = nested.map(lambda x: x[: n + 1], (whole.state, whole.actor))
     env = nested.map(lambda x: x[:n], whole.env._replace(final=()))._replace(final=final)
     stopped = whole._replace(state=state, actor=actor_info, env=env)
-    same(loss(whole, actor)[0], loss(stopped, actor)[0], actor)
+    assert_same_loss_and_gradients(loss(whole, actor)[0], loss(stopped, actor)[0], actor)
 
 
 @every
-def test_reactions_that_are_not_used_may_be_nan(loss):
+def test_infos_that_losses_do_not_use_may_be_nan(loss):
     actor, fragment = Table(), fragment_of([7, 1, 2], [1.0, 2.0], valid=[0, 1], fin0=True)
     fragment = fragment._replace(actor=nested.map(torch.Tensor.detach, unroll(fragment, actor).info))
     expected = loss(fragment, actor)[0]
@@ -356,7 +358,7 @@ def test_reactions_that_are_not_used_may_be_nan(loss):
 
 
 @every
-def test_nothing_valid(loss):
+def test_losses_without_valid_transitions_are_zero(loss):
     actor = Table()
     said = {"logits": torch.full((2, 1, 3), math.nan), "value": torch.full((2, 1), math.nan)}
     fragment = fragment_of([0, 1], [math.nan], terminated=[1], valid=[0])._replace(actor=said)
@@ -366,7 +368,7 @@ def test_nothing_valid(loss):
 
 
 @every
-def test_infos_are_detached_and_finite(loss):
+def test_infos_of_losses_are_detached_and_finite(loss):
     _, info = loss(random_fragment(9), Dense())
     assert not any(x.requires_grad for x in info.values())
     assert all(x.isfinite().all() for x in info.values())
@@ -374,7 +376,7 @@ def test_infos_are_detached_and_finite(loss):
 
 
 @every
-def test_never_waits_for_the_device(loss):
+def test_losses_never_wait_for_the_device(loss):
     fragment = nested.map(lambda x: x.to("meta"), random_fragment(9))  # where there is nothing to be read
     total, _ = loss(fragment, Dense().to("meta"))
     total.backward()
@@ -391,7 +393,7 @@ def test_minibatches_and_replayed_batches_never_wait_for_the_device():
 
 @every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_low_precision_is_raised_for_the_loss(loss, dtype):
+def test_losses_compute_half_precision_in_float32(loss, dtype):
     fragment = nested.map(lambda x: x.to(dtype) if x.dtype == torch.float64 else x, random_fragment(9))
     total, info = loss(fragment, Dense().to(dtype))
     assert {x.dtype for x in (total, *info.values())} == {torch.float32}
@@ -400,7 +402,7 @@ def test_low_precision_is_raised_for_the_loss(loss, dtype):
 
 @every
 @pytest.mark.parametrize(("how", "value"), [("truncated", 6.0), ("terminated", 0.0)])
-def test_bootstraps_at_time_limits(loss, how, value):
+def test_all_losses_bootstrap_at_time_limits(loss, how, value):
     # the critic of the table says the state's number; so do its action values, all alike
     actor = Table()
     with torch.no_grad():
@@ -420,7 +422,7 @@ def test_bootstraps_at_time_limits(loss, how, value):
 
 @each_actor_critic
 @kinds
-def test_on_policy_they_agree(loss, box):
+def test_actor_critic_losses_agree_on_policy(loss, box):
     """With the very weights that acted, neither clipping nor importance weights change the gradient."""
     fragment, actor = random_fragment(10, box=box), Dense()
     info, _, final = unroll(fragment, actor)
@@ -434,7 +436,7 @@ def test_on_policy_they_agree(loss, box):
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 100])
-def test_multistep_advantages(n):
+def test_losses_with_multistep_advantages(n):
     fragment, actor = random_fragment(11), Dense()
     v = unroll(fragment, actor)
     lasts = v.final["value"].detach()
@@ -455,7 +457,7 @@ def test_multistep_advantages(n):
         assert a2c.loss(fragment, actor, gamma=GAMMA)[1]["advantage"].item() == pytest.approx(total / len(ahead))
 
 
-def test_two_ways_to_look_ahead_exclude_each_other():
+def test_gae_lambda_and_n_lookahead_exclude_each_other():
     with pytest.raises(ValueError, match=r"`C` = 0.9 \(GAE\) and `n_lookahead` = 2 exclude each other"):
         a2c.loss(random_fragment(), Dense(), gamma=GAMMA, C=0.9, n_lookahead=2)
 
@@ -470,7 +472,7 @@ def test_two_ways_to_look_ahead_exclude_each_other():
         ({"weight": torch.ones(2, 9, 4)}, "`weight` must be"),
     ],
 )
-def test_wrong_numbers_are_named(args, message):
+def test_dqn_names_the_argument_that_is_out_of_range(args, message):
     with pytest.raises(ValueError, match=message):
         dqn.loss(random_fragment(), Dense(), **{"gamma": GAMMA, **args})
     if "huber" in args:
@@ -489,7 +491,7 @@ def test_wrong_numbers_are_named(args, message):
         (vtrace.loss, False, {"logits": (3,), "value": (1,)}, r"`value` must be .*\(n_seq, 4\).*squeeze"),
     ],
 )
-def test_wrong_infos_are_named(loss, box, info, message):
+def test_losses_name_the_info_entry_that_is_wrong(loss, box, info, message):
     fragment, actor = random_fragment(box=box), Dense()
     actor.forward = lambda obs, *, fin, **rest: (
         None,

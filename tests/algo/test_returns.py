@@ -1,4 +1,4 @@
-"""Returns, temporal differences, GAE and V-trace against literal transcriptions of the papers' sums, and their laws."""
+"""Returns, temporal differences, GAE and V-trace against literal transcriptions of the sums in the papers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def literal(x, gamma, C, h, r_bar, c_bar):
     return found
 
 
-def same(got, expected, atol=1e-9):
+def assert_close(got, expected, atol=1e-9):
     assert got.keys() == expected.keys()
     for name in got:
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=atol, err_msg=name)
@@ -105,12 +105,12 @@ LITERAL = [
 
 
 @pytest.mark.parametrize(("T", "gamma", "trailing"), LITERAL)
-def test_literal_sums(T, gamma, trailing):
+def test_returns_equal_the_literal_sums_of_the_papers(T, gamma, trailing):
     x = Problem(T, T, trailing=trailing, p_fin=0.05 if T > 100 else 0.2)
     args = {"gamma": gamma, "C": 0.9, "h": 3, "r_bar": 1.3, "c_bar": 1.05}
     expected = literal(x, **args)
-    same(x.every(**args), expected)
-    same(x.torch().every(**args), expected)
+    assert_close(x.every(**args), expected)
+    assert_close(x.torch().every(**args), expected)
 
 
 def products(c):
@@ -147,25 +147,25 @@ LENGTHS = [*range(1, 41), 63, 64, 65, 127, 128, 129, 255, 256, 257]
 
 
 @pytest.mark.parametrize("T", LENGTHS)
-def test_every_length_in_both_forms(T, monkeypatch):
+def test_returns_of_every_length_by_loop_and_by_scan(T, monkeypatch):
     x = Problem(T, T, 2, trailing=(2,) if T % 2 else (), p_fin=0.05)
     for gamma, h in zip(GAMMAS, (1, 3, T // 2, T - 1), strict=True):
         args = {"gamma": gamma, "C": 0.9, "h": h, "r_bar": 1.1, "c_bar": 1.05}
         expected = matrices(x, **args)
         if T < 8:
-            same(expected, literal(x, **args), 1e-12)
-        same(x.every(**args), expected)
+            assert_close(expected, literal(x, **args), 1e-12)
+        assert_close(x.every(**args), expected)
         with monkeypatch.context() as patch:
             patch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
-            same(x.torch().every(**args), expected)
+            assert_close(x.torch().every(**args), expected)
 
 
 @pytest.mark.parametrize("r_bar", CLIPS)
 @pytest.mark.parametrize("c_bar", CLIPS)
-def test_clips(r_bar, c_bar, kind):
+def test_vtrace_with_every_pair_of_clips_equals_the_literal_sum(r_bar, c_bar, kind):
     x = Problem(3, 9, trailing=(2,))
     args = {"gamma": 0.9, "C": 0.0, "h": 2, "r_bar": r_bar, "c_bar": c_bar}
-    same(kind(x).every(**args), literal(x, **args))
+    assert_close(kind(x).every(**args), literal(x, **args))
 
 
 problems = st.builds(
@@ -182,19 +182,19 @@ quick = settings(max_examples=25, deadline=None)
 
 @quick
 @given(problems, gammas, st.sampled_from(CLIPS), st.sampled_from(CLIPS))
-def test_torch_equals_numpy(x, gamma, r_bar, c_bar):
+def test_returns_in_torch_equal_those_in_numpy(x, gamma, r_bar, c_bar):
     args = {"gamma": gamma, "r_bar": r_bar, "c_bar": c_bar}
-    same(x.torch().every(**args), x.every(**args), 1e-12)
+    assert_close(x.torch().every(**args), x.every(**args), 1e-12)
 
 
 @quick
 @given(problems, gammas, st.randoms(use_true_random=False))
-def test_environments_do_not_mix(x, gamma, random):
+def test_returns_of_different_environments_do_not_mix(x, gamma, random):
     order = list(range(x.fin.shape[1]))
     random.shuffle(order)
     permuted = x.map(lambda y: y[:, order] if len(y) == len(x.fin) and y is not x.bootstrap else y[order])
     expected = {name: y[:, order] for name, y in x.every(gamma).items()}
-    same(permuted.every(gamma), expected, 0)
+    assert_close(permuted.every(gamma), expected, 0)
 
 
 @quick
@@ -205,10 +205,10 @@ def test_an_episode_end_splits_the_problem(x, gamma, data):
     first = x.map(lambda y: y if y is x.bootstrap else y[:cut])
     first.bootstrap = first.bootstrap + 17.0  # it is not looked at
     whole = x.every(gamma)
-    same(first.every(gamma), {name: y[:cut] for name, y in whole.items()}, 0)
+    assert_close(first.every(gamma), {name: y[:cut] for name, y in whole.items()}, 0)
     if cut < len(x.fin):
         second = x.map(lambda y: y if y is x.bootstrap else y[cut:])
-        same(second.every(gamma), {name: y[cut:] for name, y in whole.items()}, 0)
+        assert_close(second.every(gamma), {name: y[cut:] for name, y in whole.items()}, 0)
 
 
 @quick
@@ -221,7 +221,7 @@ def test_a_cut_elsewhere_is_bridged_by_the_bootstrap(x, gamma):
 
 @quick
 @given(problems, gammas)
-def test_lambda_zero_and_one(x, gamma):
+def test_gae_with_lambda_zero_and_one(x, gamma):
     args = {"gamma": gamma, "bootstrap": x.bootstrap}
     np.testing.assert_array_equal(gae(x.rew, x.fin, x.val, C=0.0, **args), deltas(x.rew, x.fin, x.val, **args))
     monte_carlo = returns(x.rew, x.fin, **args)
@@ -250,7 +250,7 @@ def test_multistep_reaches_from_values_to_returns(x, gamma, r_bar):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_nothing_leaks_back_over_an_end(kind, poison):
+def test_nothing_flows_back_over_the_end_of_an_episode(kind, poison):
     clean = Problem(5, 8, p_fin=0.0)
     clean.fin[3] = clean.fin[-1] = True
     spoilt = clean.map(np.copy)
@@ -274,7 +274,7 @@ def test_the_last_weight_of_an_episode_does_not_count(kind):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_what_is_not_finite_spreads_alike_in_both_forms(seed, monkeypatch):
+def test_infinities_and_nans_spread_alike_by_loop_and_by_scan(seed, monkeypatch):
     x, rng = Problem(seed, 33, 4, p_fin=0.1), np.random.default_rng(seed)
     for y in (x.rew, x.val, x.omega):
         bad = rng.random(y.shape) < 0.03
@@ -282,7 +282,7 @@ def test_what_is_not_finite_spreads_alike_in_both_forms(seed, monkeypatch):
     walked = x.every(h=5)
     assert not any(np.isfinite(y).all() for y in walked.values())
     monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
-    same(walked, x.torch().map(torch.clone).every(h=5))
+    assert_close(walked, x.torch().map(torch.clone).every(h=5))
 
 
 def test_an_end_splits_the_scan_to_the_last_bit(monkeypatch):
@@ -304,7 +304,7 @@ def test_products_of_weights_may_overflow_where_there_is_nothing_to_be_weighted(
         assert (y == 0).all(), name
 
 
-def test_gamma_zero_looks_at_nothing_later():
+def test_gamma_zero_ignores_later_rewards():
     rew, fin = np.ones((3, 1)), np.zeros((3, 1), bool)
     huge = np.full((3, 1), 1e4)  # its exponential overflows
     assert (returns(rew, fin, gamma=0.0, bootstrap=np.nan, omega=huge) == 1).all()
@@ -312,15 +312,15 @@ def test_gamma_zero_looks_at_nothing_later():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_overflowing_weights_are_clipped(kind, dtype):
+def test_overflowing_importance_weights_are_clipped(kind, dtype):
     x = Problem(6, 5).map(lambda y: y.astype(dtype) if y.dtype != bool else y)
     x.omega[:] = 6e4
     answer = kind(x).every(r_bar=1.0, c_bar=1.0)
     x.omega[:] = 0
-    same(answer, x.every(r_bar=1.0, c_bar=1.0), 2e-3 if dtype == "float16" else 1e-6)
+    assert_close(answer, x.every(r_bar=1.0, c_bar=1.0), 2e-3 if dtype == "float16" else 1e-6)
 
 
-def test_float32_over_long_fragments(kind):
+def test_float32_returns_over_long_fragments_are_accurate(kind):
     x = Problem(7, 4096, 2, p_fin=0.001)
     single = x.map(lambda y: y.astype(np.float32) if y.dtype != bool else y)
     exact = x.every(gamma=1.0, C=1.0, r_bar=1.0, c_bar=1.0)
@@ -329,13 +329,13 @@ def test_float32_over_long_fragments(kind):
 
 
 @pytest.mark.parametrize("rew", [torch.ones(512, 1, dtype=torch.bfloat16), np.ones((4096, 1), np.float16)])
-def test_short_floats_are_summed_in_longer_ones(rew):
+def test_half_precision_rewards_are_summed_in_float32(rew):
     fin = rew != rew
     assert returns(rew, fin, gamma=1.0)[0] == len(rew)  # 256 + 1 is 256 in bfloat16, and so 2048 + 1 in float16
 
 
 @pytest.mark.parametrize("shape", [(), (2,)])
-def test_forms_of_the_bootstrap(shape):
+def test_the_bootstrap_may_be_a_number_a_row_or_an_array(shape):
     x = Problem(8, 4, 3, shape)
     one = returns(x.rew, x.fin, gamma=0.9, bootstrap=x.bootstrap)
     np.testing.assert_array_equal(returns(x.rew, x.fin, gamma=0.9, bootstrap=x.bootstrap[None]), one)
@@ -346,7 +346,7 @@ def test_forms_of_the_bootstrap(shape):
     np.testing.assert_array_equal(returns(y.rew, y.fin, gamma=0.9, bootstrap=0.3), number)
 
 
-def test_answers_in_kind():
+def test_returns_have_the_kind_and_dtype_of_the_rewards():
     x, y = Problem(9), Problem(9).torch()
     for dtype in (np.float16, np.float32, np.float64):
         rew = x.rew.astype(dtype)
@@ -368,7 +368,7 @@ def test_answers_in_kind():
         assert returns(rew, y.fin, gamma=0.9, bootstrap=y.bootstrap).dtype == torch.float64
 
 
-def test_the_answer_is_new_and_without_gradients(kind):
+def test_returns_are_a_new_array_without_gradients(kind):
     x = kind(Problem(10))
     kept = x.map(lambda z: z.copy() if isinstance(z, np.ndarray) else z.clone())
     for answer in (*x.every(0.0).values(), *x.every(h=0).values(), *x.every(h=None, r_bar=None).values()):
@@ -384,11 +384,11 @@ def test_the_answer_is_new_and_without_gradients(kind):
 @pytest.mark.parametrize(
     "arrange", [lambda x: x.swapaxes(0, 1).copy().swapaxes(0, 1), lambda x: x.repeat(2, -1)[..., ::2]]
 )
-def test_memory_in_any_order(arrange, kind):
+def test_returns_of_arrays_in_any_memory_layout(arrange, kind):
     x = Problem(13, 9, 4, (3,))
     y = x.map(lambda z: arrange(z) if z.ndim > 1 else z)
     assert not y.rew.flags.c_contiguous
-    same(kind(y).every(), x.every(), 1e-12)
+    assert_close(kind(y).every(), x.every(), 1e-12)
 
 
 class Launches(TorchDispatchMode):
@@ -425,7 +425,7 @@ def launches(T, name, h):
     ("name", "per_doubling", "at_first"),
     [("returns", 5, 25), ("multistep", 5, 25), ("deltas", 0, 25), ("gae", 5, 25), ("vtrace", 5, 33)],
 )
-def test_launches_grow_with_the_logarithm_of_the_steps(name, per_doubling, at_first):
+def test_kernel_launches_grow_with_the_logarithm_of_the_steps(name, per_doubling, at_first):
     counts = [launches(2**i, name, 2 ** (i - 1)) for i in range(4, 13)]
     assert set(np.diff(counts)) == {per_doubling}
     for T in (1, 2, 3, 17, 100, 255, 257):  # T - 1 has more binary ones than half of T: five more launches for each
@@ -433,7 +433,7 @@ def test_launches_grow_with_the_logarithm_of_the_steps(name, per_doubling, at_fi
         assert launches(T, name, T - 1) <= most
 
 
-def test_never_waits_for_the_device():
+def test_returns_never_wait_for_the_device():
     x = Problem(11).torch().map(lambda z: z.to("meta"))  # where there is nothing to be read
     assert all(z.device.type == "meta" for z in x.every().values())
 
@@ -461,7 +461,7 @@ def test_never_waits_for_the_device():
         ({"n_lookahead": 1.5}, TypeError, "`n_lookahead`"),
     ],
 )
-def test_wrong_arguments_are_named(change, error, message):
+def test_returns_name_the_argument_that_is_wrong(change, error, message):
     x = Problem(12)
     args = {"gamma": 0.9, **vars(x), **change}
     if "bootstrap" in change and change["bootstrap"] is None:
@@ -470,12 +470,12 @@ def test_wrong_arguments_are_named(change, error, message):
         multistep(**args)
 
 
-def test_wrong_lambda_is_named():
+def test_gae_names_a_wrong_lambda():
     x = Problem(12)
     with pytest.raises(ValueError, match=r"`C` must be in \[0, 1\]"):
         gae(x.rew, x.fin, x.val, gamma=0.9, C=1.5)
 
 
-def test_explicit_exports():
+def test_the_module_exports_its_public_names():
     assert module.__all__ == sorted(["returns", "multistep", "deltas", "gae", "vtrace"])
     assert callable(module.returns)

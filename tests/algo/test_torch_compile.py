@@ -1,4 +1,4 @@
-"""Losses under `torch.compile`: one graph for all fragments, nothing read by the host, and what eager ones give."""
+"""Losses under `torch.compile`: one graph for all fragments, no waiting for the device, and the eager results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
-from tests.engine.collector.test_law import assert_identical
-from tests.support.handmade import Dense, made_sticky, random_fragment
+from tests.support.assertions import assert_identical
+from tests.support.fragments import Dense, made_sticky, random_fragment
 
 GAMMA = 0.9
 LOSSES = {
@@ -54,13 +54,13 @@ def without_final(fragment):
     return fragment._replace(env=fragment.env._replace(final=()))
 
 
-def ending(n, **options):
+def fragment_with_ends(n, **options):
     """Draw a fragment with `n` ends of episodes."""
     drawn = (random_fragment(seed, T=5, B=3, **options) for seed in range(1000))
     return next(fragment for fragment in drawn if len(fragment.env.final.t) == n)
 
 
-def assert_same(loss, expected, fragment, actor):
+def assert_same_loss(loss, expected, fragment, actor):
     """Compare the loss, the info, and the gradients."""
     found = []
     for f in (loss, expected):
@@ -72,10 +72,10 @@ def assert_same(loss, expected, fragment, actor):
 
 
 @every
-def test_one_graph_for_all_fragments(loss, graphs):
+def test_a_compiled_loss_has_one_graph_for_all_fragments(loss, graphs):
     actor, compiled = Dense(), torch.compile(loss, backend=graphs, fullgraph=True)
     for fragment in (random_fragment(1), made_sticky(random_fragment(2)), random_fragment(3)):
-        assert_same(compiled, loss, without_final(fragment), actor)
+        assert_same_loss(compiled, loss, without_final(fragment), actor)
     assert graphs.frame_count == 1
 
 
@@ -89,35 +89,35 @@ def test_one_graph_for_all_fragments(loss, graphs):
         (partial(dqn.loss, n_lookahead=3, huber=None), False),
     ],
 )
-def test_all_options_make_one_graph(loss, box, graphs):
+def test_a_compiled_loss_has_one_graph_whatever_its_options(loss, box, graphs):
     actor, loss = Dense(), partial(loss, gamma=GAMMA)
     compiled = torch.compile(loss, backend=graphs, fullgraph=True)
-    assert_same(compiled, loss, random_fragment(1, box=box), actor)
+    assert_same_loss(compiled, loss, random_fragment(1, box=box), actor)
     assert graphs.frame_count == 1
 
 
-def test_a_few_graphs_for_all_numbers_of_ends(graphs):
+def test_a_compiled_loss_has_few_graphs_for_all_numbers_of_finals(graphs):
     loss, actor = LOSSES["a2c"], Dense()
     compiled = torch.compile(loss, backend=graphs, fullgraph=True)
     for n in (4, 3, 5, 0, 1):
-        assert_same(compiled, loss, ending(n), actor)
+        assert_same_loss(compiled, loss, fragment_with_ends(n), actor)
     assert graphs.frame_count == 4  # the first number, none, one, and any
 
 
 @pytest.mark.parametrize("loss", [LOSSES["ppo"], LOSSES["vtrace"]], ids=["ppo", "vtrace"])
-def test_recurrent_actors_run_as_they_stand(loss, graphs):
+def test_recurrent_actors_run_eagerly_inside_a_compiled_loss(loss, graphs):
     actor, seen = Dense(recurrent=True), []
     actor.register_forward_pre_hook(lambda *_: seen.append(torch.compiler.is_compiling()))
     compiled, counts = torch.compile(loss, backend=graphs), []
     for n in (3, 4, 5, 6):
-        assert_same(compiled, loss, ending(n, recurrent=True), actor)
+        assert_same_loss(compiled, loss, fragment_with_ends(n, recurrent=True), actor)
         counts.append(graphs.frame_count)
     assert not any(seen)
     assert 1 <= counts[1] == counts[3]
 
 
 @pytest.mark.parametrize(("recurrent", "fused"), [(False, False), (True, True)])
-def test_minibatches_follow_the_weights(recurrent, fused, graphs):
+def test_compiled_minibatches_follow_the_weights(recurrent, fused, graphs):
     """Each loss is of the weights that the one before has led to, and minibatches are drawn as they are eagerly."""
 
     def learn(actor, optim, generator, fragment):
@@ -140,7 +140,7 @@ def test_minibatches_follow_the_weights(recurrent, fused, graphs):
     assert 0 == n_graphs[2] < n_graphs[3] == n_graphs[5]
 
 
-def test_returns_of_a_compiled_function(graphs):
+def test_compiled_returns_equal_eager_ones(graphs):
     rew, val, omega = torch.randn(3, 7, 2)
     fin, end = torch.rand(7, 2) < 0.3, torch.randn(2)
     rew[fin] = torch.inf  # nothing beyond an end comes back over it, and what is not finite shows
@@ -158,7 +158,7 @@ def test_returns_of_a_compiled_function(graphs):
     assert graphs.frame_count == 1
 
 
-def test_a_compiled_learner_with_a_fused_optimizer():
+def test_a_compiled_learner_with_a_fused_optimizer_trains():
     """The whole of it, with torch's own backend: from both engines the same, and what it does eagerly."""
     torch.manual_seed(0)
     initial = ActorCritic(mlp(4, 8, 2), mlp(4, 8, 1))
@@ -170,7 +170,7 @@ def test_a_compiled_learner_with_a_fused_optimizer():
         optim = torch.optim.Adam(actor.parameters(), lr=0.01, fused=True)
         with engine.rollout([gym.make("CartPole-v1") for _ in range(4)], actor, 16, lag=1, seed=0) as feed:
             for _, fragment in zip(range(4), feed):  # noqa: B905
-                assert_same(compiled, eager, fragment, actor)
+                assert_same_loss(compiled, eager, fragment, actor)
                 optim.zero_grad()
                 compiled(fragment, actor)[0].backward()
                 optim.step()

@@ -1,4 +1,4 @@
-"""Unrolling: the actor's reactions to a handmade fragment, met again row by row, with gradients."""
+"""Unrolling a fragment gives the infos that the actor gave row by row, with gradients."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def make(kind):
     return kind().double()
 
 
-def close(got, expected):
+def assert_close(got, expected):
     assert nested.structure(got) == nested.structure(expected)
     for x, y in zip(nested.leaves(got), nested.leaves(expected), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
@@ -132,30 +132,30 @@ def close(got, expected):
 @pytest.mark.parametrize("sticky", [False, True])
 @pytest.mark.parametrize("ends", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("T", [1, 12])
-def test_meets_the_same_reactions_again(kind, sticky, ends, T):
+def test_unrolling_repeats_the_recorded_reactions(kind, sticky, ends, T):
     actor = make(kind)
     for seed in range(3):
         fragment, hx = collect(actor, T, seed=seed, ends=ends, sticky=sticky)
         assert (len(fragment.env.final.t) > 0) == (ends > 0) or T == 1
         info, last, final = unroll(fragment, actor)
-        close(info, fragment.actor)
-        close(last, hx)
+        assert_close(info, fragment.actor)
+        assert_close(last, hx)
         if len(fragment.env.final.t):
-            close(final, fragment.env.final.actor)
+            assert_close(final, fragment.env.final.actor)
 
 
-def test_an_episode_may_begin_with_what_is_no_transition():
+def test_an_episode_may_begin_with_a_row_that_is_no_transition():
     # in the NEXT_STEP mode of vector environments the recurrent state is carried over from such a row
     actor = make(Recurrent)
     fragment, hx = collect(actor, ends=0.4)
     for valid in (~fragment.state.fin[:-1], torch.zeros_like(fragment.env.valid)):
         info, last, _ = unroll(fragment._replace(env=fragment.env._replace(valid=valid)), actor)
-        close(info, fragment.actor)
-        close(last, hx)
+        assert_close(info, fragment.actor)
+        assert_close(last, hx)
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])
-def test_gradients_are_those_of_stepping_row_by_row(kind):
+def test_gradients_of_unrolling_are_those_of_stepping_row_by_row(kind):
     actor = make(kind)
     fragment, _ = collect(actor)
     unrolled = unroll(fragment, actor)
@@ -189,14 +189,14 @@ def test_a_learnt_first_state_gets_gradients():
     assert actor.first.grad.abs().min() > 0
 
 
-def test_calls_of_an_actor_without_state():
+def test_unrolling_calls_an_actor_without_state_once():
     actor = make(Feedforward)
     fragment, _ = collect(actor)
     unroll(fragment, actor)
     assert actor.calls == [((13, 3), True), ((1, len(fragment.env.final.t)), True)]
 
 
-def test_calls_of_a_recurrent_actor():
+def test_unrolling_calls_a_recurrent_actor_once_per_run():
     actor = make(Recurrent)
     fragment, _ = collect(actor, ends=0.0)
     for t in (0, 4, 5, 12):
@@ -206,7 +206,7 @@ def test_calls_of_a_recurrent_actor():
 
 
 @pytest.mark.parametrize("final", [False, True])
-def test_padding_does_not_interrupt_a_run(final):
+def test_padding_does_not_interrupt_a_run_of_the_recurrent_core(final):
     actor = make(Recurrent)
     fragment, _ = collect(actor, sticky=True, final=final)
     fragment.state.fin[0] = False
@@ -219,14 +219,14 @@ def test_padding_does_not_interrupt_a_run(final):
     assert rest == [((1, 3), True), ((1, padding), True)] + [((1, 3), True)] * final
 
 
-def test_final_not_asked_for():
+def test_unrolling_a_fragment_without_finals():
     actor = make(Recurrent)
     fragment, _ = collect(actor, final=False)
     assert unroll(fragment, actor).final == ()
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])
-def test_no_episode_ended(kind):
+def test_unrolling_a_fragment_in_which_no_episode_ended(kind):
     actor = make(kind)
     fragment, _ = collect(actor, ends=0.0)
     final = unroll(fragment, actor).final
@@ -236,7 +236,7 @@ def test_no_episode_ended(kind):
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])
-def test_leaves_fragment_and_mode_alone(kind):
+def test_unrolling_changes_neither_the_fragment_nor_the_mode_of_the_actor(kind):
     actor = make(kind).eval()
     fragment, _ = collect(actor)
     kept = nested.map(torch.clone, fragment)
@@ -246,14 +246,14 @@ def test_leaves_fragment_and_mode_alone(kind):
         assert torch.equal(x, y)
 
 
-def test_without_state_never_waits_for_the_device():
+def test_unrolling_an_actor_without_state_never_waits_for_the_device():
     actor = make(Feedforward)
     fragment, _ = collect(actor)
     fragment = nested.map(lambda x: x.to("meta"), fragment)  # where there is nothing to be read
     assert unroll(fragment, actor.to("meta")).final["logits"].device.type == "meta"
 
 
-def test_waits_once_for_a_recurrent_actor(monkeypatch):
+def test_unrolling_a_recurrent_actor_waits_once_for_the_device(monkeypatch):
     actor = make(Recurrent)
     fragment, _ = collect(actor)
     waits, cpu = [], torch.Tensor.cpu
@@ -262,7 +262,7 @@ def test_waits_once_for_a_recurrent_actor(monkeypatch):
     assert len(waits) == 1
 
 
-def test_wrong_info_is_named():
+def test_unrolling_names_an_info_that_is_wrong():
     actor = make(Feedforward)
     fragment, _ = collect(actor)
     actor.forward = lambda obs, **rest: (None, (), SimpleNamespace(shape=(3,)))
@@ -270,7 +270,7 @@ def test_wrong_info_is_named():
         unroll(fragment, actor)
 
 
-def test_a_recurrent_actor_on_a_fragment_of_one_without_state():
+def test_unrolling_a_recurrent_actor_over_a_fragment_without_recurrent_state_is_refused():
     fragment, _ = collect(make(Feedforward))
     actor = make(Feedforward)
     actor.forward = lambda obs, **rest: (None, (torch.zeros(1, 3, H),), obs["x"])

@@ -1,4 +1,4 @@
-"""The benchmark: what it measures, in which order, and what it makes of the numbers. Never how fast anything is."""
+"""The benchmark: what it measures, in which order, and how it reports numbers. Speed itself is not tested."""
 
 import json
 import time
@@ -78,7 +78,7 @@ def counting_work(log=None):
         ("multi+workers4+compile", Engine("multi+workers4+compile", "multi", workers=4, compile=True)),
     ],
 )
-def test_engines_are_read(text, engine):
+def test_engine_names_are_parsed(text, engine):
     assert parse_engine(text) == engine
 
 
@@ -99,7 +99,7 @@ def test_engines_are_read(text, engine):
         ("threaded+workers2+threads2", "exclude"),
     ],
 )
-def test_engines_that_are_none_are_refused(text, message):
+def test_wrong_engine_names_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse_engine(text)
 
@@ -120,17 +120,17 @@ def test_an_engine_says_when_environments_cannot_be_dealt_out(text, n_envs, hind
 
 
 @pytest.mark.parametrize(("text", "cost"), [("none", None), ("equal", "equal"), ("0", 0.0), ("2.5", 2.5)])
-def test_costs_are_read(text, cost):
+def test_costs_are_parsed(text, cost):
     assert parse_cost(text) == cost
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "much"])
-def test_costs_that_are_none_are_refused(text):
+def test_wrong_costs_are_refused(text):
     with pytest.raises(ValueError, match=text):
         parse_cost(text)
 
 
-def test_each_work_has_engines_that_there_are():
+def test_the_default_engines_of_each_work_exist():
     assert WORKS.keys() == DEFAULT_ENGINES.keys()
     assert all(parse_engine(text).obstacle(8) is None for texts in DEFAULT_ENGINES.values() for text in texts)
 
@@ -150,7 +150,7 @@ def test_each_work_has_engines_that_there_are():
         (["--out", __file__], "--out"),
     ],
 )
-def test_wrong_options_are_refused_with_a_message(options, message, capsys, tmp_path, monkeypatch):
+def test_the_command_refuses_wrong_options_with_a_message(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as refusal:
         main(["bench", *options])
@@ -173,7 +173,7 @@ def test_a_busy_step_lasts_by_the_cpu_time_of_its_thread(monkeypatch):
 
 
 @pytest.mark.parametrize("work", ["cartpole", "pixels", "busy", "sleep"])
-def test_environments_are_environments(work):
+def test_environments_of_the_works_reset_and_step(work):
     env = make_work(work).make_env()
     obs, _ = env.reset(seed=0)
     for _ in range(201):
@@ -187,7 +187,7 @@ def test_environments_are_environments(work):
 
 
 @pytest.mark.parametrize(("lacking", "said"), [((), None), (("ale_py", "cv2"), "ale_py, cv2 not installed")])
-def test_what_is_not_installed_is_said(monkeypatch, lacking, said):
+def test_a_library_that_is_not_installed_is_named(monkeypatch, lacking, said):
     monkeypatch.setattr(works, "find_spec", lambda name: None if name in lacking else name)
     assert works.missing_packages("breakout") == said
     assert works.missing_packages("cartpole") is None
@@ -241,7 +241,7 @@ def test_the_bare_forward_pass_is_that_of_the_actors_networks():
 # taking turns, and what comes of it
 
 
-def test_all_warm_up_and_then_take_turns():
+def test_all_runs_warm_up_and_then_alternate():
     log = []
 
     def contestant(name):
@@ -252,7 +252,7 @@ def test_all_warm_up_and_then_take_turns():
 
 
 @pytest.mark.parametrize(("seconds", "each", "n"), [(1.0, 0.1, 10), (1.0, 0.4, 2), (1.0, 3.0, 1), (0.0, 1.0, 1)])
-def test_how_often_makes_a_turn(seconds, each, n):
+def test_the_number_of_calls_in_a_measurement(seconds, each, n):
     assert repetitions(seconds, each) == n
 
 
@@ -260,7 +260,7 @@ def turns(*seconds, fragments=2, steps=100, **places):
     return [Measurement(fragments, steps, each, places) for each in seconds]
 
 
-def test_medians_and_ranges():
+def test_medians_and_ranges_of_measurements():
     spread = steps_per_second(turns(1.0, 10.0, 2.0))
     assert spread == Spread([100.0, 10.0, 50.0])
     assert (spread.median, spread.low, spread.high) == (50.0, 10.0, 100.0)
@@ -278,7 +278,7 @@ def made_up():
     return run, a, b
 
 
-def test_ratios_are_those_of_the_medians():
+def test_ratios_are_ratios_of_medians():
     run, a, b = made_up()
     row = run_row(run, a, b)
     assert row["alone"]["steps per second"] == {"median": 50.0, "low": 25.0, "high": 50.0, "all": [50.0, 50.0, 25.0]}
@@ -294,7 +294,7 @@ def test_ratios_are_those_of_the_medians():
 @pytest.mark.parametrize(
     ("collecting", "training", "both", "result"), [(1, 1, 1, 1.0), (1, 1, 2, 0.5), (1, 3, 4, 0.75)]
 )
-def test_overlap_is_the_longer_one_over_both(collecting, training, both, result):
+def test_efficiency_of_overlap_is_the_longer_side_over_the_whole(collecting, training, both, result):
     assert overlap_efficiency(turns(collecting), turns(training), turns(both)) == result
 
 
@@ -340,7 +340,7 @@ def test_a_window_has_the_steps_of_its_fragments(text):
     assert all(turn.collector_seconds.keys() == {"stepping", "inference", "transfer", "waiting"} for turn in run.both)
 
 
-def test_a_feed_stands_still_while_others_have_their_turn():
+def test_a_feed_stands_still_while_others_are_measured():
     log, others = [], []
     run = EngineRun(parse_engine("threaded"), counting_work(log), 2, 1000, settings())
     other = EngineRun(parse_engine("threaded"), counting_work(others), 2, 10, settings())
@@ -372,7 +372,7 @@ def test_each_fragment_is_trained_on_before_the_next_one_is_asked_for(monkeypatc
 
 
 @pytest.mark.parametrize(("cost", "beside"), [(0.0, 0.0), (0.25, 0.25), ("equal", 0.9)])
-def test_the_learner_costs_what_it_is_told_to(monkeypatch, cost, beside):
+def test_the_learner_costs_the_given_time(monkeypatch, cost, beside):
     run = EngineRun(parse_engine("same"), counting_work(), 2, 3, settings(cost, seconds=3.0))
     burdens = []
     monkeypatch.setattr(run, "measure_collection", lambda: Measurement(2, 12, 2.0, {}))
@@ -401,7 +401,7 @@ def test_the_learner_works_and_changes_nothing():
     run.close()
 
 
-def test_the_burden_is_a_number_of_products():
+def test_the_cost_on_a_gpu_is_a_number_of_matrix_products():
     learner = Learner(make_work("busy").make_actor(2), LANE)
     assert learner._n_products == 0
     learner.set_extra_cost(1.0)
@@ -417,7 +417,7 @@ def event(cat, ts, dur, name="", **args):
     return {"cat": cat, "ts": ts, "dur": dur, "name": name, "args": args}
 
 
-def test_a_trace_is_read():
+def test_activity_is_read_from_a_profiler_trace():
     events = [
         {"ph": "M", "name": "process_name", "ts": 0},
         event("cuda_runtime", 0, 500),
@@ -436,7 +436,7 @@ def test_a_trace_is_read():
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted).map(tuple)))
-def test_what_is_covered_is_counted_once(intervals):
+def test_overlapping_activity_is_counted_once(intervals):
     assert covered_length(intervals) == len({x for start, end in intervals for x in range(start, end)})
 
 
@@ -456,7 +456,7 @@ def test_the_copy_ceiling_is_that_of_the_lane(monkeypatch):
 # all of it
 
 
-def test_the_command_measures_tells_and_writes(tmp_path, capsys):
+def test_the_command_measures_prints_and_writes(tmp_path, capsys):
     arguments = ["--work", "cartpole", "--work", "sleep", "--n-steps", "4", "--n-envs", "2", "--turn", "0"]
     arguments += ["--engine", "same", "--engine", "threaded", "--engine", "same+groups3", "--engine", "same"]
     arguments += ["--repeats", "3", "--out", str(tmp_path / "there")]
@@ -487,7 +487,7 @@ def test_the_command_measures_tells_and_writes(tmp_path, capsys):
     assert 20_000 < len(picture) < 1_000_000
 
 
-def test_what_is_not_built_or_not_installed_is_told_not_raised(tmp_path, capsys, monkeypatch):
+def test_works_and_engines_that_are_not_available_are_reported_and_not_raised(tmp_path, capsys, monkeypatch):
     def unbuilt(*args, compile, **options):
         raise NotImplementedError("some day")
 
@@ -534,14 +534,14 @@ def test_the_options_reach_the_engines(monkeypatch):
         (["--quick", "--engine", "single", "--n-envs", "3", "--repeats", "4"], ["single"], [3], 4),
     ],
 )
-def test_quick_changes_what_has_not_been_said(tmp_path, monkeypatch, options, engines, n_envs, repeats):
+def test_quick_changes_the_options_that_were_not_given(tmp_path, monkeypatch, options, engines, n_envs, repeats):
     asked = []
     monkeypatch.setattr(command, "bench", lambda *args, **options: asked.append((*args, options["repeats"])))
     assert main(["bench", *options, "--out", str(tmp_path)]) == 0
     assert asked == [(list(WORKS), engines and [parse_engine(text) for text in engines], n_envs, repeats)]
 
 
-def test_an_interrupt_leaves_no_feed_open_and_the_works_before_it_on_file(tmp_path, monkeypatch, capsys):
+def test_an_interrupt_closes_all_feeds_and_the_results_before_it_are_written(tmp_path, monkeypatch, capsys):
     opened, begun = [], []
 
     def measure(run):

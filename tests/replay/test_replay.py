@@ -1,4 +1,4 @@
-"""Replay buffers against an oracle that keeps every fragment in a list, and works out each item from its id."""
+"""Replay buffers against an oracle that keeps every fragment in a list and derives each item from its id."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw(kind, buffer, n, seed=0, beta=0.5, **how):
     return buffer.sample(n, **{"gamma": GAMMA, **how})
 
 
-def make(seed, final=True, ends=0.2, valid=0.8, n_steps=T, n_envs=B):
+def make_fragment(seed, final=True, ends=0.2, valid=0.8, n_steps=T, n_envs=B):
     """Draw a fragment in which every number is another; what never happened is NaN where it can be."""
     gen = generator(seed)
     rows, steps = (n_steps + 1, n_envs), (n_steps, n_envs)
@@ -64,13 +64,13 @@ def make(seed, final=True, ends=0.2, valid=0.8, n_steps=T, n_envs=B):
 
 def committed(buffer, n, **how):
     """Commit some fragments, with more and fewer ends; return copies of them."""
-    fragments = [make(k, **{"ends": (0.1, 0.9, 0.0, 0.4)[k % 4], **how}) for k in range(n)]
+    fragments = [make_fragment(k, **{"ends": (0.1, 0.9, 0.0, 0.4)[k % 4], **how}) for k in range(n)]
     for fragment in fragments:
         buffer.commit(fragment)
     return fragments
 
 
-def same_numbers(got, expected):
+def assert_same_numbers(got, expected):
     assert nested.structure(got) == nested.structure(expected)
     for x, y in zip(nested.leaves(got), nested.leaves(expected), strict=True):
         assert x.dtype == y.dtype
@@ -121,10 +121,10 @@ def by_hand(fragment, t, b, n_steps):
 @both
 @finals
 @pytest.mark.parametrize("n_steps", [1, 2, 4, 10])
-def test_transitions_by_hand(kind, final, n_steps):
+def test_replayed_transitions_equal_those_by_hand(kind, final, n_steps):
     buffer, fragments = kind(CAPACITY), []
     for seed in range(8):  # the ring of shelves goes round twice
-        fragments.append(make(seed, final, ends=(0.1, 0.9, 0.0, 0.4)[seed % 4]))
+        fragments.append(make_fragment(seed, final, ends=(0.1, 0.9, 0.0, 0.4)[seed % 4]))
         buffer.commit(fragments[-1])
         assert len(buffer) == min(seed + 1, SHELVES) * T * B
         batch = draw(kind, buffer, 90, seed, n_steps=n_steps)
@@ -132,17 +132,17 @@ def test_transitions_by_hand(kind, final, n_steps):
         assert batch.weight.tolist() == [1.0] * 90
         items = [by_hand(fragments[k], t, b, n_steps) for k, t, b in map(where, batch.ids.tolist())]
         expected = nested.map(lambda *xs: torch.stack(xs)[None], *items)
-        same_numbers((batch.state, batch.act, batch.next), expected[:3])
+        assert_same_numbers((batch.state, batch.act, batch.next), expected[:3])
         torch.testing.assert_close((batch.rew, batch.discount), expected[3:])
     assert {x.dtype for x in (batch.rew, batch.discount, batch.weight)} == {torch.float32}
 
 
 @both
 @finals
-def test_sequences_by_hand(kind, final):
+def test_replayed_sequences_equal_those_by_hand(kind, final):
     buffer, fragments = kind(CAPACITY, sequences=True), []
     for seed in range(8):
-        fragments.append(make(seed, final, ends=(0.1, 0.9, 0.0, 0.4)[seed % 4], valid=0.3))
+        fragments.append(make_fragment(seed, final, ends=(0.1, 0.9, 0.0, 0.4)[seed % 4], valid=0.3))
         buffer.commit(fragments[-1])
         got, ids, weight = draw(kind, buffer, 40, seed)
         assert set(ids.tolist()) == set(eligible(fragments, sequences=True))
@@ -150,7 +150,7 @@ def test_sequences_by_hand(kind, final):
         columns = [where(item, sequences=True) for item in ids.tolist()]
         parts = [fragments[k] for k, _ in columns]
         picked = [nested.map(lambda x, b=b: x[:, b], strip(part)) for part, (_, b) in zip(parts, columns, strict=True)]
-        same_numbers(strip(got), nested.map(lambda *xs: torch.stack(xs, dim=1), *picked))
+        assert_same_numbers(strip(got), nested.map(lambda *xs: torch.stack(xs, dim=1), *picked))
         if final:
             rows = [(t, n, last_of(parts[n], t, b)) for t in range(T) for n, (_, b) in enumerate(columns)]
             rows = [(t, n, k) for t, n, k in rows if k is not None]
@@ -159,7 +159,7 @@ def test_sequences_by_hand(kind, final):
             ]
             for i, (_, n, k) in enumerate(rows):
                 expected = nested.map(lambda x, k=k: x[k], parts[n].env.final[2:])
-                same_numbers(nested.map(lambda x, i=i: x[i], got.env.final[2:]), expected)
+                assert_same_numbers(nested.map(lambda x, i=i: x[i], got.env.final[2:]), expected)
         else:
             assert got.env.final == ()
 
@@ -175,7 +175,7 @@ class Weighed:
         self.buffer = Prioritized(CAPACITY, alpha=alpha, epsilon=0.01, sequences=sequences)
         self.fragments, self.p, largest, gen = [], {}, 1.0, generator(3)
         for seed in range(5):
-            self.fragments += [make(seed, valid=0.6)]
+            self.fragments += [make_fragment(seed, valid=0.6)]
             self.buffer.commit(self.fragments[-1])
             ids = eligible(self.fragments, sequences)
             self.p = {i: self.p.get(i, largest) for i in ids}
@@ -210,7 +210,7 @@ def test_uniform_draws_each_valid_item_as_often():
 
 
 @both
-def test_single_draws_are_independent(kind):
+def test_single_samples_are_independent(kind):
     weighed = Weighed(sequences=True)
     buffer, share = weighed.buffer, weighed.shares
     if kind is Uniform:
@@ -237,36 +237,36 @@ def test_single_draws_are_independent(kind):
 
 @kinds
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
-def test_weights_are_those_of_the_paper(sequences, beta):
+def test_importance_weights_are_those_of_the_paper(sequences, beta):
     weighed = Weighed(sequences)
     sample = draw(Prioritized, weighed.buffer, 16, beta=beta)
     raw = [(len(weighed.p) * weighed.shares[i]) ** -beta for i in sample.ids.tolist()]
     assert sample.weight.tolist() == pytest.approx([w / max(raw) for w in raw], rel=1e-5)
 
 
-def test_repeated_ids_take_the_largest_priority():
+def test_of_repeated_ids_the_largest_priority_holds():
     buffer = Prioritized(CAPACITY, alpha=1.0, epsilon=0.5)
-    buffer.commit(make(0, valid=1.0))
+    buffer.commit(make_fragment(0, valid=1.0))
     buffer.update(torch.arange(T * B), torch.zeros(T * B))
     buffer.update(torch.tensor([4, 4, 4]), torch.tensor([1.0, 6.5, 2.0]))
     count = Counter(draw(Prioritized, buffer, 1400).ids.tolist())  # the sum is 14, times a half: one unit is 50 draws
     assert abs(count[4] - 7 / 14 * 1400) < 2
 
 
-def test_what_must_not_be_said_of_an_item_is_ignored():
+def test_priorities_of_invalid_or_unknown_items_are_ignored():
     sampler = IndexSampler(2, 3, torch.device("cpu"))
     sampler.append(torch.tensor([True, True, False]))
     before = sampler.state_dict()
     bad = torch.tensor([float("nan"), float("inf"), -1.0, 5.0, 5.0, 5.0, 5.0], dtype=torch.float64)
     sampler.update(torch.tensor([0, 0, 1, 2, 3, 99, -6]), bad)
-    same_numbers(sampler.state_dict()["tree"], before["tree"])
+    assert_same_numbers(sampler.state_dict()["tree"], before["tree"])
     assert sampler.state_dict()["largest"] == 1
     sampler.update(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64))
 
 
 @both
 @kinds
-def test_nothing_is_shared(kind, sequences):
+def test_the_buffer_shares_no_memory_with_its_user(kind, sequences):
     def fill(tree):
         for leaf in nested.leaves(tree):
             leaf.fill_(1)
@@ -278,11 +278,11 @@ def test_nothing_is_shared(kind, sequences):
         fill(fragment)
     expected = draw(kind, twin, 50)
     fill(draw(kind, buffer, 50))
-    same_numbers(draw(kind, buffer, 50), expected)
+    assert_same_numbers(draw(kind, buffer, 50), expected)
 
 
-def test_gradients_stay_outside():
-    buffer, fragment = Prioritized(CAPACITY, sequences=True), make(0)
+def test_the_buffer_stores_no_gradients():
+    buffer, fragment = Prioritized(CAPACITY, sequences=True), make_fragment(0)
     leaves = [x for x in nested.leaves(fragment) if x.is_floating_point()]
     for leaf in leaves:
         leaf.requires_grad_()
@@ -297,7 +297,7 @@ def test_gradients_stay_outside():
 @kinds
 @finals
 @pytest.mark.parametrize("n", [0, 2, 7])
-def test_saved_and_loaded(kind, sequences, final, n):
+def test_a_saved_buffer_can_be_loaded_and_goes_on_alike(kind, sequences, final, n):
     buffer, again = kind(CAPACITY, sequences=sequences), kind(CAPACITY, sequences=sequences)
     committed(again, 2, final=not final)  # which is all forgotten
     committed(buffer, n, final=final)
@@ -310,13 +310,13 @@ def test_saved_and_loaded(kind, sequences, final, n):
     assert len(again) == len(buffer)
     for seed in range(20, 25):  # what comes next is the same, too
         if n or seed > 20:
-            same_numbers(draw(kind, again, 30, seed), draw(kind, buffer, 30, seed))
+            assert_same_numbers(draw(kind, again, 30, seed), draw(kind, buffer, 30, seed))
         for each in (buffer, again):
-            each.commit(make(seed, final, ends=0.5))
+            each.commit(make_fragment(seed, final, ends=0.5))
 
 
 @both
-def test_what_is_loaded_is_a_copy(kind):
+def test_loading_a_buffer_copies_the_state(kind):
     buffer, again = kind(CAPACITY, sequences=True), kind(CAPACITY, sequences=True)
     committed(buffer, 2)
     expected = draw(kind, buffer, 30)
@@ -324,7 +324,7 @@ def test_what_is_loaded_is_a_copy(kind):
     for leaf in nested.leaves(buffer.state_dict()):
         if isinstance(leaf, torch.Tensor):
             leaf.zero_()
-    same_numbers(draw(kind, again, 30), expected)
+    assert_same_numbers(draw(kind, again, 30), expected)
 
 
 class Sight(NamedTuple):
@@ -333,20 +333,20 @@ class Sight(NamedTuple):
 
 
 def test_named_tuples_are_saved_and_loaded():
-    buffer, again, fragment = Uniform(CAPACITY), Uniform(CAPACITY), make(0, final=False)
+    buffer, again, fragment = Uniform(CAPACITY), Uniform(CAPACITY), make_fragment(0, final=False)
     buffer.commit(changed(fragment, obs=Sight(**fragment.state.obs)))
     file = io.BytesIO()
     torch.save(buffer.state_dict(), file)
     file.seek(0)
     with torch.serialization.safe_globals([Sight]):
         again.load_state_dict(torch.load(file, weights_only=True))
-    same_numbers(draw(Uniform, again, 9), draw(Uniform, buffer, 9))
+    assert_same_numbers(draw(Uniform, again, 9), draw(Uniform, buffer, 9))
 
 
-def test_last_observations_take_less_than_twice_the_room_they_need():
+def test_last_observations_take_less_than_twice_the_memory_they_need():
     buffer = Uniform(3 * 5)
     for seed in range(9):
-        buffer.commit(make(seed, ends=2.0, valid=1.0, n_steps=1, n_envs=5))  # 5 of them; 15 are held, 20 never
+        buffer.commit(make_fragment(seed, ends=2.0, valid=1.0, n_steps=1, n_envs=5))  # 5 of them; 15 are held, 20 never
     assert len(buffer.state_dict()["parts"][0]["lasts"]["rows"][0]["image"]) == 16
 
 
@@ -358,11 +358,11 @@ def test_transitions_keep_only_what_they_need():
 
 @both
 @finals
-def test_never_waits_for_the_device(kind, final):
+def test_the_buffer_never_waits_for_the_device(kind, final):
     buffer = kind(CAPACITY)
     for seed in range(5):
         buffer.commit(
-            nested.map(lambda x: x.to("meta"), make(seed, final, ends=0.2 * seed))
+            nested.map(lambda x: x.to("meta"), make_fragment(seed, final, ends=0.2 * seed))
         )  # nothing can be read there
         batch = buffer.sample(8, gamma=GAMMA, n_steps=3, **({"beta": 0.5} if kind is Prioritized else {}))
         if kind is Prioritized:
@@ -373,7 +373,7 @@ def test_never_waits_for_the_device(kind, final):
     assert len(again) == len(buffer)
 
 
-def test_lives_on_the_device_that_was_asked_for():
+def test_the_buffer_lives_on_the_given_device():
     buffer = Uniform(CAPACITY, device="meta")
     committed(buffer, 2)
     assert {x.device.type for x in nested.leaves(buffer.sample(3, gamma=GAMMA))} == {"meta"}
@@ -424,13 +424,16 @@ def changed(fragment, **leaves):
     return fragment._replace(state=fragment.state._replace(**leaves))
 
 
-FIRST = make(0)
+FIRST = make_fragment(0)
 UNLIKE = {
-    "T": (make(1, n_steps=T + 1), r"fragment.state.stepno` must be torch.int64 \(6, 3\), got torch.int64 \(7, 3\)"),
-    "B": (make(1, n_envs=B + 1), r"same T, B, shapes and dtypes.*\(6, 3\), got torch.int64 \(6, 4\)"),
+    "T": (
+        make_fragment(1, n_steps=T + 1),
+        r"fragment.state.stepno` must be torch.int64 \(6, 3\), got torch.int64 \(7, 3\)",
+    ),
+    "B": (make_fragment(1, n_envs=B + 1), r"same T, B, shapes and dtypes.*\(6, 3\), got torch.int64 \(6, 4\)"),
     "dtype": (changed(FIRST, rew=FIRST.state.rew.double()), "fragment.state.rew` must be torch.float32"),
     "structure": (changed(FIRST, obs=FIRST.state.rew), "one structure: `fragment` must be"),
-    "no final": (make(1, final=False), r"has no `env.final`, the first one had it"),
+    "no final": (make_fragment(1, final=False), r"has no `env.final`, the first one had it"),
     "final": (
         FIRST._replace(env=FIRST.env._replace(final=FIRST.env.final._replace(obs=FIRST.env.final.obs["image"]))),
         "one structure",
@@ -451,14 +454,17 @@ def test_an_unlike_fragment_is_refused_and_changes_nothing(kind, what):
     with pytest.raises(ValueError, match=message):
         buffer.commit(fragment)
     for each in (buffer, twin):
-        each.commit(make(9))
-    same_numbers(draw(kind, buffer, 50), draw(kind, twin, 50))
+        each.commit(make_fragment(9))
+    assert_same_numbers(draw(kind, buffer, 50), draw(kind, twin, 50))
 
 
 @pytest.mark.parametrize(
     ("fragment", "message"),
     [
-        (make(0, n_steps=20), r"`capacity=49` steps has no room for a fragment of T x B = 20 x 3 steps: at least 60"),
+        (
+            make_fragment(0, n_steps=20),
+            r"`capacity=49` steps has no room for a fragment of T x B = 20 x 3 steps: at least 60",
+        ),
         (changed(FIRST, act=FIRST.state.act[1:]), r"`fragment.state.act` must have \(6, 3\) from dimension 0"),
         (FIRST._replace(hx=FIRST.hx[0][:, :2]), r"`fragment.hx` must have \(3,\) from dimension 1"),
         (FIRST._replace(env=FIRST.env._replace(final=FIRST.env.final._replace(obs=FIRST.state.rew[0]))), "structure"),
@@ -507,15 +513,15 @@ def full(kind=Prioritized, **how):
         (ValueError, "made with the arguments", lambda: full(Uniform).load_state_dict(full().state_dict())),
     ],
 )  # fmt: skip
-def test_refusals(error, message, call):
+def test_wrong_arguments_of_buffers_are_refused(error, message, call):
     with pytest.raises(error, match=message):
         call()
 
 
 @kinds
-def test_nothing_is_valid(sequences):
+def test_a_buffer_without_valid_items_refuses_to_sample(sequences):
     buffer = Uniform(CAPACITY, sequences=sequences)
-    buffer.commit(make(0, valid=0.0))
+    buffer.commit(make_fragment(0, valid=0.0))
     assert len(buffer) == T * B
     with pytest.raises(RuntimeError, match="no transition that the buffer holds is valid"):
         draw(Uniform, buffer, 3)

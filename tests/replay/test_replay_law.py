@@ -1,4 +1,4 @@
-"""The replay law: a fragment has all that it takes to react to it once more, and its slab_layout change nothing."""
+"""The replay law: a fragment holds all inputs of the actor, and where fragments are cut changes nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule, Final
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LedgerEnv
+from tests.support.assertions import assert_identical
 
 N_ACTIONS, N_ENVS, T = 5, 5, 10
 ENGINES = {"same": same, "threaded": threaded}
@@ -22,7 +23,7 @@ groupings = pytest.mark.parametrize("groups", [1, 2])
 stickiness = pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
 
 
-class Recurrent(BaseActorModule):
+class RecurrentActorCritic(BaseActorModule):
     """An actor as in the books: one core, two heads; it samples. Its info depends on all that it is given."""
 
     def __init__(self, cell="LSTM", *, learnt=False):
@@ -52,7 +53,7 @@ class Recurrent(BaseActorModule):
         return sampling.categorical(logits, generator=self.generator), hx, info
 
 
-class OneByOne(Recurrent):
+class ResetsByIntegersOnly(RecurrentActorCritic):
     """Does not know of masks: the engine resets its state by one index after another."""
 
     def reset(self, hx, at):
@@ -68,10 +69,10 @@ def seeded():
 
 
 ACTORS = {
-    "LSTM": Recurrent,
-    "GRU": partial(Recurrent, "GRU"),
-    "learnt": partial(Recurrent, learnt=True),
-    "one by one": OneByOne,
+    "LSTM": RecurrentActorCritic,
+    "GRU": partial(RecurrentActorCritic, "GRU"),
+    "learnt": partial(RecurrentActorCritic, learnt=True),
+    "one by one": ResetsByIntegersOnly,
 }
 # as it says, once, that it is not honoured: see the class above
 unmasked = pytest.mark.filterwarnings("ignore:the actor.s reset does not honour a bool mask:RuntimeWarning")
@@ -109,13 +110,6 @@ def replay(actor, fragment, columns):
     return nested.map(lambda *rows: torch.cat(rows), *infos), after, reset
 
 
-def assert_equal(got, expected, where=""):
-    assert nested.structure(got) == nested.structure(expected)
-    for x, y, name in zip(nested.leaves(got), nested.leaves(expected), nested.names(expected, where), strict=True):
-        assert x.dtype == y.dtype, name
-        assert torch.equal(x, y), name
-
-
 @actors
 @stickiness
 @groupings
@@ -128,16 +122,16 @@ def test_replaying_a_fragment_gives_the_recorded_reactions(engine, groups, stick
     for k, fragment in enumerate(got):
         for columns in widths(groups):
             infos, _, row_t = replay(actor, fragment, columns)
-            assert_equal(infos, nested.map(lambda x, c=columns: x[:, c], fragment.actor), f"fragments[{k}].actor")
+            assert_identical(infos, nested.map(lambda x, c=columns: x[:, c], fragment.actor), f"fragments[{k}].actor")
             if k + 1 < len(got):  # row T advances nothing: there the next one begins
-                assert_equal(nested.map(lambda x, c=columns: x[:, c], got[k + 1].hx), row_t, "hx")
+                assert_identical(nested.map(lambda x, c=columns: x[:, c], got[k + 1].hx), row_t, "hx")
 
 
 @actors
 @stickiness
 @groupings
 @engines
-def test_final_was_reacted_to_with_the_recurrent_state_of_that_moment(engine, groups, sticky, kind):
+def test_infos_of_finals_come_from_the_recurrent_state_of_that_step(engine, groups, sticky, kind):
     actor, n_ends = ACTORS[kind](), 0
     for fragment in fragments(engine, actor, 4, groups=groups, sticky=sticky, final=True):
         state, final = fragment.state, fragment.env.final
@@ -155,15 +149,15 @@ def test_final_was_reacted_to_with_the_recurrent_state_of_that_moment(engine, gr
                 with torch.no_grad():
                     _, _, info = actor.step(stepno, obs, act, rew, fin, hx=after[t], virtual=True)
                 seen = nested.map(lambda x, b=b - columns.start: x[0, b], info)
-                assert_equal(nested.map(lambda x, i=i: x[i], final.actor), seen, f"final.actor[{i}]")
+                assert_identical(nested.map(lambda x, i=i: x[i], final.actor), seen, f"final.actor[{i}]")
                 n_ends += 1
     assert n_ends >= 8
 
 
 @stickiness
 @engines
-def test_a_fragment_is_collected_by_the_weights_of_one_moment(engine, sticky):
-    actor, copies = Recurrent(), []
+def test_a_fragment_is_collected_with_the_weights_of_one_snapshot(engine, sticky):
+    actor, copies = RecurrentActorCritic(), []
     with ENGINES[engine].rollout(envs(), actor, T, seed=3, sticky=sticky, lag=1) as feed:
         got = []
         for _ in range(4):
@@ -175,7 +169,7 @@ def test_a_fragment_is_collected_by_the_weights_of_one_moment(engine, sticky):
     for k, fragment in enumerate(got):
         actor.load_state_dict(copies[max(0, k - 1)])
         infos, _, _ = replay(actor, fragment, slice(0, N_ENVS))
-        assert_equal(infos, fragment.actor, f"fragments[{k}].actor")
+        assert_identical(infos, fragment.actor, f"fragments[{k}].actor")
 
 
 @pytest.mark.parametrize("final", [False, True], ids=["", "final"])
@@ -183,15 +177,15 @@ def test_a_fragment_is_collected_by_the_weights_of_one_moment(engine, sticky):
 @groupings
 @engines
 def test_where_fragments_are_cut_changes_nothing(engine, groups, n_steps, final):
-    actor = Recurrent()
+    actor = RecurrentActorCritic()
     whole = fragments("same", actor, 2, 20, groups=groups)
     parts = fragments(engine, actor, 40 // n_steps, n_steps, groups=groups, final=final)
     for what in ("state", "actor"):
         cut = nested.map(lambda *xs: torch.cat([x[:-1] for x in xs]), *(getattr(part, what) for part in parts))
         uncut = nested.map(lambda x, y: torch.cat([x[:-1], y[:-1]]), *(getattr(part, what) for part in whole))
-        assert_equal(cut, uncut, what)
+        assert_identical(cut, uncut, what)
         # the virtual reaction to the look-ahead row was the right one, too
-        assert_equal(*(nested.map(lambda x: x[-1], getattr(last, what)) for last in (parts[-1], whole[-1])), what)
+        assert_identical(*(nested.map(lambda x: x[-1], getattr(last, what)) for last in (parts[-1], whole[-1])), what)
     for flag in ("terminated", "truncated", "valid"):
         cut, uncut = (torch.cat([getattr(part.env, flag) for part in some]) for some in (parts, whole))
         assert torch.equal(cut, uncut)
@@ -201,17 +195,17 @@ def test_where_fragments_are_cut_changes_nothing(engine, groups, n_steps, final)
 @groupings
 @engines
 def test_asking_for_final_changes_nothing_else(engine, groups, sticky):
-    actor = Recurrent()
+    actor = RecurrentActorCritic()
     without = fragments(engine, actor, 4, groups=groups, sticky=sticky)
     asked = fragments(engine, actor, 4, groups=groups, sticky=sticky, final=True)
     assert sum(len(fragment.env.final.t) for fragment in asked) >= 8
     for k, (one, other) in enumerate(zip(asked, without, strict=True)):
-        assert_equal(one._replace(env=one.env._replace(final=())), other, f"fragments[{k}]")
+        assert_identical(one._replace(env=one.env._replace(final=())), other, f"fragments[{k}]")
 
 
 def test_actions_are_drawn_apart_for_each_group_and_for_each_seed():
     def acts(**how):
-        return torch.cat([fragment.state.act[1:] for fragment in fragments("same", Recurrent(), 2, **how)])
+        return torch.cat([fragment.state.act[1:] for fragment in fragments("same", RecurrentActorCritic(), 2, **how)])
 
     def fresh(**how):
         torch.manual_seed(0)
@@ -237,10 +231,10 @@ def test_groups_draw_apart_from_each_other_and_virtual_steps_from_real_ones():
 
 
 def test_the_global_generator_is_left_alone():
-    actor = Recurrent()
+    actor = RecurrentActorCritic()
     before = torch.get_rng_state()
     got = fragments("same", actor, 2, final=True)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     for one, other in zip(got, fragments("threaded", actor, 2, final=True, lag=0), strict=True):
-        assert_equal(one, other)
+        assert_identical(one, other)

@@ -1,4 +1,4 @@
-"""The sum tree against its slow twin: a list, and its cumulative sums."""
+"""The sum tree against a list and its cumulative sums."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check(tree, twin):
 
 @given(data=st.data(), capacity=st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
-def test_lockstep_with_the_twin(data, capacity):
+def test_the_tree_equals_a_list_with_cumulative_sums(data, capacity):
     tree, twin = SumTree(capacity), [0.0] * capacity
     check(tree, twin)
     for _ in range(data.draw(st.integers(1, 5))):
@@ -52,7 +52,7 @@ def test_lockstep_with_the_twin(data, capacity):
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 64, 1000])
-def test_never_drifts_and_never_finds_nothing(capacity):
+def test_sums_do_not_drift_and_items_of_weight_zero_are_never_found(capacity):
     gen = torch.Generator().manual_seed(capacity)
     tree, twin = SumTree(capacity), torch.zeros(capacity, dtype=torch.float64)
     for _ in range(200):
@@ -71,14 +71,14 @@ def test_never_drifts_and_never_finds_nothing(capacity):
     assert torch.equal(tree[torch.arange(capacity)], twin)
 
 
-def test_total_is_new():
+def test_the_total_is_a_new_tensor():
     tree = SumTree(3)
     total = tree.total
     tree.set(torch.tensor([2]), floats([4]))
     assert (total.item(), tree.total.item()) == (0, 4)
 
 
-def test_never_waits_for_the_device():
+def test_the_tree_never_waits_for_the_device():
     tree = SumTree(10, device="meta")  # where there is nothing to be read
     tree.set(torch.zeros(4, dtype=torch.int64, device="meta"), torch.zeros(4, device="meta"))
     assert tree.find(torch.rand(4, dtype=torch.float64, device="meta")).shape == (4,)
@@ -93,7 +93,7 @@ def test_never_waits_for_the_device():
         (lambda nodes: nodes[3].add_(1), "node 1 is not the sum of its children"),
     ],
 )
-def test_tells_what_is_wrong(spoil, message):
+def test_check_valid_names_the_fault_of_a_tree(spoil, message):
     tree = SumTree(5)
     tree.set(torch.arange(5), torch.ones(5))
     spoil(tree._nodes)
@@ -111,14 +111,14 @@ def test_tells_what_is_wrong(spoil, message):
         ([0, 1], [float("nan"), 1], r"`values` must be finite and not negative, got nan"),
     ],
 )
-def test_refusals(positions, values, message):
+def test_set_refuses_wrong_positions_and_values(positions, values, message):
     tree = SumTree(5)
     with pytest.raises(ValueError, match=message):
         tree.set(torch.tensor(positions), floats(values))
     assert tree.total.item() == 0
 
 
-def test_other_refusals():
+def test_a_tree_refuses_a_size_of_zero_and_a_state_of_another_size():
     with pytest.raises(ValueError, match="number of values >= 1, got 0"):
         SumTree(0)
     with pytest.raises(ValueError, match="capacity=3`, what is loaded has"):

@@ -1,7 +1,7 @@
-"""The slow twin: section 2 of the contract, word for word, one number at a time, with lists for rows.
+"""The slow twin: an independent implementation of section 2 of the contract, to compare fragments with.
 
-It shares nothing with the engine but the ledger environments, and nothing with the counting actor but its description.
-It collects everything at once, by columns of Python objects, and is there to be compared with.
+It steps one environment at a time and keeps rows as lists of Python objects. It shares no code with the engine, and
+transcribes the description of `rlplay.testing.CountingActor`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import numpy as np
 
 from rlplay.engine import Episode, Final, Fragment, Outcome, State
 
-FRESH = {"count": np.zeros(1, np.int64), "sums": np.zeros(2, np.float64)}  # what the counting actor begins with
+FRESH = {
+    "count": np.zeros(1, np.int64),
+    "sums": np.zeros(2, np.float64),
+}  # the first recurrent state of the counting actor
 
 
 class Page(NamedTuple):
-    """A fragment as the contract has it, in NumPy arrays, and what the feed says when it has been delivered."""
+    """A fragment of NumPy arrays, and the episodes, steps and version of the feed after its delivery."""
 
     fragment: Fragment
     episodes: list[Episode]
@@ -26,7 +29,7 @@ class Page(NamedTuple):
 
 
 def pages(envs, n_fragments, *, n_steps, seeds, action, sticky=False, final=False, info=(), lag=0) -> list[Page]:
-    """Collect some fragments; before it asks for the k-th, the learner sets the counting actor's weight to k."""
+    """Collect fragments; the learner sets the weight of the counting actor to k before it asks for fragment k."""
     columns = [Column(env, seed, action, final) for env, seed in zip(envs, seeds, strict=True)]
     wanted = info if isinstance(info, dict) else {name: np.float32 for name in info}
     steps, found = 0, []
@@ -39,7 +42,7 @@ def pages(envs, n_fragments, *, n_steps, seeds, action, sticky=False, final=Fals
 
 
 class Column:
-    """One environment, with the actor's memory of it."""
+    """One environment, and the recurrent state of the actor for it."""
 
     def __init__(self, env, seed, action, final):
         self.env, self.action, self.final = env, action, final
@@ -120,7 +123,7 @@ class Column:
 
 
 def react(kind, row, memory, weight, *, virtual):
-    """Do what the counting actor says that it does."""
+    """Transcribe the step of the counting actor: return its action, its next recurrent state and its info."""
     seen = float(sum(np.sum(leaf, dtype=np.float64) for leaf in numbers(row["obs"])))
     m = math.floor(4 * seen) + int(memory["count"][0])
     heard = 0.0 if row["fin"] else float(row["rew"])

@@ -1,4 +1,4 @@
-"""The zoo: environments are as good as they say, actors answer what the losses ask for."""
+"""The zoo: environments have their documented optima, and actors give the infos that losses need."""
 
 from __future__ import annotations
 
@@ -83,20 +83,20 @@ ENVS = [NarrowPath, Chain, Catch, Recall, Regulator, Endless]
 
 
 @pytest.mark.parametrize(("make", "best"), BEST)
-def test_the_best_policy_gets_the_optimum_and_a_random_one_what_it_should(make, best):
+def test_the_best_policy_reaches_the_optimum_and_a_random_one_the_level_of_chance(make, best):
     env, rng = make(), np.random.default_rng(1)
     assert (play(env, best(env), 50)[1] == env.optimum).all()
     assert agree(play(env, lambda obs: rng.integers(env.action_space.n), 2000)[1], env.chance)
 
 
 @pytest.mark.parametrize("make", ENVS)
-def test_gym_finds_no_fault(make):
+def test_gyms_environment_checker_passes(make):
     patch_gym()
     check_env(make(), skip_render_check=True)
 
 
 @pytest.mark.parametrize("make", ENVS)
-def test_a_seed_repeats_everything_and_observations_are_new(make):
+def test_a_seed_repeats_an_environment_and_observations_are_new_arrays(make):
     env, actions = make(), make().action_space
     actions.seed(3)
     acts = [actions.sample() for _ in range(40)]
@@ -123,7 +123,7 @@ def test_a_seed_repeats_everything_and_observations_are_new(make):
 @pytest.mark.parametrize(
     ("env", "length"), [(Chain(limit=6), 6), (Regulator(limit=7), 7), (Endless(8), 8), (Catch(4), 3), (Recall(2, 3), 5)]
 )
-def test_how_long_an_episode_is(env, length):
+def test_episodes_have_the_documented_lengths(env, length):
     while env.reset()[0][-1] and isinstance(env, Chain):
         pass  # from its last state, the first step to the right would lead out
     ends = []
@@ -134,7 +134,7 @@ def test_how_long_an_episode_is(env, length):
     assert ends == [(False, False)] * (length - 1) + [(terminates, not terminates)]
 
 
-def test_the_cue_is_shown_once_and_the_question_asked_once():
+def test_recall_shows_its_cue_once_and_its_question_once():
     env = Recall(n_cues=3, delay=2)
     for _ in range(10):
         seen = [env.reset()[0], *(env.step(0)[0] for _ in range(4))]
@@ -177,7 +177,7 @@ def test_the_gain_of_the_regulator_is_the_best_and_solves_the_riccati_equation(g
     assert env.value(1.0, 0.9, gain=-2.0) == -math.inf  # which pushes the wrong way
 
 
-def test_the_regulator_moves_and_costs_as_it_says():
+def test_the_regulator_moves_and_costs_as_documented():
     env, rng = Regulator(a=0.9, b=0.7, q=1.5, r=0.3, noise=0.2), np.random.default_rng(1)
     x, drift = env.reset(seed=0)[0].item(), []
     for _ in range(2000):
@@ -199,7 +199,7 @@ def test_the_value_of_the_regulator_is_its_mean_return(better):
     assert np.std([x[0] for x in firsts]) == pytest.approx(1, abs=0.2)
 
 
-def test_the_value_of_endless():
+def test_the_value_of_endless_is_one_over_one_minus_gamma():
     assert Endless().value(0.9) == pytest.approx(10)
 
 
@@ -250,7 +250,7 @@ def test_actors_answer_what_the_losses_ask_for(case):
     assert bool(nested.leaves(fragment.hx)) == (actor.core is not None)
 
 
-def test_unrolled_they_react_as_they_did(case):
+def test_unrolled_actors_repeat_their_reactions(case):
     fragment, following = collect(*case[:2], n_fragments=2)
     info, hx, final = unroll(fragment, case[1])
     assert len(fragment.env.final.t)
@@ -260,7 +260,7 @@ def test_unrolled_they_react_as_they_did(case):
     assert all(x.requires_grad for x in info.values())
 
 
-def test_every_parameter_has_a_part_in_it(case):
+def test_every_parameter_of_an_actor_gets_gradients(case):
     _, actor, _ = case
     (fragment,) = collect(*case[:2])
     sum(x.square().sum() for x in unroll(fragment, actor).info.values()).backward()
@@ -268,20 +268,20 @@ def test_every_parameter_has_a_part_in_it(case):
     assert all(x.grad is not None and (x.grad.any() or name == "log_std") for name, x in actor.named_parameters())
 
 
-def test_they_are_greedy_in_eval_mode_only(case):
+def test_actors_are_greedy_in_eval_mode_only(case):
     make, actor, _ = case
     drawn, greedy = collect(make, actor)[0], collect(make, actor.eval())[0]
     assert torch.equal(greedy.state.act[1:], best(greedy.actor)[:-1])
     assert not torch.equal(drawn.state.act[1:], best(drawn.actor)[:-1])
 
 
-def test_they_draw_from_their_own_generator(case):
+def test_actors_draw_from_their_own_generator(case):
     (once,), _, (again,) = collect(*case[:2]), torch.rand(1), collect(*case[:2])
     assert torch.equal(once.state.act, again.state.act)
     assert not torch.equal(once.state.act, collect(*case[:2], seed=2)[0].state.act)
 
 
-def test_actions_follow_the_policy():
+def test_actions_of_actors_have_the_frequencies_of_the_policy():
     torch.manual_seed(0)
     actor = ActorCritic(nn.Linear(1, 2), nn.Linear(1, 1))
     (fragment,) = collect(Endless, actor, n_steps=500)
@@ -315,7 +315,7 @@ def test_the_schedule_of_epsilon_reaches_the_behaviour_copy():
         assert torch.equal(fragment.state.act[1:], best(fragment.actor)[:-1])
 
 
-def test_duelling_is_equation_nine():
+def test_the_duelling_head_is_equation_nine_of_the_paper():
     torch.manual_seed(0)
     head, x = Duelling(nn.Linear(4, 1), nn.Linear(4, 3)), torch.randn(2, 5, 4)
     q, v, adv = head(x), head.value(x), head.advantage(x)
@@ -324,7 +324,7 @@ def test_duelling_is_equation_nine():
         torch.testing.assert_close(q[..., a], expected)
 
 
-def test_the_convolutional_body():
+def test_the_convolutional_body_has_the_documented_layers():
     torch.manual_seed(0)
     body, obs = NatureCNN(2), torch.randint(256, (2, 3, 2, 84, 84), dtype=torch.uint8)
     features = body(obs)
@@ -354,7 +354,7 @@ class Screen(gym.Env):
         return np.full((1, 84, 84), self.stepno, np.uint8), 1.0, self.stepno == 3, False, {}
 
 
-def test_an_actor_that_looks_at_pixels():
+def test_an_actor_critic_over_pixels_repeats_its_reactions():
     actor = ActorCritic(nn.Linear(512, 2), nn.Linear(512, 1), body=NatureCNN(1))
     (fragment,) = collect(Screen, actor, n_steps=4, n_envs=2)
     assert fragment.state.obs.dtype == torch.uint8
@@ -367,7 +367,7 @@ def test_a_perceptron_ends_in_a_linear_layer():
     assert mlp(4, 8, 2)(torch.zeros(3, 5, 4)).shape == (3, 5, 2)
 
 
-def test_the_actors_do_without_gym():
+def test_zoo_actors_do_not_import_gym():
     code = "import sys, rlplay.zoo, rlplay.zoo.actors; print('gym' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""The behaviour copy follows the learner's actor, and nothing that an actor does on the way puts it out of step."""
+"""The behaviour copy follows the learner's actor, whatever the actor does in its step."""
 
 import threading
 
@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from rlplay import nested, sampling
+from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import LedgerEnv
+from tests.support.actors import (
+    AdvancesStateInPlace,
+    AssignsBuffer,
+    DrawsFirstState,
+    RemembersObservation,
+    zeros_like_act,
+)
 
 engines = pytest.mark.parametrize("engine", [same, threaded])
 
@@ -20,25 +27,9 @@ def envs(n=2, **options):
     return [LedgerEnv(gym.spaces, j, **options) for j in range(n)]
 
 
-def zeros_like_act(fin):
-    return torch.zeros(fin.shape, dtype=torch.int64)
-
-
-class Assigning(BaseActorModule):
-    """Puts a new tensor into the place of its buffer, as hand-written running statistics do."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, obs, *, fin, hx=None, **ignored):
-        self.count = self.count + 1
-        return zeros_like_act(fin), (), {"count": self.count.expand(fin.shape)}
-
-
 @engines
-def test_a_buffer_that_the_copy_assigns_anew_is_followed_all_the_same(engine):
-    actor = Assigning()
+def test_a_buffer_that_the_behaviour_copy_assigns_still_follows_the_learner(engine):
+    actor = AssignsBuffer()
     with engine.rollout(envs(), actor, 4, lag=0) as feed:
         for start in (0.0, 100.0, 200.0):
             actor.count = torch.tensor(start)
@@ -46,7 +37,7 @@ def test_a_buffer_that_the_copy_assigns_anew_is_followed_all_the_same(engine):
             assert counts.tolist() == [start + 1, start + 2, start + 3, start + 4]
 
 
-def test_functions_that_keep_the_actors_weights_to_themselves_are_refused():
+def test_functions_that_hold_the_actors_weights_are_refused():
     def with_attribute(make):
         actor = BaseActorModule()
         actor.layer = torch.nn.Linear(2, 2)
@@ -62,44 +53,10 @@ def test_functions_that_keep_the_actors_weights_to_themselves_are_refused():
             same.rollout(envs(), with_attribute(make), 4)
 
 
-class Remembering(BaseActorModule):
-    """Its recurrent state is the very observation it was given."""
-
-    def forward(self, obs, *, fin, hx=None, **ignored):
-        before = torch.zeros_like(obs) if hx is None else hx
-        return zeros_like_act(fin), obs, {"before": before}
-
-
-class InPlace(BaseActorModule):
-    """Advances its recurrent state in place."""
-
-    def forward(self, obs, *, fin, hx=None, **ignored):
-        hx = torch.zeros(1, fin.shape[1]) if hx is None else hx
-        hx += 1
-        return zeros_like_act(fin), hx, {"hx": hx.clone()}
-
-
-class Restless(BaseActorModule):
-    """Draws its first recurrent state."""
-
-    def reset(self, hx, at):
-        drawn = torch.rand(hx.shape, generator=self.generator)
-        if isinstance(at, torch.Tensor):
-            return torch.where(at[None, :, None], drawn, hx)
-        hx = hx.clone()
-        hx[:, at] = drawn[:, at]
-        return hx
-
-    def forward(self, obs, *, fin, hx=None, **ignored):
-        hx = torch.zeros(1, fin.shape[1], 3) if hx is None else hx
-        act = sampling.categorical(torch.zeros(*fin.shape, 2), generator=self.generator)
-        return act, hx, {"hx": hx.expand(*fin.shape, 3).clone()}
-
-
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
 @engines
-@pytest.mark.parametrize("actor", [Remembering, InPlace, Restless])
-def test_neither_cutting_nor_final_nor_virtual_steps_can_be_told_from_what_is_recorded(engine, actor):
+@pytest.mark.parametrize("actor", [RemembersObservation, AdvancesStateInPlace, DrawsFirstState])
+def test_neither_cuts_nor_finals_nor_virtual_steps_change_the_recorded_infos(engine, actor):
     def recorded(n_steps, **options):
         with engine.rollout(envs(), actor(), n_steps, seed=1, **options) as feed:
             rows = [nested.map(lambda x: x[:n_steps], next(feed).actor) for _ in range(12 // n_steps)]
@@ -134,7 +91,7 @@ def test_a_parameter_may_be_deleted_and_put_back():
 @engines
 def test_a_feed_may_be_made_in_inference_mode(engine):
     with torch.inference_mode():
-        feed = engine.rollout(envs(), Assigning(), 3)
+        feed = engine.rollout(envs(), AssignsBuffer(), 3)
     with feed:
         assert not next(feed).state.obs.is_inference()
 
@@ -158,7 +115,7 @@ def test_a_default_dtype_that_is_changed_later_changes_nothing_in_the_fragments(
 def test_the_number_of_threads_stays_what_the_user_sets():
     before = torch.get_num_threads()
     try:
-        with same.rollout(envs(), Assigning(), 3) as feed:
+        with same.rollout(envs(), AssignsBuffer(), 3) as feed:
             next(feed)
             torch.set_num_threads(before + 1)
             next(feed)
@@ -168,7 +125,7 @@ def test_the_number_of_threads_stays_what_the_user_sets():
 
 
 def test_an_action_for_a_tuple_space_may_come_as_a_list():
-    class Env(gym.Env):
+    class TupleActions(gym.Env):
         observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
         action_space = gym.spaces.Tuple([gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,), np.float32)])
 
@@ -180,17 +137,17 @@ def test_an_action_for_a_tuple_space_may_come_as_a_list():
             assert self.action_space.contains(action)
             return np.zeros(1, np.float32), 0.0, False, False, {}
 
-    class Actor(BaseActorModule):
+    class ActsWithList(BaseActorModule):
         def forward(self, obs, *, fin, hx=None, **ignored):
             return [zeros_like_act(fin), torch.zeros(*fin.shape, 2)], (), ()
 
-    with same.rollout([Env()], Actor(), 3) as feed:
+    with same.rollout([TupleActions()], ActsWithList(), 3) as feed:
         act = next(feed).state.act
     assert isinstance(act, tuple)
     assert act[1].shape == (4, 1, 2)
 
 
-def test_evaluation_in_low_precision_is_answered_in_float32():
+def test_evaluate_returns_bfloat16_infos_as_float32():
     class Half(BaseActorModule):
         def forward(self, obs, *, fin, hx=None, **ignored):
             return zeros_like_act(fin), (), {"half": torch.ones(fin.shape, dtype=torch.bfloat16)}
@@ -199,8 +156,8 @@ def test_evaluation_in_low_precision_is_answered_in_float32():
     assert info["half"].dtype == np.float32
 
 
-def test_two_threads_may_pause_and_neither_is_taken_for_the_other():
-    feed = same.rollout(envs(), Assigning(), 3)
+def test_two_threads_may_pause_and_next_knows_which_thread_did():
+    feed = same.rollout(envs(), AssignsBuffer(), 3)
     inside, alone, errors = threading.Event(), threading.Event(), []
 
     def other():
@@ -228,7 +185,7 @@ def test_python_integers_that_do_not_fit_are_refused_rather_than_wrapped():
             return obs, reward, terminated, truncated, {**info, "small": 3, "large": 300}
 
     def fragment(info):
-        with same.rollout([Telling(gym.spaces)], Assigning(), 3, info=info) as feed:
+        with same.rollout([Telling(gym.spaces)], AssignsBuffer(), 3, info=info) as feed:
             return next(feed).env.info
 
     assert fragment({"small": np.uint8})["small"].tolist() == [[3], [3], [3]]

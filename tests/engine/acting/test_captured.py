@@ -1,16 +1,14 @@
-"""`compile=True` beside a device: captured steps are the eager ones bit for bit, or are the eager ones themselves.
+"""`compile=True` on a device: captured steps equal eager ones bit for bit, or the step runs eagerly.
 
-On the lagging device what is captured is recorded, and done again without Python. On a GPU: see test_cuda.py.
+The lagging device records the operations of a capture, and repeats them without Python. For a GPU see test_cuda.py.
 """
 
-import random
 import re
 import warnings
 from functools import partial
 from operator import attrgetter
 
 import gym
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,32 +25,42 @@ from rlplay.engine.memory.lane import Lane, Place
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
-from tests.engine.acting.test_behaviour import Assigning, InPlace, Remembering, Restless
-from tests.engine.acting.test_compiled import (
-    Branching,
-    Chained,
-    Counting,
-    Dice,
-    Global,
-    Keeping,
-    Outside,
-    Own,
-    Seeing,
-    Swapping,
-    Tensors,
-    Tied,
-    collected,
-    shaken,
-    turned,
-    warned,
+from tests.support import collecting
+from tests.support.actors import (
+    AdvancesStateInPlace,
+    AnswerActor,
+    AssignsBuffer,
+    BranchesOnData,
+    ChangesBuffers,
+    ChangesTensorAttribute,
+    Convolves,
+    CountsInAttribute,
+    DrawsFirstState,
+    DrawsFromNumpyRandom,
+    DrawsFromOwnGenerator,
+    DrawsFromPythonRandom,
+    DrawsFromTorchGenerator,
+    RemembersObservation,
+    ReportsModes,
+    SwapsState,
+    TiedWeights,
 )
-from tests.engine.collector.test_law import Recurrent, assert_identical, run
+from tests.support.assertions import assert_identical
+from tests.support.collecting import (
+    collected,
+    collected_seeded,
+    compile_warnings_of,
+    ledgers,
+    shift_weights,
+    switch_mode,
+)
+from tests.support.training import GruWithBuffer, run_training
 
-# the host, too, is to draw call by call: so eager steps there are the reference of captured ones here
+# eager steps on the host are the reference, so the host has to draw noise call by call, too
 pytestmark = pytest.mark.usefixtures("no_stock")
 
 cartpole = partial(gym.make, "CartPole-v1")
-beside = partial(LaggingLane, consumer_on_host=True)
+lagging_actor_device = partial(LaggingLane, consumer_on_host=True)
 
 
 def cartpoles():
@@ -61,7 +69,7 @@ def cartpoles():
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Count what was captured, and how often it was done."""
+    """Count captures, and replays of what was captured."""
     counts, really = {"captured": 0, "taken": 0}, LaggingLane.capture
 
     def capture(lane, work, generators):
@@ -78,25 +86,27 @@ def steps(monkeypatch):
     return counts
 
 
-# ---- the law
+# ---- captured steps equal eager ones
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("lag", "groups"), [(0, 1), (1, 2), (2, 3)])
 def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, groups, steps):
-    expected, _ = run(same, lag=lag, groups=groups)
-    got, _ = run(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
+    expected, _ = run_training(same, lag=lag, groups=groups)
+    got, _ = run_training(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
     assert_identical(expected, got)
     assert steps["captured"] == 2 * groups  # in train and in eval mode
     assert steps["taken"] >= 7 * 11 * groups
 
 
 @pytest.mark.parametrize("options", [{"sticky": True}, {"n_steps": 1}, {"n_steps": 2, "sticky": True}], ids=str)
-def test_so_are_those_of_other_fragments(options, steps):
-    expected, _ = run(same, lag=1, **options)
+def test_captured_steps_of_sticky_and_short_fragments_are_the_eager_ones(options, steps):
+    expected, _ = run_training(same, lag=1, **options)
     for place in ({}, {"consumer_on_host": True}):
-        assert_identical(expected, run(threaded, lag=1, compile=True, device=LaggingLane(**place), **options)[0])
+        assert_identical(
+            expected, run_training(threaded, lag=1, compile=True, device=LaggingLane(**place), **options)[0]
+        )
     assert steps["taken"]
 
 
@@ -104,37 +114,40 @@ def test_so_are_those_of_other_fragments(options, steps):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lag", [0, 1, 2, 3])
 @pytest.mark.parametrize("options", [{"groups": 2}, {"sticky": True}, {"n_steps": 1}, {"groups": 5}], ids=str)
-def test_the_law_holds_widely(lag, options):
-    expected, _ = run(same, lag=lag, **options)
+def test_captured_steps_are_the_eager_ones_for_many_options(lag, options):
+    expected, _ = run_training(same, lag=lag, **options)
     for engine in (same, threaded):
         for haste in (0.0, 0.3, 1.0):
             for place in ({}, {"consumer_on_host": True}):
                 lane = LaggingLane(haste=haste, **place)
-                assert_identical(expected, run(engine, lag=lag, compile=True, device=lane, **options)[0])
+                assert_identical(expected, run_training(engine, lag=lag, compile=True, device=lane, **options)[0])
 
 
-def test_on_a_device_nothing_is_drawn_in_stock(monkeypatch, steps):
+def test_captured_steps_on_a_device_draw_no_noise_in_stock(monkeypatch, steps):
     monkeypatch.setattr(sampling, "_STOCK", 4096)  # which is for the host
-    expected, _ = run(same, device=LaggingLane())
-    assert_identical(expected, run(same, compile=True, device=LaggingLane())[0])
+    expected, _ = run_training(same, device=LaggingLane())
+    assert_identical(expected, run_training(same, compile=True, device=LaggingLane())[0])
     assert steps["taken"]
 
 
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
-    for lane, kind in ((LaggingLane(actor_on_host=True), CompiledBehaviour), (beside(), CapturedBehaviour)):
-        assert type(make_behaviour(Recurrent(), lane, compile=True)) is kind
-        assert type(make_behaviour(Recurrent(), lane, compile=False)) is Behaviour
+    for lane, kind in (
+        (LaggingLane(actor_on_host=True), CompiledBehaviour),
+        (lagging_actor_device(), CapturedBehaviour),
+    ):
+        assert type(make_behaviour(GruWithBuffer(), lane, compile=True)) is kind
+        assert type(make_behaviour(GruWithBuffer(), lane, compile=False)) is Behaviour
 
 
-# ---- what eager steps do
+# ---- for many kinds of actors
 
 
-class Lstm(ActorCritic):
+class LstmActorCritic(ActorCritic):
     def __init__(self, width):
         super().__init__(nn.Linear(8, 5), nn.Linear(8, 1), core=nn.LSTM(width, 8))
 
 
-class Pixels(BaseActorModule):
+class SeveralDtypes(BaseActorModule):
     """Bytes, and a head for each entry; info of other dtypes than float32."""
 
     def __init__(self):
@@ -146,81 +159,79 @@ class Pixels(BaseActorModule):
         return out.argmax(-1).int(), hx, {"out": out, "half": out.half(), "bytes": (out > 0).byte(), "last": stepno}
 
 
-def discrete(n=4):
-    return [LedgerEnv(gym.spaces, j) for j in range(n)]
-
-
 def boxes(n=4):
     return [LedgerEnv(gym.spaces, j, action="box") for j in range(n)]
 
 
 ACTORS = {
-    "feed-forward": (lambda: ActorCritic(mlp(6, 8, 5), mlp(6, 8, 1)), discrete),
-    "an LSTM": (lambda: Lstm(6), discrete),
+    "feed-forward": (lambda: ActorCritic(mlp(6, 8, 5), mlp(6, 8, 1)), ledgers),
+    "an LSTM": (lambda: LstmActorCritic(6), ledgers),
     "real-valued actions": (lambda: GaussianActorCritic(mlp(6, 8, 2), mlp(6, 8, 1), 2), boxes),
-    "epsilon-greedy": (lambda: QNetwork(mlp(6, 8, 5), epsilon=0.5), discrete),
-    "its own generator": (Own, discrete),
-    "casts": (Pixels, cartpoles),
-    "buffers": (Keeping, discrete),
-    "a buffer assigned": (Assigning, discrete),
-    "tied weights": (Tied, discrete),
-    "hx that goes round": (Swapping, discrete),
-    "hx that is the observation": (Remembering, discrete),
-    "hx in place": (InPlace, discrete),
-    "a convolution": (Seeing, discrete),
+    "epsilon-greedy": (lambda: QNetwork(mlp(6, 8, 5), epsilon=0.5), ledgers),
+    "its own generator": (DrawsFromOwnGenerator, ledgers),
+    "casts": (SeveralDtypes, cartpoles),
+    "buffers": (ChangesBuffers, ledgers),
+    "a buffer assigned": (AssignsBuffer, ledgers),
+    "tied weights": (TiedWeights, ledgers),
+    "hx that goes round": (SwapsState, ledgers),
+    "hx that is the observation": (RemembersObservation, ledgers),
+    "hx in place": (AdvancesStateInPlace, ledgers),
+    "a convolution": (Convolves, ledgers),
 }
 
 
 @pytest.mark.parametrize("haste", [0.0, 1.0])
 @pytest.mark.parametrize(("make_actor", "envs"), ACTORS.values(), ids=ACTORS)
-def test_it_does_what_eager_steps_do(make_actor, envs, haste, steps):
-    options = {"envs": envs, "update": shaken, "groups": 2}
-    got = collected(make_actor, compile=True, device=beside(haste=haste), **options)
+def test_captured_steps_equal_eager_ones(make_actor, envs, haste, steps):
+    options = {"envs": envs, "update": shift_weights, "groups": 2}
+    got = collected(make_actor, compile=True, device=lagging_actor_device(haste=haste), **options)
     assert_identical(collected(make_actor, **options), got)
     assert steps["taken"] == 3 * 7 * 2
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_everything_may_be_nested(sampled, steps):
+def test_captured_steps_take_nested_observations_actions_and_states(sampled, steps):
     def envs():
         return [LedgerEnv(gym.spaces, j, form="dict", action="dict") for j in range(4)]
 
     options = {"envs": envs, "groups": 3, "sticky": sampled}
     make_actor = partial(CountingActor, "dict", sampled=sampled)
-    assert_identical(collected(make_actor, **options), collected(make_actor, compile=True, device=beside(), **options))
+    assert_identical(
+        collected(make_actor, **options), collected(make_actor, compile=True, device=lagging_actor_device(), **options)
+    )
     assert steps["taken"]
 
 
 def test_autocast_is_in_the_captured_step(steps):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        eager = collected(Recurrent, envs=cartpoles, groups=2)
-        got = collected(Recurrent, envs=cartpoles, groups=2, compile=True, device=beside())
+        eager = collected(GruWithBuffer, envs=cartpoles, groups=2)
+        got = collected(GruWithBuffer, envs=cartpoles, groups=2, compile=True, device=lagging_actor_device())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(eager, got)
     assert steps["taken"]
 
 
-def test_the_conditions_at_the_first_ask_hold_and_not_those_at_the_call(steps):
+def test_autocast_and_modes_at_the_first_next_hold_in_captured_steps(steps):
     def first(**options):
         torch.manual_seed(0)
-        actor = Recurrent()
+        actor = GruWithBuffer()
         with threaded.rollout(cartpoles(), actor, 5, seed=0, lag=0, **options) as feed:
             actor.eval()
             actor.core.train()  # which nobody could expect
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return [next(feed), next(feed)]
 
-    got = first(compile=True, device=beside())
+    got = first(compile=True, device=lagging_actor_device())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(first(), got)
     assert steps["captured"] == 3
 
 
-def test_a_feed_can_be_paused_and_closed_at_any_step():
+def test_a_feed_with_captured_steps_can_be_paused_and_closed():
     expected, got = [], []
-    for fragments, options in ((expected, {}), (got, {"compile": True, "device": beside(haste=0.5)})):
+    for fragments, options in ((expected, {}), (got, {"compile": True, "device": lagging_actor_device(haste=0.5)})):
         torch.manual_seed(0)
-        with threaded.rollout(cartpoles(), Recurrent(), 5, seed=0, lag=2, **options) as feed:
+        with threaded.rollout(cartpoles(), GruWithBuffer(), 5, seed=0, lag=2, **options) as feed:
             for _ in range(4):
                 fragments.append(next(feed))
                 with feed.pause():
@@ -228,10 +239,12 @@ def test_a_feed_can_be_paused_and_closed_at_any_step():
     assert_identical(expected, got)
 
 
-@pytest.mark.parametrize(("make_actor", "captured"), [(Recurrent, 2), (lambda: Global(), 0)])
-def test_nothing_is_drawn_in_earnest_before_the_first_step(make_actor, captured, steps):
+@pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 2), (lambda: DrawsFromTorchGenerator(), 0)])
+def test_trial_runs_of_a_step_draw_nothing_from_the_global_generator(make_actor, captured, steps):
     actor, state = make_actor(), torch.get_rng_state()
-    feed, _ = warned(lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=beside()))
+    feed, _ = compile_warnings_of(
+        lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=lagging_actor_device())
+    )
     assert torch.equal(state, torch.get_rng_state())
     with feed:
         next(feed)
@@ -239,24 +252,24 @@ def test_nothing_is_drawn_in_earnest_before_the_first_step(make_actor, captured,
     assert captured == 0 or torch.equal(state, torch.get_rng_state())
 
 
-# ---- what has to be done around it
+# ---- precautions around a captured step
 
 
-def index_is_left(monkeypatch):
+def index_is_not_reset(monkeypatch):
     monkeypatch.setattr(
         CapturedBehaviour, "start_fragment", lambda self, *rest: super(CapturedBehaviour, self).start_fragment(*rest)
     )
 
 
-def state_is_left(monkeypatch):
+def state_is_not_kept_in_place(monkeypatch):
     monkeypatch.setattr(CapturedBehaviour, "_move_hx", lambda self, group: setattr(group, "hx", group.hx))
 
 
-def buffers_are_left(monkeypatch):
+def buffers_are_not_kept_in_place(monkeypatch):
     monkeypatch.setattr("rlplay.engine.acting.compile.captured.replaced_weights", lambda places: [])
 
 
-def modes_are_turned_at_once(monkeypatch):
+def modes_are_switched_at_once(monkeypatch):
     really = CapturedBehaviour.adopt
 
     def adopt(self, snapshot):
@@ -279,13 +292,13 @@ def actions_are_not_waited_for(monkeypatch):
     )
 
 
-def virtual_steps_are_not_put_back(monkeypatch):
+def virtual_steps_are_not_undone(monkeypatch):
     monkeypatch.setattr(
         CapturedBehaviour, "_may_be_replaced", property(lambda self: False, lambda self, x: None), raising=False
     )
 
 
-def memory_is_let_go(monkeypatch):
+def memory_is_released(monkeypatch):
     really = CapturedBehaviour.bind_rows
 
     def bind_rows(self, *rest):
@@ -296,50 +309,50 @@ def memory_is_let_go(monkeypatch):
     monkeypatch.setattr(CapturedBehaviour, "bind_rows", bind_rows)
 
 
-AROUND = {
-    "the index begins anew": (index_is_left, Recurrent, cartpoles),
-    "the recurrent state is kept in its place": (state_is_left, Recurrent, cartpoles),
-    "buffers stay in their places": (buffers_are_left, Assigning, discrete),
-    "virtual steps count, too": (virtual_steps_are_not_put_back, Assigning, discrete),
-    "modes are turned when it is their turn": (modes_are_turned_at_once, Recurrent, cartpoles),
-    "noise is drawn anew": (noise_is_kept_in_stock, Recurrent, cartpoles),
-    "actions have come down": (actions_are_not_waited_for, Recurrent, cartpoles),
-    "memory stays where it is": (memory_is_let_go, Recurrent, cartpoles),
+PRECAUTIONS = {
+    "the index begins anew": (index_is_not_reset, GruWithBuffer, cartpoles),
+    "the recurrent state is kept in its place": (state_is_not_kept_in_place, GruWithBuffer, cartpoles),
+    "buffers stay in their places": (buffers_are_not_kept_in_place, AssignsBuffer, ledgers),
+    "virtual steps count, too": (virtual_steps_are_not_undone, AssignsBuffer, ledgers),
+    "modes are switched at the first step of their fragment": (modes_are_switched_at_once, GruWithBuffer, cartpoles),
+    "noise is drawn anew": (noise_is_kept_in_stock, GruWithBuffer, cartpoles),
+    "actions have come down": (actions_are_not_waited_for, GruWithBuffer, cartpoles),
+    "memory stays where it is": (memory_is_released, GruWithBuffer, cartpoles),
 }
 
 
-@pytest.mark.parametrize(("take_out", "make_actor", "envs"), AROUND.values(), ids=AROUND)
-def test_it_goes_wrong_without(take_out, make_actor, envs, monkeypatch):
+@pytest.mark.parametrize(("take_out", "make_actor", "envs"), PRECAUTIONS.values(), ids=PRECAUTIONS)
+def test_captured_steps_go_wrong_without_one_of_their_precautions(take_out, make_actor, envs, monkeypatch):
     def fragments(**options):
-        return collected(make_actor, envs=envs, update=turned, n_fragments=4, n_steps=20, groups=2, **options)
+        return collected(make_actor, envs=envs, update=switch_mode, n_fragments=4, n_steps=20, groups=2, **options)
 
     expected = fragments()
-    assert_identical(expected, fragments(compile=True, device=beside()))
+    assert_identical(expected, fragments(compile=True, device=lagging_actor_device()))
     take_out(monkeypatch)
     try:
-        got = fragments(compile=True, device=beside())
+        got = fragments(compile=True, device=lagging_actor_device())
     except Exception:  # garbage for an action or an index may well be noticed
         return
     with pytest.raises(AssertionError):
         assert_identical(expected, got)
 
 
-# ---- falling back
+# ---- steps that run eagerly
 
 
-class Choosy(Chained):
+class IndexesByMask(AnswerActor):
     def answer(self, obs, fin):
         return obs[obs > 0].sum().expand(fin.shape)
 
 
-class Foreign(Chained):
+class DrawsFromForeignGenerator(AnswerActor):
     generators = (torch.Generator(),)
 
     def answer(self, obs, fin):
         return torch.rand(obs.shape, generator=self.generators[0]) * 0
 
 
-class Hoarding(Chained):
+class MakesTensorLater(AnswerActor):
     """Keeps what it makes at its first step in earnest."""
 
     kept = None
@@ -353,13 +366,13 @@ class Hoarding(Chained):
         return obs if self.kept is None else obs * self.kept
 
 
-class Resetting(BaseActorModule):
+class CountsInState(BaseActorModule):
     def forward(self, obs, *, fin, hx=None, **ignored):
         hx = torch.zeros(1, fin.shape[1], 2) if hx is None else hx
         return fin.long(), hx + 1, {"hx": hx.clone()}
 
 
-class OneByOne(Resetting):
+class ResetsByIntegersOnly(CountsInState):
     def reset(self, hx, at):
         hx = hx.clone()
         hx[:, at].zero_()
@@ -368,27 +381,27 @@ class OneByOne(Resetting):
         return hx
 
 
-class Decaying(Resetting):
+class ResetsByHalves(CountsInState):
     def reset(self, hx, at):
         keep = torch.ones(hx.shape[1], dtype=torch.bool)
         keep[at] = False
         return torch.where(keep[:, None], hx, hx / 2)
 
 
-class Touching(Resetting):
+class TouchesAllState(CountsInState):
     def reset(self, hx, at):
         keep = torch.ones(hx.shape[1])
         keep[at] = 0
         return (hx + 0.0) * keep[:, None]
 
 
-class Drawing(Resetting):
+class DrawsInReset(CountsInState):
     def reset(self, hx, at):
         torch.rand(1, generator=self.generator)
         return super().reset(hx, at)
 
 
-class Filling(Chained):
+class FillsEmptyBuffer(AnswerActor):
     """Fills an empty buffer at its first step, in train mode alone if `only_training`."""
 
     def __init__(self, *, only_training=False):
@@ -406,14 +419,14 @@ class Filling(Chained):
         return obs.clone()
 
 
-class Toggling(Filling):
+class FillsAndEmptiesBuffer(FillsEmptyBuffer):
     """Fills an empty buffer, and empties a filled one."""
 
     def following(self, obs):
         return obs.clone() if self.last is None else None
 
 
-class Precise(Chained):
+class OtherDtypeInRealSteps(AnswerActor):
     """More so in earnest."""
 
     def forward(self, obs, *, virtual, **inputs):
@@ -423,7 +436,7 @@ class Precise(Chained):
         return obs / 3
 
 
-class Failing(Chained):
+class FailsInRealSteps(AnswerActor):
     """Breaks in earnest only, and then always: eager steps say it better."""
 
     def forward(self, obs, *, virtual, **inputs):
@@ -435,7 +448,7 @@ class Failing(Chained):
         return obs
 
 
-class Dropping(Chained):
+class DropsOutOnes(AnswerActor):
     def __init__(self):
         super().__init__()
         self.layer = nn.Dropout(0.5)
@@ -444,39 +457,38 @@ class Dropping(Chained):
         return self.layer(torch.ones_like(obs))
 
 
-BACK = {
-    "control flow": (Branching, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
-    "a mask for an index": (Choosy, "the host has to wait for what is in a tensor .*index.Tensor"),
-    "an attribute": (Counting, "changes `n`, which is not a buffer"),
-    "a tensor": (Tensors, "changes `table`, which is not a buffer"),
-    "what is made later": (Hoarding, "changes `kept`, which is not a buffer"),
-    "torch's generator": (Global, "from torch's global generator .*rand_like"),
-    "another generator": (Foreign, "from a generator that is not its own .*rand"),
-    "numpy's generator": (Outside, "draws from `numpy.random`"),
-    "Python's generator": (Dice, "draws from `random`"),
-    "another dtype": (Precise, "what it answers, remembers or keeps in buffers changes its form"),
-    "a reset that draws": (Drawing, "its `reset` draws random numbers"),
-    "a reset that draws and shows it": (Restless, "its `reset` does not honour a mask"),
-    "a reset without masks": (OneByOne, "its `reset` does not honour a mask"),
-    "a reset by halves": (Decaying, "does something else where it has been done already"),
-    "a reset that leaves traces": (Touching, "changes the recurrent state where nothing is to be reset"),
+NOT_CAPTURED = {
+    "control flow": (BranchesOnData, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
+    "a mask for an index": (IndexesByMask, "the host has to wait for what is in a tensor .*index.Tensor"),
+    "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),
+    "a tensor": (ChangesTensorAttribute, "changes `table`, which is not a buffer"),
+    "what is made later": (MakesTensorLater, "changes `kept`, which is not a buffer"),
+    "torch's generator": (DrawsFromTorchGenerator, "from torch's global generator .*rand_like"),
+    "another generator": (DrawsFromForeignGenerator, "from a generator that is not its own .*rand"),
+    "numpy's generator": (DrawsFromNumpyRandom, "draws from `numpy.random`"),
+    "Python's generator": (DrawsFromPythonRandom, "draws from `random`"),
+    "another dtype": (OtherDtypeInRealSteps, "what it answers, remembers or keeps in buffers changes its form"),
+    "a reset that draws": (DrawsInReset, "its `reset` draws random numbers"),
+    "a reset that draws and shows it": (DrawsFirstState, "its `reset` does not honour a mask"),
+    "a reset without masks": (ResetsByIntegersOnly, "its `reset` does not honour a mask"),
+    "a reset by halves": (ResetsByHalves, "does something else where it has been done already"),
+    "a reset that leaves traces": (
+        TouchesAllState,
+        "changes the recurrent state where nothing is to be reset",
+    ),
 }
 
 
-def seeded(make_actor, **options):
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    return collected(make_actor, groups=2, **options)
-
-
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
-@pytest.mark.parametrize(("make_actor", "why"), BACK.values(), ids=BACK)
-def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
-    got, (warning,) = warned(lambda: seeded(make_actor, compile=True, device=beside()))
+@pytest.mark.parametrize(("make_actor", "why"), NOT_CAPTURED.values(), ids=NOT_CAPTURED)
+def test_a_step_that_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
+    got, (warning,) = compile_warnings_of(
+        lambda: collected_seeded(make_actor, compile=True, device=lagging_actor_device())
+    )
     assert warning.category is RuntimeWarning
-    assert warning.filename == __file__.replace("captured", "compiled")  # where `collected` is
+    assert warning.filename == collecting.__file__
     assert re.search(f"runs eagerly, since .*{why}", str(warning.message))
-    assert_identical(seeded(make_actor), got)
+    assert_identical(collected_seeded(make_actor), got)
     assert not steps["captured"]
 
 
@@ -493,23 +505,26 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(mak
         ("mul.Tensor", {}, False),
     ],
 )
-def test_what_could_draw_and_does_not_is_no_hindrance(name, given, drawn):
+def test_an_operation_that_could_draw_and_does_not_may_be_captured(name, given, drawn):
     """These are what layers come to on CUDA."""
     assert step_checks._draws(attrgetter(name)(torch.ops.aten), (), given) == drawn
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_buffer_that_is_filled_at_the_first_step_is_followed_by_captured_steps(groups, steps):
-    got = collected(Filling, groups=groups, compile=True, device=beside())
-    assert_identical(collected(Filling, groups=groups), got)
+    got = collected(FillsEmptyBuffer, groups=groups, compile=True, device=lagging_actor_device())
+    assert_identical(collected(FillsEmptyBuffer, groups=groups), got)
     assert steps["taken"] == 3 * 7 * groups
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_an_actor_that_fills_and_empties_a_buffer_runs_eagerly_with_one_warning(groups, steps):
-    got, (warning,) = warned(lambda: collected(Toggling, groups=groups, compile=True, device=beside()))
+    make = FillsAndEmptiesBuffer
+    got, (warning,) = compile_warnings_of(
+        lambda: collected(make, groups=groups, compile=True, device=lagging_actor_device())
+    )
     assert "runs eagerly, since it fills a buffer that was empty, or empties one" in str(warning.message)
-    assert_identical(collected(Toggling, groups=groups), got)
+    assert_identical(collected(make, groups=groups), got)
     assert not steps["captured"]
 
 
@@ -518,57 +533,50 @@ def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_emptied_a_
 
     def fragments(**options):
         torch.manual_seed(0)
-        actor, found = Toggling(only_training=True), []
-        with same.rollout(discrete(), actor, 6, seed=0, lag=0, **options) as feed:
+        actor, found = FillsAndEmptiesBuffer(only_training=True), []
+        with same.rollout(ledgers(), actor, 6, seed=0, lag=0, **options) as feed:
             for mode in (False, True, False, False):
                 actor.train(mode)
                 found.append(next(feed))
         return found
 
-    got, (first, second) = warned(lambda: fragments(compile=True, device=beside()))
+    got, (first, second) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
     assert "runs eagerly in train mode, since it fills a buffer" in str(first.message)
     assert "runs eagerly, since a step that ran eagerly has filled a buffer" in str(second.message)
     assert_identical(fragments(), got)
     assert steps["taken"] == 6
 
 
-def test_an_actor_that_breaks_breaks_as_an_eager_one():
+def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
     def broken():
         with pytest.raises(ArithmeticError, match="in earnest"):
-            seeded(Failing, compile=True, device=beside())
+            collected_seeded(FailsInRealSteps, compile=True, device=lagging_actor_device())
 
-    _, (warning,) = warned(broken)
+    _, (warning,) = compile_warnings_of(broken)
     assert "since trying it out failed with ArithmeticError: in earnest" in str(warning.message)
 
 
 def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps):
-    got, (warning,) = warned(lambda: collected(Dropping, update=turned, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(
+        lambda: collected(DropsOutOnes, update=switch_mode, compile=True, device=lagging_actor_device())
+    )
     assert "runs eagerly in train mode, since it draws random numbers from torch's global" in str(warning.message)
     assert [bool((fragment.actor["answer"] == 1).all()) for fragment in got] == [False, True, False]
     assert steps == {"captured": 1, "taken": 7}
 
 
-class Mixed(Chained):
-    def __init__(self):
-        super().__init__()
-        self.part = nn.Identity()
-
-    def answer(self, obs, fin):
-        return torch.full_like(obs, 2 * self.training + self.part.training)
-
-
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment_is_asked_for(engine, steps):
     def fragments():
-        actor, found = Mixed(), []
-        with engine.rollout(discrete(), actor, 7, lag=0, compile=True, device=beside()) as feed:
+        actor, found = ReportsModes(), []
+        with engine.rollout(ledgers(), actor, 7, lag=0, compile=True, device=lagging_actor_device()) as feed:
             for part, whole in ((True, True), (False, True), (True, False), (False, False)):
                 actor.train(whole)
                 actor.part.train(part)
                 found.append(next(feed))
         return found
 
-    got, (warning,) = warned(fragments)
+    got, (warning,) = compile_warnings_of(fragments)
     assert "runs eagerly in some modes, since it is captured at the first fragment" in str(warning.message)
     assert warning.filename == __file__
     assert [int(fragment.actor["answer"].unique()) for fragment in got] == [3, 2, 1, 0]
@@ -576,7 +584,7 @@ def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment
 
 
 @pytest.fixture
-def broken(monkeypatch):
+def failing_capture(monkeypatch):
     def capture(lane, work, generators):
         work()
         raise OSError("no graphs\nat all")
@@ -584,24 +592,24 @@ def broken(monkeypatch):
     monkeypatch.setattr(LaggingLane, "capture", capture)
 
 
-@pytest.mark.usefixtures("broken")
+@pytest.mark.usefixtures("failing_capture")
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(engine):
     def fragments(**options):
         torch.manual_seed(0)
-        with engine.rollout(cartpoles(), Stateless(), 5, seed=0, lag=1, **options) as feed:
+        with engine.rollout(cartpoles(), LinearPolicy(), 5, seed=0, lag=1, **options) as feed:
             return [next(feed), next(feed)]
 
-    got, (warning,) = warned(lambda: fragments(compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
     assert str(warning.message).endswith("runs eagerly, since capturing it failed with OSError: no graphs.")
     assert warning.filename == __file__
     assert_identical(fragments(), got)
 
 
-@pytest.mark.usefixtures("broken")
+@pytest.mark.usefixtures("failing_capture")
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_a_warning_that_is_an_error_is_raised_by_next(engine):
-    feed = engine.rollout(cartpoles(), Stateless(), 5, compile=True, device=beside())
+    feed = engine.rollout(cartpoles(), LinearPolicy(), 5, compile=True, device=lagging_actor_device())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="no graphs"):
@@ -610,7 +618,7 @@ def test_a_warning_that_is_an_error_is_raised_by_next(engine):
     feed.close()
 
 
-class Fused(Assigning):
+class FailsOnDemand(AssignsBuffer):
     """Breaks half-way when it is to."""
 
     blown = False
@@ -625,16 +633,16 @@ class Fused(Assigning):
 def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypatch):
     def capture(lane, work, generators):
         with monkeypatch.context() as now:
-            now.setattr(Fused, "blown", True)
+            now.setattr(FailsOnDemand, "blown", True)
             work()
 
     monkeypatch.setattr(LaggingLane, "capture", capture)
-    got, (warning,) = warned(lambda: collected(Fused, compile=True, device=beside()))
+    got, (warning,) = compile_warnings_of(lambda: collected(FailsOnDemand, compile=True, device=lagging_actor_device()))
     assert "since capturing it failed with OSError: blown" in str(warning.message)
-    assert_identical(collected(Fused), got)
+    assert_identical(collected(FailsOnDemand), got)
 
 
-class Stateless(BaseActorModule):
+class LinearPolicy(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 2)
@@ -643,10 +651,10 @@ class Stateless(BaseActorModule):
         return self.layer(obs).argmax(-1), hx, ()
 
 
-# ---- what the lagging device captures
+# ---- capture on the lagging device
 
 
-def on_device(lane, values):
+def device_tensor(lane, values):
     tensor = lane.empty(Place.ACTOR, (len(values),), torch.float32)
     lane.launch(lambda: tensor.copy_(torch.tensor(values)))
     return tensor
@@ -660,8 +668,8 @@ def lane():
         yield lane
 
 
-def test_capturing_does_nothing_and_replaying_does_it_late(lane):
-    x, out = on_device(lane, [1.0, 2.0]), on_device(lane, [0.0, 0.0])
+def test_the_lagging_device_does_nothing_at_capture_and_replays_late(lane):
+    x, out = device_tensor(lane, [1.0, 2.0]), device_tensor(lane, [0.0, 0.0])
     calls = []
 
     def work():
@@ -678,8 +686,8 @@ def test_capturing_does_nothing_and_replaying_does_it_late(lane):
     assert (x.tolist(), out.tolist(), calls) == ([3.0, 4.0], [4.0, 6.0], [1])
 
 
-def test_replaying_draws_anew_and_capturing_leaves_generators_as_they_are(lane):
-    generator, out = torch.Generator().manual_seed(3), on_device(lane, [0.0, 0.0])
+def test_the_lagging_device_draws_again_at_replay_and_restores_generators_after_capture(lane):
+    generator, out = torch.Generator().manual_seed(3), device_tensor(lane, [0.0, 0.0])
     again = lane.capture(lambda: out.copy_(torch.rand(2, generator=generator)), [generator])
     reference = torch.Generator().manual_seed(3)
     for _ in range(2):
@@ -688,7 +696,7 @@ def test_replaying_draws_anew_and_capturing_leaves_generators_as_they_are(lane):
         assert torch.equal(out, torch.rand(2, generator=reference))
 
 
-def test_what_an_operation_does_not_say_that_it_writes_is_put_back_as_well(lane):
+def test_the_lagging_device_restores_undeclared_writes_after_capture(lane):
     mean, var, x = torch.zeros(3), torch.ones(3), torch.rand(4, 3)
     again = lane.capture(lambda: nn.functional.batch_norm(x, mean, var, training=True), [])
     assert torch.equal(mean, torch.zeros(3))
@@ -704,15 +712,15 @@ def test_what_an_operation_does_not_say_that_it_writes_is_put_back_as_well(lane)
         (lambda x: torch.rand(2, generator=torch.Generator()), "was not registered"),
     ],
 )
-def test_what_a_device_could_not_capture_is_refused_and_undone(work, why, lane):
-    x = on_device(lane, [1.0, 2.0])
+def test_the_lagging_device_refuses_and_undoes_what_cuda_could_not_capture(work, why, lane):
+    x = device_tensor(lane, [1.0, 2.0])
     with pytest.raises(RuntimeError, match=why):
         lane.capture(lambda: (x.zero_(), work(x)), [])
     assert x.tolist() == [1.0, 2.0]
 
 
-def test_memory_that_is_let_go_is_not_kept_by_what_was_captured(lane):
-    x, out = on_device(lane, [1.0]), on_device(lane, [0.0])
+def test_captured_work_keeps_no_memory_alive(lane):
+    x, out = device_tensor(lane, [1.0]), device_tensor(lane, [0.0])
     again = lane.capture(partial(out.copy_, x), [])
     del x
     lane.launch(lambda: None)
@@ -721,7 +729,7 @@ def test_memory_that_is_let_go_is_not_kept_by_what_was_captured(lane):
     assert not torch.isfinite(out).any()
 
 
-def test_on_the_host_work_stands_for_itself():
+def test_capture_on_the_host_returns_the_work_itself():
     work = list
     cpu = torch.device("cpu")
     assert Lane(cpu, cpu).capture(work, []) is work

@@ -1,4 +1,4 @@
-"""The behaviour copy's modules skip the look for hooks, but where there are some."""
+"""Modules of the behaviour copy skip the look-up of hooks, and otherwise behave as before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network():
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize("make", [network, lambda: Doubled(3, 2), Own, lambda: torch.jit.script(nn.Linear(3, 2))])
-def test_the_answers_are_the_same_bit_for_bit(make):
+def test_fast_modules_return_the_same_bit_for_bit(make):
     plain = make()
     lean, x = copy.deepcopy(plain), torch.rand(2, 3, 3)
     make_fast(lean)
@@ -43,7 +43,7 @@ def test_the_answers_are_the_same_bit_for_bit(make):
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_modules_are_still_what_they_were():
+def test_fast_modules_keep_type_repr_state_and_copies():
     lean = network()
     make_fast(lean)
     make_fast(lean)  # a second time changes nothing
@@ -56,10 +56,10 @@ def test_modules_are_still_what_they_were():
 
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_hooks_run(register):
+def test_hooks_of_fast_modules_run(register):
     calls = []
 
-    class Actor(BaseActorModule):
+    class Hooked(BaseActorModule):
         def __init__(self):
             super().__init__()
             self.layer = nn.Identity()
@@ -68,7 +68,7 @@ def test_hooks_run(register):
         def forward(self, obs, fin, **ignored):
             return self.layer(torch.zeros(fin.shape, dtype=torch.int64)), (), ()
 
-    actor = Actor()
+    actor = Hooked()
     with same.rollout([make_ledger(gymnasium.spaces, 0)], actor, n_steps=5) as feed:
         calls.clear()
         next(feed)
@@ -119,7 +119,7 @@ def exchange(module):
 
 
 @pytest.mark.parametrize("change", [lambda module: None, halve, make_plain, register_again, exchange])
-def test_what_a_module_has_may_be_exchanged(change):
+def test_parameters_and_submodules_of_fast_modules_may_be_replaced(change):
     plain, lean = both()
     x = torch.rand(3, 2)
     for which in (0, 1):
@@ -130,7 +130,7 @@ def test_what_a_module_has_may_be_exchanged(change):
     assert plain.state_dict().keys() == lean.state_dict().keys()
 
 
-def test_what_a_module_has_not_is_not_found():
+def test_fast_modules_do_not_find_a_deleted_parameter():
     for pair in both():
         del pair[0].free
         assert not hasattr(pair[0], "free")
@@ -138,13 +138,13 @@ def test_what_a_module_has_not_is_not_found():
             del pair[0].free
 
 
-def test_weights_may_be_lent_for_one_call():
+def test_functional_call_works_on_fast_modules():
     x, other = torch.rand(3, 2), {"free": torch.full((2,), 3.0), "inner.weight": torch.zeros(2, 2)}
     one, two = (torch.func.functional_call(pair[0], other, (x,)) for pair in both())
     assert torch.equal(one, two)
 
 
-def test_a_look_up_of_its_own_is_asked():
+def test_a_getattr_of_the_users_class_is_called_on_fast_modules():
     class Talks(nn.Linear):
         asked = 0
 
@@ -159,7 +159,7 @@ def test_a_look_up_of_its_own_is_asked():
     assert Talks.asked == 1
 
 
-def test_the_actor_of_the_user_is_left_alone():
+def test_the_users_actor_does_not_become_fast():
     actor = Named()
     with same.rollout([make_ledger(gymnasium.spaces, 0)], actor, n_steps=5) as feed:
         next(feed)

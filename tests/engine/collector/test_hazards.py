@@ -1,7 +1,7 @@
-"""The six edges that guard memory on an asynchronous device: with each of them gone, alone, something goes wrong.
+"""The six edges that guard memory on an asynchronous device: without any one of them, fragments are wrong.
 
-On the lagging device everything happens at the last moment (or, where that is the danger, at the first). A scenario
-must come out right as the engine is, and must come out wrong with its edge taken out.
+The lagging device does its work as late as it may (or, with `haste`, as early as it may). Each scenario must give right
+fragments with all edges, and wrong ones with one edge taken out.
 """
 
 import threading
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_stock")
 N_ENVS, N_STEPS, N_FRAGMENTS = 3, 15, 6
 
 
-class Actor(BaseActorModule):
+class LinearActor(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.head = torch.nn.Linear(4, 2)
@@ -41,7 +41,7 @@ def make_envs():
 def fragments_of(engine, lane=None, **options):
     """Collect fragments, each read and learnt from on the consumer's stream, and nothing waited for until the end."""
     torch.manual_seed(0)
-    actor, read = Actor(), []
+    actor, read = LinearActor(), []
     device = {} if lane is None else {"device": lane}
     launch = (lambda work: work()) if lane is None else lane.launch
 
@@ -53,7 +53,7 @@ def fragments_of(engine, lane=None, **options):
         for _ in range(N_FRAGMENTS):
             fragment = next(feed)
             # the consumer's kernels hold on to no memory: the fragment is dropped before it has been read
-            launch_reading(lane, fragment, read)
+            read_on_consumer_stream(lane, fragment, read)
             del fragment
             launch(learn)
         if lane is not None:
@@ -61,7 +61,7 @@ def fragments_of(engine, lane=None, **options):
     return read
 
 
-def launch_reading(lane, fragment, read):
+def read_on_consumer_stream(lane, fragment, read):
     if lane is None:
         read.append(nested.map(torch.clone, fragment))
         return
@@ -75,7 +75,7 @@ def all_equal(some, others):
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-def uploads_ask_before_filling(monkeypatch, lane):
+def rows_are_uploaded_before_they_are_filled(monkeypatch, lane):
     react, upload = loop._react, loop.upload
 
     def react_and_upload_the_next_row(staging, behaviour, groups, lane, t, *, virtual):
@@ -101,23 +101,23 @@ def collectors_do_not_wait(monkeypatch, lane):
     monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.collector else wait(event))
 
 
-def borrowing_is_not_said(monkeypatch, lane):
+def borrowing_is_not_recorded(monkeypatch, lane):
     monkeypatch.setattr(lane, "borrow", lambda tree: None)
 
 
 # how to take the edge out, on what kind of device, and with which lag nothing else happens to stand in for it
 FIVE_EDGES = {
-    "filled -> copy": (uploads_ask_before_filling, {"haste": 1.0}, 1),
+    "filled -> copy": (rows_are_uploaded_before_they_are_filled, {"haste": 1.0}, 1),
     "copied -> refill": (slots_are_refilled_at_once, {"actor_on_host": True}, 3),
     "copied -> read": (consumers_do_not_wait, {}, 0),
-    "read -> reuse": (borrowing_is_not_said, {}, 1),
+    "read -> reuse": (borrowing_is_not_recorded, {}, 1),
     "asked -> first write": (collectors_do_not_wait, {}, 1),
 }
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("edge", FIVE_EDGES)
-def test_fragments_are_right_with_an_edge_and_wrong_without(edge, engine, monkeypatch):
+def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
     take_out, kind, lag = FIVE_EDGES[edge]
     expected = fragments_of(same, lag=lag)
     assert all_equal(fragments_of(engine, LaggingLane(**kind), lag=lag), expected)
@@ -130,8 +130,8 @@ def test_fragments_are_right_with_an_edge_and_wrong_without(edge, engine, monkey
     assert not all_equal(got, expected)
 
 
-class Announcing(gym.Wrapper):
-    """Tells when it has taken so many steps."""
+class SetsEventAtStep(gym.Wrapper):
+    """Sets an event at its step number `at`."""
 
     def __init__(self, env, at, reached):
         super().__init__(env)
@@ -150,8 +150,8 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     lane, reached = LaggingLane(), threading.Event()
     if not with_the_edge:
         monkeypatch.setattr(collector.Collector, "synchronize", lambda self: None)
-    env = Announcing(gym.make("CartPole-v1"), 2 * N_STEPS, reached)
-    feed = threaded.rollout([env], Actor(), N_STEPS, lag=1, seed=0, device=lane)
+    env = SetsEventAtStep(gym.make("CartPole-v1"), 2 * N_STEPS, reached)
+    feed = threaded.rollout([env], LinearActor(), N_STEPS, lag=1, seed=0, device=lane)
     next(feed)
     assert reached.wait(60)  # then the second fragment is on its way: no step's boundary comes any more
     feed.close()
@@ -165,13 +165,13 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     return mine
 
 
-def test_what_was_never_delivered_is_let_go_only_when_nothing_writes_to_it_any_more(monkeypatch):
+def test_an_undelivered_fragment_is_released_only_when_nothing_writes_to_it_any_more(monkeypatch):
     """Dropped -> released."""
     assert all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=True))
     assert not all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=False))
 
 
-def test_released_memory_is_spoilt_in_the_order_of_its_stream():
+def test_the_lagging_device_spoils_released_memory_in_stream_order():
     lane = LaggingLane()
     source = torch.arange(4.0)
     one = lane.empty(Place.CONSUMER, (4,), torch.float32)
@@ -188,7 +188,7 @@ def test_released_memory_is_spoilt_in_the_order_of_its_stream():
     assert torch.isnan(other).all()
 
 
-def test_nothing_happens_before_it_is_waited_for_or_else_at_once():
+def test_the_lagging_device_works_as_late_or_as_early_as_its_haste_says():
     for haste in (0.0, 1.0):
         lane = LaggingLane(haste=haste)
         device, host = lane.empty(Place.ACTOR, (2,), torch.int64), torch.tensor([1, 2])
@@ -198,15 +198,15 @@ def test_nothing_happens_before_it_is_waited_for_or_else_at_once():
         assert device.tolist() == ([2, 3] if haste == 0 else [1, 2])
 
 
-def test_an_exception_on_the_device_comes_to_whoever_waits():
-    class Breaking(Actor):
+def test_an_exception_on_the_device_is_raised_by_next():
+    class FailsInRealSteps(LinearActor):
         def forward(self, obs, *, virtual, **inputs):
             if not virtual:
                 raise ArithmeticError("on the device")
             return super().forward(obs, **inputs)
 
     for engine in (same, threaded):
-        feed = engine.rollout(make_envs(), Breaking(), N_STEPS, seed=0, device=LaggingLane())
+        feed = engine.rollout(make_envs(), FailsInRealSteps(), N_STEPS, seed=0, device=LaggingLane())
         with pytest.raises(ArithmeticError, match="on the device"):
             next(feed)
 
@@ -214,7 +214,7 @@ def test_an_exception_on_the_device_comes_to_whoever_waits():
 def test_a_fragment_that_is_delivered_to_the_host_can_be_read_at_once():
     expected = fragments_of(same, lag=1)
     torch.manual_seed(0)
-    actor, got = Actor(), []
+    actor, got = LinearActor(), []
     with threaded.rollout(
         make_envs(), actor, N_STEPS, seed=0, lag=1, final=True, device=LaggingLane(consumer_on_host=True)
     ) as feed:
@@ -229,7 +229,7 @@ def test_no_memory_is_lost_over_many_fragments():
     """Blank fragments, snapshots and staged rows come back to where they were allocated."""
     lane = LaggingLane(haste=0.5)
     sizes = []
-    with threaded.rollout(make_envs(), Actor(), N_STEPS, seed=0, lag=2, final=True, device=lane) as feed:
+    with threaded.rollout(make_envs(), LinearActor(), N_STEPS, seed=0, lag=2, final=True, device=lane) as feed:
         for _ in range(40):
             next(feed)
             lane.synchronize()

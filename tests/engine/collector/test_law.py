@@ -1,6 +1,5 @@
-"""The engine's one law: exact policy lag, bit-for-bit determinism, fragments that stay as they are."""
+"""The law of the engines: exact policy lag, equal fragments bit for bit, and fragments that do not change."""
 
-import random
 import sys
 from itertools import islice
 
@@ -8,103 +7,35 @@ import gym
 import pytest
 import torch
 
-from rlplay import nested, sampling
-from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
-
-N_ENVS, N_STEPS, N_FRAGMENTS = 5, 11, 7
-
-
-class Recurrent(BaseActorModule):
-    """Everything that could go out of step: weights, a buffer, a mode, a recurrent state, dropout, sampling."""
-
-    def __init__(self):
-        super().__init__()
-        self.core = torch.nn.GRU(4, 8)
-        self.head = torch.nn.Linear(8, 3)
-        self.register_buffer("temperature", torch.ones(()))
-
-    def forward(self, obs, *, hx=None, **ignored):
-        out, hx = self.core(obs, hx)
-        logits, value = self.head(out).split([2, 1], dim=-1)
-        act = sampling.categorical(logits / self.temperature, generator=self.generator)
-        info = {
-            "logits": logits,
-            "value": value[..., 0],
-            "temperature": self.temperature.expand_as(act).clone(),
-            "training": torch.full_like(act, self.training, dtype=torch.bool),
-        }
-        return act, hx, info
-
-
-def train(actor, dice, launch):
-    """Change every kind of thing that a learner changes, and draw from the global generator meanwhile."""
-    by = 1 + dice.random()
-    for weight in actor.parameters():
-        noise = torch.randn_like(weight)
-        launch(lambda weight=weight.data, noise=noise: weight.add_(noise, alpha=0.1))
-    launch(lambda: actor.temperature.mul_(by))
-    actor.train(dice.random() < 0.5)
-    if dice.random() < 0.3:  # a parameter that was replaced is followed
-        old, new = actor.head.weight.data, torch.empty(3, 8)
-        launch(lambda: new.copy_(old * 0.9))
-        actor.head.weight = torch.nn.Parameter(new)
-    if dice.random() < 0.5:
-        torch.rand(3)
-
-
-def run(module, *, update=train, n_fragments=N_FRAGMENTS, n_envs=N_ENVS, n_steps=N_STEPS, **options):
-    """Collect some fragments of CartPole from a fresh start, training in between."""
-    torch.manual_seed(1)
-    actor, dice, versions = Recurrent(), random.Random(2), []
-    lane = options.get("device")
-    launch = lane.launch if isinstance(lane, LaggingLane) else lambda work: work()
-    fragments, copies = [], []
-    envs = [gym.make("CartPole-v1") for _ in range(n_envs)]
-    with module.rollout(envs, actor, n_steps, seed=3, final=True, **options) as feed:
-        for _ in range(n_fragments):
-            fragment = next(feed)
-            fragments.append(fragment)
-            versions.append(feed.version)
-            launch(lambda kept=fragment: copies.append(nested.map(torch.clone, kept)))
-            update(actor, dice, launch)
-    if isinstance(lane, LaggingLane):
-        lane.synchronize()
-    assert_identical(fragments, copies)  # what was kept has not changed since
-    return copies, versions
-
-
-def assert_identical(some, others):
-    assert nested.structure(some) == nested.structure(others)
-    for name, x, y in zip(nested.names(some), nested.leaves(some), nested.leaves(others), strict=True):
-        assert x.dtype == y.dtype, name
-        assert torch.equal(x, y), f"{name}: {x} is not {y}"
+from tests.support.assertions import assert_identical
+from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("lag", [0, 1, 2, 3])
 def test_threaded_yields_the_fragments_of_same_bit_for_bit(lag, groups):
-    expected, versions = run(same, lag=lag, groups=groups)
-    got, others = run(threaded, lag=lag, groups=groups)
+    expected, versions = run_training(same, lag=lag, groups=groups)
+    got, others = run_training(threaded, lag=lag, groups=groups)
     assert versions == others == [max(0, k - lag) for k in range(N_FRAGMENTS)]
     assert_identical(expected, got)
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_the_law_holds_for_sticky_fragments_of_one_step_too(sticky):
+def test_threaded_equals_same_for_sticky_and_for_short_fragments(sticky):
     for n_steps in (1, 2):
-        expected, _ = run(same, lag=1, sticky=sticky, n_steps=n_steps)
-        got, _ = run(threaded, lag=1, sticky=sticky, n_steps=n_steps)
+        expected, _ = run_training(same, lag=1, sticky=sticky, n_steps=n_steps)
+        got, _ = run_training(threaded, lag=1, sticky=sticky, n_steps=n_steps)
         assert_identical(expected, got)
 
 
-def test_the_learner_does_make_a_difference():
+def test_training_and_lag_change_the_fragments():
     """Else bit-identity would show nothing."""
-    trained, _ = run(same, lag=1)
-    frozen, _ = run(same, lag=1, update=lambda *_: None)
+    trained, _ = run_training(same, lag=1)
+    frozen, _ = run_training(same, lag=1, update=lambda *_: None)
     assert not torch.equal(trained[-1].actor["logits"], frozen[-1].actor["logits"])
-    later, _ = run(same, lag=2)
+    later, _ = run_training(same, lag=2)
     assert not torch.equal(trained[-1].actor["logits"], later[-1].actor["logits"])
 
 
@@ -116,7 +47,7 @@ def test_a_fragment_is_collected_with_the_weights_of_the_ask_that_lag_says(engin
     def count(actor, dice, launch):
         actor.temperature.add_(1)
 
-    fragments, versions = run(engine, lag=lag, update=count)
+    fragments, versions = run_training(engine, lag=lag, update=count)
     for k, fragment in enumerate(fragments):
         assert versions[k] == max(0, k - lag)
         assert (fragment.actor["temperature"] == 1 + max(0, k - lag)).all()
@@ -124,8 +55,8 @@ def test_a_fragment_is_collected_with_the_weights_of_the_ask_that_lag_says(engin
 
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("lag", [0, 1])
-def test_weights_that_change_in_the_midst_of_a_fragment_do_not_reach_it(engine, lag):
-    actor = Recurrent()
+def test_weights_that_change_during_a_fragment_do_not_reach_it(engine, lag):
+    actor = GruWithBuffer()
 
     class Meddles(gym.Wrapper):
         def step(self, action):
@@ -139,13 +70,13 @@ def test_weights_that_change_in_the_midst_of_a_fragment_do_not_reach_it(engine, 
     assert actor.temperature > 20
 
 
-def test_neither_the_time_of_asking_nor_switching_threads_changes_anything():
-    expected, _ = run(same, lag=1)
+def test_the_switch_interval_of_threads_changes_no_fragment():
+    expected, _ = run_training(same, lag=1)
     before = sys.getswitchinterval()
     try:
         for interval in (1e-6, 1e-3, 1.0):
             sys.setswitchinterval(interval)
-            assert_identical(expected, run(threaded, lag=1)[0])
+            assert_identical(expected, run_training(threaded, lag=1)[0])
     finally:
         sys.setswitchinterval(before)
 
@@ -154,21 +85,21 @@ def test_neither_the_time_of_asking_nor_switching_threads_changes_anything():
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("actor_on_host", "consumer_on_host"), [(False, False), (True, False), (False, True)])
-def test_the_law_holds_on_a_device_that_lags(engine, haste, actor_on_host, consumer_on_host):
+def test_fragments_on_the_lagging_device_equal_those_on_the_host(engine, haste, actor_on_host, consumer_on_host):
     for lag in (0, 2):
-        expected, _ = run(same, lag=lag, groups=2)
+        expected, _ = run_training(same, lag=lag, groups=2)
         lane = LaggingLane(haste=haste, actor_on_host=actor_on_host, consumer_on_host=consumer_on_host)
-        got, _ = run(engine, lag=lag, groups=2, device=lane)
+        got, _ = run_training(engine, lag=lag, groups=2, device=lane)
         assert_identical(expected, got)
 
 
-def test_the_seed_decides_and_without_one_the_global_generator_does():
+def test_the_seed_decides_the_fragments_and_without_one_the_global_generator_does():
     def first(**options):
         envs = [gym.make("CartPole-v1") for _ in range(3)]
         with same.rollout(envs, actor, 20, **options) as feed:
             return next(feed)
 
-    actor = Recurrent()
+    actor = GruWithBuffer()
     assert_identical(first(seed=5), first(seed=5))
     assert not torch.equal(first(seed=5).state.obs, first(seed=6).state.obs)
     torch.manual_seed(0)
@@ -181,7 +112,7 @@ def test_the_seed_decides_and_without_one_the_global_generator_does():
 
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_autocast_at_the_first_ask_holds_in_the_collector(engine):
-    actor = Recurrent()
+    actor = GruWithBuffer()
     envs = [gym.make("CartPole-v1") for _ in range(3)]
     with engine.rollout(envs, actor, 5, seed=0, lag=1) as feed:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -193,7 +124,7 @@ def test_autocast_at_the_first_ask_holds_in_the_collector(engine):
 
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_fragments_can_be_differentiated_through_even_if_asked_for_in_inference_mode(engine):
-    actor = Recurrent()
+    actor = GruWithBuffer()
     with engine.rollout([gym.make("CartPole-v1")], actor, 5, seed=0) as feed:
         with torch.inference_mode():
             fragment = next(feed)
@@ -202,7 +133,7 @@ def test_fragments_can_be_differentiated_through_even_if_asked_for_in_inference_
 
 
 def test_weights_that_are_zeroed_give_zeros_in_the_next_fragment():
-    actor = Recurrent()
+    actor = GruWithBuffer()
     with threaded.rollout([gym.make("CartPole-v1")], actor, 5, lag=0) as feed:
         assert next(feed).actor["logits"].abs().sum() > 0
         with torch.no_grad():

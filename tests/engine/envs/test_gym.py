@@ -1,4 +1,4 @@
-"""Stock environments of gym and gymnasium, as users make them: nothing to install, nothing to wrap."""
+"""Stock environments of gym and gymnasium work without wrappers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ libraries = pytest.mark.parametrize("library", ["gym", "gymnasium"])
 engines = pytest.mark.parametrize("engine", [same, threaded], ids=["same", "threaded"])
 
 
-class Actor(BaseActorModule):
+class PolicyAndValue(BaseActorModule):
     """The smallest actor that learns anything."""
 
     def __init__(self, n_obs, n_actions):
@@ -38,7 +38,7 @@ class Actor(BaseActorModule):
 
 def actor_for(env):
     torch.manual_seed(0)
-    return Actor(env.observation_space.shape[0], env.action_space.n)
+    return PolicyAndValue(env.observation_space.shape[0], env.action_space.n)
 
 
 def policy_gradient(fragment, actor):
@@ -111,7 +111,7 @@ def test_a_stock_environment_gives_what_it_gives_when_stepped_by_hand(library):
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="NumPy 1 has all the names that gym uses")
 @engines
-def test_gym_is_mended_and_numpy_is_not_touched(engine):
+def test_gym_works_on_numpy_2_and_numpy_is_not_changed(engine):
     """In a process of its own, in which nobody can have done anything yet."""
     script = f"""
 import sys
@@ -144,7 +144,7 @@ print("all is well")
     assert done.stdout.strip() == "all is well", done.stderr
 
 
-def test_gymnasium_is_left_as_it_is():
+def test_gymnasium_is_not_changed():
     gymnasium = pytest.importorskip("gymnasium")
     with same.rollout([gymnasium.make("Acrobot-v1")], actor_for(gymnasium.make("Acrobot-v1")), 3) as feed:
         next(feed)
@@ -158,7 +158,7 @@ def test_the_loop_of_the_readme_runs_over_a_vector_environment(engine, mode):
     gymnasium = pytest.importorskip("gymnasium")
     kwargs = {"autoreset_mode": gymnasium.vector.AutoresetMode[mode]}
     envs = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync", vector_kwargs=kwargs)
-    actor = Actor(4, 2)
+    actor = PolicyAndValue(4, 2)
     with engine.rollout(envs, actor, n_steps=20) as feed:
         for _, fragment in zip(range(2), feed):  # noqa: B905
             assert fragment.state.obs.shape == (21, 4, 4)

@@ -1,9 +1,8 @@
-"""The law of the rows: every number of every fragment is the one that the contract says, whichever engine made it."""
+"""Every number of every fragment is the one that the contract defines, in every engine."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import pairwise
 from typing import ClassVar
 
 import gym.spaces
@@ -16,72 +15,13 @@ from hypothesis import strategies as st
 from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
-from rlplay.testing import ACTIONS, FORMS, CountingActor, LedgerEnv, OldLedgerEnv, decode, encode, make_ledger
-from tests.support.slow_twin import assert_same, pages
-
-DIALECTS = {"old": ("gym.spaces", "old"), "gym": ("gym.spaces", "new"), "gymnasium": ("gymnasium.spaces", "new")}
-ENGINES = {
-    "same": (same, 0),
-    "threaded lag 0": (threaded, 0),
-    "threaded": (threaded, 1),
-    "threaded lag 2": (threaded, 2),
-}
-ENTRIES = {
-    "code": np.float64,
-    "even": np.int64,
-    "first": bool,
-    "place": np.zeros(2, np.int32),
-    "nested.deep.step": "float32",
-    "nested.deep.over": np.bool_,
-    "episode.r": float,
-    "episode.l": np.int16,
-    "TimeLimit.truncated": bool,
-    "a.b": np.float32,
-    "never": np.zeros((2, 2), np.uint8),
-    "never.at.all": float,
-}
+from rlplay.testing import ACTIONS, FORMS, CountingActor, LedgerEnv, OldLedgerEnv, decode, encode
+from tests.support.rows import DIALECTS, ENGINES, ENTRIES, check_against_slow_twin, ledgers
+from tests.support.slow_twin import assert_same
 
 engines = pytest.mark.parametrize("engine", ENGINES)
 dialects = pytest.mark.parametrize("dialect", DIALECTS)
 flags = pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
-
-
-def ledgers(dialect, n_envs=3, **options):
-    module, api = DIALECTS[dialect]
-    spaces = pytest.importorskip(module)
-    return [make_ledger(spaces, j, api=api, **options) for j in range(n_envs)]
-
-
-def collected(feed, actor, n_fragments):
-    """Take fragments with the weight set before each ask; yield each with what the feed says then."""
-    for k in range(n_fragments):
-        with torch.no_grad():
-            actor.weight.fill_(k)
-        fragment = next(feed)
-        yield fragment, feed.episodes(), feed.steps, feed.version
-
-
-def check(engine, dialect, n_envs=3, n_fragments=4, *, n_steps, groups=1, lag=None, seed=7, **options):
-    """Collect with an engine and with the slow twin, and compare whatever there is to be compared."""
-    module, its_lag = ENGINES[engine]
-    lag = its_lag if lag is None else lag
-    how = {name: options.pop(name) for name in ("sticky", "final", "info") if name in options}
-    envs, others = (ledgers(dialect, n_envs, **options) for _ in range(2))
-    kind = options.get("action", "discrete")
-    actor = CountingActor(kind)
-    with module.rollout(envs, actor, n_steps, groups=groups, lag=lag, seed=seed, **how) as feed:
-        assert [env.resets for env in envs] == [1] * n_envs
-        assert [env.stepno for env in envs] == [0] * n_envs
-        seeds = [env.seeds[0] for env in envs]
-        got = list(collected(feed, actor, n_fragments))
-    expected = pages(others, n_fragments, n_steps=n_steps, seeds=seeds, action=kind, lag=lag, **how)
-    for k, (one, page) in enumerate(zip(got, expected, strict=True)):
-        assert_same(one[0], page.fragment, f"fragments[{k}]")
-        assert one[1:] == page[1:]
-    for (one, *_), (other, *_) in pairwise(got):
-        last, first = (nested.map(lambda x, t=t: x[t], fragment.state) for fragment, t in ((one, -1), (other, 0)))
-        assert_same(first, nested.map(torch.Tensor.numpy, last), "row 0")
-    return [fragment for fragment, *_ in got]
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -92,15 +32,17 @@ def check(engine, dialect, n_envs=3, n_fragments=4, *, n_steps, groups=1, lag=No
 @flags
 @dialects
 @engines
-def test_every_number_is_that_of_the_slow_twin(engine, dialect, sticky, final, groups):
-    check(engine, dialect, n_steps=5, n_fragments=3, sticky=sticky, final=final, groups=groups)
+def test_every_number_of_a_fragment_is_that_of_the_slow_twin(engine, dialect, sticky, final, groups):
+    check_against_slow_twin(engine, dialect, n_steps=5, n_fragments=3, sticky=sticky, final=final, groups=groups)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 4, 8, 40])
 @flags
 @pytest.mark.parametrize("engine", ["same", "threaded"])
 def test_fragments_may_be_shorter_than_an_episode_or_longer_than_several(engine, sticky, n_steps):
-    check(engine, "gymnasium", n_steps=n_steps, n_fragments=max(2, 12 // n_steps), sticky=sticky, final=True)
+    check_against_slow_twin(
+        engine, "gymnasium", n_steps=n_steps, n_fragments=max(2, 12 // n_steps), sticky=sticky, final=True
+    )
 
 
 @pytest.mark.parametrize("reuse", [False, True], ids=["", "reuse"])
@@ -108,7 +50,9 @@ def test_fragments_may_be_shorter_than_an_episode_or_longer_than_several(engine,
 @dialects
 def test_observations_may_be_of_any_form_and_overwritten_by_their_environment(dialect, form, reuse):
     for engine, sticky in (("same", True), ("threaded", False)):
-        check(engine, dialect, n_steps=6, n_fragments=2, final=True, form=form, reuse=reuse, sticky=sticky)
+        check_against_slow_twin(
+            engine, dialect, n_steps=6, n_fragments=2, final=True, form=form, reuse=reuse, sticky=sticky
+        )
 
 
 def test_environments_may_share_one_array():
@@ -129,14 +73,16 @@ def test_environments_may_share_one_array():
 @dialects
 def test_actions_may_be_of_any_space_and_are_not_clipped(dialect, action):
     for engine, sticky in (("same", False), ("threaded", True)):
-        check(engine, dialect, n_steps=6, n_fragments=2, final=True, action=action, sticky=sticky, groups=2)
+        check_against_slow_twin(
+            engine, dialect, n_steps=6, n_fragments=2, final=True, action=action, sticky=sticky, groups=2
+        )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
-def test_whatever_the_lengths_of_episodes_and_fragments(data):
+def test_fragments_equal_those_of_the_slow_twin_whatever_the_lengths(data):
     n_envs = data.draw(st.integers(1, 5), "n_envs")
-    check(
+    check_against_slow_twin(
         data.draw(st.sampled_from(["same", "threaded"]), "engine"),
         data.draw(st.sampled_from(sorted(DIALECTS)), "dialect"),
         n_envs,
@@ -166,7 +112,7 @@ def test_a_time_limit_of_the_old_api_counts_only_when_done():
     assert env.truncated[:, 0].nonzero().flatten().tolist() == [6]
 
 
-def test_old_infos_may_be_missing():
+def test_infos_may_be_missing_in_the_old_api():
     class Silent(OldLedgerEnv):
         def step(self, action):
             return *super().step(action)[:3], None
@@ -187,13 +133,13 @@ def test_dict_observations_may_come_in_any_order():
     envs = [Shuffled(gym.spaces, j, form="dict") for j in range(3)]
     with same.rollout(envs, CountingActor(), 9, seed=7, final=True) as feed:
         got = next(feed)
-    (expected,) = check("same", "gym", n_steps=9, n_fragments=1, final=True, form="dict")
+    (expected,) = check_against_slow_twin("same", "gym", n_steps=9, n_fragments=1, final=True, form="dict")
     assert_same(got, nested.map(torch.Tensor.numpy, expected))
 
 
-def test_rewards_name_the_transition_that_they_belong_to():
+def test_rewards_stand_in_the_row_of_the_transition_they_belong_to():
     # without the twin: what stands in one row was led to by the action and the reward in it
-    for fragment in check("same", "gym", n_steps=9, n_envs=4):
+    for fragment in check_against_slow_twin("same", "gym", n_steps=9, n_envs=4):
         state = fragment.state
         for t in range(1, 10):
             for b in range(4):
@@ -204,8 +150,8 @@ def test_rewards_name_the_transition_that_they_belong_to():
                 assert state.stepno[t, b] == origin[2]
 
 
-def test_dtypes_are_those_of_the_contract():
-    (fragment,) = check("same", "gym", n_steps=3, n_fragments=1, form="dict", action="dict")
+def test_fragments_have_the_dtypes_of_the_contract():
+    (fragment,) = check_against_slow_twin("same", "gym", n_steps=3, n_fragments=1, form="dict", action="dict")
     state, env = fragment.state, fragment.env
     assert (state.stepno.dtype, state.rew.dtype, state.fin.dtype) == (torch.int64, torch.float32, torch.bool)
     assert {env.terminated.dtype, env.truncated.dtype, env.valid.dtype} == {torch.bool}
@@ -220,7 +166,9 @@ def test_dtypes_are_those_of_the_contract():
 
 
 def test_only_the_episodes_of_the_fragment_are_in_final_and_there_may_be_none():
-    one, other = check("threaded", "gymnasium", n_steps=4, n_fragments=2, lengths=[6], final=True, form="dict")
+    one, other = check_against_slow_twin(
+        "threaded", "gymnasium", n_steps=4, n_fragments=2, lengths=[6], final=True, form="dict"
+    )
     assert one.env.final.t.shape == one.env.final.b.shape == (0,)
     assert one.env.final.obs["image"].shape == (0, 2, 3)
     assert one.env.final.actor["hx"]["sums"].shape == (0, 2)
@@ -230,14 +178,14 @@ def test_only_the_episodes_of_the_fragment_are_in_final_and_there_may_be_none():
 
 
 def test_final_is_ordered_by_time_then_environment_across_groups():
-    (fragment,) = check("same", "gym", 4, 1, n_steps=6, groups=2, lengths=[2, 3, 1], final=True)
+    (fragment,) = check_against_slow_twin("same", "gym", 4, 1, n_steps=6, groups=2, lengths=[2, 3, 1], final=True)
     order = list(zip(fragment.env.final.t.tolist(), fragment.env.final.b.tolist(), strict=True))
     assert order == sorted(order)
     assert len(order) == int((fragment.env.terminated | fragment.env.truncated).sum()) > 8
 
 
 def test_final_is_an_empty_tuple_unless_asked_for():
-    (fragment,) = check("same", "gym", n_steps=6, n_fragments=1)
+    (fragment,) = check_against_slow_twin("same", "gym", n_steps=6, n_fragments=1)
     assert fragment.env.final == ()
     assert fragment.env.info == {}
 
@@ -249,7 +197,7 @@ def test_final_is_an_empty_tuple_unless_asked_for():
 @dialects
 def test_info_by_names_is_float32_with_nan_where_absent(dialect, sticky):
     names = ("even", "nested.deep.step", "TimeLimit.truncated", "episode.r", "never")
-    for fragment in check("threaded", dialect, n_steps=6, n_fragments=2, info=names, sticky=sticky):
+    for fragment in check_against_slow_twin("threaded", dialect, n_steps=6, n_fragments=2, info=names, sticky=sticky):
         info, env = fragment.env.info, fragment.env
         assert set(info) == set(names)
         assert {leaf.dtype for leaf in info.values()} == {torch.float32}
@@ -264,7 +212,9 @@ def test_info_by_names_is_float32_with_nan_where_absent(dialect, sticky):
 @dialects
 @pytest.mark.parametrize("engine", ["same", "threaded"])
 def test_info_by_examples_has_their_shape_and_dtype(engine, dialect, sticky):
-    for fragment in check(engine, dialect, n_steps=6, n_fragments=2, info=ENTRIES, sticky=sticky, final=True):
+    for fragment in check_against_slow_twin(
+        engine, dialect, n_steps=6, n_fragments=2, info=ENTRIES, sticky=sticky, final=True
+    ):
         info = fragment.env.info
         assert info["place"].shape == (6, 3, 2)
         assert info["place"].dtype == torch.int32
@@ -275,7 +225,7 @@ def test_info_by_examples_has_their_shape_and_dtype(engine, dialect, sticky):
 
 
 def test_info_may_be_named_by_torch_dtypes():
-    (fragment,) = check("same", "gym", n_steps=6, n_fragments=1)
+    (fragment,) = check_against_slow_twin("same", "gym", n_steps=6, n_fragments=1)
     envs = ledgers("gym")
     with same.rollout(envs, CountingActor(), 6, info={"even": torch.int32, "first": torch.bool}) as feed:
         info = next(feed).env.info
@@ -337,7 +287,7 @@ def test_environments_get_actions_of_their_space(dialect, action):
 
 
 @pytest.mark.parametrize("what", ["act", "info"])
-def test_an_answer_that_changes_its_dtype_is_not_rounded_in_silence(what):
+def test_an_actor_output_that_changes_its_dtype_is_not_rounded_silently(what):
     class Fickle(BaseActorModule):
         def forward(self, obs, *, stepno, hx=None, virtual=False, **ignored):
             answer = stepno if virtual else stepno + 0.75
@@ -423,7 +373,7 @@ def test_an_environment_that_changes_its_action_changes_nothing_else(engine, act
 @pytest.mark.parametrize("engine", ["same", "threaded"])
 def test_rewards_may_be_any_number_and_are_kept_as_float32(engine, dialect, reward):
     # 0.1 beside the code: what float32 makes of it is recorded, what the environment gave is summed
-    check(engine, dialect, n_steps=8, n_fragments=2, final=True, reward=reward)
+    check_against_slow_twin(engine, dialect, n_steps=8, n_fragments=2, final=True, reward=reward)
 
 
 # --- seeds, factories -------------------------------------------------------------------------------------------------
@@ -449,7 +399,7 @@ def test_an_environment_gets_the_same_seed_in_every_engine_whatever_the_groups(d
         assert seeds(same, groups=groups) == seeds(threaded, groups=groups) == expected
 
 
-def test_fewer_environments_get_the_first_seeds_and_another_seed_gives_others():
+def test_fewer_environments_get_the_first_seeds_and_another_seed_gives_other_seeds():
     def seeds(seed, n_envs):
         envs = ledgers("gym", n_envs)
         same.rollout(envs, CountingActor(), 2, seed=seed).close()
@@ -459,7 +409,7 @@ def test_fewer_environments_get_the_first_seeds_and_another_seed_gives_others():
     assert not set(seeds(5, 6)) & set(seeds(6, 6))
 
 
-def test_without_a_seed_torch_decides():
+def test_without_a_seed_torch_decides_the_seeds_of_environments():
     def seeds():
         envs = ledgers("gym")
         same.rollout(envs, CountingActor(), 2).close()
@@ -528,7 +478,7 @@ def test_classes_that_take_no_seed_are_factories_too(module):
 # --- the testing pieces themselves ------------------------------------------------------------------------------------
 
 
-def test_codes_are_told_apart_by_float32():
+def test_codes_of_ledger_environments_differ_in_float32():
     for origin in [(0, 0, 0), (255, 1023, 63), (17, 5, 1)]:
         assert decode(float(np.float32(encode(*origin)))) == origin
     with pytest.raises(ValueError, match="names no"):
@@ -538,7 +488,7 @@ def test_codes_are_told_apart_by_float32():
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("form", FORMS)
 @dialects
-def test_a_ledger_is_within_its_spaces_and_refuses_to_go_on_after_an_end(dialect, form, action):
+def test_a_ledger_environment_keeps_to_its_spaces_and_refuses_steps_after_an_end(dialect, form, action):
     *_, env = ledgers(dialect, form=form, action=action, lengths=[2, 1])
     obs = env.reset() if dialect == "old" else env.reset(seed=2**31 - 1)[0]
     assert env.observation_space.contains(obs)

@@ -1,4 +1,4 @@
-"""Vector environments give what the lists of their parts give, whatever the mode in which they reset them."""
+"""Vector environments give the fragments of the lists of their parts, in every autoreset mode."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def collected(engine, envs, actor, n_steps, n_fragments, **options):
 
 
 def transitions_of(fragments):
-    """List for each environment what has to do with its transitions, and with the ends of its episodes."""
+    """Return for each environment its transitions, and the finals of its episodes."""
 
     def whole(fragment):
         state, actor = fragment.state, dict(fragment.actor)
@@ -87,8 +87,10 @@ def assert_equal(one, other, *, up_to=None, containers=True):
         np.testing.assert_array_equal(x[:up_to].numpy(), y[:up_to].numpy(), name)
 
 
-def compared(kind, makers, actor, n_steps, n_fragments=4, *, engine=same, containers=True, how="Sync", **options):
-    """Collect from a vector environment and from a list of the same ones; everything is the same."""
+def check_against_list(
+    kind, makers, actor, n_steps, n_fragments=4, *, engine=same, containers=True, how="Sync", **options
+):
+    """Check that a vector environment gives the fragments and episodes of the list of its parts."""
     parts = [make() for make in makers]
     fragments, episodes = collected(engine, parts, actor, n_steps, n_fragments, **options)
     envs = vector_of(kind, makers, how)
@@ -110,32 +112,32 @@ def compared(kind, makers, actor, n_steps, n_fragments=4, *, engine=same, contai
     return got
 
 
-# --- as the list ------------------------------------------------------------------------------------------------------
+# --- equal to the list of the parts -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @engines
 @of_every_kind
-def test_everything_is_as_from_the_list(kind, engine, groups):
-    compared(kind, ledgers(kind), CountingActor(), 7, engine=engine, groups=groups, info=ENTRIES)
+def test_a_vector_environment_gives_the_fragments_of_the_list_of_its_parts(kind, engine, groups):
+    check_against_list(kind, ledgers(kind), CountingActor(), 7, engine=engine, groups=groups, info=ENTRIES)
 
 
 @pytest.mark.parametrize("form", ["dict", "pair", "scalar", "discrete"])
 @of_every_kind
-def test_observations_may_be_of_any_form(kind, form):
+def test_observations_of_a_vector_environment_may_be_of_any_form(kind, form):
     makers = ledgers(kind, form=form, lengths=[4, 1, 2, 7, 1], reward=lambda x: x + 0.1)
-    compared(kind, makers, CountingActor(), 9, info=ENTRIES)
+    check_against_list(kind, makers, CountingActor(), 9, info=ENTRIES)
 
 
 @of_every_kind
 def test_observations_of_the_parts_may_be_named_tuples(kind):
     # the vector environment's own are plain tuples, but those at the end of an episode are as the part gave them
-    compared(kind, ledgers(kind, form="tuple"), CountingActor(), 9, containers=False)
+    check_against_list(kind, ledgers(kind, form="tuple"), CountingActor(), 9, containers=False)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 @of_every_kind
-def test_actions_may_be_of_any_space_and_are_given_away(kind, action):
+def test_actions_of_a_vector_environment_may_be_of_any_space_and_overwritten(kind, action):
     class Scribbler(LedgerEnv):
         def step(self, action):
             answer = super().step(action)
@@ -144,12 +146,12 @@ def test_actions_may_be_of_any_space_and_are_given_away(kind, action):
                     part[...] = 0
             return answer
 
-    compared(kind, ledgers(kind, Scribbler, action=action), CountingActor(action), 9)
+    check_against_list(kind, ledgers(kind, Scribbler, action=action), CountingActor(action), 9)
 
 
 @pytest.mark.parametrize("reuse", [False, True])
 @of_every_kind
-def test_arrays_may_be_overwritten(kind, reuse):
+def test_a_vector_environment_may_overwrite_its_arrays(kind, reuse):
     makers, actor = ledgers(kind, reuse=reuse), CountingActor()
     expected, _ = collected(same, vector_of(kind, ledgers(kind)), actor, 9, 3)
     got, _ = collected(same, vector_of(kind, makers, copy=False), actor, 9, 3)
@@ -159,28 +161,28 @@ def test_arrays_may_be_overwritten(kind, reuse):
 
 
 @of_every_kind
-def test_parts_may_live_in_processes(kind):
-    compared(kind, ledgers(kind, form="dict"), CountingActor(), 9, how="Async", info=ENTRIES)
+def test_parts_of_a_vector_environment_may_live_in_processes(kind):
+    check_against_list(kind, ledgers(kind, form="dict"), CountingActor(), 9, how="Async", info=ENTRIES)
 
 
 @of_every_kind
-def test_cartpole(kind):
+def test_a_vector_environment_of_cartpole_gives_the_fragments_of_the_list(kind):
     def make():
         return library_of(kind).make("CartPole-v1", max_episode_steps=12)
 
-    class Actor(CountingActor):
+    class TwoActions(CountingActor):
         def forward(self, obs, **inputs):
             act, hx, info = super().forward(obs, **inputs)
             return act % 2, hx, info
 
-    compared(kind, [make] * N_ENVS, Actor(), 20, groups=2)
+    check_against_list(kind, [make] * N_ENVS, TwoActions(), 20, groups=2)
 
 
 # --- the rows of NEXT_STEP --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 4, 12])
-def test_rows_of_next_step(n_steps):
+def test_rows_of_next_step_mode_by_hand(n_steps):
     class Odd(library_of("NEXT_STEP").vector.SyncVectorEnv):
         def step(self, actions):
             began = self._autoreset_envs
@@ -228,7 +230,7 @@ class Small(LedgerEnv):
         return super()._observe() / np.float32(2.0**16)
 
 
-def test_losses_leave_out_what_is_no_transition():
+def test_losses_leave_out_the_rows_of_next_step_mode_that_are_no_transition():
     actor = actor_critic().double()
     envs = vector_of("NEXT_STEP", ledgers("NEXT_STEP", Small, lengths=[4, 1, 3], reward=lambda x: x % 64))
     (fragment,), _ = collected(same, envs, actor_critic(), 30, 1)
@@ -260,7 +262,7 @@ def without_padding(fragment, b):
     return column, Fragment(now._replace(act=then.act, rew=then.rew), {}, env, ())
 
 
-def test_a_recurrent_actor_meets_the_same_reactions_again():
+def test_unrolling_over_a_vector_environment_repeats_the_recorded_reactions():
     actor = actor_critic(core=nn.GRU(6, 8))
     envs = vector_of("NEXT_STEP", ledgers("NEXT_STEP", Small, lengths=[4, 1, 3]))
     for fragment in collected(same, envs, actor, 10, 3)[0]:
@@ -286,7 +288,7 @@ def wrapped(kind, envs):
 
 
 @of_every_kind
-def test_entries_of_wrappers_around_the_vector_environment(kind):
+def test_info_entries_of_wrappers_around_a_vector_environment_are_recorded(kind):
     # gymnasium's own clear the statistics of all parts when one of them is reset by a mask
     n_envs = 1 if kind == "DISABLED" else N_ENVS
     envs = wrapped(kind, vector_of(kind, ledgers(kind, Plain, lengths=[4, 1, 3])[:n_envs]))
@@ -302,18 +304,18 @@ def test_entries_of_wrappers_around_the_vector_environment(kind):
     assert torch.equal(env.info["code"][env.valid], fragments[0].state.rew[1:][env.valid].double())
 
 
-def test_what_a_reset_tells_is_no_info_of_the_step_before():
+def test_info_of_a_reset_is_not_recorded_with_the_step_before():
     class Lives(LedgerEnv):
         def reset(self, **how):
             obs, info = super().reset(**how)
             return obs, info | {"lives": 5} | ({"even": 5} if self.episode else {})
 
     makers = ledgers("SAME_STEP", Lives, lengths=[4, 2])
-    got = compared("SAME_STEP", makers, CountingActor(), 9, info=("lives", "code", "even"))
+    got = check_against_list("SAME_STEP", makers, CountingActor(), 9, info=("lives", "code", "even"))
     assert all(fragment.env.info["lives"].isnan().all() for fragment in got)
 
 
-def test_an_entry_that_is_no_batch_is_of_all_parts():
+def test_an_info_entry_that_is_no_batch_counts_for_all_parts():
     class Tells(library_of("NEXT_STEP").vector.SyncVectorEnv):
         def step(self, actions):
             *answer, info = super().step(actions)
@@ -324,7 +326,7 @@ def test_an_entry_that_is_no_batch_is_of_all_parts():
     assert fragment.env.info["clock.t"].tolist() == [[0, 1, 2]]
 
 
-def test_an_entry_that_does_not_fit_names_the_part():
+def test_an_info_entry_that_does_not_fit_is_an_error_that_names_the_part():
     class Tells(LedgerEnv):
         def _inform(self, truncated):
             return {"odd": np.zeros(2 if self.index == 1 else 1)[: None if self.stepno > 1 else 1]}
@@ -340,7 +342,7 @@ def test_an_entry_that_does_not_fit_names_the_part():
 
 
 @of_every_kind
-def test_evaluation_is_that_of_the_list(kind):
+def test_evaluating_a_vector_environment_equals_evaluating_the_list(kind):
     makers, actor = ledgers(kind, lengths=[4, 1, 7]), CountingActor()
     got = []
     for envs in (vector_of(kind, makers), [make() for make in makers]):
@@ -352,7 +354,7 @@ def test_evaluation_is_that_of_the_list(kind):
 
 
 @of_every_kind
-def test_each_part_gets_its_own_seed_once(kind):
+def test_each_part_of_a_vector_environment_gets_its_own_seed_once(kind):
     envs, parts = vector_of(kind, ledgers(kind, Plain)), [make() for make in ledgers(kind)]
     collected(same, wrapped(kind, envs), CountingActor(), 20, 1)
     collected(same, parts, CountingActor(), 20, 1)
@@ -360,7 +362,7 @@ def test_each_part_gets_its_own_seed_once(kind):
     assert {seed for env in envs.envs for seed in env.seeds[1:]} == {None}
 
 
-def test_a_masked_reset_may_answer_for_those_it_resets_alone():
+def test_a_masked_reset_may_return_observations_of_the_reset_parts_alone():
     class Blank(library_of("DISABLED").vector.SyncVectorEnv):
         def reset(self, *, seed=None, options=None):
             mask = (options or {}).get("reset_mask", np.ones(N_ENVS, bool))
@@ -375,7 +377,7 @@ def test_a_masked_reset_may_answer_for_those_it_resets_alone():
     assert_equal(one[0], other[0])
 
 
-def test_a_vector_environment_that_is_written_as_one():
+def test_a_vector_environment_without_parts_is_collected_from():
     gymnasium = pytest.importorskip("gymnasium")
     envs = gymnasium.make_vec("CartPole-v1", num_envs=4)  # has one generator, and takes one seed
     runs = [collected(same, envs, actor_critic_of(4, 2), 40, 2)[0] for _ in range(2)]
@@ -419,7 +421,7 @@ def check_by_hand(envs, twin, actor, n_steps):
     assert len(env.final.t) > twin.num_envs
 
 
-def pool(**how):
+def make_envpool(**how):
     envpool = pytest.importorskip("envpool")
     return envpool.make(env_type="gymnasium", seed=7, num_envs=N_ENVS, **how)
 
@@ -442,20 +444,20 @@ class Pixels(CountingActor):
     [("CartPole-v1", actor_critic_of(4, 2)), ("Pendulum-v1", Push("box")), ("Breakout-v5", Pixels())],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_envpool(task, actor):
-    envs, twin = (pool(task_id=task, max_episode_steps=12) for _ in range(2))
+def test_envpool_is_collected_from(task, actor):
+    envs, twin = (make_envpool(task_id=task, max_episode_steps=12) for _ in range(2))
     twin.reset()
     check_by_hand(envs, twin, actor, 40)
 
 
-def atari(mode="NextStep", **how):
+def make_atari(mode="NextStep", **how):
     vector_env = pytest.importorskip("ale_py.vector_env")
     how |= {"img_height": 12, "img_width": 12, "stack_num": 1, "noop_max": 3, "max_num_frames_per_episode": 60}
     return vector_env.AtariVectorEnv("breakout", N_ENVS, autoreset_mode=mode, **how)
 
 
-def test_atari_next_step():
-    envs, twin = atari(), atari()
+def test_ale_vector_environments_in_next_step_mode():
+    envs, twin = make_atari(), make_atari()
     reset, seeds = envs.reset, []
     envs.reset = lambda *, seed: (seeds.append(seed), reset(seed=seed))[1]
     with same.rollout(envs, Pixels(), 1, seed=5):
@@ -463,8 +465,8 @@ def test_atari_next_step():
     check_by_hand(envs, twin, Pixels(), 60)
 
 
-def test_atari_same_step():
-    both = [atari("SameStep"), atari("NextStep")]  # whose metadata is the same dict
+def test_ale_vector_environments_in_same_step_mode():
+    both = [make_atari("SameStep"), make_atari("NextStep")]  # whose metadata is the same dict
     one, other = (collected(same, envs, Pixels(), 40, 1)[0] for envs in both)
     check_laws(one[0])
     assert one[0].env.valid.all()
@@ -484,15 +486,17 @@ def test_a_vector_environment_cannot_be_sticky(engine, kind):
 
 
 @pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")
-@pytest.mark.parametrize("make", [lambda **how: pool(task_id="CartPole-v1", **how), atari], ids=["EnvPool", "Atari"])
-def test_those_that_answer_for_some_parts_are_refused(make):
+@pytest.mark.parametrize(
+    "make", [lambda **how: make_envpool(task_id="CartPole-v1", **how), make_atari], ids=["EnvPool", "Atari"]
+)
+def test_a_vector_environment_that_answers_for_some_parts_is_refused(make):
     for envs in (make(batch_size=2), wrapped("NEXT_STEP", make(batch_size=2))):
         with pytest.raises(ValueError, match=r"some of its 3 parts at a time.*`batch_size` of 3"):
             same.rollout(envs, CountingActor())
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((1, 6), np.float32), ((N_ENVS, 6), np.complex64)])
-def test_observations_that_do_not_fit_are_not_broadcast(shape, dtype):
+def test_observations_of_a_vector_environment_that_do_not_fit_are_not_broadcast(shape, dtype):
     class Odd(library_of("DISABLED").vector.SyncVectorEnv):
         def step(self, actions):
             return np.zeros(shape, dtype), *super().step(actions)[1:]
@@ -512,7 +516,7 @@ def test_gym_wrappers_that_leave_the_last_observations_as_they_were_are_refused(
         next(feed)
 
 
-def test_last_observations_that_are_not_told():
+def test_a_vector_environment_without_last_observations_is_refused_if_finals_are_wanted():
     class Silent(library_of("SAME_STEP").vector.SyncVectorEnv):
         def step(self, actions):
             answer = super().step(actions)
@@ -542,7 +546,7 @@ def test_last_observations_that_are_not_told():
         (ValueError, r"expected shape \(2, 6\).*got shape \(3, 6\)", {"reset": lambda seed: (np.zeros((3, 6)), {})}),
     ],
 )
-def test_what_is_not_known_is_refused_at_the_call(error, match, odd):
+def test_an_incomplete_vector_environment_or_an_unknown_mode_is_refused_at_the_call(error, match, odd):
     part = LedgerEnv(gym.spaces)
     spaces = {"single_observation_space": part.observation_space, "single_action_space": part.action_space}
     known = {"num_envs": 2, **spaces, "metadata": {"autoreset_mode": "DISABLED"}, "step": bool}
@@ -552,7 +556,7 @@ def test_what_is_not_known_is_refused_at_the_call(error, match, odd):
         same.rollout(SimpleNamespace(**{k: v for k, v in whole.items() if v is not ...}), CountingActor(), 3)
 
 
-def test_a_mode_that_is_told_counts():
+def test_the_attribute_autoreset_mode_is_read_and_an_unknown_mode_is_refused():
     class Odd(gym.vector.SyncVectorEnv):
         autoreset_mode = "SOMETIMES"
 
@@ -560,6 +564,6 @@ def test_a_mode_that_is_told_counts():
         same.rollout(Odd(ledgers("gym")), CountingActor(), 3)
 
 
-def test_what_is_no_vector_environment_is_told_what_was_looked_for():
+def test_the_refusal_of_an_object_names_the_attributes_of_a_vector_environment():
     with pytest.raises(TypeError, match="`num_envs` and `single_observation_space`"):
         same.rollout(SimpleNamespace(num_envs=2, observation_space=..., step=bool), CountingActor(), 3)

@@ -1,4 +1,4 @@
-"""Playing whole episodes."""
+"""Evaluation: whole episodes, played at once or in a background process."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from rlplay.engine.rollout import same
 from rlplay.engine.rollout.evaluate import background, evaluate
 
 
-class Actor(BaseActorModule):
+class GreedyInEvalMode(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.head = torch.nn.Linear(4, 2)
@@ -48,9 +48,9 @@ class Countdown(gym.Env):
         self.shown += 1
 
 
-def test_every_environment_is_played_to_the_end_of_one_episode():
+def test_evaluate_plays_one_episode_of_every_environment():
     envs = [Countdown(length) for length in (3, 1, 5)]
-    rewards, info = evaluate(envs, Actor())
+    rewards, info = evaluate(envs, GreedyInEvalMode())
     assert rewards.dtype == np.float32
     assert rewards.T.tolist() == [[1, 2, 3, 0, 0], [1, 0, 0, 0, 0], [1, 2, 3, 4, 5]]
     assert [env.steps for env in envs] == [3, 1, 5]
@@ -59,23 +59,23 @@ def test_every_environment_is_played_to_the_end_of_one_episode():
     assert info["virtual"][:, 0].tolist() == [0, 0, 0, 0, 0, 1]
 
 
-def test_at_most_n_steps_are_taken():
+def test_evaluate_takes_at_most_n_steps():
     envs = [Countdown(length) for length in (3, 9)]
-    rewards, info = evaluate(envs, Actor(), n_steps=4)
+    rewards, info = evaluate(envs, GreedyInEvalMode(), n_steps=4)
     assert rewards.T.tolist() == [[1, 2, 3, 0], [1, 2, 3, 4]]
     assert envs[1].steps == 4
     assert len(info["stepno"]) == 5
     assert info["stepno"][-1, 1] == 4
 
 
-def test_every_state_is_rendered_once():
+def test_evaluate_renders_every_state_once():
     env = Countdown(3)
-    evaluate([env], Actor(), render=True)
+    evaluate([env], GreedyInEvalMode(), render=True)
     assert env.shown == 4
 
 
-def test_the_mode_of_the_actor_decides_whether_it_is_greedy():
-    actor = Actor().eval()
+def test_the_mode_of_the_actor_decides_whether_evaluation_is_greedy():
+    actor = GreedyInEvalMode().eval()
     envs = [gym.make("CartPole-v1") for _ in range(3)]
     torch.manual_seed(0)
     first, _ = evaluate(envs, actor)
@@ -87,16 +87,16 @@ def test_the_mode_of_the_actor_decides_whether_it_is_greedy():
     assert sampled.shape != first.shape or not np.array_equal(first, sampled)
 
 
-def test_an_open_feed_over_the_same_environments_is_closed_first():
+def test_evaluate_closes_an_open_feed_over_the_same_environments():
     env = Countdown(3)
-    feed = same.rollout([env], Actor(), 2)
+    feed = same.rollout([env], GreedyInEvalMode(), 2)
     with pytest.warns(RuntimeWarning, match="open feed"):
-        evaluate([env], Actor())
+        evaluate([env], GreedyInEvalMode())
     with pytest.raises(RuntimeError, match="closed"):
         next(feed)
 
 
-def test_factories_are_closed_and_errors_are_noted():
+def test_evaluate_closes_what_factories_made_and_notes_errors():
     made = []
 
     class Closing(Countdown):
@@ -112,19 +112,19 @@ def test_factories_are_closed_and_errors_are_noted():
         def step(self, action):
             raise OSError("the simulator is gone")
 
-    evaluate([Closing, Closing], Actor())
+    evaluate([Closing, Closing], GreedyInEvalMode())
     assert [env.closed for env in made] == [1, 1]
     with pytest.raises(OSError, match="gone") as caught:
-        evaluate([Closing, Failing], Actor())
+        evaluate([Closing, Failing], GreedyInEvalMode())
     assert "environment 1" in caught.value.__notes__[0]
     assert made[-1].closed == 1
 
 
-def test_wrong_arguments_are_refused():
+def test_evaluate_refuses_wrong_arguments():
     with pytest.raises(ValueError, match="n_steps"):
-        evaluate([Countdown(3)], Actor(), n_steps=0)
+        evaluate([Countdown(3)], GreedyInEvalMode(), n_steps=0)
     with pytest.raises(ValueError, match="empty"):
-        evaluate([], Actor())
+        evaluate([], GreedyInEvalMode())
 
 
 # In the background
@@ -157,7 +157,7 @@ class Leaning(BaseActorModule):
         return (self.lean > 0).long().expand(obs.shape[:2]), (), {}
 
 
-def test_the_background_follows_the_weights_one_evaluation_behind():
+def test_background_evaluation_follows_the_weights_one_evaluation_behind():
     actor = Leaning()
     with background(Ender, actor, 3) as examiner:
         with torch.no_grad():
@@ -170,14 +170,14 @@ def test_the_background_follows_the_weights_one_evaluation_behind():
     assert examiner._child._process.poll() is not None
 
 
-def test_the_background_says_who_killed_it():
+def test_background_evaluation_names_the_signal_that_killed_its_process():
     examiner = background(Ender, Leaning(), 2)
     os.kill(examiner._child.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"the evaluation process .* was killed by SIGKILL"):
         list(examiner)
 
 
-def test_an_error_in_the_background_arrives_with_its_type_and_place():
+def test_an_error_in_background_evaluation_keeps_its_type_and_place():
     with background(lambda: Late(), Leaning(), 2) as examiner:
         with pytest.raises(OverflowError, match="on purpose") as caught:
             next(examiner)
@@ -191,6 +191,6 @@ class Late(Ender):
 
 
 @pytest.mark.parametrize("wrong", [{"n_envs": 0}, {"n_steps": 0}, {"threads": 0}, {"factory": None}])
-def test_the_background_refuses_at_the_call(wrong):
+def test_background_evaluation_refuses_wrong_arguments_at_the_call(wrong):
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         background(**{"factory": Ender, "actor": Leaning(), "n_envs": 1, **wrong})

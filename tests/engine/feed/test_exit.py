@@ -1,85 +1,19 @@
-"""How a process ends that has feeds open: promptly, with its own exit code, and without a word of ours."""
+"""A process with open feeds ends promptly, with its own exit code and no output of the library."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-from textwrap import dedent
 
 import pytest
 
+from tests.support.scripts import is_traceback, start_script
+
 LIMIT = 60  # seconds, for a process that imports torch on a busy machine
 
-PREAMBLE = """
-import atexit, signal, sys, threading
-
-@atexit.register  # the first one registered is the last one called
-def report():
-    print("left:", *(thread.name for thread in threading.enumerate()), flush=True)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
-
-import numpy as np
-import torch
-from rlplay.engine import BaseActorModule
-from rlplay.engine.rollout import same, threaded
-
-
-class Space:  # no library of environments is imported: it would take long, and has things to say
-    def __init__(self, dtype):
-        self.shape, self.dtype = (), np.dtype(dtype)
-
-    def __eq__(self, other):
-        return self.dtype == other.dtype
-
-
-class Env:
-    observation_space, action_space = Space("float32"), Space("int64")
-
-    def __init__(self, on_step=bool):
-        self.on_step = on_step
-
-    def reset(self, *, seed=None):
-        return np.float32(0), {}
-
-    def step(self, action):
-        self.on_step()
-        return np.float32(1), 1.0, False, False, {}
-
-
-class Actor(BaseActorModule):
-    def __init__(self, on_act=bool):
-        super().__init__()
-        self.weight, self.on_act = torch.nn.Parameter(torch.zeros(())), on_act
-
-    def forward(self, obs, *, virtual, **ignored):
-        if not virtual:
-            self.on_act()
-        return torch.zeros(obs.shape, dtype=torch.int64), (), obs + self.weight
-
-
-def same_or_threaded(name):
-    engine, lag = name.split("-")
-    rollout = {"same": same, "threaded": threaded}[engine].rollout
-    return lambda envs, actor, n_steps=5: rollout(envs, actor, n_steps, lag=int(lag))
-
-
-ENGINES = [same_or_threaded(name) for name in sys.argv[1:]]
-torch.set_num_threads(1)
-"""
 
 EACH = ["same-0", "threaded-0", "threaded-1", "threaded-2"]
 ALL = [*EACH, "same-1", "same-2"]
-
-
-def start(script, *engines):
-    return subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + dedent(script), *engines],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def finish(process):
@@ -94,13 +28,7 @@ def finish(process):
     return process.returncode, out.splitlines()[:-1], err
 
 
-def is_traceback(err, last):
-    """Whether this is one traceback, ending so, and nothing else."""
-    lines = err.splitlines()
-    return lines[0].startswith("Traceback") and lines[-1] == last and all(line.startswith(" ") for line in lines[1:-1])
-
-
-def test_a_script_ends_plainly_with_feeds_open():
+def test_a_script_ends_normally_with_feeds_open():
     # in all states: not asked yet, asked once (with fragments in the queue, and in the making), closed
     script = """
         feeds = [rollout([Env(), Env], Actor()) for rollout in ENGINES for _ in range(4)]
@@ -113,7 +41,7 @@ def test_a_script_ends_plainly_with_feeds_open():
             next(feed), feed.close()
         print("done")
     """
-    assert finish(start(script, *ALL)) == (0, ["done"], "")
+    assert finish(start_script(script, *ALL)) == (0, ["done"], "")
 
 
 def test_sys_exit_ends_a_script_with_its_code():
@@ -122,16 +50,16 @@ def test_sys_exit_ends_a_script_with_its_code():
         for fragments in zip(*feeds):
             sys.exit(3)
     """
-    assert finish(start(script, *ALL)) == (3, [], "")
+    assert finish(start_script(script, *ALL)) == (3, [], "")
 
 
-def test_an_exception_in_the_loop_is_the_only_one_that_is_shown():
+def test_an_exception_in_the_training_loop_is_the_only_one_that_is_shown():
     script = """
         feeds = [rollout([Env(), Env], Actor()) for rollout in ENGINES]
         for fragments in zip(*feeds):
             raise ValueError("of the learner")
     """
-    code, out, err = finish(start(script, *ALL))
+    code, out, err = finish(start_script(script, *ALL))
     assert (code, out) == (1, [])
     assert is_traceback(err, "ValueError: of the learner")
 
@@ -145,7 +73,7 @@ def test_an_exception_of_an_environment_ends_the_script_with_its_traceback_and_t
         for fragment in feed:
             pass
     """
-    code, out, err = finish(start(script, "threaded-1"))
+    code, out, err = finish(start_script(script, "threaded-1"))
     assert (code, out) == (1, [])
     assert is_traceback(err[: err.index("rlplay: ")], "ValueError: of the environment")
     assert err.endswith("rlplay: environment 1, in env.step, at step 0 of fragment 0\n")
@@ -162,7 +90,7 @@ def test_a_feed_that_was_forgotten_in_a_function_is_gone_when_it_returns():
             train(rollout)
             print(threading.active_count())
     """
-    assert finish(start(script, *ALL)) == (0, ["1"] * len(ALL), "")
+    assert finish(start_script(script, *ALL)) == (0, ["1"] * len(ALL), "")
 
 
 def test_a_script_ends_while_collectors_are_inside_of_torch():
@@ -185,7 +113,7 @@ def test_a_script_ends_while_collectors_are_inside_of_torch():
         feeds = [busy(rollout) for rollout in ENGINES]
         print("acting")
     """
-    assert finish(start(script, "threaded-1", "threaded-2")) == (0, ["acting"], "")
+    assert finish(start_script(script, "threaded-1", "threaded-2")) == (0, ["acting"], "")
 
 
 def test_a_script_ends_although_an_environment_never_returns_from_its_step():
@@ -205,7 +133,7 @@ def test_a_script_ends_although_an_environment_never_returns_from_its_step():
         assert there.wait(50)
         atexit.unregister(report)
     """
-    process = start(script, "threaded-1")
+    process = start_script(script, "threaded-1")
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert "RuntimeWarning: the collector has not ended within 0.2 s" in err
@@ -214,7 +142,7 @@ def test_a_script_ends_although_an_environment_never_returns_from_its_step():
 
 
 def interrupted(script, engine):
-    process = start(script, engine)
+    process = start_script(script, engine)
     assert process.stdout.readline() == "ready\n", process.communicate()
     process.send_signal(signal.SIGINT)
     return finish(process)

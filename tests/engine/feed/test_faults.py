@@ -1,4 +1,4 @@
-"""When things go wrong: errors reach the consumer in their place, and whatever happens, feeds end and can be closed."""
+"""Errors reach the consumer after the fragments before them, and feeds end and can be closed whatever happens."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch import nn
 
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import same, threaded
-from tests.support.faulty import LENGTH, Actor, Broken, Env, Script, Stop, raising
-
-T, B = 5, 2
-LONG = 60  # seconds: for what must happen, however slow the machine
+from tests.support.assertions import is_closed
+from tests.support.errors import TwoArgumentError, raising
+from tests.support.scripted import LENGTH, B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
+from tests.support.threads import LONG, InThread, ThreadBlocker, until
 
 THREADED = {f"threaded-{lag}": partial(threaded.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)}
 ENGINES = {f"same-{lag}": partial(same.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)} | THREADED
@@ -35,79 +35,28 @@ def rollout(request):
 
 
 @pytest.fixture(params=THREADED.values(), ids=THREADED)
-def ahead(request):
+def threaded_rollout(request):
     """An engine that collects in the background, with any lag."""
     return request.param
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Closing does not wait long for a step that is under way."""
+    """Shorten the time that closing waits for a step under way."""
     monkeypatch.setattr(driver.Driver, "stop_timeout", 0.05)
 
 
-class InThread(threading.Thread):
-    """Calls a function elsewhere, and keeps what it returned or raised."""
-
-    def __init__(self, function):
-        super().__init__(daemon=True)
-        self.function, self.error, self.value = function, None, None
-        self.start()
-
-    def run(self):
-        try:
-            self.value = self.function()
-        except BaseException as error:
-            self.error = error
-
-    def wait(self):
-        self.join(LONG)
-        assert not self.is_alive()
-        return self
-
-
-def until(condition):
-    """Wait for something that another thread is about to do, and cannot announce."""
-    for _ in range(1000 * LONG):
-        if condition():
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError("it never happened")
-
-
-EARLIER = set()  # threads of tests before, which the traceback of a failed one may keep
+EARLIER = set()  # threads that tests before have left: the traceback of a failed test keeps feeds alive
 
 
 @pytest.fixture(autouse=True)
-def earlier():
+def note_earlier_threads():
     EARLIER.clear()
     EARLIER.update(threading.enumerate())
 
 
-def collectors():
+def collector_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("rlplay") and thread not in EARLIER]
-
-
-def is_fragment(k, fragment):
-    """Whether this is fragment ``k`` of `Env`s, all of it: their steps are but counted."""
-    g = torch.arange(k * T, (k + 1) * T + 1)[:, None].expand(1 + T, B)
-    state, env = fragment.state, fragment.env
-    return (
-        torch.equal(state.obs, torch.stack([g // LENGTH, g % LENGTH], -1).float())
-        and torch.equal(state.stepno, g % LENGTH)
-        and torch.equal(state.rew, g.float())
-        and torch.equal(state.fin, g % LENGTH == 0)
-        and torch.equal(env.terminated, g[1:] % LENGTH == 0)
-        and not env.truncated.any()
-        and env.valid.all()
-        and torch.equal(fragment.actor["hx"], (g % LENGTH).float())
-    )
-
-
-def is_closed(feed):
-    with pytest.raises(RuntimeError, match="closed"):
-        next(feed)
-    return not feed.open
 
 
 def functions_in(error):
@@ -134,15 +83,15 @@ AFTER_THE_CALL = {
 
 
 @pytest.mark.parametrize(("who", "call", "n", "step", "k", "doing"), AFTER_THE_CALL.values(), ids=AFTER_THE_CALL)
-def test_an_error_is_raised_in_its_turn_after_all_fragments_before_it(rollout, who, call, n, step, k, doing):
-    mine, made, actor, error = Env(), Env(), Actor(), Broken("one", 2)
+def test_an_error_is_raised_after_all_fragments_before_it(rollout, who, call, n, step, k, doing):
+    mine, made, actor, error = ScriptedEnv(), ScriptedEnv(), ScriptedActor(), TwoArgumentError("one", 2)
     feed = rollout([mine, lambda: made], actor)
     script = made.script if who == "env" else actor.script
     script.at(call, n, raising(error))
 
     for number in range(k):
-        assert is_fragment(number, next(feed))
-    with pytest.raises(Broken, match="one and 2") as caught:
+        assert is_scripted_fragment(number, next(feed))
+    with pytest.raises(TwoArgumentError, match="one and 2") as caught:
         next(feed)
 
     assert caught.value is error
@@ -151,7 +100,7 @@ def test_an_error_is_raised_in_its_turn_after_all_fragments_before_it(rollout, w
     assert f"step {step} of fragment {k}" in note
     assert doing in note
     assert ("environment 1" in note) == (who == "env")
-    assert not collectors()
+    assert not collector_threads()
     assert (mine.counts["close"], made.counts["close"]) == (0, 1)
     for _ in range(2):
         with pytest.raises(StopIteration):
@@ -172,7 +121,13 @@ AT_THE_CALL = {
 
 @pytest.mark.parametrize(("who", "call"), AT_THE_CALL.values(), ids=AT_THE_CALL)
 def test_an_error_at_the_call_is_raised_there(rollout, who, call):
-    mine, early, late, actor, error = Env(), Env(), Env(), Actor(), Broken("one", 2)
+    mine, early, late, actor, error = (
+        ScriptedEnv(),
+        ScriptedEnv(),
+        ScriptedEnv(),
+        ScriptedActor(),
+        TwoArgumentError("one", 2),
+    )
     script = late.script if who == "env" else actor.script
     script.at(call, 1, raising(error))
 
@@ -180,7 +135,7 @@ def test_an_error_at_the_call_is_raised_there(rollout, who, call):
         late.script("make")
         return late
 
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(TwoArgumentError) as caught:
         rollout([mine, lambda: early, factory], actor)
 
     assert caught.value is error
@@ -189,41 +144,41 @@ def test_an_error_at_the_call_is_raised_there(rollout, who, call):
         (note,) = error.__notes__
         assert "environment 2" in note
         assert f"env.{call}" in note
-    assert not collectors()
+    assert not collector_threads()
     assert [env.counts["close"] for env in (mine, early, late)] == [0, 1, call != "make"]
     assert not any(env.counts["step"] for env in (mine, early, late))
 
 
 def test_the_loop_over_a_feed_does_not_end_silently_where_an_environment_raises_stop_iteration(rollout):
-    env = Env(Script().at("step", 7, raising(StopIteration("from within"))))
-    feed, seen = rollout([env, Env()], Actor()), []
+    env = ScriptedEnv(Script().at("step", 7, raising(StopIteration("from within"))))
+    feed, seen = rollout([env, ScriptedEnv()], ScriptedActor()), []
     with pytest.raises(RuntimeError, match="from within") as caught:
         seen.extend(feed)
     assert len(seen) == 1
     assert isinstance(caught.value.__cause__, StopIteration)
     assert "explode" in functions_in(caught.value.__cause__)
-    assert not collectors()
+    assert not collector_threads()
     assert list(feed) == []
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_exceptions_that_are_meant_for_the_interpreter_reach_the_consumer_too(rollout, kind):
-    feed = rollout([Env(), Env(Script().at("step", 2, raising(kind("from within"))))], Actor())
+    feed = rollout([ScriptedEnv(), ScriptedEnv(Script().at("step", 2, raising(kind("from within"))))], ScriptedActor())
     with pytest.raises(kind, match="from within") as caught:
         next(feed)
     assert "environment 1" in caught.value.__notes__[0]
-    assert not collectors()
+    assert not collector_threads()
     with pytest.raises(StopIteration):
         next(feed)
 
 
 def test_an_observation_that_no_longer_fits_is_an_error_with_the_environment_and_the_step(rollout):
-    class Grows(Env):
+    class Grows(ScriptedEnv):
         def _obs(self):
             return super()._obs().repeat(1 if self.counts["step"] < 7 else 2)
 
-    feed = rollout([Env(), Grows()], Actor())
-    assert is_fragment(0, next(feed))
+    feed = rollout([ScriptedEnv(), Grows()], ScriptedActor())
+    assert is_scripted_fragment(0, next(feed))
     with pytest.raises(ValueError, match=r"expected shape \(2,\).*got shape \(4,\)") as caught:
         next(feed)
     assert "environment 1" in caught.value.__notes__[0]
@@ -231,23 +186,23 @@ def test_an_observation_that_no_longer_fits_is_an_error_with_the_environment_and
 
 
 def test_an_answer_of_the_actor_that_no_longer_fits_is_an_error_and_not_broadcast(rollout):
-    class Shrinks(Actor):
+    class Shrinks(ScriptedActor):
         def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
             act, hx, info = super().step(stepno, obs, act, rew, fin, hx=hx, virtual=virtual)
             return act, hx, info if self.script.counts["act"] < 7 else {**info, "weight": info["weight"][:, :1]}
 
-    feed = rollout([Env(), Env()], Shrinks())
-    assert is_fragment(0, next(feed))
+    feed = rollout([ScriptedEnv(), ScriptedEnv()], Shrinks())
+    assert is_scripted_fragment(0, next(feed))
     with pytest.raises(ValueError, match=r"expected \(1, 2\), got \(1, 1\)"):
         next(feed)
 
 
 def test_an_info_entry_that_does_not_fit_is_an_error_with_the_environment_the_step_and_the_entry(rollout):
-    class Tells(Env):
+    class Tells(ScriptedEnv):
         def step(self, action):
             return *super().step(action)[:4], {"speed": 1.0 if self.counts["step"] < 7 else "fast"}
 
-    feed = rollout([Env(), Tells()], Actor(), info=("speed",))
+    feed = rollout([ScriptedEnv(), Tells()], ScriptedActor(), info=("speed",))
     assert next(feed).env.info["speed"].nan_to_num(-1).tolist() == [[-1, 1]] * T
     with pytest.raises(ValueError, match=r"'speed'.*'fast'") as caught:
         next(feed)
@@ -255,68 +210,74 @@ def test_an_info_entry_that_does_not_fit_is_an_error_with_the_environment_the_st
     assert "step 1 of fragment 1" in caught.value.__notes__[0]
 
 
-def test_an_error_of_a_vector_environment_is_told_to_be_one_of_all(rollout):
+def test_an_error_of_a_vector_environment_names_the_vector_environment(rollout):
     class Vector:
         metadata: ClassVar = {"autoreset_mode": "SAME_STEP"}
-        num_envs, single_observation_space, single_action_space = B, Env.observation_space, Env.action_space
+        num_envs, single_observation_space, single_action_space = (
+            B,
+            ScriptedEnv.observation_space,
+            ScriptedEnv.action_space,
+        )
 
         def reset(self, *, seed):
             return torch.zeros(B, 2).numpy(), {}
 
         def step(self, action):
-            raise Broken("one", 2)
+            raise TwoArgumentError("one", 2)
 
-    feed = rollout(Vector(), Actor())
-    with pytest.raises(Broken) as caught:
+    feed = rollout(Vector(), ScriptedActor())
+    with pytest.raises(TwoArgumentError) as caught:
         next(feed)
     assert "the vector environment, in env.step, at step 0 of fragment 0" in caught.value.__notes__[0]
 
 
 def test_a_step_that_returns_nonsense_is_an_error_that_says_what_was_expected(rollout):
-    class Silent(Env):
+    class Silent(ScriptedEnv):
         def step(self, action):
             return None if self.counts["step"] else super().step(action)
 
-    feed = rollout([Silent(), Env()], Actor())
+    feed = rollout([Silent(), ScriptedEnv()], ScriptedActor())
     with pytest.raises(ValueError, match=r"expected `step` to return .*got NoneType") as caught:
         next(feed)
     assert "environment 0" in caught.value.__notes__[0]
 
 
 def test_an_error_does_not_change_the_fragments_received_before_it(rollout):
-    feed = rollout([Env(), Env(Script().at("step", 13, raising(Broken("one", 2))))], Actor())
+    feed = rollout(
+        [ScriptedEnv(), ScriptedEnv(Script().at("step", 13, raising(TwoArgumentError("one", 2))))], ScriptedActor()
+    )
     fragments = [next(feed), next(feed)]
-    with pytest.raises(Broken):
+    with pytest.raises(TwoArgumentError):
         next(feed)
-    assert all(itertools.starmap(is_fragment, enumerate(fragments)))
+    assert all(itertools.starmap(is_scripted_fragment, enumerate(fragments)))
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2])
-def test_an_environment_that_asks_its_own_feed_is_told_so(lag):
+def test_an_environment_that_calls_next_on_its_own_feed_is_refused(lag):
     script = Script()
-    feed = same.rollout([Env(script), Env()], Actor(), T, lag=lag)
+    feed = same.rollout([ScriptedEnv(script), ScriptedEnv()], ScriptedActor(), T, lag=lag)
     script.at("step", 2, lambda: next(feed))
     with pytest.raises(RuntimeError, match=r"inside next\(\)") as caught:
         next(feed)
     assert "environment 0" in caught.value.__notes__[0]
 
 
-def test_an_environment_that_asks_its_own_feed_in_the_background_is_refused(ahead):
+def test_an_environment_in_a_background_collector_that_calls_next_is_refused(threaded_rollout):
     script = Script()
-    feed = ahead([Env(script), Env()], Actor())
+    feed = threaded_rollout([ScriptedEnv(script), ScriptedEnv()], ScriptedActor())
     script.at("step", 2, lambda: next(feed))
     with pytest.raises(RuntimeError, match="one of the feed's own environments") as caught:
         next(feed)
     assert "environment 0, in env.step" in caught.value.__notes__[0]
-    assert not collectors()
+    assert not collector_threads()
 
 
 # environments that were made for a feed are closed with it
 
 
 def test_environments_from_factories_are_closed_once_with_the_feed_and_instances_never(rollout):
-    mine, made = Env(), Env()
-    with rollout([mine, lambda: made], Actor()) as feed:
+    mine, made = ScriptedEnv(), ScriptedEnv()
+    with rollout([mine, lambda: made], ScriptedActor()) as feed:
         next(feed)
         assert made.counts["close"] == 0
     feed.close()
@@ -326,27 +287,27 @@ def test_environments_from_factories_are_closed_once_with_the_feed_and_instances
 
 
 def test_an_environment_that_two_factories_return_is_refused_and_closed_once(rollout):
-    made = Env()
+    made = ScriptedEnv()
     with pytest.raises(ValueError, match="twice"):
-        rollout([lambda: made, lambda: made], Actor())
+        rollout([lambda: made, lambda: made], ScriptedActor())
     assert made.counts["close"] == 1
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit])
 def test_an_error_in_closing_an_environment_is_a_warning_and_the_others_are_closed(rollout, kind):
-    good, bad = [Env(), Env()], Env(Script().at("close", 1, raising(kind("no"))))
-    feed = rollout([lambda: good[0], lambda: bad, lambda: good[1]], Actor())
+    good, bad = [ScriptedEnv(), ScriptedEnv()], ScriptedEnv(Script().at("close", 1, raising(kind("no"))))
+    feed = rollout([lambda: good[0], lambda: bad, lambda: good[1]], ScriptedActor())
     next(feed)
     with pytest.warns(RuntimeWarning, match=r"closing .* failed: .*no"):
         feed.close()
     assert [env.counts["close"] for env in (*good, bad)] == [1, 1, 1]
-    assert not collectors()
+    assert not collector_threads()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_others_are_closed_even_if_warnings_are_errors(rollout):
-    good, bad = [Env(), Env()], Env(Script().at("close", 1, raising(ValueError("no"))))
-    feed = rollout([lambda: good[0], lambda: bad, lambda: good[1]], Actor())
+def test_other_environments_are_closed_even_if_warnings_are_errors(rollout):
+    good, bad = [ScriptedEnv(), ScriptedEnv()], ScriptedEnv(Script().at("close", 1, raising(ValueError("no"))))
+    feed = rollout([lambda: good[0], lambda: bad, lambda: good[1]], ScriptedActor())
     next(feed)
     with warnings.catch_warnings(), suppress(RuntimeWarning):
         warnings.simplefilter("error", RuntimeWarning)
@@ -355,23 +316,23 @@ def test_the_others_are_closed_even_if_warnings_are_errors(rollout):
 
 
 def test_an_error_in_closing_does_not_hide_the_error_before_it(rollout):
-    script = Script().at("step", 3, raising(Broken("one", 2))).at("close", 1, raising(ValueError("no")))
-    feed = rollout([Env(), lambda: Env(script)], Actor())
-    with pytest.raises(Broken) as caught:
+    script = Script().at("step", 3, raising(TwoArgumentError("one", 2))).at("close", 1, raising(ValueError("no")))
+    feed = rollout([ScriptedEnv(), lambda: ScriptedEnv(script)], ScriptedActor())
+    with pytest.raises(TwoArgumentError) as caught:
         next(feed)
     assert any("failed: ValueError('no')" in note for note in caught.value.__notes__)
-    assert not collectors()
+    assert not collector_threads()
 
 
 # no progress
 
 
-def test_an_environment_that_blocks_is_named_after_the_timeout(ahead, impatient):
-    stop, script = Stop(), Script()
-    made = Env(script.at("step", 8, stop))
-    feed = ahead([Env(), lambda: made], Actor(), timeout=0.3)
-    assert is_fragment(0, next(feed))
-    (thread,) = collectors()
+def test_an_environment_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient):
+    blocker, script = ThreadBlocker(), Script()
+    made = ScriptedEnv(script.at("step", 8, blocker))
+    feed = threaded_rollout([ScriptedEnv(), lambda: made], ScriptedActor(), timeout=0.3)
+    assert is_scripted_fragment(0, next(feed))
+    (thread,) = collector_threads()
     with pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.step, at step 2 of fragment 1.*`timeout`"):
         next(feed)
     with pytest.raises(StopIteration):
@@ -379,47 +340,47 @@ def test_an_environment_that_blocks_is_named_after_the_timeout(ahead, impatient)
     with pytest.warns(RuntimeWarning, match="environment 1, in env.step.*cannot be killed"):
         feed.close()
     assert made.counts["close"] == 0
-    stop.release.set()
+    blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
     assert made.counts["close"] == 1
 
 
-def test_close_waits_and_warns_again_until_what_is_stuck_has_returned(ahead, impatient):
-    stop, script = Stop(), Script()
-    feed = ahead([Env(), Env(script.at("step", 2, stop))], Actor(), timeout=0.2)
-    (thread,) = collectors()
+def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(threaded_rollout, impatient):
+    blocker, script = ThreadBlocker(), Script()
+    feed = threaded_rollout([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
+    (thread,) = collector_threads()
     with pytest.raises(TimeoutError):
         next(feed)
     for _ in range(2):
         with pytest.warns(RuntimeWarning, match="left behind"):
             feed.close()
-    stop.release.set()
+    blocker.release.set()
     thread.join(LONG)
     feed.close()
 
 
-def test_the_timeout_is_raised_even_if_warnings_are_errors(ahead, impatient):
-    stop, script = Stop(), Script()
-    feed = ahead([Env(), Env(script.at("step", 2, stop))], Actor(), timeout=0.2)
-    (thread,) = collectors()
+def test_the_timeout_is_raised_even_if_warnings_are_errors(threaded_rollout, impatient):
+    blocker, script = ThreadBlocker(), Script()
+    feed = threaded_rollout([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
+    (thread,) = collector_threads()
     try:
         with pytest.raises(TimeoutError, match=r"environment 1, in env.step"):
             next(feed)
     finally:
-        stop.release.set()
+        blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
 
 
-def test_an_actor_that_blocks_is_named_after_the_timeout(ahead, impatient):
-    stop, actor = Stop(), Actor()
-    feed = ahead([Env(), Env()], actor, timeout=0.3)
-    actor.script.at("act", 2, stop)
-    (thread,) = collectors()
+def test_an_actor_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient):
+    blocker, actor = ThreadBlocker(), ScriptedActor()
+    feed = threaded_rollout([ScriptedEnv(), ScriptedEnv()], actor, timeout=0.3)
+    actor.script.at("act", 2, blocker)
+    (thread,) = collector_threads()
     with pytest.raises(TimeoutError, match=r"actor.step, at step 1 of fragment 0"):
         next(feed)
-    stop.release.set()
+    blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
 
@@ -429,52 +390,52 @@ def test_a_fragment_may_take_longer_than_the_timeout_while_there_is_progress():
     script = Script()
     for n in range(1, 31):
         script.at("step", n, lambda: slow.wait(0.05))
-    with threaded.rollout([Env(script)], Actor(), 30, timeout=1.0) as feed:
+    with threaded.rollout([ScriptedEnv(script)], ScriptedActor(), 30, timeout=1.0) as feed:
         next(feed)
 
 
 def test_a_factory_that_blocks_is_named_and_what_it_makes_is_closed_when_it_returns(impatient):
-    stop, early, late = Stop(), Env(), Env()
+    blocker, early, late = ThreadBlocker(), ScriptedEnv(), ScriptedEnv()
 
     def factory():
-        stop()
+        blocker()
         return late
 
     with pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.make"):
-        threaded.rollout([lambda: early, factory], Actor(), start_timeout=0.3)
-    (thread,) = collectors()
-    stop.release.set()
+        threaded.rollout([lambda: early, factory], ScriptedActor(), start_timeout=0.3)
+    (thread,) = collector_threads()
+    blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
     assert (early.counts["close"], late.counts["close"]) == (1, 1)
 
 
-def test_close_warns_of_an_environment_that_does_not_return(ahead, impatient):
-    stop, made = Stop(), Env()
-    feed = ahead([lambda: made, Env()], Actor())
-    made.script.at("step", 3, stop)
+def test_close_warns_of_an_environment_that_does_not_return(threaded_rollout, impatient):
+    blocker, made = ThreadBlocker(), ScriptedEnv()
+    feed = threaded_rollout([lambda: made, ScriptedEnv()], ScriptedActor())
+    made.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
+    assert blocker.entered.wait(LONG)
     with pytest.warns(RuntimeWarning, match="environment 0, in env.step"):
         feed.close()
     assert "closed" in str(consumer.wait().error)
-    (thread,) = collectors()
-    stop.release.set()
+    (thread,) = collector_threads()
+    blocker.release.set()
     thread.join(LONG)
     assert not thread.is_alive()
     assert made.counts["close"] == 1
 
 
 def test_an_environment_that_closing_could_not_wait_for_is_closed_when_it_returns(rollout, impatient):
-    stop, made = Stop(), Env()
-    feed = rollout([lambda: made, Env()], Actor())
-    made.script.at("step", 3, stop)
+    blocker, made = ThreadBlocker(), ScriptedEnv()
+    feed = rollout([lambda: made, ScriptedEnv()], ScriptedActor())
+    made.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
+    assert blocker.entered.wait(LONG)
     with pytest.warns(RuntimeWarning, match="environment 0, in env.step"):
         feed.close()
-    threads = [consumer, *collectors()]
-    stop.release.set()
+    threads = [consumer, *collector_threads()]
+    blocker.release.set()
     for thread in threads:
         thread.join(LONG)
     assert "closed" in str(consumer.error)
@@ -485,106 +446,108 @@ def test_an_environment_that_closing_could_not_wait_for_is_closed_when_it_return
 
 
 def test_close_may_be_called_before_the_first_fragment_and_often(rollout):
-    mine, made = Env(), Env()
-    feed = rollout([mine, lambda: made], Actor())
+    mine, made = ScriptedEnv(), ScriptedEnv()
+    feed = rollout([mine, lambda: made], ScriptedActor())
     for _ in range(3):
         feed.close()
         assert is_closed(feed)
-        assert not collectors()
+        assert not collector_threads()
     assert (mine.counts["close"], made.counts["close"]) == (0, 1)
     assert not mine.counts["step"]
 
 
-def test_fragments_that_wait_in_the_queue_are_dropped_by_close(ahead):
-    env = Env()
-    feed = ahead([env, Env()], Actor())
+def test_fragments_that_wait_in_the_queue_are_dropped_by_close(threaded_rollout):
+    env = ScriptedEnv()
+    feed = threaded_rollout([env, ScriptedEnv()], ScriptedActor())
     first = next(feed)
     # all tokens are used up: nothing moves any more
     until(lambda: feed._progress.doing == "waiting for the learner")
     feed.close()
     assert is_closed(feed)
-    assert not collectors()
-    assert is_fragment(0, first)
+    assert not collector_threads()
+    assert is_scripted_fragment(0, first)
 
 
 def test_close_may_be_called_from_another_thread(rollout):
-    feed = rollout([Env(), lambda: Env()], Actor())
+    feed = rollout([ScriptedEnv(), lambda: ScriptedEnv()], ScriptedActor())
     next(feed)
     assert InThread(feed.close).wait().error is None
     assert is_closed(feed)
-    assert not collectors()
+    assert not collector_threads()
 
 
-def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(ahead):
-    stop, env, made = Stop(), Env(), Env()
-    feed = ahead([env, lambda: made], Actor())
-    env.script.at("step", 3, stop)
+def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(threaded_rollout):
+    blocker, env, made = ThreadBlocker(), ScriptedEnv(), ScriptedEnv()
+    feed = threaded_rollout([env, lambda: made], ScriptedActor())
+    env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
+    assert blocker.entered.wait(LONG)
     closer = InThread(feed.close)
     consumer.wait()  # before the environment returns
     assert isinstance(consumer.error, RuntimeError)
     assert "closed" in str(consumer.error)
-    stop.release.set()
+    blocker.release.set()
     assert closer.wait().error is None
     assert (env.counts["step"], made.counts["step"], made.counts["close"]) == (3, 3, 1)
-    assert not collectors()
+    assert not collector_threads()
 
 
-def test_a_next_that_is_at_work_in_another_thread_while_close_runs_raises_that_it_is_closed(rollout):
-    stop, env, made = Stop(), Env(), Env()
-    feed = rollout([env, lambda: made], Actor())
-    env.script.at("step", 8, stop)
+def test_close_makes_a_next_under_way_in_another_thread_raise(rollout):
+    blocker, env, made = ThreadBlocker(), ScriptedEnv(), ScriptedEnv()
+    feed = rollout([env, lambda: made], ScriptedActor())
+    env.script.at("step", 8, blocker)
     next(feed)
     consumers = [InThread(lambda: list(feed)) for _ in range(2)]
-    assert stop.entered.wait(LONG)
+    assert blocker.entered.wait(LONG)
     closer = InThread(feed.close)
     until(lambda: not feed.open)
-    stop.release.set()
+    blocker.release.set()
     assert closer.wait().error is None
     for consumer in consumers:
         assert isinstance(consumer.wait().error, RuntimeError)
         assert "closed" in str(consumer.error)
     assert env.counts["step"] == 8
     assert made.counts["close"] == 1
-    assert not collectors()
+    assert not collector_threads()
 
 
 def test_an_environment_may_close_its_own_feed(rollout):
-    env, made = Env(), Env()
-    feed = rollout([env, lambda: made], Actor())
+    env, made = ScriptedEnv(), ScriptedEnv()
+    feed = rollout([env, lambda: made], ScriptedActor())
     env.script.at("step", 3, feed.close)
     with pytest.raises(RuntimeError, match="closed"):
         list(feed)
-    until(lambda: not collectors())
+    until(lambda: not collector_threads())
     assert env.counts["step"] == 3
     assert made.counts["close"] == 1
 
 
-def test_leaving_the_with_block_closes_whatever_the_reason(rollout):
-    made, error = Env(), Broken("one", 2)
-    feed = rollout([lambda: made, Env()], Actor())
+def test_leaving_the_with_block_closes_the_feed_whatever_the_reason(rollout):
+    made, error = ScriptedEnv(), TwoArgumentError("one", 2)
+    feed = rollout([lambda: made, ScriptedEnv()], ScriptedActor())
     next(feed)
-    with pytest.raises(Broken) as caught, feed:
+    with pytest.raises(TwoArgumentError) as caught, feed:
         raise error
     assert caught.value is error
     assert made.counts["close"] == 1
     assert is_closed(feed)
-    assert not collectors()
+    assert not collector_threads()
 
 
 def test_fragments_outlive_their_feed(rollout):
-    with rollout([Env(), Env()], Actor()) as feed:
+    with rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor()) as feed:
         fragments = [next(feed) for _ in range(4)]
     del feed
     gc.collect()
-    assert all(itertools.starmap(is_fragment, enumerate(fragments)))
+    assert all(itertools.starmap(is_scripted_fragment, enumerate(fragments)))
 
 
 def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
-    made, main = Env(), threading.main_thread().ident
+    made, main = ScriptedEnv(), threading.main_thread().ident
     # CPython may miss a signal that comes just before it begins to wait; it then comes at an eighth of the timeout
-    feed = rollout([Env(), lambda: made], Actor(), **({"timeout": 4.0} if rollout in THREADED.values() else {}))
+    feed = rollout(
+        [ScriptedEnv(), lambda: made], ScriptedActor(), **({"timeout": 4.0} if rollout in THREADED.values() else {})
+    )
 
     def interrupt():  # while the main thread cannot but be inside next: this is the first fragment
         signal.pthread_kill(main, signal.SIGINT)
@@ -599,7 +562,7 @@ def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
         signal.signal(signal.SIGINT, before)
     with pytest.raises(StopIteration):
         next(feed)
-    assert not collectors()
+    assert not collector_threads()
     assert (made.counts["step"], made.counts["close"]) == (2, 1)
 
 
@@ -607,55 +570,55 @@ def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
 
 
 def test_dropping_the_last_reference_ends_the_feed_at_once(rollout):
-    made = Env()
-    feed = rollout([Env(), lambda: made], Actor())
+    made = ScriptedEnv()
+    feed = rollout([ScriptedEnv(), lambda: made], ScriptedActor())
     next(feed)
     del feed
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
 def test_a_feed_that_was_never_asked_is_ended_when_it_is_dropped(rollout):
-    made = Env()
-    rollout([Env(), lambda: made], Actor())
-    assert not collectors()
+    made = ScriptedEnv()
+    rollout([ScriptedEnv(), lambda: made], ScriptedActor())
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
-def test_a_loop_that_is_left_ends_a_feed_without_a_name(rollout):
-    made = Env()
-    for fragment in rollout([lambda: made, Env()], Actor()):
-        assert is_fragment(0, fragment)
+def test_leaving_a_loop_ends_a_feed_that_no_variable_holds(rollout):
+    made = ScriptedEnv()
+    for fragment in rollout([lambda: made, ScriptedEnv()], ScriptedActor()):
+        assert is_scripted_fragment(0, fragment)
         break
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
 def test_a_feed_in_a_reference_cycle_is_ended_by_the_garbage_collector(rollout):
-    made = Env()
-    cycle = [rollout([Env(), lambda: made], Actor())]
+    made = ScriptedEnv()
+    cycle = [rollout([ScriptedEnv(), lambda: made], ScriptedActor())]
     cycle.append(cycle)
     next(cycle[0])
     del cycle
     gc.collect()
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
 def test_a_feed_that_its_actor_holds_is_ended_by_the_garbage_collector(rollout):
-    made, actor = Env(), Actor()
-    actor.feed = rollout([Env(), lambda: made], actor)
+    made, actor = ScriptedEnv(), ScriptedActor()
+    actor.feed = rollout([ScriptedEnv(), lambda: made], actor)
     next(actor.feed)
     del actor
     gc.collect()
-    assert not collectors()
+    assert not collector_threads()
     assert made.counts["close"] == 1
 
 
 @pytest.mark.parametrize("close", [False, True])
-def test_the_book_of_environments_keeps_neither_feeds_nor_environments_alive(rollout, close):
-    env, actor = Env(), Actor()
-    feed = rollout([env, Env()], actor)
+def test_the_registry_of_environments_keeps_neither_feeds_nor_environments_alive(rollout, close):
+    env, actor = ScriptedEnv(), ScriptedActor()
+    feed = rollout([env, ScriptedEnv()], actor)
     next(feed)
     if close:
         feed.close()
@@ -666,9 +629,9 @@ def test_the_book_of_environments_keeps_neither_feeds_nor_environments_alive(rol
 
 
 def test_an_error_keeps_nothing_alive_once_it_is_forgotten(rollout):
-    env = Env(Script().at("step", 2, raising(Broken("one", 2))))
-    feed = rollout([env, Env()], Actor())
-    with suppress(Broken):
+    env = ScriptedEnv(Script().at("step", 2, raising(TwoArgumentError("one", 2))))
+    feed = rollout([env, ScriptedEnv()], ScriptedActor())
+    with suppress(TwoArgumentError):
         next(feed)
     gone = [weakref.ref(feed), weakref.ref(env)]
     del feed, env
@@ -680,11 +643,11 @@ def test_an_error_keeps_nothing_alive_once_it_is_forgotten(rollout):
 
 
 def test_a_new_feed_over_an_environment_in_use_closes_the_older_one_with_a_warning(rollout):
-    env, made = Env(), Env()
-    older = rollout([lambda: made, env], Actor())
+    env, made = ScriptedEnv(), ScriptedEnv()
+    older = rollout([lambda: made, env], ScriptedActor())
     next(older)
     with pytest.warns(RuntimeWarning, match="environment 0.*closed") as caught:
-        newer = rollout([env, Env()], Actor())
+        newer = rollout([env, ScriptedEnv()], ScriptedActor())
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert is_closed(older)
@@ -697,52 +660,55 @@ def test_a_new_feed_over_an_environment_in_use_closes_the_older_one_with_a_warni
     assert torch.equal(fragment.state.rew[1:, 0], steps + g[1:].float())  # stepped by nobody else
 
 
-def test_the_older_feed_is_closed_even_if_warnings_are_errors(rollout):
-    env = Env()
-    older = rollout([env, Env()], Actor())
+def test_an_older_feed_over_an_environment_in_use_is_closed_even_if_warnings_are_errors(rollout):
+    env = ScriptedEnv()
+    older = rollout([env, ScriptedEnv()], ScriptedActor())
     with pytest.raises(RuntimeWarning, match="environment 0"):  # as the settings of these tests have it
-        rollout([env, Env()], Actor())
+        rollout([env, ScriptedEnv()], ScriptedActor())
     assert is_closed(older)
-    assert not collectors()
+    assert not collector_threads()
 
 
 @pytest.mark.parametrize("end", ["close", "del", "error"])
 def test_an_environment_whose_feed_has_ended_is_free_without_a_warning(rollout, end):
-    env = Env()
-    older = rollout([env, Env()], Actor())
+    env = ScriptedEnv()
+    older = rollout([env, ScriptedEnv()], ScriptedActor())
     if end == "close":
         older.close()
     elif end == "del":
         del older
     else:
-        env.script.at("step", 1, raising(Broken("one", 2)))
-        with pytest.raises(Broken):
+        env.script.at("step", 1, raising(TwoArgumentError("one", 2)))
+        with pytest.raises(TwoArgumentError):
             next(older)
-    rollout([env, Env()], Actor()).close()
+    rollout([env, ScriptedEnv()], ScriptedActor()).close()
 
 
 def test_environments_from_factories_serve_as_many_feeds_as_are_made(rollout):
-    with rollout([Env, Env], Actor()) as one, rollout([Env, Env], Actor()) as other:
+    with (
+        rollout([ScriptedEnv, ScriptedEnv], ScriptedActor()) as one,
+        rollout([ScriptedEnv, ScriptedEnv], ScriptedActor()) as other,
+    ):
         for k in range(2):
-            assert is_fragment(k, next(one))
-            assert is_fragment(k, next(other))
+            assert is_scripted_fragment(k, next(one))
+            assert is_scripted_fragment(k, next(other))
 
 
 # pausing
 
 
 def test_a_paused_collector_stands_still_between_two_steps(rollout):
-    env, other, stop = Env(), Env(), Stop()
-    feed = rollout([env, other], Actor(), n_steps=200)
-    env.script.at("step", 20, stop)
+    env, other, blocker = ScriptedEnv(), ScriptedEnv(), ThreadBlocker()
+    feed = rollout([env, other], ScriptedActor(), n_steps=200)
+    env.script.at("step", 20, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
+    assert blocker.entered.wait(LONG)
     pauser = feed.pause()
-    threading.Timer(0.05, stop.release.set).start()  # so that the pause begins in the middle of a step
+    threading.Timer(0.05, blocker.release.set).start()  # so that the pause begins in the middle of a step
     with pauser:
         counts = env.counts["step"], other.counts["step"]
         assert counts[0] == counts[1] < 200
-        moved = Stop()
+        moved = ThreadBlocker()
         moved.release.set()
         other.script.at("step", 1, moved)
         assert not moved.entered.wait(0.2)
@@ -754,16 +720,16 @@ def test_a_paused_collector_stands_still_between_two_steps(rollout):
 
 
 def test_pauses_may_be_nested(rollout):
-    env, stop = Env(), Stop()
-    feed = rollout([env, Env()], Actor(), n_steps=50)
-    env.script.at("step", 3, stop)
+    env, blocker = ScriptedEnv(), ThreadBlocker()
+    feed = rollout([env, ScriptedEnv()], ScriptedActor(), n_steps=50)
+    env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
-    threading.Timer(0.05, stop.release.set).start()
+    assert blocker.entered.wait(LONG)
+    threading.Timer(0.05, blocker.release.set).start()
     with feed.pause():
         with feed.pause():
             pass
-        moved = Stop()
+        moved = ThreadBlocker()
         moved.release.set()
         env.script.at("step", 1, moved)
         assert not moved.entered.wait(0.2)
@@ -773,68 +739,70 @@ def test_pauses_may_be_nested(rollout):
 
 
 def test_the_collector_goes_on_after_an_exception_in_a_paused_block(rollout):
-    with rollout([Env(), Env()], Actor()) as feed:
+    with rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor()) as feed:
         next(feed)
-        with pytest.raises(Broken), feed.pause():
-            raise Broken("one", 2)
-        assert is_fragment(1, next(feed))
+        with pytest.raises(TwoArgumentError), feed.pause():
+            raise TwoArgumentError("one", 2)
+        assert is_scripted_fragment(1, next(feed))
 
 
-def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(ahead):
-    env, stop = Env(), Stop()
-    feed = ahead([env, Env()], Actor(), timeout=0.2)
-    env.script.at("step", 3, stop)
+def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(threaded_rollout):
+    env, blocker = ScriptedEnv(), ThreadBlocker()
+    feed = threaded_rollout([env, ScriptedEnv()], ScriptedActor(), timeout=0.2)
+    env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
-    threading.Timer(0.02, stop.release.set).start()
+    assert blocker.entered.wait(LONG)
+    threading.Timer(0.02, blocker.release.set).start()
     with feed.pause():
         consumer.join(0.6)
         assert consumer.is_alive()
-    assert is_fragment(0, consumer.wait().value)
+    assert is_scripted_fragment(0, consumer.wait().value)
     feed.close()
 
 
 def test_a_feed_may_be_paused_before_the_first_fragment_and_after_the_last(rollout):
-    feed = rollout([Env(), Env()], Actor())
+    feed = rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor())
     with feed.pause():
         pass
-    assert is_fragment(0, next(feed))
+    assert is_scripted_fragment(0, next(feed))
     feed.close()
     with feed.pause():
         pass
 
 
 def test_a_feed_may_be_closed_inside_a_paused_block(rollout):
-    made, stop = Env(), Stop()
-    feed = rollout([lambda: made, Env()], Actor(), n_steps=50)
-    made.script.at("step", 3, stop)
+    made, blocker = ScriptedEnv(), ThreadBlocker()
+    feed = rollout([lambda: made, ScriptedEnv()], ScriptedActor(), n_steps=50)
+    made.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
-    threading.Timer(0.05, stop.release.set).start()
+    assert blocker.entered.wait(LONG)
+    threading.Timer(0.05, blocker.release.set).start()
     with feed.pause():
         feed.close()
-        assert not collectors()
+        assert not collector_threads()
     assert "closed" in str(consumer.wait().error)
     assert made.counts["close"] == 1
 
 
-def test_a_pause_gives_up_on_an_environment_that_blocks_and_the_feed_goes_on_when_it_returns(ahead, monkeypatch):
-    env, stop = Env(), Stop()
-    feed = ahead([Env(), env], Actor())
-    env.script.at("step", 3, stop)
+def test_a_pause_gives_up_on_an_environment_that_blocks_and_the_feed_goes_on_when_it_returns(
+    threaded_rollout, monkeypatch
+):
+    env, blocker = ScriptedEnv(), ThreadBlocker()
+    feed = threaded_rollout([ScriptedEnv(), env], ScriptedActor())
+    env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
-    assert stop.entered.wait(LONG)
+    assert blocker.entered.wait(LONG)
     monkeypatch.setattr(feed._driver, "_timeout", 0.2)
     with pytest.raises(TimeoutError, match=r"cannot pause.*environment 1, in env.step"), feed.pause():
         raise AssertionError("it is not paused")
     monkeypatch.undo()
-    stop.release.set()
-    assert is_fragment(0, consumer.wait().value)
+    blocker.release.set()
+    assert is_scripted_fragment(0, consumer.wait().value)
     feed.close()
 
 
-def test_a_next_inside_ones_own_pause_is_refused_and_does_not_hang(rollout):
-    feed = rollout([Env(), Env()], Actor())
+def test_next_inside_a_pause_of_the_same_thread_is_refused(rollout):
+    feed = rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor())
 
     def asks_within():
         with feed.pause():
@@ -855,12 +823,12 @@ def test_a_next_inside_ones_own_pause_is_refused_and_does_not_hang(rollout):
 
 
 @pytest.mark.parametrize("change", ["renamed", "reshaped", "retyped", "added"])
-def test_a_changed_parameter_is_refused_at_that_next_and_mending_it_lets_the_feed_go_on(rollout, change):
-    actor = Actor()
+def test_a_changed_parameter_is_refused_by_next_and_the_feed_goes_on_once_it_is_repaired(rollout, change):
+    actor = ScriptedActor()
     original = actor.weight
-    with rollout([Env(), Env()], actor) as feed:
+    with rollout([ScriptedEnv(), ScriptedEnv()], actor) as feed:
         for k in range(2):
-            assert is_fragment(k, next(feed))
+            assert is_scripted_fragment(k, next(feed))
         if change == "renamed":
             del actor.weight
             actor.heft = original
@@ -879,13 +847,13 @@ def test_a_changed_parameter_is_refused_at_that_next_and_mending_it_lets_the_fee
                 delattr(actor, name)
         actor.weight = original
         for k in range(2, 5):
-            assert is_fragment(k, next(feed))
+            assert is_scripted_fragment(k, next(feed))
         assert feed.version == 4 - rollout.keywords["lag"]
 
 
 def test_a_parameter_replaced_by_one_of_the_same_form_is_followed(rollout):
-    actor, seen = Actor(), []
-    with rollout([Env(), Env()], actor) as feed:
+    actor, seen = ScriptedActor(), []
+    with rollout([ScriptedEnv(), ScriptedEnv()], actor) as feed:
         for k in range(6):
             actor.weight = nn.Parameter(torch.tensor(float(k)))
             seen.append(next(feed).actor["weight"].unique().tolist())
@@ -893,18 +861,18 @@ def test_a_parameter_replaced_by_one_of_the_same_form_is_followed(rollout):
     assert seen == [[max(0, k - lag)] for k in range(6)]
 
 
-def test_mending_may_be_needed_at_the_very_first_next(rollout):
-    actor = Actor()
+def test_a_changed_parameter_is_refused_by_the_first_next_too(rollout):
+    actor = ScriptedActor()
     original = actor.weight
-    with rollout([Env(), Env()], actor) as feed:
+    with rollout([ScriptedEnv(), ScriptedEnv()], actor) as feed:
         actor.weight = nn.Parameter(torch.zeros(3))
         with pytest.raises(ValueError, match="'weight'"):
             next(feed)
         actor.weight = original
-        assert is_fragment(0, next(feed))
+        assert is_scripted_fragment(0, next(feed))
 
 
-class Linear(Actor):
+class Linear(ScriptedActor):
     """Its info is of the dtype that autocast has it compute in."""
 
     def __init__(self):
@@ -916,11 +884,11 @@ class Linear(Actor):
         return act, hx, self.body(obs)
 
 
-def test_an_actor_that_was_refused_at_the_first_next_is_looked_at_again_by_the_second(rollout):
+def test_an_actor_that_failed_at_the_first_next_is_checked_again_by_the_second(rollout):
     actor = Linear()
-    with rollout([Env(), Env()], actor) as feed, torch.autocast("cpu", dtype=torch.bfloat16):
+    with rollout([ScriptedEnv(), ScriptedEnv()], actor) as feed, torch.autocast("cpu", dtype=torch.bfloat16):
         # it was looked at without autocast at the call, and so is looked at again
-        actor.script.at("look", 1, raising(Broken("one", 2)))
-        with pytest.raises(Broken):
+        actor.script.at("look", 1, raising(TwoArgumentError("one", 2)))
+        with pytest.raises(TwoArgumentError):
             next(feed)
         assert next(feed).actor.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Wrong input fails at the call, with a message that helps, and leaves nothing behind."""
+"""Wrong input is refused at the call, with a message that helps, and leaves no thread and no environment open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
-from tests.support.faulty import Actor, Env
+from tests.support.scripted import ScriptedActor, ScriptedEnv
 
 ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
 
@@ -32,7 +32,7 @@ def refuses(rollout):
     The call has an instance and a factory for environments of a class, which differ from those given.
     """
 
-    def check(kind, *words, env=Env, envs=None, actor=None, resets=1, **arguments):
+    def check(kind, *words, env=ScriptedEnv, envs=None, actor=None, resets=1, **arguments):
         mine, made = env(), []
 
         def factory():
@@ -41,7 +41,7 @@ def refuses(rollout):
 
         threads = set(threading.enumerate())
         with pytest.raises(kind) as caught:
-            rollout([mine, factory] if envs is None else envs, Actor() if actor is None else actor, **arguments)
+            rollout([mine, factory] if envs is None else envs, ScriptedActor() if actor is None else actor, **arguments)
         assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
         assert set(threading.enumerate()) == threads
         assert all(env.counts["step"] == 0 and env.counts["reset"] <= resets for env in (mine, *made))
@@ -60,8 +60,8 @@ def test_no_environments_are_refused(refuses):
     refuses(ValueError, "`envs`", "empty", envs=iter(()))
 
 
-def test_a_single_environment_is_refused_and_told_to_be_put_in_a_list(refuses):
-    env = Env()
+def test_a_single_environment_is_refused_and_the_message_suggests_a_list(refuses):
+    env = ScriptedEnv()
     refuses(TypeError, "`envs`", "list", "[env]", envs=env)
     refuses(TypeError, "`envs`", "list", envs=lambda: env)
     refuses(TypeError, "`envs`", "list", envs=3)
@@ -69,14 +69,16 @@ def test_a_single_environment_is_refused_and_told_to_be_put_in_a_list(refuses):
 
 
 def test_the_same_environment_twice_is_refused(refuses):
-    env = Env()
-    refuses(ValueError, "same environment", "twice", "instance of its own", envs=[env, Env(), env])
+    env = ScriptedEnv()
+    refuses(ValueError, "same environment", "twice", "instance of its own", envs=[env, ScriptedEnv(), env])
     assert not env.counts
 
 
-def test_what_is_no_environment_is_refused(refuses):
-    refuses(TypeError, "`envs[1]`", "neither an environment nor a factory", "'CartPole'", envs=[Env(), "CartPole"])
-    made = Env()
+def test_an_object_that_is_no_environment_is_refused(refuses):
+    refuses(
+        TypeError, "`envs[1]`", "neither an environment nor a factory", "'CartPole'", envs=[ScriptedEnv(), "CartPole"]
+    )
+    made = ScriptedEnv()
     error = refuses(TypeError, "environment 1", "has no `reset`", envs=[lambda: made, lambda: SimpleNamespace(step=1)])
     assert "no environment" in str(error)
     assert made.counts == {"close": 1}
@@ -84,17 +86,20 @@ def test_what_is_no_environment_is_refused(refuses):
 
 
 def test_a_vector_environment_in_a_list_is_refused(refuses):
-    vector = SimpleNamespace(num_envs=2, single_observation_space=Env.observation_space, step=bool, reset=bool)
-    refuses(TypeError, "`envs[1]`", "vector environment", "pass it alone", envs=[Env(), vector])
+    vector = SimpleNamespace(num_envs=2, single_observation_space=ScriptedEnv.observation_space, step=bool, reset=bool)
+    refuses(TypeError, "`envs[1]`", "vector environment", "pass it alone", envs=[ScriptedEnv(), vector])
 
 
 def test_sticky_with_a_vector_environment_is_refused(refuses):
-    vector = SimpleNamespace(num_envs=2, single_observation_space=Env.observation_space, step=bool, reset=bool)
+    vector = SimpleNamespace(num_envs=2, single_observation_space=ScriptedEnv.observation_space, step=bool, reset=bool)
     refuses(ValueError, "`sticky=True`", "list", "vector", envs=vector, sticky=True)
 
 
-def test_a_vector_environment_that_does_not_tell_when_it_resets_is_refused(refuses):
-    spaces = {"single_observation_space": Env.observation_space, "single_action_space": Env.action_space}
+def test_a_vector_environment_without_an_autoreset_mode_is_refused(refuses):
+    spaces = {
+        "single_observation_space": ScriptedEnv.observation_space,
+        "single_action_space": ScriptedEnv.action_space,
+    }
     vector = SimpleNamespace(num_envs=2, **spaces, step=bool, reset=bool)
     for vector.metadata in ({}, {"autoreset_mode": SimpleNamespace(name="SOMETIMES")}):
         refuses(ValueError, "SAME_STEP", "autoreset_mode", "AutoresetMode", "list", envs=vector)
@@ -102,20 +107,20 @@ def test_a_vector_environment_that_does_not_tell_when_it_resets_is_refused(refus
 
 @pytest.mark.parametrize("name", ["observation_space", "action_space"])
 def test_environments_with_unequal_spaces_are_refused_before_any_is_reset(refuses, name):
-    env, odd = Env(), Env()
+    env, odd = ScriptedEnv(), ScriptedEnv()
     other = {"observation_space": Box(-1, 1, (3,), np.float32), "action_space": Discrete(3)}[name]
     setattr(odd, name, other)
-    words = "equal", "environment 1", name, str(other), str(getattr(Env, name))
-    error = refuses(ValueError, *words, envs=[env, odd, Env()])
+    words = "equal", "environment 1", name, str(other), str(getattr(ScriptedEnv, name))
+    error = refuses(ValueError, *words, envs=[env, odd, ScriptedEnv()])
     assert not env.counts
     assert "environment 2" not in str(getattr(error, "__notes__", ""))
 
 
 def test_spaces_whose_values_have_no_fixed_shape_are_refused(refuses):
-    class Talks(Env):
+    class Talks(ScriptedEnv):
         observation_space = Text(5)
 
-    class Listens(Env):
+    class Listens(ScriptedEnv):
         action_space = Dict({"a": Discrete(2), "b": Text(5)})
 
     refuses(TypeError, "Text", "expected one of", "Box", env=Talks)
@@ -137,7 +142,7 @@ OBSERVATIONS = {
 
 @pytest.mark.parametrize(("space", "observation", "words"), OBSERVATIONS.values(), ids=OBSERVATIONS)
 def test_an_observation_that_does_not_fit_its_space_is_refused(refuses, space, observation, words):
-    class Odd(Env):
+    class Odd(ScriptedEnv):
         observation_space = space
 
         def _obs(self):
@@ -158,13 +163,13 @@ FINE = {
 
 @pytest.mark.parametrize(("space", "observation"), FINE.values(), ids=FINE)
 def test_an_observation_that_can_be_cast_safely_is_taken(rollout, space, observation):
-    class Odd(Env):
+    class Odd(ScriptedEnv):
         observation_space = space
 
         def _obs(self):
             return observation
 
-    rollout([Odd(), Odd()], Actor(), 2).close()
+    rollout([Odd(), Odd()], ScriptedActor(), 2).close()
 
 
 VALUES = [0.25, -3.0]
@@ -188,8 +193,8 @@ STEPS = {
 
 
 @pytest.mark.parametrize(("form", "taken"), STEPS.values(), ids=STEPS)
-def test_a_vector_in_another_form_is_cast_or_refused_in_the_midst_of_a_run(form, taken):
-    class Odd(Env):
+def test_an_observation_of_another_form_during_a_run_is_cast_or_refused(form, taken):
+    class Odd(ScriptedEnv):
         steps = 0
 
         def step(self, action):
@@ -198,7 +203,7 @@ def test_a_vector_in_another_form_is_cast_or_refused_in_the_midst_of_a_run(form,
             right = np.array(VALUES, np.float32)
             return form(right) if self.steps == 2 else right, *rest
 
-    with same.rollout([Env(), Odd()], Actor(), 3) as feed:
+    with same.rollout([ScriptedEnv(), Odd()], ScriptedActor(), 3) as feed:
         if not taken:
             with pytest.raises(ValueError, match="obs") as caught:
                 next(feed)
@@ -248,7 +253,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("parts", "kind", "words"), ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_of_another_form_than_the_contracts_is_refused(refuses, parts, kind, words):
+def test_an_actor_output_of_another_form_than_the_contracts_is_refused(refuses, parts, kind, words):
     refuses(kind, "the actor's", *words, actor=Answers(**parts))
 
 
@@ -265,17 +270,17 @@ ACTIONS = {
 
 @pytest.mark.parametrize(("space", "act", "words"), ACTIONS.values(), ids=ACTIONS)
 def test_an_action_that_does_not_fit_its_space_is_refused(refuses, space, act, words):
-    class Other(Env):
+    class Other(ScriptedEnv):
         action_space = space
 
     refuses(ValueError, "the actor's", *words, env=Other, actor=Answers(act=act))
 
 
-def test_an_answer_is_checked_in_each_group(refuses):
+def test_actor_outputs_are_checked_in_each_group(refuses):
     def second_group_only(x):
         return x.float() if x.shape[1] == 1 else x
 
-    envs = [Env(), Env(), Env()]
+    envs = [ScriptedEnv(), ScriptedEnv(), ScriptedEnv()]
     refuses(ValueError, "act", ".long()", envs=envs, actor=Answers(act=second_group_only), groups=2)
 
 
@@ -318,7 +323,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize(("name", "kind", "value", "words"), [(n, *case) for n, case in NUMBERS.items()], ids=NUMBERS)
-def test_an_argument_out_of_range_is_refused_before_anything_is_touched(refuses, name, kind, value, words):
+def test_an_argument_out_of_range_is_refused_before_any_environment_is_reset(refuses, name, kind, value, words):
     name = name.split(":")[0]
     refuses(kind, f"`{name}", *words, resets=0, **{name: value})
 
@@ -331,9 +336,9 @@ def test_more_groups_than_environments_are_refused(refuses):
 @pytest.mark.parametrize("name", ["timeout", "start_timeout"])
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
 def test_a_timeout_that_is_not_positive_is_refused(name, seconds):
-    env = Env()
+    env = ScriptedEnv()
     with pytest.raises(ValueError, match=f"`{name}` must be a positive number of seconds, got {seconds}"):
-        threaded.rollout([env], Actor(), **{name: seconds})
+        threaded.rollout([env], ScriptedActor(), **{name: seconds})
     assert not env.counts
 
 
@@ -352,13 +357,13 @@ class DistributedDataParallel(Wrapper):
     pass
 
 
-class Lazy(Actor):
+class Lazy(ScriptedActor):
     def __init__(self):
         super().__init__()
         self.body = nn.LazyLinear(2)
 
 
-class Nest(Actor):
+class Nest(ScriptedActor):
     """Has a module inside."""
 
     def __init__(self, body=None):
@@ -373,19 +378,19 @@ def compiled_in_place():
 
 
 def with_step_replaced():
-    actor = Actor()
+    actor = ScriptedActor()
     actor.step = actor.step
     return actor
 
 
 def with_a_graph():
-    actor = Actor()
+    actor = ScriptedActor()
     actor.last = actor.weight * 2
     return actor
 
 
 def with_a_lock():
-    actor = Actor()
+    actor = ScriptedActor()
     actor.lock = threading.Lock()
     return actor
 
@@ -393,12 +398,20 @@ def with_a_lock():
 ACTORS = {
     "no module": (lambda: lambda *args: None, TypeError, ["`actor`", "BaseActorModule", "function"]),
     "another module": (lambda: nn.Linear(2, 2), TypeError, ["`actor`", "BaseActorModule", "Linear"]),
-    "a class": (lambda: Actor, TypeError, ["`actor`", "BaseActorModule"]),
+    "a class": (lambda: ScriptedActor, TypeError, ["`actor`", "BaseActorModule"]),
     "lazy": (Lazy, ValueError, ["'body.weight'", "lazy", "call the actor once"]),
-    "compiled": (lambda: torch.compile(Actor(), backend="eager"), TypeError, ["OptimizedModule", "`._orig_mod`"]),
+    "compiled": (
+        lambda: torch.compile(ScriptedActor(), backend="eager"),
+        TypeError,
+        ["OptimizedModule", "`._orig_mod`"],
+    ),
     "a compiled part": (lambda: Nest(torch.compile(nn.Linear(2, 2), backend="eager")), TypeError, ["OptimizedModule"]),
-    "data parallel": (lambda: nn.DataParallel(Actor()), TypeError, ["DataParallel", "`.module`"]),
-    "DDP": (lambda: DistributedDataParallel(Actor()), TypeError, ["DistributedDataParallel", "`.module`", "learner"]),
+    "data parallel": (lambda: nn.DataParallel(ScriptedActor()), TypeError, ["DataParallel", "`.module`"]),
+    "DDP": (
+        lambda: DistributedDataParallel(ScriptedActor()),
+        TypeError,
+        ["DistributedDataParallel", "`.module`", "learner"],
+    ),
     "a DDP part": (lambda: Nest(DistributedDataParallel(nn.Linear(2, 2))), TypeError, ["DistributedDataParallel"]),
     "step set on the instance": (with_step_replaced, TypeError, ["`step`", "instance", "outside of it"]),
     "a part's forward compiled": (compiled_in_place, TypeError, ["`forward`", "instance", "outside of it"]),
@@ -408,7 +421,7 @@ ACTORS = {
 
 
 @pytest.mark.parametrize(("make", "kind", "words"), ACTORS.values(), ids=ACTORS)
-def test_an_actor_that_could_not_be_followed_is_refused_before_anything_is_touched(refuses, make, kind, words):
+def test_an_actor_that_cannot_be_copied_is_refused_before_any_environment_is_reset(refuses, make, kind, words):
     refuses(kind, "actor", *words, actor=make(), resets=0)
 
 
@@ -418,11 +431,11 @@ def test_an_actor_on_the_meta_device_is_refused(refuses):
 
 
 def test_a_module_that_only_has_a_part_called_module_is_no_wrapper(rollout):
-    rollout([Env()], Nest(Wrapper(nn.Linear(2, 2))), 2).close()
+    rollout([ScriptedEnv()], Nest(Wrapper(nn.Linear(2, 2))), 2).close()
 
 
-def test_a_refused_actor_can_be_mended_and_used(rollout):
-    env, actor = Env(), Nest()
+def test_a_refused_actor_can_be_repaired_and_used(rollout):
+    env, actor = ScriptedEnv(), Nest()
     actor.last = actor.weight * 2
     with pytest.raises(TypeError, match="detached"):
         rollout([env], actor, 2)
@@ -476,7 +489,7 @@ def test_defaults_and_annotations_of_a_signature_are_free():
 # resets that do not honour a mask
 
 
-class InPlace(Actor):
+class InPlace(ScriptedActor):
     """Looks right, and changes a copy where ``at`` is a mask."""
 
     def reset(self, hx, at):
@@ -485,7 +498,7 @@ class InPlace(Actor):
         return hx
 
 
-class OneOnly(Actor):
+class OneOnly(ScriptedActor):
     """Takes nothing but an integer."""
 
     def reset(self, hx, at):
@@ -497,20 +510,20 @@ class OneOnly(Actor):
 @pytest.mark.parametrize("kind", [InPlace, OneOnly])
 def test_a_reset_that_does_not_honour_a_mask_is_warned_about_and_called_with_integers(rollout, kind):
     def collected(actor):
-        with rollout([Env(length=length) for length in (2, 3, 6)], actor, 7, seed=0) as feed:
+        with rollout([ScriptedEnv(length=length) for length in (2, 3, 6)], actor, 7, seed=0) as feed:
             return [next(feed).actor["hx"] for _ in range(3)]
 
     lesson = r"reset does not honour a bool mask.*`x = x.clone\(\); x\[:, at\] = 0`"
     with pytest.warns(RuntimeWarning, match=lesson) as caught:
         by_integers = collected(kind())
     assert len(caught) == 1
-    assert all(map(torch.equal, by_integers, collected(Actor())))
+    assert all(map(torch.equal, by_integers, collected(ScriptedActor())))
 
 
 # what the call does, and what it does not do
 
 
-class Samples(Actor):
+class Samples(ScriptedActor):
     """Draws from torch's global generator, and from NumPy's too."""
 
     def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
@@ -523,8 +536,8 @@ class Samples(Actor):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_the_call_resets_each_environment_once_and_looks_at_the_actor_once_a_group(rollout, groups):
-    envs, actor = [Env(), Env(), Env()], Actor()
+def test_the_call_resets_each_environment_once_and_tries_the_actor_once_per_group(rollout, groups):
+    envs, actor = [ScriptedEnv(), ScriptedEnv(), ScriptedEnv()], ScriptedActor()
     weights = copy.deepcopy(actor.state_dict())
     with rollout(envs, actor, groups=groups):
         assert all(env.counts == {"reset": 1} for env in envs)
@@ -534,7 +547,7 @@ def test_the_call_resets_each_environment_once_and_looks_at_the_actor_once_a_gro
 
 def test_the_call_draws_nothing_from_the_global_generator_when_a_seed_is_given(rollout):
     before = torch.random.get_rng_state()
-    with rollout([Env(), Env(), Env()], Samples(), seed=0, groups=2):
+    with rollout([ScriptedEnv(), ScriptedEnv(), ScriptedEnv()], Samples(), seed=0, groups=2):
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -543,11 +556,11 @@ def test_the_call_draws_once_from_the_global_generator_when_no_seed_is_given(rol
     torch.randint(2**63 - 1, ())
     after = torch.random.get_rng_state()
     torch.manual_seed(1)
-    with rollout([Env(), Env(), Env()], Samples(), groups=2):
+    with rollout([ScriptedEnv(), ScriptedEnv(), ScriptedEnv()], Samples(), groups=2):
         assert torch.equal(torch.random.get_rng_state(), after)
 
 
-class Draws(Actor):
+class Draws(ScriptedActor):
     """Draws from the generator that it is given."""
 
     def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
@@ -555,7 +568,7 @@ class Draws(Actor):
         return act.random_(0, 2, generator=self.generator), hx, ()
 
 
-class Seeded(Env):
+class Seeded(ScriptedEnv):
     def reset(self, *, seed=None):
         obs, info = super().reset()
         if seed is not None:
@@ -563,7 +576,7 @@ class Seeded(Env):
         return (self.first if seed is not None else obs), info
 
 
-def test_the_global_seed_repeats_runs_and_an_own_seed_too(rollout):
+def test_the_global_seed_repeats_runs_and_so_does_the_seed_argument(rollout):
     def run(n, **arguments):
         torch.manual_seed(n)
         with rollout([Seeded(), Seeded()], Draws(), 20, **arguments) as feed:
@@ -578,10 +591,10 @@ def test_the_global_seed_repeats_runs_and_an_own_seed_too(rollout):
 
 
 def test_a_refused_call_leaves_an_older_feed_alone(rollout):
-    env = Env()
-    with rollout([env, Env()], Actor(), 5) as older:
+    env = ScriptedEnv()
+    with rollout([env, ScriptedEnv()], ScriptedActor(), 5) as older:
         next(older)
         for wrong in ({"lag": -1}, {"info": "a"}, {"device": "gpu"}, {"actor": nn.Linear(1, 1)}):
             with pytest.raises((TypeError, ValueError)):
-                partial(rollout, [env])(**({"actor": Actor()} | wrong))
+                partial(rollout, [env])(**({"actor": ScriptedActor()} | wrong))
         next(older)

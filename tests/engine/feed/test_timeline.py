@@ -1,4 +1,4 @@
-"""Who spent which second: no moment is lost or counted twice, and what is said and drawn of it is true."""
+"""Statistics, advice, traces and pictures of a feed: every moment is charged once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from functools import partial
 import cloudpickle
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlplay import plotting
-from rlplay.engine import BaseActorModule
 from rlplay.engine.concurrency import clock as clock_module
 from rlplay.engine.concurrency import progress as progress_module
 from rlplay.engine.concurrency.clock import COLLECTING, INFERENCE, KINDS, STEPPING, WAITING, Clock
@@ -28,6 +26,8 @@ from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import multi, same, single, threaded
 from rlplay.plotting.timelines import _activity_shares
 from rlplay.testing import LaggingLane
+from tests.support.actors import AddsWeight
+from tests.support.workers import Space
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -35,17 +35,7 @@ T, B, N = 4, 2, 5
 STEP = 0.002  # seconds that a slow environment, or a slow copy, sleeps
 
 
-class Space:
-    def __init__(self, dtype):
-        self.shape, self.dtype = (), np.dtype(dtype)
-
-    def __eq__(self, other):
-        return self.dtype == other.dtype
-
-    __hash__ = None
-
-
-class Env:
+class SleepingEnv:
     observation_space, action_space = Space("float32"), Space("int64")
 
     def __init__(self, seconds=0.0):
@@ -62,30 +52,24 @@ class Env:
         pass
 
 
-class Actor(BaseActorModule):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, obs, **ignored):
-        return torch.zeros(obs.shape, dtype=torch.int64), (), obs + self.weight
-
-
 def train(feed, n=N, seconds=0.0):
     for _, _ in zip(range(n), feed, strict=False):
         time.sleep(seconds)
 
 
-def listed(rollout, seconds=0.0, **options):
-    return rollout([partial(Env, seconds) for _ in range(B)], Actor(), T, seed=0, **options)
+def open_feed(rollout, seconds=0.0, **options):
+    return rollout([partial(SleepingEnv, seconds) for _ in range(B)], AddsWeight(), T, seed=0, **options)
 
 
 ENGINES = {
-    "same": (partial(listed, same.rollout), []),
-    "threaded": (partial(listed, threaded.rollout), []),
-    "threads": (partial(listed, threaded.rollout, workers=2, worker="thread"), ["worker 0", "worker 1"]),
-    "processes": (partial(listed, threaded.rollout, workers=2, groups=2), ["worker 0", "worker 1"]),
-    "multi": (lambda: multi.rollout(Env, Actor(), T, 2, 1, seed=0), ["collector process 0", "collector process 1"]),
+    "same": (partial(open_feed, same.rollout), []),
+    "threaded": (partial(open_feed, threaded.rollout), []),
+    "threads": (partial(open_feed, threaded.rollout, workers=2, worker="thread"), ["worker 0", "worker 1"]),
+    "processes": (partial(open_feed, threaded.rollout, workers=2, groups=2), ["worker 0", "worker 1"]),
+    "multi": (
+        lambda: multi.rollout(SleepingEnv, AddsWeight(), T, 2, 1, seed=0),
+        ["collector process 0", "collector process 1"],
+    ),
 }
 
 
@@ -103,7 +87,7 @@ def overlap(some, others):
     return sum(max(0.0, min(b, d) - max(a, c)) for _, a, b in some for _, c, d in others)
 
 
-def of(spans, *kinds):
+def spans_of(spans, *kinds):
     return [span for span in spans if span[0] in kinds]
 
 
@@ -114,7 +98,7 @@ BUSY = [kind for kind in KINDS if kind != "waiting"]
 
 
 @given(st.lists(st.tuples(st.integers(0, len(KINDS) - 1), st.integers(1, 9)), min_size=1), st.booleans())
-def test_a_clock_charges_every_moment_once_whether_anybody_listens_or_not(turns, listening):
+def test_a_clock_charges_every_moment_once_with_or_without_a_listener(turns, listening):
     now, log = 0, []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock_module, "perf_counter", lambda: now)
@@ -156,7 +140,7 @@ def test_spans_come_through_shared_memory_in_order_or_are_known_to_be_lost(burst
     assert lost == sum(max(0, n - 5) for n in bursts)
 
 
-def test_what_others_collected_is_divided_as_they_have_divided_theirs():
+def test_time_of_collecting_is_divided_as_the_processes_divided_theirs():
     progress, parts = Progress(), [Progress(), Progress()]
     progress.set_parts([("", part) for part in parts])
     progress.seconds[COLLECTING], progress.seconds[WAITING] = 8.0, 3.0
@@ -168,11 +152,11 @@ def test_what_others_collected_is_divided_as_they_have_divided_theirs():
 # statistics
 
 
-def test_the_shares_of_both_sides_add_up_to_all_of_the_time(monkeypatch):
+def test_the_times_of_learner_and_of_collector_each_add_up_to_all_of_the_time(monkeypatch):
     tick = partial(next, itertools.count(1.0))  # every look at the clock takes a second
     for module in (clock_module, progress_module):
         monkeypatch.setattr(module, "perf_counter", tick)
-    with listed(same.rollout) as feed:
+    with open_feed(same.rollout) as feed:
         train(feed)
         stats = feed.stats
     assert sum(stats.learner) == stats.seconds
@@ -182,8 +166,8 @@ def test_the_shares_of_both_sides_add_up_to_all_of_the_time(monkeypatch):
 
 
 @pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout])
-def test_the_clock_stands_once_a_loop_has_been_left_and_goes_on_with_the_next(rollout):
-    with listed(rollout) as feed:
+def test_the_clock_of_a_feed_stops_after_a_loop_and_goes_on_with_the_next(rollout):
+    with open_feed(rollout) as feed:
         assert "nothing has been delivered yet" in str(feed.stats)
         for j, _ in enumerate(feed):
             if j == 3:
@@ -200,8 +184,8 @@ def test_the_clock_stands_once_a_loop_has_been_left_and_goes_on_with_the_next(ro
 
 
 @pytest.mark.parametrize("engine", [threaded.rollout, lambda envs, *args, **options: single.rollout(envs[0], *args, B)])
-def test_a_pause_is_waiting(engine):
-    with listed(engine, STEP) as feed:
+def test_a_pause_counts_as_waiting_of_the_collector(engine):
+    with open_feed(engine, STEP) as feed:
         next(feed)  # the next one is being collected
         with feed.pause():
             time.sleep(T * B * STEP)
@@ -253,15 +237,15 @@ class SlowCopies(LaggingLane):
 
 REAL = {
     "slow environment": (
-        partial(listed, threaded.rollout, STEP),
+        partial(open_feed, threaded.rollout, STEP),
         0.0,
         "collection is the bottleneck, and most of it is s",
     ),
-    "slow learner": (partial(listed, threaded.rollout), 20 * STEP, "training is the bottleneck"),
-    "taking turns": (partial(listed, same.rollout, STEP), T * B * STEP, "they take turns"),
+    "slow learner": (partial(open_feed, threaded.rollout), 20 * STEP, "training is the bottleneck"),
+    "taking turns": (partial(open_feed, same.rollout, STEP), T * B * STEP, "they take turns"),
     **{
         f"slow transfer, haste {haste:g}": (
-            lambda haste=haste: listed(threaded.rollout, device=SlowCopies(haste=haste, actor_on_host=not haste)),
+            lambda haste=haste: open_feed(threaded.rollout, device=SlowCopies(haste=haste, actor_on_host=not haste)),
             0.0,
             "collection is the bottleneck, and most of it is transfer",
         )
@@ -307,7 +291,7 @@ def assert_in_order(spans):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_trace_has_a_lane_for_everybody_without_gaps(engine, tmp_path):
+def test_a_trace_has_a_lane_without_gaps_for_each_thread_and_process(engine, tmp_path):
     make, others = ENGINES[engine]
     with make() as feed:
         train(feed, 2)  # nobody listens yet
@@ -321,25 +305,25 @@ def test_a_trace_has_a_lane_for_everybody_without_gaps(engine, tmp_path):
     for spans in lanes.values():
         assert_in_order(spans)
         assert all(abs(one[2] - other[1]) < 0.01 for one, other in itertools.pairwise(spans))
-    assert len(of(lanes["learner"], "waiting")) == N
+    assert len(spans_of(lanes["learner"], "waiting")) == N
     assert [kind for kind, *_ in lanes["learner"]][-2 * N :] == ["waiting", "training"] * N
     collectors = [lanes[name] for name in ("collector", *others) if not name.startswith("worker")]
     assert {kind for spans in collectors for kind, *_ in spans} >= {"stepping", "inference", "transfer", "waiting"}
-    assert bool(of(lanes["collector"], "collecting")) == any(name.startswith("collector") for name in others)
+    assert bool(spans_of(lanes["collector"], "collecting")) == any(name.startswith("collector") for name in others)
     for name in others:
-        assert of(lanes[name], "waiting")
-        assert len(of(lanes[name], "stepping")) >= T * (N - 1)  # of the groups' turns some may be one span
+        assert spans_of(lanes[name], "waiting")
+        assert len(spans_of(lanes[name], "stepping")) >= T * (N - 1)  # of the groups' turns some may be one span
 
 
 @pytest.mark.parametrize(("rollout", "overlaps"), [(same.rollout, False), (threaded.rollout, True)])
-def test_equal_work_fills_both_lanes_of_threaded_and_half_of_those_of_same(rollout, overlaps, tmp_path):
-    with listed(rollout, STEP) as feed:
+def test_equal_work_fills_both_lanes_of_threaded_and_half_of_the_lanes_of_same(rollout, overlaps, tmp_path):
+    with open_feed(rollout, STEP) as feed:
         next(feed)
         with feed.trace() as recorded:
             train(feed, 6, T * B * STEP)
     lanes = lanes_of(recorded.events)
-    training, working = of(lanes["learner"], "training"), of(lanes["collector"], *BUSY)
-    assert (overlap(training, of(lanes["collector"], "stepping")) > 0) == overlaps
+    training, working = spans_of(lanes["learner"], "training"), spans_of(lanes["collector"], *BUSY)
+    assert (overlap(training, spans_of(lanes["collector"], "stepping")) > 0) == overlaps
     total = max(end for spans in lanes.values() for *_, end in spans)
     busy = [sum(end - start for _, start, end in spans) / total for spans in (training, working)]
     if overlaps:
@@ -352,7 +336,7 @@ def test_equal_work_fills_both_lanes_of_threaded_and_half_of_those_of_same(rollo
 
 
 def test_a_trace_ends_with_its_feed_and_with_the_last_delivery(tmp_path):
-    feed = listed(threaded.rollout)
+    feed = open_feed(threaded.rollout)
     train(feed, 2)
     recorded = feed.trace(tmp_path / "run.json")
     with pytest.raises(RuntimeError, match="recorded already"):
@@ -367,7 +351,7 @@ def test_a_trace_ends_with_its_feed_and_with_the_last_delivery(tmp_path):
 
 
 def test_a_forgotten_feed_writes_its_trace(tmp_path):
-    feed = listed(threaded.rollout)
+    feed = open_feed(threaded.rollout)
     feed.trace(tmp_path / "run.json")
     train(feed)
     del feed
@@ -375,20 +359,20 @@ def test_a_forgotten_feed_writes_its_trace(tmp_path):
     assert_trace_events(json.loads((tmp_path / "run.json").read_text()))
 
 
-def test_one_trace_after_the_other_and_a_file_that_cannot_be_written(tmp_path):
-    with listed(same.rollout) as feed:
+def test_one_trace_may_follow_another_and_an_unwritable_file_is_an_error(tmp_path):
+    with open_feed(same.rollout) as feed:
         with pytest.raises(FileNotFoundError):
             feed.trace(tmp_path / "nowhere" / "run.json")
         for _ in range(2):
             with feed.trace() as recorded:
                 train(feed)
-            assert len(of(lanes_of(recorded.events)["learner"], "waiting")) == N
+            assert len(spans_of(lanes_of(recorded.events)["learner"], "waiting")) == N
         assert feed._progress.log is feed._clock.log is None
         assert not feed._progress.traced
 
 
-def test_lost_spans_are_said(monkeypatch):
-    with listed(threaded.rollout, workers=1, lag=0) as feed:
+def test_a_trace_says_how_many_spans_were_lost(monkeypatch):
+    with open_feed(threaded.rollout, workers=1, lag=0) as feed:
         monkeypatch.setattr(SharedProgress, "drain", lambda self: 3)
         with pytest.warns(RuntimeWarning, match="lacks 6 spans"), feed.trace():
             train(feed, 1)
@@ -411,7 +395,7 @@ class Streams:
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0, 9)), min_size=2))
-def test_marks_of_a_stream_are_laid_beside_the_clock_of_the_host(turns):
+def test_marks_of_a_stream_are_converted_to_the_clock_of_the_host(turns):
     made = np.cumsum([lasting for lasting, _ in turns])
     reached = np.maximum.accumulate(made + [late for _, late in turns])  # never before they are made
     log, lane = [], Streams(reached)
@@ -444,16 +428,16 @@ class TimedLane(LaggingLane):
 
 @pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout])
-def test_streams_have_lanes_of_their_own(rollout, haste):
+def test_streams_have_lanes_of_their_own_in_a_trace(rollout, haste):
     lane = TimedLane(haste=haste)
-    with listed(rollout, device=lane) as feed, feed.trace() as recorded:
+    with open_feed(rollout, device=lane) as feed, feed.trace() as recorded:
         for _, fragment in zip(range(N), feed, strict=False):
             lane.launch(lambda x=fragment.state.obs: x.sum())
     lanes = lanes_of(recorded.events)
     assert list(lanes) == ["learner", "collector", "learner's stream", "collector's stream"]
     for spans in lanes.values():
         assert_in_order(spans)
-    assert len(of(lanes["collector"], "transfer")) >= N * T  # rows are uploaded one by one
+    assert len(spans_of(lanes["collector"], "transfer")) >= N * T  # rows are uploaded one by one
     assert {kind for kind, *_ in lanes["collector's stream"]} == {"inference", "transfer"}
     assert {kind for kind, *_ in lanes["learner's stream"]} <= {"training"}
     assert_is_picture(plotting.timeline(recorded), n_lanes=4)
@@ -463,7 +447,7 @@ def test_streams_have_lanes_of_their_own(rollout, haste):
 
 
 @given(st.lists(st.tuples(st.sampled_from(BUSY), st.floats(0.1, 9), st.floats(0, 3)), min_size=1))
-def test_lanes_are_filled_in_proportion(parts):
+def test_a_picture_fills_lanes_in_proportion_to_time(parts):
     at, spans = 0.0, []
     for kind, lasting, gap in parts:
         spans.append((kind, at, at + lasting))
@@ -472,7 +456,7 @@ def test_lanes_are_filled_in_proportion(parts):
     filled = _activity_shares(spans, edges)
     np.testing.assert_allclose(sum(filled.values()), 1)
     for kind in BUSY:
-        expected = [overlap(of(spans, kind), [(kind, a, b)]) / (b - a) for a, b in itertools.pairwise(edges)]
+        expected = [overlap(spans_of(spans, kind), [(kind, a, b)]) / (b - a) for a, b in itertools.pairwise(edges)]
         np.testing.assert_allclose(filled[kind], expected, atol=1e-9)
 
 
@@ -498,9 +482,9 @@ def assert_is_picture(figure, n_lanes):
     assert all(figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1 + 1 for box in boxes)
 
 
-def test_a_picture_can_be_drawn_of_a_file_as_of_a_trace(tmp_path):
+def test_a_picture_can_be_drawn_of_a_trace_and_of_its_file(tmp_path):
     path = tmp_path / "run.json"
-    with listed(threaded.rollout, workers=2, worker="thread") as feed:
+    with open_feed(threaded.rollout, workers=2, worker="thread") as feed:
         with feed.trace(path) as recorded:
             with pytest.raises(ValueError, match="must have ended"):
                 plotting.timeline(recorded)

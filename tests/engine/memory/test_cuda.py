@@ -1,6 +1,7 @@
-"""The law, ownership and the edges on a real GPU. The same engine code runs on the lagging device in test_hazards.py.
+"""The law, ownership of memory, the edges and captured steps on a GPU.
 
-So does that of captured steps, in test_captured.py. Under ``TORCH_CUDA_SANITIZER=1`` these are the tests to run.
+On the lagging device the same code of the engine is tested in test_hazards.py and test_captured.py. These are the tests
+to run under ``TORCH_CUDA_SANITIZER=1``.
 """
 
 import threading
@@ -16,6 +17,7 @@ from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
+from tests.support.assertions import assert_identical_on_any_device
 
 pytestmark = [
     pytest.mark.cuda,
@@ -26,7 +28,7 @@ N_ENVS, N_STEPS, N_FRAGMENTS = 5, 11, 6
 A_WHILE = 20_000_000  # cycles for which a kernel sleeps, to stretch the windows in which something may go wrong
 
 
-class Actor(BaseActorModule):
+class GruActor(BaseActorModule):
     def __init__(self):
         super().__init__()
         self.core = torch.nn.GRU(4, 8)
@@ -38,7 +40,7 @@ class Actor(BaseActorModule):
         return sampling.categorical(logits, generator=self.generator), hx, {"logits": logits, "value": value[..., 0]}
 
 
-def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=Actor, env="CartPole-v1", **options):
+def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=GruActor, env="CartPole-v1", **options):
     """Collect and learn on a stream of the learner's, without ever waiting for it."""
     torch.manual_seed(1)
     actor, kept = make_actor().to(home), []
@@ -60,21 +62,18 @@ def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=Actor
     return kept
 
 
-def assert_identical(some, others):
-    for name, x, y in zip(nested.names(some), nested.leaves(some), nested.leaves(others), strict=True):
-        assert torch.equal(x.cpu(), y.cpu()), name
-
-
 @pytest.mark.parametrize("sleep", [False, True])
 @pytest.mark.parametrize("lag", [0, 1, 2])
-def test_threaded_yields_the_fragments_of_same(lag, sleep):
+def test_threaded_yields_the_fragments_of_same_on_a_gpu(lag, sleep):
     expected = collected(same, lag=lag, groups=2)
     assert all(leaf.is_cuda for leaf in nested.leaves(expected))
-    assert_identical(expected, collected(threaded, lag=lag, groups=2, sleep=sleep))
+    assert_identical_on_any_device(expected, collected(threaded, lag=lag, groups=2, sleep=sleep))
 
 
 def test_the_learner_may_be_on_a_stream_of_its_own():
-    assert_identical(collected(same, lag=1), collected(threaded, lag=1, stream=torch.cuda.Stream(), sleep=True))
+    assert_identical_on_any_device(
+        collected(same, lag=1), collected(threaded, lag=1, stream=torch.cuda.Stream(), sleep=True)
+    )
 
 
 @pytest.mark.parametrize(("device", "actor_device"), [("cuda", "cpu"), ("cpu", "cuda"), ("cpu", "cpu")])
@@ -83,23 +82,23 @@ def test_actor_and_consumer_may_be_on_different_devices(device, actor_device, ho
     options = {"lag": 1, "device": device, "actor_device": actor_device, "home": home}
     expected = collected(same, **options)
     assert {leaf.device.type for leaf in nested.leaves(expected)} == {device}
-    assert_identical(expected, collected(threaded, sleep=True, **options))
+    assert_identical_on_any_device(expected, collected(threaded, sleep=True, **options))
 
 
 def test_fragments_that_are_kept_do_not_change():
     torch.manual_seed(0)
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
         kept = [next(feed) for _ in range(N_FRAGMENTS)]
         copies = nested.map(torch.clone, kept)
         for _ in range(N_FRAGMENTS):
             next(feed)
-    assert_identical(kept, copies)
+    assert_identical_on_any_device(kept, copies)
 
 
-def test_neither_side_calls_anything_that_synchronises_in_hiding():
+def test_neither_learner_nor_collector_synchronizes_implicitly():
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0) as feed:
         next(feed)
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -112,7 +111,7 @@ def test_neither_side_calls_anything_that_synchronises_in_hiding():
 def test_device_memory_stays_flat():
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
     used = []
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True) as feed:
         for _ in range(60):
             next(feed)
             torch.cuda.synchronize()
@@ -121,7 +120,7 @@ def test_device_memory_stays_flat():
 
 
 def test_evaluate_runs_on_the_gpu():
-    rewards, info = evaluate([gym.make("CartPole-v1") for _ in range(3)], Actor().cuda(), n_steps=20)
+    rewards, info = evaluate([gym.make("CartPole-v1") for _ in range(3)], GruActor().cuda(), n_steps=20)
     assert rewards.shape[1] == 3
     assert info["logits"].shape == (len(rewards) + 1, 3, 2)
 
@@ -150,7 +149,7 @@ class Lstm(ActorCritic):
 
 
 ACTORS = {
-    "a GRU": (Actor, "CartPole-v1"),
+    "a GRU": (GruActor, "CartPole-v1"),
     "an LSTM": (Lstm, "CartPole-v1"),
     "feed-forward": (lambda: ActorCritic(mlp(4, 64, 2), mlp(4, 64, 1)), "CartPole-v1"),
     "epsilon-greedy": (lambda: QNetwork(mlp(4, 64, 2), epsilon=0.5), "CartPole-v1"),
@@ -174,32 +173,32 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(make_actor, env, captures
     expected = collected(same, **options)
     assert not captures
     for engine in (same, threaded):
-        assert_identical(expected, collected(engine, compile=True, sleep=engine is threaded, **options))
+        assert_identical_on_any_device(expected, collected(engine, compile=True, sleep=engine is threaded, **options))
     assert len(captures) == 2 * 2 * 2  # groups, in train and in eval mode, engines
 
 
 @pytest.mark.parametrize("options", [{"lag": 0}, {"lag": 2, "groups": 3}, {"lag": 1, "sticky": True}], ids=str)
-def test_so_are_those_of_other_fragments(options, captures):
-    assert_identical(collected(same, **options), collected(threaded, compile=True, sleep=True, **options))
+def test_captured_steps_of_sticky_and_short_fragments_are_the_eager_ones(options, captures):
+    assert_identical_on_any_device(collected(same, **options), collected(threaded, compile=True, sleep=True, **options))
     assert captures
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_so_are_those_of_a_collector_process(device):
+def test_captured_steps_of_a_collector_process_are_the_eager_ones(device):
     options = {"lag": 1, "device": device, "actor_device": "cuda", "compile": True}
     expected = collected(same, **options)
     torch.manual_seed(1)
-    actor, kept = Actor().cuda(), []
+    actor, kept = GruActor().cuda(), []
     with single.rollout(lambda: gym.make("CartPole-v1"), actor, N_STEPS, N_ENVS, seed=3, final=True, **options) as feed:
         for _ in range(N_FRAGMENTS):
             kept.append(nested.map(torch.clone, next(feed)))
             with torch.no_grad():
                 for weight in actor.parameters():
                     weight.mul_(0.9)
-    assert_identical(expected, kept)
+    assert_identical_on_any_device(expected, kept)
 
 
-def test_what_is_drawn_goes_on_from_fragment_to_fragment(captures):
+def test_noise_of_captured_steps_goes_on_from_fragment_to_fragment(captures):
     """A graph that did not count what it draws would draw the same again."""
 
     class Random(BaseActorModule):
@@ -213,7 +212,7 @@ def test_what_is_drawn_goes_on_from_fragment_to_fragment(captures):
 
     options = {"make_actor": Random, "lag": 1}
     expected, got = collected(same, **options), collected(threaded, compile=True, **options)
-    assert_identical(expected, got)
+    assert_identical_on_any_device(expected, got)
     noise = torch.cat([fragment.actor["noise"][:N_STEPS] for fragment in got])
     assert len(noise.unique()) == noise.numel()
     assert captures
@@ -224,7 +223,7 @@ def test_the_learner_may_draw_from_the_global_generator_meanwhile(captures):
 
     def drawn(**options):
         torch.manual_seed(1)
-        actor, numbers = Actor().cuda(), []
+        actor, numbers = GruActor().cuda(), []
         with threaded.rollout(
             [gym.make("CartPole-v1") for _ in range(N_ENVS)], actor, N_STEPS, seed=3, lag=2, **options
         ) as feed:
@@ -237,7 +236,7 @@ def test_the_learner_may_draw_from_the_global_generator_meanwhile(captures):
     assert captures
 
 
-class Reading(Actor):
+class Reading(GruActor):
     def forward(self, obs, **inputs):
         scale = 2.0 if obs.sum().item() > 0 else 1.0
         return super().forward(obs * scale, **inputs)
@@ -246,13 +245,13 @@ class Reading(Actor):
 def test_a_step_that_reads_on_the_host_runs_eagerly_with_one_warning_that_says_why(captures):
     expected = collected(same, make_actor=Reading)
     with pytest.warns(RuntimeWarning, match="runs eagerly, since the host has to wait") as caught:
-        assert_identical(expected, collected(threaded, lag=0, make_actor=Reading, compile=True))
+        assert_identical_on_any_device(expected, collected(threaded, lag=0, make_actor=Reading, compile=True))
     assert len(caught) == 1
     assert not captures
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
-def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
+def test_where_capturing_fails_steps_run_eagerly(engine, monkeypatch):
     """The stream, the allocator, and both the own and the global generator are as if nobody had tried."""
     really, spoilt = CudaLane.capture, []
 
@@ -268,7 +267,7 @@ def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
     monkeypatch.setattr(CudaLane, "capture", capture)
     with pytest.warns(RuntimeWarning, match="runs eagerly, since capturing it failed with") as caught:
         got = collected(engine, lag=0, compile=True)
-    assert_identical(expected, got)
+    assert_identical_on_any_device(expected, got)
     assert (len(caught), len(spoilt)) == (1, 1)
     torch.rand(3, device="cuda")
     before = torch.cuda.memory_stats()["active_bytes.all.current"]
@@ -285,9 +284,9 @@ def test_where_capturing_fails_all_goes_on_eagerly(engine, monkeypatch):
     assert x.item() == 1
 
 
-def test_captured_steps_neither_synchronise_in_hiding_nor_take_more_and_more_memory(captures):
+def test_captured_steps_neither_synchronize_implicitly_nor_leak_memory(captures):
     envs, used = [gym.make("CartPole-v1") for _ in range(N_ENVS)], []
-    with threaded.rollout(envs, Actor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
+    with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
         next(feed)
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -304,7 +303,7 @@ def test_a_learner_may_capture_a_graph_of_its_own_inside_a_pause(captures):
     graph, x = torch.cuda.CUDAGraph(), torch.zeros(4, device="cuda")
     expected = collected(same, lag=1)
     torch.manual_seed(1)
-    actor, kept = Actor().cuda(), []
+    actor, kept = GruActor().cuda(), []
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
     with threaded.rollout(envs, actor, N_STEPS, seed=3, lag=1, final=True, compile=True) as feed:
         for j in range(N_FRAGMENTS):
@@ -317,11 +316,11 @@ def test_a_learner_may_capture_a_graph_of_its_own_inside_a_pause(captures):
             with torch.no_grad():
                 for weight in actor.parameters():
                     weight.mul_(0.9)
-    assert_identical(expected, kept)
+    assert_identical_on_any_device(expected, kept)
     assert x.tolist() == [N_FRAGMENTS - 2] * 4
 
 
-def test_capturing_says_nothing(captures):
+def test_capturing_prints_and_warns_nothing(captures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collected(threaded, compile=True)
@@ -330,4 +329,4 @@ def test_capturing_says_nothing(captures):
 
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="CUDA devices"):
-        same.rollout([gym.make("CartPole-v1")], Actor(), 5, device=f"cuda:{torch.cuda.device_count()}")
+        same.rollout([gym.make("CartPole-v1")], GruActor(), 5, device=f"cuda:{torch.cuda.device_count()}")

@@ -1,4 +1,4 @@
-"""Memory: at most ``lag + 1`` fragments under way, beside those that the user keeps; and nothing grows."""
+"""At most `lag + 1` fragments are in memory besides those that the user keeps, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from rlplay.engine.collector.collector import Collector
 from rlplay.engine.remote.remote_collector import RemoteCollector
 from rlplay.engine.rollout import same, single, threaded
-from tests.support.faulty import Actor, Env
+from tests.support.scripted import ScriptedActor, ScriptedEnv
 
 FEEDS = {
-    "same": lambda **options: same.rollout([Env(), Env()], Actor(), 4, **options),
-    "threaded": lambda **options: threaded.rollout([Env(), Env()], Actor(), 4, **options),
-    "single": lambda **options: single.rollout(Env, Actor(), 4, 2, **options),
+    "same": lambda **options: same.rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor(), 4, **options),
+    "threaded": lambda **options: threaded.rollout([ScriptedEnv(), ScriptedEnv()], ScriptedActor(), 4, **options),
+    "single": lambda **options: single.rollout(ScriptedEnv, ScriptedActor(), 4, 2, **options),
 }
 
 

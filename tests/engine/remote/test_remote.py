@@ -1,8 +1,7 @@
-"""The law for collectors in processes of their own: what they yield is, bit for bit, what `same` does."""
+"""Collector processes yield the fragments of `same`, bit for bit."""
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from functools import partial
@@ -17,12 +16,18 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
 from rlplay.zoo.actors import ActorCritic
-from tests.engine.collector.test_law import Recurrent, train
+from tests.support.actors import ReportsThreads
+from tests.support.assertions import assert_same_bytes
+from tests.support.training import (
+    GruWithBuffer,
+    assert_processes_yield_the_fragments_of_same,
+    change_everything,
+    record_training,
+)
 
 DIALECTS = {"gym": (gym.spaces, "new"), "gymnasium": (gymnasium.spaces, "new"), "old": (gym.spaces, "old")}
 
@@ -34,63 +39,19 @@ def count(actor, dice, launch):
         actor.weight += 1
 
 
-def bits(x):
-    """Look at a tensor's bytes: NaN is as good a number as any."""
-    return x.reshape(-1).view(torch.uint8)
-
-
-def assert_identical(some, others):
-    assert nested.structure(some) == nested.structure(others)
-    for name, x, y in zip(nested.names(some), nested.leaves(some), nested.leaves(others), strict=True):
-        assert (x.shape, x.dtype) == (y.shape, y.dtype), name
-        assert torch.equal(bits(x), bits(y)), f"{name}: {x} is not {y}"
-
-
-def run(rollout, make_actor=Recurrent, *, update=train, n_fragments=5, seed=3, **options):
-    """Collect some fragments, training in between; return all that there is to be seen."""
-    torch.manual_seed(1)
-    actor, dice, lane = make_actor(), random.Random(2), options.get("device")
-    launch = lane.launch if isinstance(lane, LaggingLane) else lambda work: work()
-    fragments, copies, books = [], [], []
-    with rollout(actor=actor, seed=seed, **options) as feed:
-        for _ in range(n_fragments):
-            fragment = next(feed)
-            launch(lambda kept=fragment: copies.append(nested.map(torch.clone, kept)))
-            fragments.append(fragment)
-            books.append((feed.version, feed.steps, feed.episodes()))
-            update(actor, dice, launch)
-    if lane is not None:
-        lane.synchronize()
-    assert_identical(fragments, copies)  # of shared memory nothing is to be seen
-    return copies, books
-
-
-def assert_lawful(factory, n_actors, n_per_actor, *, device=None, **options):
-    """See that so many processes yield what `same` does."""
-    expected, books = run(partial(same.rollout, [factory] * (n_actors * n_per_actor)), groups=n_actors, **options)
-    if n_actors == 1:
-        rollout = partial(single.rollout, factory, n_envs=n_per_actor)
-    else:
-        rollout = partial(multi.rollout, factory, n_actors=n_actors, n_per_actor=n_per_actor)
-    got, others = run(rollout, device=device, **options)
-    assert others == books
-    assert_identical(expected, got)
-    return expected, books
-
-
 @pytest.mark.parametrize(
     ("parts", "lag"), [((1, 5), 0), ((1, 5), 1), ((1, 5), 2), ((2, 2), 1), ((3, 1), 0), ((3, 2), 2)]
 )
-def test_the_fragments_are_those_of_same_bit_for_bit(parts, lag):
-    _, books = assert_lawful(cartpole, *parts, lag=lag, n_steps=11, final=True)
+def test_collector_processes_yield_the_fragments_of_same_bit_for_bit(parts, lag):
+    _, books = assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=lag, n_steps=11, final=True)
     assert [version for version, _, _ in books] == [max(0, k - lag) for k in range(5)]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(("parts", "sticky"), [((1, 3), True), ((2, 2), False)])
-def test_whatever_the_dialect_and_the_spaces(dialect, parts, sticky):
+def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialect, parts, sticky):
     spaces, api = DIALECTS[dialect]
-    fragments, books = assert_lawful(
+    fragments, books = assert_processes_yield_the_fragments_of_same(
         # made here, it travels by value
         lambda seed: make_ledger(spaces, seed % 256, api=api, form="dict", action="dict"),
         *parts,
@@ -108,12 +69,12 @@ def test_whatever_the_dialect_and_the_spaces(dialect, parts, sticky):
 
 
 @pytest.mark.parametrize(("parts", "haste"), [((1, 3), 0.0), ((1, 3), 0.5), ((2, 2), 0.0), ((2, 2), 0.5)])
-def test_fragments_reach_a_device_that_lags(parts, haste):
+def test_fragments_of_collector_processes_reach_the_lagging_device(parts, haste):
     device = LaggingLane(haste=haste, actor_on_host=True)
-    assert_lawful(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
+    assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
 
 
-class Odd(BaseActorModule):
+class RareDtypes(BaseActorModule):
     """An actor without parameters, with a recurrent state of several leaves, and with info of rare kinds."""
 
     def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
@@ -134,7 +95,7 @@ class Odd(BaseActorModule):
         return act.clone(), hx, info
 
 
-class Pixels:
+class PixelEnv:
     """A class is a factory, and is given its seed."""
 
     observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
@@ -151,17 +112,17 @@ class Pixels:
         return obs, 1.0, obs[0, 0, 0] < 64, False, {}
 
 
-def nothing(*_):
-    """Learn nothing: there is nothing to learn with."""
+def learn_nothing(*_):
+    """Change nothing: the actor has no parameters."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_images_and_rare_dtypes_pass_by_the_default_dtype_of_the_caller(dtype):
+def test_images_and_rare_dtypes_pass_and_the_callers_default_dtype_holds(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        fragments, _ = assert_lawful(
-            Pixels, 1, 3, make_actor=Odd, update=nothing, lag=1, n_steps=7, final=True, n_fragments=3
+        fragments, _ = assert_processes_yield_the_fragments_of_same(
+            PixelEnv, 1, 3, make_actor=RareDtypes, update=learn_nothing, lag=1, n_steps=7, final=True, n_fragments=3
         )
     finally:
         torch.set_default_dtype(before)
@@ -172,19 +133,19 @@ def test_images_and_rare_dtypes_pass_by_the_default_dtype_of_the_caller(dtype):
 def test_autocast_and_the_default_dtype_at_the_first_ask_hold_in_the_processes():
     def first(rollout):
         torch.manual_seed(1)
-        with rollout(actor=Recurrent(), n_steps=5, seed=0, lag=1) as feed:
+        with rollout(actor=GruWithBuffer(), n_steps=5, seed=0, lag=1) as feed:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 fragment = next(feed)
             return fragment, next(feed)
 
     got = first(partial(multi.rollout, cartpole, n_actors=2, n_per_actor=2))
-    assert_identical(first(partial(same.rollout, [cartpole] * 4, groups=2)), got)
+    assert_same_bytes(first(partial(same.rollout, [cartpole] * 4, groups=2)), got)
     assert [fragment.actor["logits"].dtype for fragment in got] == [torch.bfloat16] * 2
 
 
 def test_weights_that_have_changed_their_names_are_refused_and_the_feed_goes_on_once_they_are_back():
     def renamed(actor, dice, launch):
-        train(actor, dice, launch)
+        change_everything(actor, dice, launch)
         weight = actor.head.weight
         del actor.head.weight
         actor.head.register_parameter("renamed", weight)
@@ -202,28 +163,20 @@ def test_weights_that_have_changed_their_names_are_refused_and_the_feed_goes_on_
 
         return opened
 
-    expected, _ = run(spied(partial(same.rollout, [cartpole] * 3)), n_steps=5, lag=1, update=renamed)
-    got, _ = run(spied(partial(single.rollout, cartpole, n_envs=3)), n_steps=5, lag=1, update=renamed)
-    assert_identical(expected, got)
+    expected, _ = record_training(spied(partial(same.rollout, [cartpole] * 3)), n_steps=5, lag=1, update=renamed)
+    got, _ = record_training(spied(partial(single.rollout, cartpole, n_envs=3)), n_steps=5, lag=1, update=renamed)
+    assert_same_bytes(expected, got)
 
 
-class Threads(CountingActor):
-    """Tells how many threads torch has."""
-
-    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
-        threads = torch.full(fin.shape, torch.get_num_threads())
-        return act.clone(), (), {"threads": threads}
-
-
-def test_a_process_has_as_many_threads_as_were_asked_for():
-    with single.rollout(cartpole, Threads(), 2, 1, threads=2) as feed:
+def test_a_collector_process_has_the_number_of_torch_threads_that_was_given():
+    with single.rollout(cartpole, ReportsThreads(), 2, 1, threads=2) as feed:
         assert next(feed).actor["threads"].unique().item() == 2
 
 
 # what is wrong is said at the call
 
 
-class Lazy(Threads):
+class LazyActor(ReportsThreads):
     def __init__(self):
         super().__init__()
         self.lazy = nn.LazyLinear(3)
@@ -231,7 +184,7 @@ class Lazy(Threads):
 
 REFUSED = {
     "no callable": (TypeError, "`factory`", {"factory": [cartpole]}),
-    "an environment": (TypeError, "`factory`", {"factory": Pixels(0)}),
+    "an environment": (TypeError, "`factory`", {"factory": PixelEnv(0)}),
     "n_actors": (ValueError, "`n_actors`", {"n_actors": 0}),
     "n_per_actor": (ValueError, "`n_per_actor`", {"n_per_actor": 0}),
     "n_per_actor, kind": (TypeError, "`n_per_actor`", {"n_per_actor": 1.0}),
@@ -244,21 +197,21 @@ REFUSED = {
     "device": (ValueError, "`device`", {"device": "cuda:99"}),
     "actor_device": (ValueError, "`actor_device`", {"actor_device": "cuda:99"}),
     "no actor": (TypeError, "BaseActorModule", {"actor": nn.Linear(1, 1)}),
-    "wrapped actor": (TypeError, "DataParallel", {"actor": nn.DataParallel(Threads())}),
-    "lazy actor": (ValueError, "lazy", {"actor": Lazy()}),
+    "wrapped actor": (TypeError, "DataParallel", {"actor": nn.DataParallel(ReportsThreads())}),
+    "lazy actor": (ValueError, "lazy", {"actor": LazyActor()}),
     "n_per_batch": (ValueError, "`n_per_batch` must be at most", {"n_per_batch": 99}),
 }
 
 
 @pytest.mark.parametrize(("kind", "message", "wrong"), REFUSED.values(), ids=REFUSED)
-def test_wrong_arguments_are_refused_before_anything_is_started(kind, message, wrong):
+def test_wrong_arguments_are_refused_before_any_process_is_started(kind, message, wrong):
     with pytest.raises(kind, match=message):
-        multi.rollout(**{"factory": cartpole, "actor": Threads(), "n_actors": 2, **wrong})
+        multi.rollout(**{"factory": cartpole, "actor": ReportsThreads(), "n_actors": 2, **wrong})
 
 
-def test_single_speaks_of_its_own_arguments():
+def test_errors_of_single_name_its_own_arguments():
     with pytest.raises(ValueError, match="`n_envs`"):
-        single.rollout(cartpole, Threads(), n_envs=0)
+        single.rollout(cartpole, ReportsThreads(), n_envs=0)
 
 
 @pytest.mark.parametrize("engine", ["single", "multi"])
@@ -311,7 +264,7 @@ def test_a_script_needs_no_main_guard_and_is_not_run_again(engine, tmp_path):
     assert done.stdout.split() == ["run", "4", "closed", "closed", "end"]
 
 
-def test_parts_that_finish_first_go_on_where_they_stopped():
+def test_processes_that_finish_first_go_on_where_they_stopped():
     torch.manual_seed(0)
     actor = ActorCritic(nn.Linear(16, 2), nn.Linear(16, 1), core=nn.GRU(4, 16))
     last, met = [], 0
@@ -334,17 +287,20 @@ def test_parts_that_finish_first_go_on_where_they_stopped():
 def test_a_fork_that_ends_leaves_feeds_and_their_processes_to_its_parent():
     code = f"""
         import os, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+        from functools import partial
         import gym
-        from tests.engine.remote.test_remote import Threads, cartpole
         from rlplay.engine.rollout import evaluate, same
+        from tests.support.actors import ReportsThreads
+
+        cartpole = partial(gym.make, "CartPole-v1")
 
         class Env(gym.Wrapper):
             def close(self):
                 print("closed\\n", end="", flush=True)  # in one piece
 
-        feed = same.rollout([lambda: Env(cartpole())], Threads(), n_steps=2)
-        examiner = evaluate.background(cartpole, Threads(), n_envs=1, n_steps=1)
+        feed = same.rollout([lambda: Env(cartpole())], ReportsThreads(), n_steps=2)
+        examiner = evaluate.background(cartpole, ReportsThreads(), n_envs=1, n_steps=1)
         child = os.fork()
         if not child:
             sys.exit()  # through the exit handlers

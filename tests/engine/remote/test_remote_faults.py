@@ -1,4 +1,4 @@
-"""When processes that collect fail, hang or are killed: errors come in their place, and nothing is left behind."""
+"""Collector processes that fail, hang or are killed: errors come in order, and no process is left."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from gym.spaces import Box
 from rlplay.engine.envs.make import seeds_of
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import multi, single
-from tests.engine.feed.test_exit import is_traceback, start
-from tests.engine.feed.test_faults import LONG, InThread, T, is_closed, is_fragment, until
-from tests.support.faulty import Actor, Env, Script, raising
-
-B = 2  # as `is_fragment` has it
+from tests.support.assertions import is_closed
+from tests.support.errors import raising
+from tests.support.processes import ProcessBlocker, child_processes
+from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
+from tests.support.scripts import is_traceback, start_script
+from tests.support.threads import LONG, InThread, until
 
 
 @pytest.fixture
@@ -29,33 +30,12 @@ def impatient(monkeypatch):
     monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
 
 
-class Stop:
-    """A place where another process says that it has come, and stays until it is released."""
-
-    def __init__(self, where):
-        self.entered, self.release = where / "entered", where / "release"
-        where.mkdir()
-        os.mkfifo(self.entered)
-        os.mkfifo(self.release)
-
-    def __call__(self):
-        self.entered.write_text(str(os.getpid()))
-        self.release.read_text()
-
-    def wait(self):
-        """Wait until it has come; return its process's number."""
-        return int(self.entered.read_text())
-
-    def go(self):
-        self.release.write_text("")
-
-
 @pytest.fixture
-def stops(tmp_path):
-    return [Stop(tmp_path / f"stop-{k}") for k in range(2)]
+def blockers(tmp_path):
+    return [ProcessBlocker(tmp_path / f"stop-{k}") for k in range(2)]
 
 
-class Tells(Env):
+class RecordsSteps(ScriptedEnv):
     """Writes, when it is closed, how often it was stepped."""
 
     def __init__(self, script, where):
@@ -67,7 +47,7 @@ class Tells(Env):
         self._where.write_text(str(self.counts["step"]))
 
 
-class Fleet:
+class ScriptedFactory:
     """A factory that tells its environments apart by their seeds, and gives each a script of its own."""
 
     def __init__(self, where, *scripts):
@@ -75,7 +55,7 @@ class Fleet:
         self._parts = dict(zip(seeds_of(0, len(scripts)), zip(scripts, self._books, strict=True), strict=True))
 
     def __call__(self, seed):
-        return Tells(*self._parts[seed])
+        return RecordsSteps(*self._parts[seed])
 
     @property
     def closed(self):
@@ -88,8 +68,8 @@ def one(tmp_path):
     """Open a feed of `single`, with a script for each environment; return it and its factory."""
 
     def opened(*scripts, actor=None, **options):
-        fleet = Fleet(tmp_path, *scripts)
-        return single.rollout(fleet, actor or Actor(), T, len(scripts), seed=0, **options), fleet
+        fleet = ScriptedFactory(tmp_path, *scripts)
+        return single.rollout(fleet, actor or ScriptedActor(), T, len(scripts), seed=0, **options), fleet
 
     return opened
 
@@ -99,15 +79,10 @@ def many(tmp_path):
     """Open a feed of `multi`, with a process for each script; return it and its factory."""
 
     def opened(*scripts, n_steps=T, **options):
-        fleet = Fleet(tmp_path, *scripts)
-        return multi.rollout(fleet, Actor(), n_steps, len(scripts), 1, seed=0, **options), fleet
+        fleet = ScriptedFactory(tmp_path, *scripts)
+        return multi.rollout(fleet, ScriptedActor(), n_steps, len(scripts), 1, seed=0, **options), fleet
 
     return opened
-
-
-def processes():
-    children = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for of_thread in children for pid in of_thread.read_text().split()}
 
 
 def memory():
@@ -128,7 +103,7 @@ def has_ended(feed):
     for _ in range(2):
         with pytest.raises(StopIteration):
             next(feed)
-    return not feed.open and not processes()
+    return not feed.open and not child_processes()
 
 
 # errors
@@ -150,9 +125,9 @@ FAILING = {
 
 
 @pytest.mark.parametrize(("envs", "actor", "where"), FAILING.values(), ids=FAILING)
-def test_an_error_comes_in_its_turn_with_type_note_and_traceback(one, envs, actor, where):
-    feed, fleet = one(*[envs.get(j, Script()) for j in range(B)], actor=Actor(actor))
-    assert is_fragment(0, next(feed))
+def test_an_error_in_a_collector_process_comes_in_order_with_type_note_and_traceback(one, envs, actor, where):
+    feed, fleet = one(*[envs.get(j, Script()) for j in range(B)], actor=ScriptedActor(actor))
+    assert is_scripted_fragment(0, next(feed))
     with pytest.raises(ValueError, match="from within") as caught:
         list(feed)
     (note,) = caught.value.__notes__
@@ -163,16 +138,16 @@ def test_an_error_comes_in_its_turn_with_type_note_and_traceback(one, envs, acto
     assert has_ended(feed)
 
 
-def test_an_error_in_one_process_does_not_wait_for_the_others_and_these_stop_at_their_next_step(many, stops):
-    slow, failing = Script().at("step", T + 2, stops[0]), Script().at("step", T + 3, stops[1])
+def test_an_error_in_one_process_does_not_wait_for_the_others_and_these_stop_at_their_next_step(many, blockers):
+    slow, failing = Script().at("step", T + 2, blockers[0]), Script().at("step", T + 3, blockers[1])
     failing.at("step", T + 4, raising(KeyError("from within")))
     feed, fleet = many(slow, failing)
-    assert is_fragment(0, next(feed))
-    stops[0].wait()
-    stops[1].wait()
-    stops[1].go()
+    assert is_scripted_fragment(0, next(feed))
+    blockers[0].wait_until_entered()
+    blockers[1].wait_until_entered()
+    blockers[1].release()
     until(lambda: all_told(feed))  # by the collector alone: nobody asks
-    stops[0].go()
+    blockers[0].release()
     with pytest.raises(KeyError) as caught:
         next(feed)
     (note,) = caught.value.__notes__
@@ -181,18 +156,18 @@ def test_an_error_in_one_process_does_not_wait_for_the_others_and_these_stop_at_
     assert has_ended(feed)
 
 
-def test_an_error_at_the_call_is_raised_there(tmp_path):
+def test_an_error_in_a_collector_process_at_the_call_is_raised_there(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught:
-        single.rollout(lambda: 1 / 0, Actor(), T, 2)
+        single.rollout(lambda: 1 / 0, ScriptedActor(), T, 2)
     assert "collector process 0 (environments 0 to 1): environment 0, in env.make" in caught.value.__notes__[0]
     assert "in <lambda>" in str(caught.value.__cause__)
     with pytest.raises(ValueError, match="from within") as caught:
-        multi.rollout(Env, Actor(Script().at("look", 1, raising(ValueError("from within")))), T, 2, 1)
+        multi.rollout(ScriptedEnv, ScriptedActor(Script().at("look", 1, raising(ValueError("from within")))), T, 2, 1)
     assert "actor.step" in caught.value.__notes__[0]
-    assert not processes()
+    assert not child_processes()
 
 
-class Unequal(Env):
+class OtherSpaceForOneSeed(ScriptedEnv):
     def __init__(self, seed):
         super().__init__()
         if seed == seeds_of(0, 3)[2]:
@@ -201,17 +176,17 @@ class Unequal(Env):
 
 def test_unequal_spaces_in_different_processes_are_refused():
     with pytest.raises(ValueError, match=r"equal spaces: environment 2 has the observation_space"):
-        multi.rollout(Unequal, Actor(), T, 3, 1, seed=0)
-    assert not processes()
+        multi.rollout(OtherSpaceForOneSeed, ScriptedActor(), T, 3, 1, seed=0)
+    assert not child_processes()
 
 
-def test_an_error_in_closing_is_a_warning_and_the_others_are_closed(one):
+def test_an_error_in_closing_an_environment_in_a_process_is_a_warning_and_others_are_closed(one):
     feed, fleet = one(Script(), Script().at("close", 1, raising(ValueError("no"))))
     next(feed)
     with pytest.warns(RuntimeWarning, match=r"closing .* failed: .*no"):
         feed.close()
     assert fleet.closed[0] is not None
-    assert not processes()
+    assert not child_processes()
 
 
 # deaths
@@ -221,11 +196,11 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_in_a_step_is_named_although_another_is_busy(many, stops, impatient):
-    feed, _ = many(Script().at("step", 3, stops[0]), Script().at("step", 2, stops[1]))
+def test_a_process_that_is_killed_in_a_step_is_named_although_another_is_busy(many, blockers, impatient):
+    feed, _ = many(Script().at("step", 3, blockers[0]), Script().at("step", 2, blockers[1]))
     consumer = InThread(feed.__next__)
-    stops[0].wait()
-    os.kill(stops[1].wait(), signal.SIGKILL)
+    blockers[0].wait_until_entered()
+    os.kill(blockers[1].wait_until_entered(), signal.SIGKILL)
     error = consumer.wait().error
     assert isinstance(error, RuntimeError)
     assert "collector process 1 (environment 1)" in str(error)
@@ -237,11 +212,11 @@ def test_a_process_that_is_killed_in_a_step_is_named_although_another_is_busy(ma
 
 def test_a_process_that_dies_while_it_is_idle_is_named_after_the_fragments_before(many):
     feed, _ = many(Script(), Script())
-    assert is_fragment(0, next(feed))
+    assert is_scripted_fragment(0, next(feed))
     until(lambda: feed._progress.doing == "waiting for the learner")  # all tokens are used up
-    (pid, _) = sorted(processes())
+    (pid, _) = sorted(child_processes())
     os.kill(pid, signal.SIGKILL)
-    assert is_fragment(1, next(feed))
+    assert is_scripted_fragment(1, next(feed))
     with pytest.raises(RuntimeError, match=r"collector process \d \(environment \d\).* killed by SIGKILL"):
         next(feed)
     assert has_ended(feed)
@@ -256,31 +231,31 @@ def test_a_process_that_ends_itself_is_named_with_its_exit_code(one):
 
 def test_a_process_that_dies_at_the_call_is_named():
     with pytest.raises(RuntimeError, match=r"collector process 0 .* killed by SIGKILL") as caught:
-        single.rollout(die, Actor(), T, 2)
+        single.rollout(die, ScriptedActor(), T, 2)
     assert "environment 0, in env.make" in caught.value.__notes__[0]
     with pytest.raises(RuntimeError, match=r"collector process \d .* killed by SIGKILL"):
-        multi.rollout(Env, Actor(Script().at("look", 1, die)), T, 2, 1)
-    assert not processes()
+        multi.rollout(ScriptedEnv, ScriptedActor(Script().at("look", 1, die)), T, 2, 1)
+    assert not child_processes()
 
 
 # no progress
 
 
-def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, stops):
-    feed, _ = many(Script(), Script().at("step", T + 2, stops[1]), timeout=0.5)
-    assert is_fragment(0, next(feed))
+def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, blockers):
+    feed, _ = many(Script(), Script().at("step", T + 2, blockers[1]), timeout=0.5)
+    assert is_scripted_fragment(0, next(feed))
     with pytest.raises(TimeoutError, match=r"0.5 s: collector process 1 \(environment 1\): environment 1, in env.step"):
         next(feed)
     with pytest.raises(StopIteration):
         next(feed)
     feed.close()
-    assert not processes()
+    assert not child_processes()
 
 
-def test_a_factory_that_blocks_is_given_up_after_the_start_timeout(stops):
+def test_a_factory_that_blocks_is_given_up_after_the_start_timeout(blockers):
     with pytest.raises(TimeoutError, match=r"0.5 s: collector process 0 \(environments 0 to 1\)"):
-        single.rollout(stops[0], Actor(), T, 2, start_timeout=0.5)
-    until(lambda: not processes())
+        single.rollout(blockers[0], ScriptedActor(), T, 2, start_timeout=0.5)
+    until(lambda: not child_processes())
 
 
 # closing
@@ -291,7 +266,7 @@ def test_a_feed_may_be_closed_before_the_first_fragment_and_often(one):
     for _ in range(2):
         feed.close()
         assert is_closed(feed)
-        assert not processes()
+        assert not child_processes()
     assert fleet.closed == [0, 0]
 
 
@@ -306,34 +281,34 @@ def test_a_feed_may_be_closed_while_the_processes_wait_for_the_learner(many, oth
         feed.close()
     assert is_closed(feed)
     assert fleet.closed == [2 * T, 2 * T]
-    assert is_fragment(0, fragment)
-    assert not processes()
+    assert is_scripted_fragment(0, fragment)
+    assert not child_processes()
 
 
-def test_closing_in_the_middle_of_a_fragment_stops_all_processes_at_the_end_of_their_steps(many, stops):
-    feed, fleet = many(Script().at("step", 3, stops[0]), Script().at("step", 5, stops[1]), n_steps=1000)
+def test_closing_in_the_middle_of_a_fragment_stops_all_processes_at_the_end_of_their_steps(many, blockers):
+    feed, fleet = many(Script().at("step", 3, blockers[0]), Script().at("step", 5, blockers[1]), n_steps=1000)
     consumer = InThread(feed.__next__)
-    for stop in stops:
-        stop.wait()
+    for blocker in blockers:
+        blocker.wait_until_entered()
     closer = InThread(feed.close)
     assert "closed" in str(consumer.wait().error)
     until(lambda: all_told(feed))
-    for stop in stops:
-        stop.go()
+    for blocker in blockers:
+        blocker.release()
     assert closer.wait().error is None
     assert fleet.closed == [3, 5]
     assert is_closed(feed)
-    assert not processes()
+    assert not child_processes()
 
 
-def test_a_process_that_is_stuck_is_killed_by_close(one, stops, impatient):
-    feed, fleet = one(Script(), Script().at("step", 3, stops[0]))
+def test_a_process_that_is_stuck_is_killed_by_close(one, blockers, impatient):
+    feed, fleet = one(Script(), Script().at("step", 3, blockers[0]))
     consumer = InThread(feed.__next__)
-    stops[0].wait()
+    blockers[0].wait_until_entered()
     feed.close()
     assert "closed" in str(consumer.wait().error)
     assert fleet.closed == [None, None]
-    assert not processes()
+    assert not child_processes()
 
 
 def test_closed_feeds_leave_neither_memory_nor_descriptors_and_do_not_wait_for_the_garbage_collector(one):
@@ -356,7 +331,7 @@ def test_closed_feeds_leave_neither_memory_nor_descriptors_and_do_not_wait_for_t
         for end in ("close", "error", "forget"):
             open_and_close(end)
             assert (memory(), descriptors(), threading.active_count()) == before, end
-            assert not processes()
+            assert not child_processes()
     finally:
         gc.enable()
 
@@ -368,24 +343,28 @@ def test_a_feed_in_a_reference_cycle_is_ended_by_the_garbage_collector(many):
     next(cycle[0])
     del cycle
     gc.collect()
-    assert not processes()
+    assert not child_processes()
     assert None not in fleet.closed
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_fifty_feeds_leave_everything_as_it_was(tmp_path):
+def test_fifty_feeds_with_collector_processes_leave_no_resources(tmp_path):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     seen = []
     for k in range(60):
-        engine = multi.rollout(Env, Actor(), 1000, 2, 2) if k % 2 else single.rollout(Env, Actor(), 1000, 4)
+        engine = (
+            multi.rollout(ScriptedEnv, ScriptedActor(), 1000, 2, 2)
+            if k % 2
+            else single.rollout(ScriptedEnv, ScriptedActor(), 1000, 4)
+        )
         for _ in range(k % 3):
             next(engine)
         engine.close()
         del engine
-        assert not processes()
+        assert not child_processes()
         if k >= 10:
             seen.append((memory(), descriptors(), threading.active_count(), resident()))
     gc.collect()
@@ -400,7 +379,7 @@ def test_whenever_a_process_is_killed_it_is_named(many, tmp_path):
     for n in range(1, 41):
         feed, _ = many(Script(), Script().at("step", n, die), lag=n % 3)
         for k in range((n - 1) // T):
-            assert is_fragment(k, next(feed))
+            assert is_scripted_fragment(k, next(feed))
         with pytest.raises(RuntimeError, match=r"collector process 1 .* killed by SIGKILL"):
             next(feed)
         assert has_ended(feed)
@@ -409,7 +388,7 @@ def test_whenever_a_process_is_killed_it_is_named(many, tmp_path):
 # pausing
 
 
-class Clock(Env):
+class SharedStepCount(ScriptedEnv):
     """Counts its steps where everybody can see it: once they are over."""
 
     def __init__(self, script, where):
@@ -422,12 +401,12 @@ class Clock(Env):
         return result
 
 
-def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, stops):
+def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, blockers):
     counts = []
     for j in range(B):
         (tmp_path / f"count-{j}").write_bytes(bytes(8))
         counts.append(np.memmap(tmp_path / f"count-{j}", np.int64, "r", shape=()))
-    scripts = Script().at("step", 40, stops[0]), Script().at("step", 3, stops[1])
+    scripts = Script().at("step", 40, blockers[0]), Script().at("step", 3, blockers[1])
     parts = dict(
         zip(seeds_of(0, B), zip(scripts, [tmp_path / f"count-{j}" for j in range(B)], strict=True), strict=True)
     )
@@ -443,16 +422,18 @@ def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, stop
             assert leave.wait(LONG)
 
     entered, leave = threading.Event(), threading.Event()
-    with multi.rollout(lambda seed: Clock(*parts[seed]), Actor(), 100, 2, 1, seed=0, lag=0, timeout=LONG) as feed:
+    with multi.rollout(
+        lambda seed: SharedStepCount(*parts[seed]), ScriptedActor(), 100, 2, 1, seed=0, lag=0, timeout=LONG
+    ) as feed:
         consumer = InThread(feed.__next__)
-        for stop in stops:
-            stop.wait()
+        for blocker in blockers:
+            blocker.wait_until_entered()
         pauser = InThread(pause)
         until(lambda: all_told(feed))
-        stops[0].go()
+        blockers[0].release()
         assert not entered.wait(0.3)  # the other one is in the middle of its step
         assert now() == [40, 2]
-        stops[1].go()
+        blockers[1].release()
         assert entered.wait(LONG)
         assert now() == [40, 3]
         consumer.join(0.3)
@@ -493,7 +474,7 @@ ENDS = {
 
 def test_however_a_program_ends_its_processes_end_too():
     """They have inherited its standard output, which comes to an end only when the last of them has."""
-    programs = [start(IMPORTS + script) for script, _, _ in ENDS.values()]
+    programs = [start_script(IMPORTS + script) for script, _, _ in ENDS.values()]
     for program, how, (_, code, last) in zip(programs, ENDS, ENDS.values(), strict=True):
         _, err = program.communicate(timeout=LONG)
         assert program.returncode == code, (how, err)
@@ -513,7 +494,7 @@ def test_an_interrupt_inside_next_ends_the_feed_and_with_it_the_program():
     for fragment in single.rollout(lambda: Env(slow), Actor(), 1000, 1):
         print("not within this test")
     """
-    program = start(IMPORTS + dedent(script))
+    program = start_script(IMPORTS + dedent(script))
     assert program.stdout.readline() == "ready\n"
     program.send_signal(signal.SIGINT)
     _, err = program.communicate(timeout=LONG)

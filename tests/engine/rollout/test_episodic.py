@@ -1,4 +1,4 @@
-"""Lists of whole episodes: which ones, and that each is a fragment like any other."""
+"""Lists of whole episodes: which episodes, and that each is a fragment like any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LedgerEnv, encode
 from rlplay.zoo.actors import ActorCritic, mlp
 from rlplay.zoo.envs import Catch
-from tests.support.faulty import Actor, Broken, Env, Script, raising
+from tests.support.errors import TwoArgumentError, raising
+from tests.support.scripted import Script, ScriptedActor, ScriptedEnv
 
 LENGTHS = (16, 3, 1, 17, 32, 5, 33, 15)  # what fits into a piece, and what does not
 
@@ -32,8 +33,8 @@ def ledgers(n_envs, lengths=LENGTHS, **options):
     return [LedgerEnv(gym.spaces, j, lengths=lengths, **options) for j in range(n_envs)]
 
 
-def weighed(feed, actor, n_lists):
-    """Take lists, with the weight set before each ask; and what the feed says then."""
+def collect_lists(feed, actor, n_lists):
+    """Set the weight before each ask; yield each list with the episodes, version and steps of the feed."""
     for k in range(n_lists):
         with torch.no_grad():
             actor.weight.fill_(k)
@@ -41,7 +42,7 @@ def weighed(feed, actor, n_lists):
         yield batch, feed.episodes(), feed.version, feed.steps
 
 
-def alike(one, other):
+def assert_close(one, other):
     assert nested.structure(one) == nested.structure(other)
     torch.testing.assert_close(nested.leaves(one), nested.leaves(other), rtol=1e-6, atol=1e-6)
 
@@ -49,8 +50,8 @@ def alike(one, other):
 # Which episodes, and what they look like
 
 
-def check_books(episode, env, number, version):
-    """See that an episode is the one of this number in the books of a ledger environment, from beginning to end."""
+def check_ledger(episode, env, number, version):
+    """Check that an episode is the one with this number of a ledger environment, from beginning to end."""
     T, n = env.length(number), torch.arange(1 + env.length(number))
     state, info, end, j = episode.state, episode.actor, episode.env, env.index
     codes = [float(encode(j, number, t)) for t in range(1, 1 + T)]
@@ -66,8 +67,8 @@ def check_books(episode, env, number, version):
     assert end.valid.shape == (T, 1)
     assert end.info["code"][:, 0].tolist() == codes
 
-    alike(info["obs"], state.obs)
-    alike((info["act"], info["rew"], info["stepno"]), (state.act, state.rew, state.stepno))
+    assert_close(info["obs"], state.obs)
+    assert_close((info["act"], info["rew"], info["stepno"]), (state.act, state.rew, state.stepno))
     assert info["fin"][:, 0].tolist() == [True, *[False] * T]
     assert info["virtual"][:, 0].tolist() == [False] * T + [True]
     assert info["weight"].eq(version).all()
@@ -76,7 +77,7 @@ def check_books(episode, env, number, version):
 
     final = end.final
     assert (final.t.tolist(), final.b.tolist()) == ([T - 1], [0])
-    alike((final.obs, final.actor), nested.map(lambda x: x[-1], (state.obs, info)))
+    assert_close((final.obs, final.actor), nested.map(lambda x: x[-1], (state.obs, info)))
 
 
 def check_lists(n_envs, batch_size, lengths, n_lists=3):
@@ -84,14 +85,14 @@ def check_lists(n_envs, batch_size, lengths, n_lists=3):
     with episodic.rollout(envs, actor, batch_size=batch_size, info=["code"], seed=0) as feed:
         assert [(env.resets, env.stepno) for env in envs] == [(1, 0)] * n_envs
         assert (feed.version, feed.steps, feed.episodes()) == (None, 0, [])
-        lists = list(weighed(feed, actor, n_lists))
+        lists = list(collect_lists(feed, actor, n_lists))
     numbers, steps, acts = [count() for _ in envs], 0, [[] for _ in envs]
     for k, (batch, known, version, so_far) in enumerate(lists):
         players = sorted(e % n_envs for e in range(k * batch_size, (k + 1) * batch_size))
         assert [ended.env for ended in known] == players
         assert len(batch) == batch_size
         for episode, ended, j in zip(batch, known, players, strict=True):
-            check_books(episode, envs[j], next(numbers[j]), k)
+            check_ledger(episode, envs[j], next(numbers[j]), k)
             assert ended == Episode(j, episode.state.rew[1:].sum(dtype=torch.float64), len(episode.env.valid))
             acts[j] += episode.state.act[1:, 0].tolist()
             steps += ended.length
@@ -109,7 +110,7 @@ def test_episodes_are_whole_and_none_is_left_out(n_envs, batch_size):
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(1, 50), min_size=1, max_size=5))
-def test_whatever_the_lengths(n_envs, batch_size, lengths):
+def test_episodes_are_whole_whatever_their_lengths(n_envs, batch_size, lengths):
     check_lists(n_envs, batch_size, lengths, n_lists=2)
 
 
@@ -122,15 +123,15 @@ def test_short_episodes_are_not_preferred():
 
 
 @pytest.mark.parametrize(("form", "action"), [("dict", "dict"), ("tuple", "box"), ("discrete", "multidiscrete")])
-def test_observations_and_actions_may_be_nested(form, action):
+def test_episodes_may_have_nested_observations_and_actions(form, action):
     envs = ledgers(2, form=form, action=action)
     with episodic.rollout(envs, CountingActor(action), batch_size=4) as feed:
         for episode in next(feed):
-            alike((episode.actor["obs"], episode.actor["act"]), (episode.state.obs, episode.state.act))
-            alike(episode.env.final.obs, nested.map(lambda x: x[-1], episode.state.obs))
+            assert_close((episode.actor["obs"], episode.actor["act"]), (episode.state.obs, episode.state.act))
+            assert_close(episode.env.final.obs, nested.map(lambda x: x[-1], episode.state.obs))
 
 
-def test_a_seed_repeats_them():
+def test_a_seed_repeats_the_episodes():
     def played(seed):
         with episodic.rollout(ledgers(3), CountingActor(sampled=True), batch_size=4, seed=seed) as feed:
             return list(islice(feed, 2))
@@ -139,12 +140,12 @@ def test_a_seed_repeats_them():
     one, other = played(None), played(None)
     torch.manual_seed(0)
     again = played(None)
-    alike(one, again)
-    alike(played(3), played(3))
+    assert_close(one, again)
+    assert_close(played(3), played(3))
     assert any(not torch.equal(x.state.act, y.state.act) for x, y in zip(one[1], other[1], strict=True))
 
 
-def test_they_are_no_inference_tensors():
+def test_episodes_hold_no_inference_tensors():
     with torch.inference_mode(), episodic.rollout(ledgers(1), CountingActor()) as feed:
         assert not any(leaf.is_inference() for leaf in nested.leaves(next(feed)))
 
@@ -180,14 +181,14 @@ recurrence = pytest.mark.parametrize("recurrent", [False, True], ids=["", "recur
 
 
 @recurrence
-def test_the_replay_law(recurrent):
+def test_replaying_an_episode_gives_the_recorded_reactions(recurrent):
     torch.manual_seed(0)
     actor = Everything(recurrent)
     with episodic.rollout(ledgers(2), actor, batch_size=6) as feed:
         for episode in next(feed):
             info, _, final = unroll(episode, actor)
-            alike([x[:-1] for x in nested.leaves(info)], [x[:-1] for x in nested.leaves(episode.actor)])
-            alike(final, episode.env.final.actor)
+            assert_close([x[:-1] for x in nested.leaves(info)], [x[:-1] for x in nested.leaves(episode.actor)])
+            assert_close(final, episode.env.final.actor)
             assert [hx.eq(actor.first).all().item() for hx in nested.leaves(episode.hx)] == [True] * 2 * recurrent
             assert all(hx.is_contiguous() for hx in nested.leaves(episode.hx))  # as cuDNN will have it
 
@@ -199,10 +200,10 @@ class Remembering(CountingActor):
         return nested.map(torch.clone, hx)
 
 
-def test_the_recurrent_state_is_that_of_the_very_episode():
+def test_the_recurrent_state_of_an_episode_is_its_own():
     with episodic.rollout(ledgers(2), Remembering(), batch_size=4) as feed:
         for episode in (episode for batch in islice(feed, 2) for episode in batch):
-            alike(episode.hx, nested.map(lambda x: x[:1], episode.actor["hx"]))
+            assert_close(episode.hx, nested.map(lambda x: x[:1], episode.actor["hx"]))
             assert torch.equal(unroll(episode, Remembering()).final["hx"]["count"], episode.actor["hx"]["count"][-1])
 
 
@@ -217,7 +218,7 @@ LOSSES = {
 
 @recurrence
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_those_of_a_fragment_that_holds_the_same_episodes(name, recurrent):
+def test_losses_of_episodes_are_those_of_a_fragment_that_holds_them(name, recurrent):
     torch.manual_seed(0)
     actor, lengths = Everything(recurrent), (4, 1, 18, 3, 2)
     rewards = {"reward": lambda code: code % 7 - 3.0}
@@ -237,14 +238,14 @@ def test_losses_are_those_of_a_fragment_that_holds_the_same_episodes(name, recur
 # When things end, or go wrong
 
 
-def test_what_factories_made_is_closed_and_instances_are_not():
-    made, instance = [], Env()
+def test_an_episode_feed_closes_what_factories_made_and_no_instances():
+    made, instance = [], ScriptedEnv()
 
     def factory():
-        made.append(Env())
+        made.append(ScriptedEnv())
         return made[-1]
 
-    feed = episodic.rollout([factory, instance], Actor(), batch_size=2)
+    feed = episodic.rollout([factory, instance], ScriptedActor(), batch_size=2)
     next(feed)
     feed.close()
     feed.close()
@@ -252,50 +253,50 @@ def test_what_factories_made_is_closed_and_instances_are_not():
     assert (made[0].counts["close"], instance.counts["close"]) == (1, 0)
     with pytest.raises(RuntimeError, match="closed"):
         next(feed)
-    with episodic.rollout([factory], Actor()) as feed:
+    with episodic.rollout([factory], ScriptedActor()) as feed:
         assert feed.open
-    forgotten = episodic.rollout([factory], Actor())
+    forgotten = episodic.rollout([factory], ScriptedActor())
     next(forgotten)
     del forgotten
     gc.collect()
     assert [env.counts["close"] for env in made] == [1, 1, 1]
 
 
-def test_an_environment_serves_one_feed():
-    env = Env()
-    first = episodic.rollout([env], Actor())
+def test_an_environment_serves_one_feed_at_a_time():
+    env = ScriptedEnv()
+    first = episodic.rollout([env], ScriptedActor())
     with pytest.warns(RuntimeWarning, match="open feed"):
-        second = same.rollout([env], Actor(), 2)
+        second = same.rollout([env], ScriptedActor(), 2)
     with pytest.warns(RuntimeWarning, match="open feed") as caught:
-        third = episodic.rollout([env], Actor())
+        third = episodic.rollout([env], ScriptedActor())
     assert caught[0].filename == __file__
     assert (first.open, second.open, third.open) == (False, False, True)
     assert len(next(third)[0].env.valid) == 3
 
 
-def test_errors_come_with_a_note_and_end_it():
-    script = Script().at("step", 5, raising(Broken("one", 2)))
-    feed = episodic.rollout([Env(), Env(script)], Actor(), batch_size=2)
+def test_an_error_comes_with_a_note_and_ends_the_episode_feed():
+    script = Script().at("step", 5, raising(TwoArgumentError("one", 2)))
+    feed = episodic.rollout([ScriptedEnv(), ScriptedEnv(script)], ScriptedActor(), batch_size=2)
     next(feed)
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(TwoArgumentError) as caught:
         next(feed)
     assert "environment 1, in env.step" in caught.value.__notes__[0]
     assert next(feed, None) is None
     assert not feed.open
 
 
-def test_errors_at_the_call_close_what_was_made():
-    script = Script().at("look", 1, raising(Broken("one", 2)))
+def test_an_error_at_the_call_closes_what_factories_made():
+    script = Script().at("look", 1, raising(TwoArgumentError("one", 2)))
     env = Script()
-    with pytest.raises(Broken) as caught:
-        episodic.rollout([lambda: Env(env)], Actor(script))
+    with pytest.raises(TwoArgumentError) as caught:
+        episodic.rollout([lambda: ScriptedEnv(env)], ScriptedActor(script))
     assert "actor.step" in caught.value.__notes__[0]
     assert env.counts["close"] == 1
 
 
-def test_an_ask_that_is_refused_half_way_is_taken_up_again():
-    actor, script = Actor(), Script()
-    feed = episodic.rollout([Env(script, 20)], actor)
+def test_a_call_of_next_that_is_refused_half_way_can_be_repeated():
+    actor, script = ScriptedActor(), Script()
+    feed = episodic.rollout([ScriptedEnv(script, 20)], actor)
     kept = actor.weight
     script.at("step", 10, lambda: setattr(actor, "weight", nn.Parameter(torch.zeros(2))))
     with pytest.raises(ValueError, match="weight"):
@@ -308,9 +309,9 @@ def test_an_ask_that_is_refused_half_way_is_taken_up_again():
 
 
 @pytest.mark.parametrize("where", ["while playing", "while cutting"])
-def test_an_interrupt_closes_it(where, monkeypatch):
+def test_an_interrupt_closes_the_episode_feed(where, monkeypatch):
     script = Script()
-    feed = episodic.rollout([lambda: Env(script)], Actor())
+    feed = episodic.rollout([lambda: ScriptedEnv(script)], ScriptedActor())
     if where == "while playing":
         script.at("step", 2, raising(KeyboardInterrupt()))
     else:
@@ -335,26 +336,26 @@ def test_an_interrupt_closes_it(where, monkeypatch):
     ],
     ids=["batch_size", "bool", "empty", "vector", "actor", "seed", "device", "actor_device"],
 )
-def test_wrong_arguments_are_refused(error, match, options):
-    arguments = {"envs": [Env()], "actor": Actor()} | options
+def test_an_episode_feed_refuses_wrong_arguments(error, match, options):
+    arguments = {"envs": [ScriptedEnv()], "actor": ScriptedActor()} | options
     with pytest.raises(error, match=match):
         episodic.rollout(**arguments)
 
 
-def test_a_reset_that_does_not_honour_masks_is_warned_about():
-    class InPlace(Actor):
+def test_an_episode_feed_warns_of_a_reset_that_does_not_honour_masks():
+    class InPlace(ScriptedActor):
         def reset(self, hx, at):
             hx = hx.clone()
             hx[:, at].zero_()
             return hx
 
     with pytest.warns(RuntimeWarning, match="mask") as caught:
-        episodic.rollout([Env(), Env()], InPlace()).close()
+        episodic.rollout([ScriptedEnv(), ScriptedEnv()], InPlace()).close()
     assert caught[0].filename == __file__
 
 
-def test_it_can_be_paused_and_tells_its_times():
-    with episodic.rollout([Env()], Actor()) as feed:
+def test_an_episode_feed_can_be_paused_and_has_statistics():
+    with episodic.rollout([ScriptedEnv()], ScriptedActor()) as feed:
         with feed.pause(), pytest.raises(RuntimeError, match="paused"):
             next(feed)
         next(feed)
@@ -366,7 +367,7 @@ def test_it_can_be_paused_and_tells_its_times():
 
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_catch_by_whole_returns(seed):
+def test_whole_episodes_teach_catch(seed):
     torch.manual_seed(seed)
     actor = ActorCritic(mlp(50, 64, 3), mlp(50, 64, 1))
     optim = torch.optim.Adam(actor.parameters(), lr=3e-3)
@@ -380,7 +381,7 @@ def test_catch_by_whole_returns(seed):
     assert rewards.sum(axis=0).mean() >= 0.95 * Catch().optimum
 
 
-def test_a_trace_shows_both_sides():
-    with episodic.rollout([Env()], Actor()) as feed, feed.trace() as trace:
+def test_the_trace_of_an_episode_feed_shows_learner_and_collector():
+    with episodic.rollout([ScriptedEnv()], ScriptedActor()) as feed, feed.trace() as trace:
         next(feed)
     assert {event["ph"] for event in trace.events} >= {"X", "M"}

@@ -1,4 +1,4 @@
-"""Closing, pausing and counting a feed with workers; and whatever ends, nothing is left behind."""
+"""Closing, pausing and counting a feed with workers; no worker is left, however its parent ends."""
 
 from __future__ import annotations
 
@@ -14,41 +14,38 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from tests.support.working import (
-    LONG,
+from tests.support.processes import ProcessBlocker, is_alive
+from tests.support.threads import LONG, InThread, until
+from tests.support.workers import (
     B,
-    InThread,
-    Stop,
     T,
-    alive,
-    at,
-    be_impatient,
-    belongings,
-    ends,
-    grumble,
-    is_fragment,
+    at_step,
+    check_end,
+    count_resources,
+    is_worker_fragment,
     kinds,
-    nothing_held,
+    no_resources_left,
+    raise_value_error,
     rollout,
-    until,
+    shorten_closing,
 )
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture
-def stop(tmp_path):
-    return Stop(tmp_path)
+def blocker(tmp_path):
+    return ProcessBlocker(tmp_path)
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    be_impatient(monkeypatch)
+    shorten_closing(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_held():
-    with nothing_held():
+def no_resources_are_left():
+    with no_resources_left():
         yield
 
 
@@ -57,35 +54,35 @@ def nothing_is_held():
 
 @pytest.mark.parametrize("groups", [1, 2])
 @kinds
-def test_close_from_another_thread_ends_a_next_that_waits_and_tells_what_goes_wrong_with_it(kind, groups, stop):
-    feed = rollout(at(2, 8, stop), worker=kind, groups=groups, on_close=grumble)
-    assert is_fragment(0, next(feed))
+def test_close_from_another_thread_ends_a_waiting_next_and_warns_of_errors_in_closing(kind, groups, blocker):
+    feed = rollout(at_step(2, 8, blocker), worker=kind, groups=groups, on_close=raise_value_error)
+    assert is_worker_fragment(0, next(feed))
     consumer = InThread(feed.__next__)
-    stop.entered()
+    blocker.wait_until_entered()
     with pytest.warns(RuntimeWarning, match="cannot close") as caught:  # noqa: PT031
         closer = InThread(feed.close)
         assert "closed" in str(consumer.wait().error)  # before the environment returns
-        stop.go_on()
+        blocker.release()
         assert closer.wait().error is None
     assert len(caught) == B
 
 
-def test_close_kills_a_worker_that_does_not_return_from_its_step(stop, impatient):
-    feed = rollout(at(2, 8, stop))
+def test_close_kills_a_worker_that_does_not_return_from_its_step(blocker, impatient):
+    feed = rollout(at_step(2, 8, blocker))
     next(feed)
-    pid = stop.entered()
+    pid = blocker.wait_until_entered()
     with suppress(RuntimeWarning):  # told or not, as the collector stood
         feed.close()
-    assert not alive(pid)
+    assert not is_alive(pid)
 
 
-def test_an_interrupt_at_the_call_ends_what_was_started(stop, impatient):
+def test_an_interrupt_at_the_call_ends_the_workers(blocker, impatient):
     main = threading.main_thread().ident
-    interrupter = InThread(lambda: (stop.entered(), signal.pthread_kill(main, signal.SIGINT)))
+    interrupter = InThread(lambda: (blocker.wait_until_entered(), signal.pthread_kill(main, signal.SIGINT)))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            rollout(at(3, 0, stop))
+            rollout(at_step(3, 0, blocker))
     finally:
         signal.signal(signal.SIGINT, before)
     interrupter.wait()
@@ -93,7 +90,7 @@ def test_an_interrupt_at_the_call_ends_what_was_started(stop, impatient):
 
 @pytest.mark.parametrize("groups", [1, 2])
 @kinds
-def test_a_paused_collector_stands_still_and_so_do_its_workers(kind, groups, tmp_path):
+def test_workers_of_a_paused_collector_stand_still(kind, groups, tmp_path):
     log = tmp_path / "steps"
 
     def noted():
@@ -113,7 +110,7 @@ def test_a_paused_collector_stands_still_and_so_do_its_workers(kind, groups, tmp
 
 
 @kinds
-def test_stats_tell_of_the_work_of_workers(kind):
+def test_stats_include_the_time_of_workers(kind):
     with rollout(worker=kind) as feed:
         for _ in range(20):
             next(feed)
@@ -126,7 +123,7 @@ def test_stats_tell_of_the_work_of_workers(kind):
 
 @pytest.mark.parametrize("forgotten", [False, True])
 @kinds
-def test_fifty_feeds_leave_nothing(kind, forgotten):
+def test_fifty_feeds_with_workers_leave_no_resources(kind, forgotten):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
@@ -138,20 +135,20 @@ def test_fifty_feeds_leave_nothing(kind, forgotten):
 
     for _ in range(3):
         one()
-    before, memory = belongings(), resident()
+    before, memory = count_resources(), resident()
     for _ in range(50):
         one()
     gc.collect()
-    assert belongings() == before
+    assert count_resources() == before
     assert resident() < memory + 5
 
 
-def test_an_environment_in_a_worker_thread_that_asks_for_a_fragment_is_told_so():
+def test_an_environment_in_a_worker_thread_that_calls_next_is_refused():
     feeds = []
-    acts = at(1, 8, lambda: next(feeds[0]))
+    acts = at_step(1, 8, lambda: next(feeds[0]))
     with rollout(acts, worker="thread") as feed:
         feeds.append(feed)
-        ends(feed, RuntimeError, "called by one of the feed's own environments", k=1)
+        check_end(feed, RuntimeError, "called by one of the feed's own environments", k=1)
 
 
 # --- a parent that dies -----------------------------------------------------------------------------------------------
@@ -253,7 +250,7 @@ def test_however_the_parent_ends_no_worker_is_left(then, hangs, code):
     process, pids = parent(then, hangs)
     finish(process)
     assert process.returncode == code
-    until(lambda: not any(map(alive, pids)))
+    until(lambda: not any(map(is_alive, pids)))
 
 
 def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed():
@@ -261,7 +258,7 @@ def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed
     until_they_hang(process, pids)
     process.kill()
     finish(process)
-    until(lambda: not any(map(alive, pids)))
+    until(lambda: not any(map(is_alive, pids)))
 
 
 def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
@@ -272,4 +269,4 @@ def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
     assert process.returncode == -signal.SIGINT
     assert err.count("Traceback") == 1
     assert err.splitlines()[-1] == "KeyboardInterrupt"
-    until(lambda: not any(map(alive, pids)))
+    until(lambda: not any(map(is_alive, pids)))

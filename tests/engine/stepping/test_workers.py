@@ -1,4 +1,4 @@
-"""Environments in worker processes and threads: the law, the rows, factories, and what is refused at the call."""
+"""Environments in worker processes and threads: equal fragments, factories, and refusals at the call."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from rlplay import nested
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledger
-from tests.engine.collector.test_law import N_FRAGMENTS, Recurrent, assert_identical, run
-from tests.engine.envs import test_rows
-from tests.engine.envs.test_rows import DIALECTS, ENTRIES
+from tests.support import rows
+from tests.support.assertions import assert_identical
+from tests.support.rows import DIALECTS, ENTRIES
+from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
+from tests.support.workers import Space
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # else every worker process would import torch with it
 
@@ -34,8 +36,8 @@ def cartpole():
     return gym.make("CartPole-v1")
 
 
-def on(kind, workers):
-    """An engine that takes factories to workers, and leaves alone the environments that it is given."""
+def engine_with_workers(kind, workers):
+    """Return an engine whose workers make as many CartPoles as it is given environments."""
 
     def rollout(envs, actor, n_steps, **options):
         return threaded.rollout([cartpole] * len(envs), actor, n_steps, workers=workers, worker=kind, **options)
@@ -45,10 +47,10 @@ def on(kind, workers):
 
 @cache
 def expected(**options):
-    return run(same, **options)
+    return run_training(same, **options)
 
 
-# --- the law ----------------------------------------------------------------------------------------------------------
+# --- the fragments of `same` ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -57,26 +59,26 @@ def expected(**options):
 def test_any_number_of_workers_yields_the_fragments_of_same_bit_for_bit(kind, workers, groups):
     for lag in (0, 1, 2) if kind == "thread" else ((workers + groups) % 3,):
         options = {"lag": lag, "groups": groups, "sticky": workers % 2 == 0}
-        fragments, versions = run(on(kind, workers), **options)
+        fragments, versions = run_training(engine_with_workers(kind, workers), **options)
         assert versions == [max(0, k - lag) for k in range(N_FRAGMENTS)]
         assert_identical(expected(**options)[0], fragments)
 
 
 @kinds
-def test_the_law_holds_for_fragments_of_one_step(kind):
+def test_workers_yield_the_fragments_of_same_for_fragments_of_one_step(kind):
     options = {"lag": 1, "groups": 2, "n_steps": 1}
-    assert_identical(expected(**options)[0], run(on(kind, 2), **options)[0])
+    assert_identical(expected(**options)[0], run_training(engine_with_workers(kind, 2), **options)[0])
 
 
 @pytest.mark.usefixtures("no_stock")
 @pytest.mark.parametrize("haste", [0.0, 0.5])
 @pytest.mark.parametrize(("actor_on_host", "consumer_on_host"), [(False, False), (True, False), (False, True)])
 @kinds
-def test_the_law_holds_on_a_device_that_lags(kind, actor_on_host, consumer_on_host, haste):
+def test_workers_yield_the_fragments_of_same_on_the_lagging_device(kind, actor_on_host, consumer_on_host, haste):
     for lag, groups in ((0, 1), (2, 2)):
         lane = LaggingLane(haste=haste, actor_on_host=actor_on_host, consumer_on_host=consumer_on_host)
-        fragments, _ = run(on(kind, 2), lag=lag, groups=groups, device=lane)
-        assert_identical(run(same, lag=lag, groups=groups)[0], fragments)
+        fragments, _ = run_training(engine_with_workers(kind, 2), lag=lag, groups=groups, device=lane)
+        assert_identical(run_training(same, lag=lag, groups=groups)[0], fragments)
 
 
 @kinds
@@ -84,7 +86,7 @@ def test_a_worker_may_have_a_share_in_more_groups_than_a_byte_can_count(kind):
     n_envs = 260
 
     def fragment_of(module, **options):
-        envs = [Counter for _ in range(n_envs)]
+        envs = [CountingEnv for _ in range(n_envs)]
         with module.rollout(envs, CountingActor(), 2, seed=0, lag=0, groups=n_envs, **options) as feed:
             return next(feed)
 
@@ -102,8 +104,8 @@ def ledger(dialect, index, **options):
     return make_ledger(import_module(module), index, api=api, **options)
 
 
-def pages(module, dialect, n_envs=5, n_fragments=3, *, options, **how):
-    """Collect fragments of ledgers, and note all that a feed says beside each."""
+def recorded(module, dialect, n_envs=5, n_fragments=3, *, options, **how):
+    """Collect fragments of ledger environments; return each with the episodes, steps and version of the feed."""
     actor, pages = CountingActor(options.get("action", "discrete")), []
     factories = [partial(ledger, dialect, j, **options) for j in range(n_envs)]
     with module.rollout(factories, actor, seed=7, **how) as feed:
@@ -114,9 +116,9 @@ def pages(module, dialect, n_envs=5, n_fragments=3, *, options, **how):
     return pages
 
 
-def assert_same_pages(dialect, *, options, workers, worker, **how):
-    some = pages(same, dialect, options=options, **how)
-    others = pages(threaded, dialect, options=options, workers=workers, worker=worker, **how)
+def assert_workers_yield_the_pages_of_same(dialect, *, options, workers, worker, **how):
+    some = recorded(same, dialect, options=options, **how)
+    others = recorded(threaded, dialect, options=options, workers=workers, worker=worker, **how)
     for one, other in zip(some, others, strict=True):
         assert one[1:] == other[1:]
         names = nested.names(one[0])
@@ -129,27 +131,29 @@ def assert_same_pages(dialect, *, options, workers, worker, **how):
 @pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 @kinds
-def test_every_number_of_every_dialect_is_that_of_same(kind, dialect, sticky):
+def test_workers_yield_every_number_of_same_in_every_dialect(kind, dialect, sticky):
     options = {"form": "dict", "action": "dict", "reuse": True}
     how = {"n_steps": 9, "final": True, "sticky": sticky, "info": ENTRIES, "lag": 1, "groups": 1 + sticky}
-    assert_same_pages(dialect, options=options, workers=2 + sticky, worker=kind, **how)
+    assert_workers_yield_the_pages_of_same(dialect, options=options, workers=2 + sticky, worker=kind, **how)
 
 
 @pytest.mark.parametrize(("form", "action"), [("tuple", "multidiscrete"), ("pair", "multibinary"), ("discrete", "box")])
 def test_observations_and_actions_of_any_form_pass_through_shared_memory(form, action):
     options = {"form": form, "action": action}
-    assert_same_pages("gym", options=options, workers=2, worker="process", n_steps=6, final=True, lag=0, groups=2)
+    assert_workers_yield_the_pages_of_same(
+        "gym", options=options, workers=2, worker="process", n_steps=6, final=True, lag=0, groups=2
+    )
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
-def test_worker_threads_tell_what_the_slow_twin_tells_whatever_the_lengths(data):
+def test_worker_threads_yield_the_fragments_of_the_slow_twin_whatever_the_lengths(data):
     n_envs = data.draw(st.integers(1, 5), "n_envs")
     workers = data.draw(st.integers(1, n_envs), "workers")
     rollout = partial(threaded.rollout, workers=workers, worker="thread")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(test_rows.ENGINES, "workers", (SimpleNamespace(rollout=rollout), 0))
-        test_rows.check(
+        patch.setitem(rows.ENGINES, "workers", (SimpleNamespace(rollout=rollout), 0))
+        rows.check_against_slow_twin(
             "workers",
             data.draw(st.sampled_from(sorted(DIALECTS)), "dialect"),
             n_envs,
@@ -169,19 +173,7 @@ def test_worker_threads_tell_what_the_slow_twin_tells_whatever_the_lengths(data)
 # --- factories --------------------------------------------------------------------------------------------------------
 
 
-class Space:
-    """As little as a space can be: workers need no library of environments."""
-
-    def __init__(self, dtype, shape=()):
-        self.shape, self.dtype = shape, np.dtype(dtype)
-
-    def __eq__(self, other):
-        return (self.shape, self.dtype) == (other.shape, other.dtype)
-
-    __hash__ = None
-
-
-class Counter:
+class CountingEnv:
     """Observes the number of its step plus a constant; its episodes have three steps."""
 
     observation_space, action_space = Space("float32"), Space("int64")
@@ -214,15 +206,15 @@ INFO = {"pid": np.int64, "thread": np.int64, "torch": bool, "seed": np.int64}
 
 
 def infos(envs, kind, workers, **options):
-    """Tell of each environment what it told of itself."""
+    """Return the first info of each environment."""
     with threaded.rollout(envs, CountingActor(), 2, seed=0, info=INFO, workers=workers, worker=kind, **options) as feed:
         return nested.map(lambda x: x[0].tolist(), next(feed).env.info)
 
 
 @kinds
-def test_factories_may_be_of_any_kind_and_are_called_where_the_environment_is_to_live(kind):
-    seeded = lambda seed: Counter(plus=seed)  # noqa: E731
-    envs = [lambda: Counter(1), partial(Counter, plus=2), Counter, seeded, partial(seeded, seed=3)]
+def test_factories_may_be_of_any_kind_and_are_called_in_the_worker(kind):
+    seeded = lambda seed: CountingEnv(plus=seed)  # noqa: E731
+    envs = [lambda: CountingEnv(1), partial(CountingEnv, plus=2), CountingEnv, seeded, partial(seeded, seed=3)]
     got = infos(envs, kind, 3)
     child = int(np.random.SeedSequence(0).spawn(5)[3].generate_state(1)[0]) >> 1
     assert got["seed"] == [1, 2, 0, child, 3]
@@ -234,20 +226,20 @@ def test_factories_may_be_of_any_kind_and_are_called_where_the_environment_is_to
 
 
 @kinds
-def test_what_factories_made_is_closed_in_its_worker(kind, tmp_path):
+def test_an_environment_from_a_factory_is_closed_in_its_worker(kind, tmp_path):
     log = tmp_path / "closed"
-    got = infos([partial(Counter, log=log)] * 3, kind, 2)
+    got = infos([partial(CountingEnv, log=log)] * 3, kind, 2)
     assert sorted(log.read_text().split()) == sorted(map(str, got["thread"]))
 
 
 def test_instances_may_live_in_worker_threads_and_are_never_closed(tmp_path):
     log = tmp_path / "closed"
-    got = infos([Counter(1, log), Counter(2, log)], "thread", 2)
+    got = infos([CountingEnv(1, log), CountingEnv(2, log)], "thread", 2)
     assert (got["seed"], log.exists()) == ([1, 2], False)
     assert len(set(got["thread"])) == 2
 
 
-def script(source):
+def run_script(source):
     """Run a script from a file, as users do."""
     environ = {**os.environ, "PYTHONUNBUFFERED": ""}
     ran = subprocess.run([sys.executable, source], capture_output=True, text=True, timeout=60, check=False, env=environ)
@@ -305,7 +297,7 @@ def test_a_script_without_a_guard_is_not_run_twice_and_what_it_defines_works_in_
             print(error, error.__notes__[0][:26], flush=True)
     """)
     )
-    printed = script(source)
+    printed = run_script(source)
     assert [printed.count(line) for line in ("once", "fragment", "closed", "step 7")] == [1, 1, 2, 2]
     assert "8 rlplay: worker 0 (environm" in printed
 
@@ -313,11 +305,11 @@ def test_a_script_without_a_guard_is_not_run_twice_and_what_it_defines_works_in_
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-class Other(Counter):
+class OtherSpace(CountingEnv):
     observation_space = Space("float64")
 
 
-class Locked(Counter):
+class HoldsLock(CountingEnv):
     def __init__(self):
         super().__init__()
         self.lock = __import__("threading").Lock()
@@ -325,43 +317,48 @@ class Locked(Counter):
 
 REFUSALS = {
     # envs, options -> the error, and what it says
-    "negative": (lambda: [Counter], {"workers": -1}, ValueError, "`workers` must be at least 0, got -1"),
-    "no integer": (lambda: [Counter], {"workers": 1.0}, TypeError, "`workers` must be an integer, got 1.0"),
-    "a flag": (lambda: [Counter], {"workers": True}, TypeError, "`workers` must be an integer, got True"),
-    "too many": (lambda: [Counter] * 2, {"workers": 3}, ValueError, "at most the number of environments, 2, got 3"),
-    "kind": (lambda: [Counter], {"workers": 1, "worker": "fork"}, ValueError, "'process' or 'thread', got 'fork'"),
+    "negative": (lambda: [CountingEnv], {"workers": -1}, ValueError, "`workers` must be at least 0, got -1"),
+    "no integer": (lambda: [CountingEnv], {"workers": 1.0}, TypeError, "`workers` must be an integer, got 1.0"),
+    "a flag": (lambda: [CountingEnv], {"workers": True}, TypeError, "`workers` must be an integer, got True"),
+    "too many": (lambda: [CountingEnv] * 2, {"workers": 3}, ValueError, "at most the number of environments, 2, got 3"),
+    "kind": (lambda: [CountingEnv], {"workers": 1, "worker": "fork"}, ValueError, "'process' or 'thread', got 'fork'"),
     "vector": (lambda: gym.vector.make("CartPole-v1", 2), {"workers": 1}, ValueError, "vector environment"),
-    "instance": (lambda: [Counter, Counter()], {"workers": 2}, TypeError, r"`envs\[1\]` is an instance.*factories"),
+    "instance": (
+        lambda: [CountingEnv, CountingEnv()],
+        {"workers": 2},
+        TypeError,
+        r"`envs\[1\]` is an instance.*factories",
+    ),
 }
 
 
 @pytest.mark.parametrize(("envs", "options", "kind", "says"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_is_refused_at_the_call(envs, options, kind, says):
+def test_wrong_arguments_about_workers_are_refused_at_the_call(envs, options, kind, says):
     with pytest.raises(kind, match=says):
         threaded.rollout(envs(), CountingActor(), **options)
 
 
 @kinds
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_unequal_spaces_are_refused_by_the_environments_name(kind, workers):
+def test_unequal_spaces_in_workers_are_refused_and_the_environment_is_named(kind, workers):
     with pytest.raises(ValueError, match="environment 3 has the observation_space"):
-        threaded.rollout([Counter] * 3 + [Other], CountingActor(), workers=workers, worker=kind)
+        threaded.rollout([CountingEnv] * 3 + [OtherSpace], CountingActor(), workers=workers, worker=kind)
 
 
 @pytest.mark.parametrize(("workers", "groups"), [(1, 2), (2, 1)])
 def test_an_environment_that_stands_twice_is_refused_although_its_workers_differ(workers, groups):
-    env = Counter()
+    env = CountingEnv()
     with pytest.raises(ValueError, match="twice"):
         threaded.rollout([env, env], CountingActor(), workers=workers, groups=groups, worker="thread")
 
 
 def test_a_factory_that_cannot_be_pickled_is_refused_by_name_with_the_remedy():
-    held = Locked()
+    held = HoldsLock()
     with pytest.raises(TypeError, match=r"environment 1 .*lock.*worker='thread'"):
-        threaded.rollout([Counter, lambda: held], CountingActor(), workers=2)
+        threaded.rollout([CountingEnv, lambda: held], CountingActor(), workers=2)
 
 
 @kinds
 def test_an_actor_that_is_refused_leaves_no_worker(kind):
     with pytest.raises(RuntimeError, match="input_size"):
-        threaded.rollout([Counter] * 2, Recurrent(), workers=2, worker=kind)
+        threaded.rollout([CountingEnv] * 2, GruWithBuffer(), workers=2, worker=kind)

@@ -1,4 +1,4 @@
-"""Fragments made by hand or drawn at random, and actors to judge them, for the tests of the losses."""
+"""Fragments made by hand or at random, and small float64 actors, for the tests of losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlplay.engine import BaseActorModule, Final, Fragment, Outcome, State
 
 
 class Table(BaseActorModule):
-    """Logits and values are looked up by the state's number."""
+    """Looks up logits and values by the observation, which is the number of the state."""
 
     def __init__(self, n_states=8, n_actions=3):
         super().__init__()
@@ -24,7 +24,7 @@ class Table(BaseActorModule):
 
 
 class Dense(BaseActorModule):
-    """Sees everything; recurrent if asked for."""
+    """Uses all inputs but the step number; recurrent if `recurrent`."""
 
     def __init__(self, recurrent=False, seed=0):
         super().__init__()
@@ -45,7 +45,7 @@ class Dense(BaseActorModule):
 
 
 def fragment_of(obs, rew, terminated=None, truncated=None, valid=None, act=None, final=(), hx=(), fin0=False):
-    """Put a fragment together from lists: ``1+T`` observations, ``T`` of the rest; flat: one environment."""
+    """Make a fragment of lists: ``1+T`` observations, ``T`` of the others. Flat lists are one environment."""
     obs, rew = torch.as_tensor(obs), torch.as_tensor(rew)
     if rew.ndim == 1:
         obs, rew = obs[:, None], rew[:, None]
@@ -67,12 +67,13 @@ def fragment_of(obs, rew, terminated=None, truncated=None, valid=None, act=None,
 
 
 def ended(obs, t, b=None):
+    """Make the finals of episodes that ended at steps `t` of environments `b` (default 0)."""
     t = torch.tensor(t, dtype=torch.int64)
     return Final(t, torch.zeros_like(t) if b is None else torch.tensor(b), torch.as_tensor(obs), ())
 
 
 def random_fragment(seed=0, T=9, B=4, recurrent=False, box=False):
-    """Draw a fragment whose episodes end in either way, and what a behaviour policy said of it."""
+    """Draw a fragment with terminated and truncated episodes, and random infos of a behaviour policy."""
     g = torch.Generator().manual_seed(seed)
 
     def said(*lead):
@@ -97,7 +98,7 @@ def random_fragment(seed=0, T=9, B=4, recurrent=False, box=False):
 
 
 def made_sticky(fragment):
-    """Make what comes after the first end of a column padding, as a sticky feed does."""
+    """Turn the rows after the first end of each environment into padding, as a sticky feed does."""
     over = fragment.state.fin[1:].cumsum(0) > 0
     fragment.state.fin[1:] = over
     fragment.env.terminated.logical_or_(over & ~fragment.env.truncated)

@@ -1,8 +1,7 @@
-"""Environments and actors in which things go wrong, or merely happen, at a chosen call."""
+"""An environment and an actor that follow scripts: at a chosen call they do what a test has them do."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -13,25 +12,19 @@ from torch import nn
 
 from rlplay.engine import BaseActorModule
 
-LENGTH = 3  # steps in an episode of an `Env`, unless told otherwise
-
-
-class Broken(Exception):
-    """An exception that cannot be made again from its message."""
-
-    def __init__(self, first: str, second: int) -> None:
-        super().__init__(f"{first} and {second}")
+T, B = 5, 2  # of the fragments that `is_scripted_fragment` checks
+LENGTH = 3  # steps in an episode of a `ScriptedEnv`, by default
 
 
 class Script:
-    """Counts calls by name, and does something at the n-th one. A copy of an actor goes by the very same script."""
+    """Counts calls by name, and calls a function at a chosen one. Copies of an actor share its script."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._acts: dict[tuple[str, int], Callable[[], object]] = {}
 
     def at(self, name: str, n: int, act: Callable[[], object]) -> Script:
-        """Let this happen at the ``n``-th call from now on."""
+        """Have `act` called at the ``n``-th call from now on; return the script."""
         self._acts[name, self.counts[name] + n] = act
         return self
 
@@ -43,30 +36,10 @@ class Script:
         return self
 
 
-def raising(error: BaseException) -> Callable[[], None]:
-    """Make something that raises, from a function whose name is to be found in the traceback."""
+class ScriptedEnv:
+    """Observes ``(episode, step)``, counted from 0. An episode ends after ``length`` steps.
 
-    def explode() -> None:
-        raise error
-
-    return explode
-
-
-class Stop:
-    """A place where a thread says that it has come, and stays until it is released."""
-
-    def __init__(self) -> None:
-        self.entered, self.release = threading.Event(), threading.Event()
-
-    def __call__(self) -> None:
-        self.entered.set()
-        assert self.release.wait(60), "nobody has released this"
-
-
-class Env:
-    """Tells how often it was reset and stepped: ``(episode, step)``. An episode ends after ``length`` steps.
-
-    Its script hears of ``reset``, ``step`` and ``close``.
+    Calls its script with "reset", "step" and "close".
     """
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float32)
@@ -99,10 +72,10 @@ class Env:
         return np.array(self._now, np.float32)
 
 
-class Actor(BaseActorModule):
-    """Tells its weight, and has a recurrent state that counts; its script hears of ``act``, ``look`` and ``forget``.
+class ScriptedActor(BaseActorModule):
+    """Repeats the last action; its info holds its weight and its recurrent state, which counts steps.
 
-    (That is of steps, of virtual steps, and of resets of its recurrent state.)
+    Calls its script with "act" at a step, "look" at a virtual step, and "forget" at a reset of its recurrent state.
     """
 
     def __init__(self, script: Script | None = None) -> None:
@@ -121,3 +94,19 @@ class Actor(BaseActorModule):
         if hx is None:
             hx = torch.zeros(1, fin.shape[1])
         return act.clone(), hx + 1, {"weight": self.weight.expand(fin.shape), "hx": hx.clone()}
+
+
+def is_scripted_fragment(k, fragment):
+    """Return whether this is fragment ``k`` of `B` environments of `ScriptedEnv`, every number of it."""
+    g = torch.arange(k * T, (k + 1) * T + 1)[:, None].expand(1 + T, B)
+    state, env = fragment.state, fragment.env
+    return (
+        torch.equal(state.obs, torch.stack([g // LENGTH, g % LENGTH], -1).float())
+        and torch.equal(state.stepno, g % LENGTH)
+        and torch.equal(state.rew, g.float())
+        and torch.equal(state.fin, g % LENGTH == 0)
+        and torch.equal(env.terminated, g[1:] % LENGTH == 0)
+        and not env.truncated.any()
+        and env.valid.all()
+        and torch.equal(fragment.actor["hx"], (g % LENGTH).float())
+    )

@@ -1,0 +1,48 @@
+"""Threads that tests start, wait for and stop."""
+
+from __future__ import annotations
+
+import threading
+
+LONG = 60  # seconds until a test gives up waiting; the machine may be slow
+
+
+class InThread(threading.Thread):
+    """Calls a function at once in a daemon thread, and keeps its result or its exception."""
+
+    def __init__(self, function):
+        super().__init__(daemon=True)
+        self.function, self.error, self.value = function, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.value = self.function()
+        except BaseException as error:
+            self.error = error
+
+    def wait(self):
+        """Wait for the end of the thread; return the thread."""
+        self.join(LONG)
+        assert not self.is_alive()
+        return self
+
+
+def until(condition):
+    """Poll a condition, once a millisecond, until it is true: for changes in other threads or processes."""
+    for _ in range(1000 * LONG):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it never happened")
+
+
+class ThreadBlocker:
+    """A callable that sets `entered`, and blocks the calling thread until `release` is set."""
+
+    def __init__(self) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.release.wait(60), "the blocker was not released"
