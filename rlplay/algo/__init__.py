@@ -1,14 +1,19 @@
-"""The pure pieces of a learning algorithm: what a training loop makes of a fragment.
+"""The parts of a learning algorithm as pure functions of fragments and arrays.
 
-:mod:`~rlplay.algo.returns` knows arrays alone: returns, temporal differences, GAE and V-trace. :func:`transitions`
-turns a fragment into what they take, right under truncation; :func:`unroll` runs an actor over a fragment, with
-gradients. The losses stand above these, each in a module of its own: :mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`,
-:mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`. Each is ``loss(fragment, actor, ...) -> (loss, info)``, where the
-info has detached tensors, for which the device is not made to wait. ``torch.compile(loss)`` makes one graph of it for
-all fragments of one shape, and up to four if they have ``final``, as there may be none, one, or many ends of episodes.
-With a recurrent actor the unrolling is left as it stands, and the rest is compiled.
+:mod:`~rlplay.algo.returns`
+    Arrays in, arrays out: returns, temporal differences, GAE and V-trace.
+:func:`transitions`
+    Converts a fragment to the arguments of these, with correct values where an episode was truncated.
+:func:`unroll`
+    Runs an actor over a fragment, with gradients.
+:mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`, :mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`
+    The losses: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors.
 
-This room knows the nouns of :mod:`rlplay.engine` and of :mod:`rlplay.replay`. It knows no environments and no threads.
+``torch.compile(loss)`` compiles one graph for all fragments of one shape; up to four if they have ``final``, as the
+number of episodes that ended may be zero, one or more. With a recurrent actor, unrolling runs eagerly and the rest is
+compiled.
+
+This package imports the data types of :mod:`rlplay.engine` and :mod:`rlplay.replay`, no environments and no threads.
 """
 
 from . import a2c, dqn, ppo, returns, vtrace

@@ -1,7 +1,7 @@
-"""Advantage actor-critic: the policy gradient with a learnt baseline.
+"""Advantage actor-critic (A2C): the policy gradient with a learnt baseline.
 
-Mnih et al. (2016), "Asynchronous Methods for Deep Reinforcement Learning", section 4 and algorithm S3, run
-synchronously. Their k-step advantage is ``C = 1`` here; lower values give GAE (Schulman et al., 2016).
+Mnih et al. (2016), "Asynchronous Methods for Deep Reinforcement Learning", section 4 and algorithm S3, without the
+asynchronous updates. Their k-step advantage is ``C = 1`` here; lower values give GAE (Schulman et al., 2016).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def loss(
 
         loss = mean(-log pi(a_t | s_t) A_t) + value_weight mean((A_t + V_t - V(s_t))^2) - entropy_weight mean(H_t)
 
-    where ``A_t``, and ``V_t`` beside it, are constants: no gradient flows through advantages and targets. Means are
-    over the valid transitions. Where a time limit cut an episode, its return is bootstrapped from its last state if
-    the fragment has ``final`` (see :func:`rlplay.algo.transitions`).
+    where the advantages ``A_t`` and the targets ``A_t + V_t`` are constants: no gradient flows through them. ``H_t`` is
+    the policy's entropy. Means are over the valid transitions. Where a time limit truncated an episode, its return is
+    bootstrapped from its last state if the fragment has ``final`` (see :func:`rlplay.algo.transitions`).
 
     Parameters
     ----------
@@ -51,11 +51,12 @@ def loss(
     C : float in [0, 1]
         GAE's lambda. 1: returns to the end of the episode or of the fragment; 0: one step.
     n_lookahead : int >= 0, or None
-        Instead of GAE: look so many steps ahead and trust the value there (:func:`rlplay.algo.returns.multistep`).
+        If given, n-step returns over so many steps replace GAE (:func:`rlplay.algo.returns.multistep`).
     value_weight, entropy_weight : float
-        How much the critic's error and the policy's entropy (in nats) count.
+        The coefficients of the critic's squared error and of the policy's entropy (in nats).
     normalise : bool
-        Whether to bring the advantages of the fragment to mean zero and deviation one. The value targets stay.
+        Whether to normalise the fragment's advantages to mean zero and standard deviation one. The value targets are
+        not changed.
 
     Returns
     -------
@@ -63,18 +64,19 @@ def loss(
         With gradients to the actor's parameters.
     info : dict of float tensors, ``()``
         Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value`` and ``advantage``
-        (before normalisation). The host is not made to wait: take ``.item()`` when it suits you. (A recurrent actor
-        needs one wait, in :func:`rlplay.algo.unroll`.)
+        (before normalisation). The host does not wait for the device, except once for a recurrent actor, in
+        :func:`rlplay.algo.unroll`.
 
     Raises
     ------
     TypeError
         The info is no mapping, or the actions are of another kind.
     ValueError
-        The info lacks an entry, or it has another shape; a number is out of range; ``C`` beside ``n_lookahead``.
+        The info lacks an entry, or it has another shape; a number is out of range; both ``C`` and ``n_lookahead`` are
+        given.
     """
     info, _, final = unroll(blank_padding(fragment), actor)
-    now = reaction(info, taken(fragment), fragment.env.valid)
+    current = reaction(info, taken(fragment), fragment.env.valid)
     x = valued(fragment, info, final, gamma=gamma)
     if n_lookahead is None:
         advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
@@ -84,7 +86,7 @@ def loss(
     else:
         raise ValueError(f"`C` = {C} (GAE) and `n_lookahead` = {n_lookahead} exclude each other: leave one out.")
 
-    gain = now.log_p * (masked.normalised(advantage, x.valid) if normalise else advantage)
+    gain = current.log_p * (masked.normalised(advantage, x.valid) if normalise else advantage)
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(now, gain, advantage + x.val, x.valid, **weights)
+    loss, terms = objective(current, gain, advantage + x.val, x.valid, **weights)
     return loss, terms | {"advantage": masked.mean(advantage, x.valid)}

@@ -1,8 +1,8 @@
-"""What the actor-critic losses share: how an actor's info is read, and how the terms of a loss are put together.
+"""Shared parts of the actor-critic losses: reading an actor's info, and combining the terms of a loss.
 
-By convention the info of an actor-critic is a mapping with ::
+The info of an actor-critic is a mapping with these entries::
 
-    "value"              float (n_seq, B)           the critic's value of the state, and
+    "value"              float (n_seq, B)           the critic's value of the state; and
     "logits"             float (n_seq, B, A)        for a Discrete space: unnormalised log-probabilities, or
     "mean", "log_std"    float, the shape of act    for a Box: independent normal distributions
 
@@ -27,27 +27,27 @@ __all__ = ["Reaction", "entry", "objective", "reaction", "valued"]
 
 
 class Reaction(NamedTuple):
-    """What an actor-critic makes of transitions. Where these are not valid: placeholders, which pass no gradients."""
+    """Log-probabilities, entropies and values for transitions. Where not valid: finite numbers without gradients."""
 
     log_p: Tensor
-    """Float ``(T, B)``: ``log pi(a_t | s_t)`` of the actions that were carried out; for a Box, a log-density."""
+    """Float ``(T, B)``: ``log pi(a_t | s_t)`` of the actions that were carried out; for a Box, the log-density."""
     entropy: Tensor
-    """Float ``(T, B)``: of ``pi(. | s_t)``, in nats."""
+    """Float ``(T, B)``: the entropy of ``pi(. | s_t)``, in nats."""
     value: Tensor
     """Float ``(T, B)``: ``V(s_t)``."""
 
 
 def reaction(info: Nested, act: Nested, valid: Tensor) -> Reaction:
-    """Read what an actor-critic's info says of transitions.
+    """Compute log-probabilities, entropies and values of transitions from an actor-critic's info.
 
     Parameters
     ----------
     info : mapping of float tensors, ``(T, B, ...)``
-        The module's docstring says of which. Rows that they have in excess, such as a look-ahead row, are left alone.
+        With the entries in the module's docstring. Rows after the first ``T``, such as the look-ahead row, are ignored.
     act : int64 tensor ``(T, B)``, or float tensor ``(T, B, ...)``
         The actions that were carried out: of one ``Discrete`` space (from 0), or of one ``Box``.
     valid : bool tensor, ``(T, B)``
-        Which transitions were.
+        Which transitions were carried out.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def reaction(info: Nested, act: Nested, valid: Tensor) -> Reaction:
                 f"`{name}` must be (n_seq, B, ...) = ({expected}), with n_seq >= {len(valid)}; got {tuple(x.shape)}. "
                 f"Does a dimension of one want `.squeeze(-1)`?"
             )
-        # what is masked is what goes in: then no gradient goes into rows that never happened, whatever they hold
+        # the inputs are masked, so that no gradient, and no NaN, passes through rows that are not valid
         x = x[: len(valid)]
         x = x.masked_fill(~masked.like(valid, x), 0)
         return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -96,14 +96,15 @@ def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
 
 
 def valued(fragment: Fragment, info: Nested, final: Nested, *, gamma: float) -> Transitions:
-    """Make transitions of a fragment by the values that an info has.
+    """Convert a fragment to transitions, with the values in an actor's info.
 
     Parameters
     ----------
     fragment : Fragment
         See :func:`rlplay.algo.transitions`.
     info, final : mapping of float tensors
-        ``"value"`` is float ``(1+T, B)`` in the one, ``(K,)`` in the other (unless the fragment has no ``final``).
+        ``info["value"]`` is float ``(1+T, B)``. ``final["value"]`` is float ``(K,)``; it is ignored if the fragment has
+        no ``final``.
     gamma : float in [0, 1]
         The discount.
 
@@ -114,29 +115,29 @@ def valued(fragment: Fragment, info: Nested, final: Nested, *, gamma: float) -> 
     Raises
     ------
     TypeError, ValueError
-        There is no such entry, or it has another shape.
+        There is no entry ``"value"``, or it has another shape.
     """
     last = entry(final, "value") if isinstance(fragment.env.final, Final) else ()
     return transitions(fragment, entry(info, "value"), last, gamma=gamma)
 
 
 def objective(
-    now: Reaction, gain: Tensor, target: Tensor, valid: Tensor, *, value_weight: float, entropy_weight: float
+    current: Reaction, gain: Tensor, target: Tensor, valid: Tensor, *, value_weight: float, entropy_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Put the terms together: minus the policy's gain, the critic's squared error, minus the entropy.
+    """Compute the loss: minus the policy's gain, plus the critic's squared error, minus the entropy.
 
     Parameters
     ----------
-    now : Reaction
-        The current actor's, with gradients.
+    current : Reaction
+        Of the current actor, with gradients.
     gain : float tensor, ``(T, B)``
-        What the policy is to raise, with gradients to it.
+        The quantity that the policy maximises, with gradients.
     target : float tensor, ``(T, B)``
-        What the critic should have said, without gradients.
+        The critic's targets, without gradients.
     valid : bool tensor, ``(T, B)``
-        Over which transitions means are taken.
+        The transitions to take means over.
     value_weight, entropy_weight : float
-        How much the terms count.
+        The coefficients of the critic's error and of the entropy.
 
     Returns
     -------
@@ -145,23 +146,23 @@ def objective(
         Detached: ``policy_loss``, ``value_loss``, ``entropy``, and the mean ``value``.
     """
     policy_loss = -masked.mean(gain, valid)
-    value_loss = masked.mean((target - now.value).square(), valid)
-    entropy = masked.mean(now.entropy, valid)
+    value_loss = masked.mean((target - current.value).square(), valid)
+    entropy = masked.mean(current.entropy, valid)
     loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
     terms = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-    terms["value"] = masked.mean(now.value, valid)
+    terms["value"] = masked.mean(current.value, valid)
     return loss, {name: term.detach() for name, term in terms.items()}
 
 
 def entry(info: Nested, name: str) -> Tensor:
-    """Take an entry out of an actor's info.
+    """Return an entry of an actor's info.
 
     Raises
     ------
     TypeError
         The info is no mapping.
     ValueError
-        It has no such entry.
+        The info has no such entry.
     """
     if not isinstance(info, Mapping):
         raise TypeError(

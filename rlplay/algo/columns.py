@@ -1,4 +1,4 @@
-"""The arguments of :mod:`rlplay.algo.returns`, NumPy's or torch's alike: checked, brought to one shape and dtype."""
+"""The arguments of :mod:`rlplay.algo.returns`, NumPy arrays or torch tensors: checked, and converted to one dtype."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any, Generic, NoReturn, TypeVar
 import numpy as np
 import torch
 
-from .recursion import through
+from .recursion import times
 
 __all__ = ["Array", "Columns", "columns", "fraction"]
 
 Array = TypeVar("Array", "np.ndarray[Any, Any]", torch.Tensor)
-"""A NumPy array or a torch tensor: what goes in is what comes out."""
+"""A NumPy array or a torch tensor: the result is of the kind of the arguments."""
 
 
 @dataclass(frozen=True)
 class Columns(Generic[Array]):
-    """What the recursions are made of: in the working dtype, without gradients, ready to be broadcast.
+    """The arguments of a recursion: in the dtype of the computation, without gradients, ready to be broadcast.
 
-    Tensors on the host are seen as the NumPy arrays that share their memory: an operation on a short row costs NumPy a
-    third of what it costs torch. So there are two cases, the host's arrays and a device's tensors; compiled tensors are
-    of the second kind wherever they are.
+    Tensors on the host are converted to NumPy arrays that share their memory, since an operation on a short row takes
+    NumPy a third of the time that it takes torch. So the recursions work on NumPy arrays, or on torch tensors: those on
+    a device, and all tensors under ``torch.compile``.
     """
 
     xp: Any
-    """The module whose arrays they are, ``numpy`` or ``torch``; only names that both know are asked of it."""
+    """The arrays' module, ``numpy`` or ``torch``. Only functions that both modules have are called."""
     rew: Any
-    """``(T, B, ...)``: ``r_{t+1}``. Perhaps the caller's own memory, as is ``val``: only to be read."""
+    """``(T, B, ...)``: ``r_{t+1}``. Read-only, like ``val``: they may be the caller's memory."""
     discount: Any
-    """Broadcasts to ``rew``: ``gamma n_t``, how much of what comes later counts. New: it may be written to."""
+    """Broadcasts to ``rew``: ``gamma n_t``, zero at the ends of episodes. A new array, which may be written to."""
     val: Any
-    """The shape of ``rew``: ``V(s_t)``, or None."""
+    """The shape of ``rew``: ``V(s_t)``; None if not given."""
     ratio: Any
-    """Broadcasts to ``rew``: ``pi / mu``, or None."""
+    """Broadcasts to ``rew``: ``pi / mu = exp(omega)``; None if not given."""
     end: Any
     """``(B, ...)``: ``V(s_T)``."""
     dtype: Any
-    """Of the answer: NumPy's or torch's."""
+    """The dtype of the result, NumPy's or torch's."""
 
     def weight(self, name: str, bar: float | None) -> Any:
-        """Compute ``min(exp(omega_t), bar)``. Never infinite, so that zero times it is zero."""
+        """Compute ``min(exp(omega_t), bar)``, at most the largest finite number, so that zero times it is zero."""
         if bar is not None and not (isinstance(bar, Real) and bar >= 0):
             raise ValueError(f"`{name}` must be a number >= 0, or None for no clipping; got {bar!r}.")
         if self.ratio is None:
@@ -51,26 +51,26 @@ class Columns(Generic[Array]):
         largest = float(self.xp.finfo(self.ratio.dtype).max)
         return self.ratio.clip(None, largest if bar is None else min(float(bar), largest))
 
-    def carried(self, name: str, bar: float | None) -> Any:
-        """Compute ``gamma n_t min(exp(omega_t), bar)``: the discount, weighted."""
+    def weighted_discount(self, name: str, bar: float | None) -> Any:
+        """Compute ``gamma n_t min(exp(omega_t), bar)``: the discount times the importance weight."""
         weight = self.weight(name, bar)
-        return self.discount if self.ratio is None else through(self.discount, weight)
+        return self.discount if self.ratio is None else times(self.discount, weight)
 
-    def surprise(self) -> Any:
-        """Compute the temporal differences ``rew_t + gamma n_t V_{t+1} - V_t``, unweighted, a new array."""
-        found = through(self.discount, self.xp.concatenate([self.val[1:], self.end[None]]))
+    def deltas(self) -> Any:
+        """Compute the temporal differences ``rew_t + gamma n_t V_{t+1} - V_t``, unweighted, as a new array."""
+        found = times(self.discount, self.xp.concatenate([self.val[1:], self.end[None]]))
         found += self.rew
         found -= self.val
         return found
 
-    def answer(self, x: Any) -> Array:
-        """Give back the array in kind, of the dtype promised."""
+    def converted(self, x: Any) -> Array:
+        """Convert a result to the kind of the arguments (NumPy or torch) and to ``dtype``."""
         if isinstance(self.dtype, torch.dtype):
             tensor: Any = x if self.xp is torch else torch.from_numpy(x)
-            given: Array = tensor.to(self.dtype)
+            result: Array = tensor.to(self.dtype)
         else:
-            given = x.astype(self.dtype, copy=False)
-        return given
+            result = x.astype(self.dtype, copy=False)
+        return result
 
 
 def columns(
@@ -82,12 +82,12 @@ def columns(
     bootstrap: float | Array,
     omega: Array | None = None,
 ) -> Columns[Array]:
-    """Check the arguments and put them side by side; :mod:`rlplay.algo.returns` says what each must be.
+    """Check the arguments, which :mod:`rlplay.algo.returns` documents, and convert them to one kind and dtype.
 
     Raises
     ------
     TypeError
-        Something is no array, has not the right dtype, or NumPy and torch are mixed.
+        An argument is no array or has the wrong dtype, or NumPy and torch are mixed.
     ValueError
         The shapes do not fit, or the tensors are on several devices.
     """
@@ -99,14 +99,14 @@ def columns(
     _check_kind("fin", fin, rew, "bool")
     _check_shapes(rew, fin, val, omega, end)
 
-    # a zero-dimensional bootstrap is a number: it has no say in the dtype
+    # a zero-dimensional bootstrap counts as a number, and does not take part in dtype promotion
     kind: Any = torch if isinstance(rew, torch.Tensor) else np
     dtype = reduce(kind.promote_types, [x.dtype for x in floats.values() if x.ndim])
     working = kind.promote_types(dtype, kind.float32)
     on_host = _on_host(rew)
     xp: Any = np if on_host else torch
 
-    def work(x: Any) -> Any:
+    def to_working(x: Any) -> Any:
         if kind is np:
             return x.astype(working, copy=False)
         return x.to(working).numpy(force=True) if on_host else x.detach().to(working)
@@ -114,30 +114,30 @@ def columns(
     def aligned(x: Any) -> Any:
         return x.reshape(*x.shape, *(1,) * (rew.ndim - x.ndim))
 
-    rewards, discount = work(rew), aligned(work(~fin))
+    rewards, discount = to_working(rew), aligned(to_working(~fin))
     discount *= fraction("gamma", gamma)
     last = xp.zeros_like(rewards[0])
-    last[...] = float(bootstrap) if isinstance(bootstrap, Real) else work(end)
+    last[...] = float(bootstrap) if isinstance(bootstrap, Real) else to_working(end)
     return Columns(
         xp=xp,
         rew=rewards,
         discount=discount,
-        val=None if val is None else work(val),
-        ratio=None if omega is None else xp.exp(aligned(work(omega))),
+        val=None if val is None else to_working(val),
+        ratio=None if omega is None else xp.exp(aligned(to_working(omega))),
         end=last,
         dtype=dtype,
     )
 
 
 def fraction(name: str, x: float) -> float:
-    """Check a number that must lie between zero and one.
+    """Check that an argument is a number in [0, 1], and return it.
 
     Raises
     ------
     TypeError
-        It is no number (a tensor is none: reading it would make the host wait for the device).
+        It is no number. A tensor is refused, since reading it would make the host wait for the device.
     ValueError
-        It is outside of [0, 1].
+        It is outside [0, 1].
     """
     if not isinstance(x, Real):
         raise TypeError(f"`{name}` must be a number, got {type(x).__name__}; of a tensor, take `.item()` beforehand.")
@@ -147,12 +147,12 @@ def fraction(name: str, x: float) -> float:
 
 
 def _on_host(x: Any) -> bool:
-    """Whether NumPy is to work on the memory. `torch.compile` is shown torch alone, and makes kernels of that."""
+    """Whether to compute with NumPy. Under ``torch.compile`` all is computed with torch, so that it can be compiled."""
     return not isinstance(x, torch.Tensor) or (x.device.type == "cpu" and not torch.compiler.is_compiling())
 
 
 def _check_kind(name: str, x: Any, rew: Any, dtype: str) -> None:
-    """Refuse what is no array, is of another kind or device than ``rew``, or has not the dtype."""
+    """Raise unless ``x`` is an array of this dtype, of the same kind (NumPy or torch) and device as ``rew``."""
     if not isinstance(x, np.ndarray | torch.Tensor):
         raise TypeError(f"`{name}` must be a NumPy array or a torch tensor, got {type(x).__name__}.")
     if isinstance(x, torch.Tensor) != isinstance(rew, torch.Tensor):
@@ -170,7 +170,7 @@ def _check_kind(name: str, x: Any, rew: Any, dtype: str) -> None:
 
 
 def _check_shapes(rew: Any, fin: Any, val: Any, omega: Any, end: Any) -> None:
-    """Refuse what is not time-major, or does not fit ``rew``."""
+    """Raise unless ``rew`` is ``(T, B, ...)`` and the other shapes fit it."""
     shape = tuple(rew.shape)
     if len(shape) < 2 or shape[0] == 0:
         raise ValueError(f"`rew` must be (T, B, ...) with T >= 1, got {shape}; of a single stream take `rew[:, None]`.")

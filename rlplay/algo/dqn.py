@@ -1,4 +1,4 @@
-"""Deep Q-learning over fragments (with recurrent networks, too) and over batches from a replay buffer.
+"""Deep Q-learning (DQN) over fragments, with or without recurrent networks, and over batches from a replay buffer.
 
 Mnih et al. (2015), "Human-level control through deep reinforcement learning", and with ``double=True`` van Hasselt et
 al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
@@ -6,10 +6,10 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
 
-Recurrent networks learn from sequences, with the priorities that Kapturowski et al. (2019, "Recurrent Experience Replay
-in Distributed Reinforcement Learning") give them::
+Recurrent networks learn from sequences. Their priorities by Kapturowski et al. (2019, "Recurrent Experience Replay in
+Distributed Reinforcement Learning")::
 
-    columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # of a buffer with `sequences=True`
+    columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # from a buffer made with `sequences=True`
     loss, info = dqn.loss(columns, actor, target=target, gamma=0.99, weight=weight)
     error = info["td_error"].abs()  # (T, N)
     buffer.update(ids, 0.9 * error.amax(dim=0) + 0.1 * error.mean(dim=0))
@@ -55,9 +55,9 @@ def loss(
              = max_a Q'(s, a)               not double
 
     where ``Q'`` is the target network, and ``l`` is Huber's loss or half the square. Targets are constants. Means are
-    over the valid transitions. Where a time limit cut an episode, its return is bootstrapped from its last state if the
-    fragment has ``final`` (see :func:`rlplay.algo.transitions`). Near the end of the fragment fewer steps are looked
-    ahead, as there are no more. More than one step is not corrected for actions that a greedy policy would not take.
+    over the valid transitions. Where a time limit truncated an episode, its return is bootstrapped from its last state
+    if the fragment has ``final`` (see :func:`rlplay.algo.transitions`). Near the end of the fragment only the remaining
+    steps are used. With ``n > 1`` there is no correction for actions that the greedy policy would not take.
 
     Parameters
     ----------
@@ -70,13 +70,14 @@ def loss(
     target : BaseActorModule, optional
         The target network; its recurrent state, if any, starts from ``fragment.hx`` as well. ``None``: the actor.
     n_lookahead : int >= 1, or None
-        How many rewards to take from the fragment; ``None``: all.
+        ``n``, the number of rewards in a target; ``None``: all up to the end of the episode or of the fragment.
     double : bool
-        Whether the actor chooses the actions that the target network evaluates.
+        Whether the actor, not the target network, chooses the actions that the target network evaluates.
     huber : float > 0, or None
-        Where Huber's loss goes over from half the square to a slope of ``huber``. ``None``: half the square throughout.
+        The error above which Huber's loss is linear, with this slope, instead of half the square. ``None``: half the
+        square everywhere.
     weight : float tensor, optional
-        Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: one.
+        Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: all one.
 
     Returns
     -------
@@ -84,27 +85,28 @@ def loss(
         With gradients to the actor's parameters.
     info : dict of float tensors
         Detached, on the device: ``td_error``, ``(T, B)``, that is ``y_t - Q(s_t, a_t)``, zero where not valid; and the
-        means ``q`` and ``target``, ``()``. The host is not made to wait, but for a recurrent actor
-        (:func:`rlplay.algo.unroll`).
+        means ``q`` and ``target``, ``()``. The host does not wait for the device, except once for each recurrent
+        network, in :func:`rlplay.algo.unroll`.
 
     Raises
     ------
     TypeError
         An info is no mapping, or the actions are of another kind.
     ValueError
-        An info has no ``"q"``, or of another shape; a number is out of range.
+        An info has no ``"q"``, or it has another shape; a number is out of range.
     """
     _check_huber(huber)
     if n_lookahead is not None and n_lookahead < 1:
         raise ValueError(f"`n_lookahead` must be a number of steps >= 1, or None for all; got {n_lookahead}.")
-    shown, valid = blank_padding(fragment), fragment.env.valid
-    ended = isinstance(fragment.env.final, Final)
-    info, _, final = unroll(shown, actor)
+    inputs, valid = blank_padding(fragment), fragment.env.valid
+    has_final = isinstance(fragment.env.final, Final)
+    info, _, final = unroll(inputs, actor)
     q = _values(info, fragment.state.act)
     with torch.no_grad():
-        info_, _, final_ = (info, None, final) if target is None else unroll(shown, target)
-        value = _greedy(info, info_, double)
-        x = transitions(fragment, value, _greedy(final, final_, double) if ended else (), gamma=gamma)
+        target_info, _, target_final = (info, None, final) if target is None else unroll(inputs, target)
+        value = _greedy(info, target_info, double)
+        final_value = _greedy(final, target_final, double) if has_final else ()
+        x = transitions(fragment, value, final_value, gamma=gamma)
         y = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
 
     q = q[:-1].masked_fill(~valid.unsqueeze(-1), 0)
@@ -138,14 +140,15 @@ def replayed(
 
         loss = mean(w_i l(y_i - Q(s_i, a_i))),    y_i = rew_i + discount_i V(next_i)
 
-    with ``V`` and ``l`` as for :func:`loss`. Discount, looking ahead and ends of episodes are in the batch already.
+    with ``V`` and ``l`` as for :func:`loss`. ``rew`` and ``discount`` already contain ``gamma``, the number of steps
+    and the ends of episodes.
 
     Parameters
     ----------
     batch : rlplay.replay.Batch
         ``N`` transitions, on the actor's device.
     actor, target : BaseActorModule
-        As for :func:`loss`, but without recurrent state (for one with, sample sequences and use :func:`loss`).
+        As for :func:`loss`, but without recurrent state. (With recurrent state, sample sequences and use :func:`loss`.)
     double, huber
         As for :func:`loss`.
 
@@ -154,19 +157,20 @@ def replayed(
     loss : float tensor, ``()``
         With gradients to the actor's parameters.
     info : dict of float tensors
-        Detached, on the device: ``td_error``, ``(N,)``, of which ``buffer.update(batch.ids, ...)`` takes the magnitude;
-        and the means ``q`` and ``target``, ``()``. The host is not made to wait.
+        Detached, on the device: ``td_error``, ``(N,)``, whose magnitude is the priority in
+        ``buffer.update(batch.ids, info["td_error"].abs())``; and the means ``q`` and ``target``, ``()``. The host does
+        not wait for the device.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`loss`.
+        As for :func:`loss`.
     """
     _check_huber(huber)
-    q = _values(_asked(actor, batch.state), batch.act)
+    q = _values(_react(actor, batch.state), batch.act)
     with torch.no_grad():
-        info = _asked(actor, batch.next) if double or target is None else ()
-        value = _greedy(info, info if target is None else _asked(target, batch.next), double)
+        info = _react(actor, batch.next) if double or target is None else ()
+        value = _greedy(info, info if target is None else _react(target, batch.next), double)
         y = batch.rew + torch.where(batch.discount == 0, 0, batch.discount * value)
 
     chosen = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
@@ -179,7 +183,7 @@ def replayed(
 
 
 def _values(info: Nested, act: Nested) -> Tensor:
-    """Read the values of the actions, or say what is amiss."""
+    """Return ``info["q"]``, after checking that it fits the actions and that these are of a single Discrete space."""
     if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.ndim != 2:
         got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
         raise TypeError(f"Q-learning is for the actions of a single Discrete space, int64 (n_seq, B); got {got}.")
@@ -190,7 +194,7 @@ def _values(info: Nested, act: Nested) -> Tensor:
 
 
 def _greedy(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
-    """Compute the values of states: by one network of the actions that another, or the same, would take there."""
+    """Compute ``V(s)`` by double Q-learning or not: network ``chosen_by`` chooses, ``evaluated_by`` evaluates."""
     q = entry(evaluated_by, "q").detach()
     if not double:
         return q.amax(-1)
@@ -199,15 +203,15 @@ def _greedy(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
 
 
 def _errors(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
-    """Compute Huber's loss, or half the square, of each error."""
+    """Compute Huber's loss, or half the square, of each ``y - q``."""
     y = y.to(q.dtype)
     if huber is None:
         return F.mse_loss(q, y, reduction="none") / 2
     return F.huber_loss(q, y, reduction="none", delta=huber)
 
 
-def _asked(actor: BaseActorModule, state: State) -> Nested:
-    """Let an actor without recurrent state react to the states of a batch."""
+def _react(actor: BaseActorModule, state: State) -> Nested:
+    """Return the info of an actor without recurrent state for the states of a batch."""
     info, hx = react(actor, state, None)
     if nested.leaves(hx):
         raise ValueError(

@@ -1,7 +1,9 @@
-"""Masks, and means over the valid transitions: what every loss takes its means with.
+"""Masks, and means over the valid transitions, for the losses.
 
-The rows that are left out must be finite (mask what goes *into* a computation, rather than what comes out: a zero
-gradient times an infinite activation is NaN). None of these makes the host wait for the device.
+Elements that are not valid must still be finite: a mean multiplies them by zero, and zero times infinity is NaN. So
+mask the inputs of a computation, not only its result: a zero gradient times an infinite activation is NaN, too.
+
+The host never waits for the device.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ __all__ = ["like", "mean", "normalised"]
 
 
 def like(mask: Tensor, x: Tensor) -> Tensor:
-    """Give a mask trailing dimensions, so that it broadcasts over those of ``x``."""
+    """Append dimensions of one to a mask, so that it broadcasts over the trailing dimensions of ``x``."""
     return mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim))
 
 
 def mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Average over the valid transitions; zero if there are none.
+    """Compute the mean over the valid transitions; zero if there are none.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def mean(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def normalised(x: Tensor, valid: Tensor) -> Tensor:
-    """Bring to mean zero and deviation one, over the valid transitions.
+    """Shift and scale to mean zero and standard deviation one over the valid transitions.
 
     Parameters
     ----------

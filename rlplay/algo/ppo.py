@@ -1,10 +1,10 @@
-"""Proximal policy optimisation: several epochs over each fragment, while the policy stays near the one that acted.
+"""Proximal policy optimisation (PPO): several epochs over each fragment, near the policy that collected it.
 
-Schulman et al. (2017), "Proximal Policy Optimization Algorithms", eq. 7 and algorithm 1, with GAE. What the behaviour
-policy said of the fragment stands in ``fragment.actor``. Advantages and old probabilities are made of that, so they are
-the same in all epochs, and right whatever the feed's ``lag``. The critic's error is not clipped, as in the paper.
+Schulman et al. (2017), "Proximal Policy Optimization Algorithms", eq. 7 and algorithm 1, with GAE. Advantages and old
+probabilities are computed from the info of the behaviour policy, ``fragment.actor``, so they are the same in all
+epochs, and correct for any ``lag`` of the feed. As in the paper, the critic's error is not clipped.
 
-One loop over the fragments, one over the minibatches::
+A training loop::
 
     for fragment in feed:
         for loss, info in ppo.losses(fragment, actor, gamma=0.99, n_epochs=4, n_minibatches=4):
@@ -12,8 +12,8 @@ One loop over the fragments, one over the minibatches::
             loss.backward()
             optim.step()
 
-With ``torch.compile``, compile the function that has the inner loop. ``torch.compile(ppo.losses)`` brings little: the
-losses are computed when the loop asks for them, which is after it has returned.
+With ``torch.compile``, compile the function that contains the inner loop. ``torch.compile(ppo.losses)`` brings little:
+``losses`` returns an iterator, and the losses are computed when the loop advances it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = ["loss", "losses"]
 
 
 class _Batch(NamedTuple):
-    """What is learnt from, without gradients. Minibatches are cut from the second dimension of every leaf."""
+    """The constants of a loss, without gradients. A minibatch selects from the second dimension of every leaf."""
 
     fragment: Fragment
-    """What the actor is shown."""
+    """The inputs of the actor."""
     act: Nested
     """``(T, B, ...)``: the actions that were carried out."""
     log_p: Tensor
-    """Float ``(T, B)``: what the behaviour policy said of them."""
+    """Float ``(T, B)``: the log-probabilities of the actions under the behaviour policy."""
     advantage: Tensor
     """Float ``(T, B)``."""
     target: Tensor
-    """Float ``(T, B)``: what the critic should say."""
+    """Float ``(T, B)``: the critic's targets."""
     valid: Tensor
     """Bool ``(T, B)``."""
 
@@ -71,9 +71,10 @@ def loss(
         loss = mean(-min(w_t A_t, clamp(w_t, 1 - clip, 1 + clip) A_t))
              + value_weight mean((A_t + V_t - V(s_t))^2) - entropy_weight mean(H_t)
 
-    where ``w_t = pi(a_t | s_t) / mu(a_t | s_t)``, and ``A_t`` and ``V_t`` are of the behaviour policy ``mu`` and its
-    critic, constants. Means are over the valid transitions. Where a time limit cut an episode, its return is
-    bootstrapped from its last state if the fragment has ``final`` (see :func:`rlplay.algo.transitions`).
+    where ``w_t = pi(a_t | s_t) / mu(a_t | s_t)``, and ``H_t`` is the policy's entropy. The advantages ``A_t`` and the
+    values ``V_t`` are those of the behaviour policy ``mu`` and its critic, and constants. Means are over the valid
+    transitions. Where a time limit truncated an episode, its return is bootstrapped from its last state if the fragment
+    has ``final`` (see :func:`rlplay.algo.transitions`).
 
     Parameters
     ----------
@@ -88,11 +89,12 @@ def loss(
     C : float in [0, 1]
         GAE's lambda.
     clip : float > 0
-        How far from one the ratio ``w_t`` may go before there is nothing more to be gained.
+        The distance of the ratio ``w_t`` from one beyond which the policy gains nothing more.
     value_weight, entropy_weight : float
-        How much the critic's error and the policy's entropy (in nats) count.
+        The coefficients of the critic's squared error and of the policy's entropy (in nats).
     normalise : bool
-        Whether to bring the advantages of the fragment to mean zero and deviation one. The value targets stay.
+        Whether to normalise the fragment's advantages to mean zero and standard deviation one. The value targets are
+        not changed.
 
     Returns
     -------
@@ -101,7 +103,8 @@ def loss(
     info : dict of float tensors, ``()``
         Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value``, ``kl`` (an
         estimate of ``KL(mu || pi)``, in nats, never negative) and ``clipped`` (the share of ratios
-        outside of the bounds). The host is not made to wait, but for a recurrent actor (:func:`rlplay.algo.unroll`).
+        outside of the bounds). The host does not wait for the device, except once for a recurrent actor, in
+        :func:`rlplay.algo.unroll`.
 
     Raises
     ------
@@ -129,37 +132,40 @@ def losses(
     normalise: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Go over a fragment several times, in random minibatches; yield what :func:`loss` returns for each.
+    """Yield the loss of each random minibatch of a fragment, over several epochs.
 
-    Each is computed when it is asked for, with the weights that the actor has then. Minibatches are made of single
-    transitions if the actor has no recurrent state, and of whole columns if it has one. (Those that are not valid are
-    among them and count for nothing, so that a minibatch of a sticky fragment may be somewhat smaller.)
+    Each loss is computed when the iterator is advanced, with the actor's weights at that time. A minibatch consists of
+    single transitions if the actor has no recurrent state, and of whole columns if it has one. Transitions that are not
+    valid are drawn as well and left out of the means, so minibatches of a sticky fragment have fewer valid transitions.
 
     Parameters
     ----------
     fragment, actor, gamma, C, clip, value_weight, entropy_weight, normalise
         As for :func:`loss`. Advantages are normalised over the whole fragment.
     n_epochs : int
-        How often to go over the fragment.
+        The number of passes over the fragment.
     n_minibatches : int
-        Into how many parts, equal up to one, the ``T B`` transitions are divided, or the ``B`` columns.
+        The number of minibatches in each epoch. The ``T B`` transitions (or the ``B`` columns) are divided among them
+        evenly; sizes differ by one at most.
     generator : torch.Generator, optional
-        On the fragment's device: draws the minibatches. ``None``: torch's global one.
+        Draws the minibatches; on the fragment's device. ``None``: torch's global one.
 
     Yields
     ------
     loss, info
-        ``n_epochs n_minibatches`` times. To stop early, leave the loop.
+        What :func:`loss` returns, ``n_epochs n_minibatches`` times. To stop early, leave the loop.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`loss`, at the call; or more minibatches than there is to be divided.
+        As :func:`loss`, at the call; or there are more minibatches than transitions or columns.
     """
     _check_clip(clip)
     batch = _prepared(fragment, gamma=gamma, C=C, normalise=normalise)
     if not nested.leaves(fragment.hx):
-        batch = nested.map(lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch)  # each transition a column
+        batch = nested.map(
+            lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch
+        )  # each transition becomes a column
     n_columns, unit = batch.valid.shape[1], "columns" if nested.leaves(fragment.hx) else "transitions"
     if not (isinstance(n_epochs, int) and isinstance(n_minibatches, int)):
         raise TypeError(f"`n_epochs` and `n_minibatches` must be integers, got {n_epochs!r} and {n_minibatches!r}.")
@@ -176,35 +182,37 @@ def losses(
                 part = nested.map(lambda x, chosen=chosen: x[:, chosen], batch)
                 yield _loss(part, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
 
-    drawn = minibatches
-    if torch.compiler.is_compiling():  # each loss for itself: a loop seen as a whole would begin with all of them
-        drawn = torch.compiler.disable(minibatches, recursive=False)
-    return drawn()
+    iterate = minibatches
+    if (
+        torch.compiler.is_compiling()
+    ):  # compile each loss by itself; tracing the generator would compute all of them first
+        iterate = torch.compiler.disable(minibatches, recursive=False)
+    return iterate()
 
 
 def _prepared(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> _Batch:
-    """Note what the behaviour policy said of the fragment, and make advantages and targets of it."""
+    """Compute the constants of the loss (advantages, targets, old log-probabilities) from ``fragment.actor``."""
     final = fragment.env.final.actor if isinstance(fragment.env.final, Final) else ()
     x = valued(fragment, fragment.actor, final, gamma=gamma)
     act = taken(fragment)
-    then = reaction(fragment.actor, act, x.valid)
+    behaviour = reaction(fragment.actor, act, x.valid)
     advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
     scaled = masked.normalised(advantage, x.valid) if normalise else advantage
-    # the last states have been made use of
-    shown = blank_padding(fragment)._replace(actor=(), env=fragment.env._replace(info={}, final=()))
-    return _Batch(shown, act, then.log_p, scaled, advantage + x.val, x.valid)
+    # `final` is not needed any more: the values of the last states are in the rewards
+    inputs = blank_padding(fragment)._replace(actor=(), env=fragment.env._replace(info={}, final=()))
+    return _Batch(inputs, act, behaviour.log_p, scaled, advantage + x.val, x.valid)
 
 
 def _loss(
     batch: _Batch, actor: BaseActorModule, *, clip: float, value_weight: float, entropy_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    now = reaction(unroll(batch.fragment, actor).info, batch.act, batch.valid)
-    omega = now.log_p - batch.log_p
+    current = reaction(unroll(batch.fragment, actor).info, batch.act, batch.valid)
+    omega = current.log_p - batch.log_p
     ratio = omega.exp()
     gain = torch.minimum(ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage)
 
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(now, gain, batch.target, batch.valid, **weights)
+    loss, terms = objective(current, gain, batch.target, batch.valid, **weights)
     with torch.no_grad():
         more = {"kl": omega.expm1() - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
         return loss, terms | {name: masked.mean(y, batch.valid) for name, y in more.items()}

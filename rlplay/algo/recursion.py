@@ -1,20 +1,21 @@
 """The kernel of :mod:`rlplay.algo.returns`: ``x_t = a_t + b_t x_{t+1}`` for all ``t < T``, given ``x_T = end``.
 
-It has two forms, since two things are dear in two places.
+There are two implementations.
 
-The *walk* goes from the last row to the first: two operations a row, on NumPy arrays. On the host that is hard to beat:
-a row fits into the nearest cache, an operation costs a fraction of a microsecond, and each number is touched once.
+The *walk* is for NumPy arrays. It goes from the last row to the first, with two operations per row. On the host this is
+fast: a row fits into the first-level cache, an operation takes a fraction of a microsecond, and each number is read
+once.
 
-The *scan* is for tensors on a device, where each operation is a launch, and ``2 T`` launches in a row are what is dear
-(and for ``torch.compile``, on the host, too, where it becomes a few loops, soon compiled).
-A row is the affine map ``x -> a + b x``, and maps compose: ``k`` steps and then ``k`` steps are ``2 k`` steps. So the
-windows over 1, 2, 4, ... rows are made from each other, all rows at once, until they reach the end: five launches for
-each doubling (Hillis and Steele, 1986, "Data Parallel Algorithms"). A tree over the rows would touch fewer numbers, but
-takes more launches, and rounds a row by where it stands in the tree. Here, as in the walk, a row depends on the rows
-from it to the end of its episode and on nothing else, to the last bit.
+The *scan* is for torch tensors. On a device every operation is a kernel launch, and the ``2 T`` launches of a walk
+would take most of the time. (Under ``torch.compile`` the scan is used on the host, too: it becomes a few loops, which
+compile fast.) Row ``t`` is the affine map ``x -> a_t + b_t x``. Composing two maps over ``k`` rows gives one over
+``2 k`` rows. So the maps over 1, 2, 4, ... rows, called windows, are computed for all rows at once, until they reach
+the end: five launches for each doubling (Hillis and Steele, 1986, "Data Parallel Algorithms"). A tree over the rows
+would need fewer operations on numbers but more launches, and the rounding of a row would depend on its position in the
+tree. Here, as in the walk, a row depends only on the rows from it to the end of its episode, to the last bit.
 
-In both, a coefficient of zero lets nothing through, not even NaN or infinity. Nothing is divided, and nothing waits for
-the device. In the scan, a product of coefficients too small for its dtype is zero like any other.
+In both, a coefficient of zero stops NaN and infinity: zero times either counts as zero. Nothing is divided, and the
+host never waits for the device. In the scan, a product of coefficients that underflows counts as zero in this sense.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["ahead", "backward", "through"]
+__all__ = ["iterate", "solve", "times"]
 
 
-def backward(a: Any, b: Any, end: Any) -> Any:
+def solve(a: Any, b: Any, end: Any) -> Any:
     """Solve ``x_t = a_t + b_t x_{t+1}``, given ``x_T = end``.
 
     Parameters
     ----------
     a : float array, ``(T, B, ...)``
-        What each step adds; ``T >= 1``. NumPy arrays are walked over, torch tensors are scanned.
+        The constant terms; ``T >= 1``. NumPy arrays are solved by the walk, torch tensors by the scan.
     b : float array, broadcasts to ``a``
-        The coefficients, ``>= 0``; not infinite.
+        The coefficients, ``>= 0`` and finite.
     end : float array, ``(B, ...)``
         ``x_T``.
 
@@ -48,17 +49,17 @@ def backward(a: Any, b: Any, end: Any) -> Any:
     return _scan(a, b, end) if isinstance(a, torch.Tensor) else _walk(a, b, end)
 
 
-def ahead(a: Any, b: Any, end: Any, x: Any, n: int) -> Any:
-    """Apply ``x_t <- a_t + b_t x_{t+1}`` to all ``t`` at once, ``n`` times, with ``x_T = end`` always.
+def iterate(a: Any, b: Any, end: Any, x: Any, n: int) -> Any:
+    """Apply ``x_t <- a_t + b_t x_{t+1}`` to all ``t`` at once, ``n`` times, with ``x_T = end`` each time.
 
     Parameters
     ----------
     a, b, end
-        See :func:`backward`.
+        See :func:`solve`.
     x : float array, ``(T, B, ...)``
-        Where to start.
+        The initial values.
     n : int in [0, T]
-        How many times. On the host the time taken is proportional to it, on a device to its logarithm.
+        The number of times. The time taken is proportional to it on the host, and to its logarithm on a device.
 
     Returns
     -------
@@ -69,18 +70,19 @@ def ahead(a: Any, b: Any, end: Any, x: Any, n: int) -> Any:
         x = torch.cat([x, end[None]])
         for k, window in _windows(a, b, end, n):
             if n & k:
-                x = _look(window, k, x)
+                x = _apply_window(window, k, x)
     else:
         x = np.concatenate([x, end[None]])
         for _ in range(n):
-            np.add(a, through(b, x[1:]), x[:-1])
+            np.add(a, times(b, x[1:]), x[:-1])
     return x[:-1]
 
 
-def through(b: Any, x: Any) -> Any:
-    """Multiply, where zero lets nothing through: zero times NaN is zero here.
+def times(b: Any, x: Any) -> Any:
+    """Multiply ``b`` and ``x``, where ``b = 0`` gives zero even if ``x`` is NaN or infinite.
 
-    The host looks whether there is anything to be stopped, as that is quick; a device is not asked.
+    NumPy arrays are corrected only if the product is not finite, which is quick to check. For tensors the check would
+    make the host wait, so the correction is always made.
     """
     product = b * x
     if isinstance(product, torch.Tensor):
@@ -89,7 +91,7 @@ def through(b: Any, x: Any) -> Any:
 
 
 def _walk(a: Any, b: Any, end: Any) -> Any:
-    """Go from the last row to the first; anew, minding zeros, if something came up that zeros have to stop."""
+    """Solve from the last row to the first: with plain products, and again by :func:`times` if NaN or inf occur."""
     solved = np.empty_like(a)
     backwards = list(zip(solved[::-1], a[::-1], b[::-1], strict=True))
     x = end
@@ -97,41 +99,41 @@ def _walk(a: Any, b: Any, end: Any) -> Any:
         np.multiply(b_t, x, x_t)
         np.add(a_t, x_t, x_t)
         x = x_t
-    if not np.isfinite(solved).all():  # otherwise nothing on the way was NaN or infinite: it would have stayed so
+    if not np.isfinite(solved).all():  # a NaN or infinity on the way always remains in `solved`
         x = end
         for x_t, a_t, b_t in backwards:
-            np.add(a_t, through(b_t, x), x_t)
+            np.add(a_t, times(b_t, x), x_t)
             x = x_t
     return solved
 
 
 def _scan(a: Any, b: Any, end: Any) -> Any:
-    """Double the windows until two in a row reach from each row to the end."""
+    """Solve by the largest windows: two of them, one after the other, reach from each row to the end."""
     *_, (k, window) = _windows(a, b, end, len(a))
-    return _look(window, k, window[0])[:-1]
+    return _apply_window(window, k, window[0])[:-1]
 
 
 def _windows(a: Any, b: Any, end: Any, longest: int) -> Iterator[tuple[int, Any]]:
     """Yield ``k = 1, 2, 4, ... <= longest``, each with the maps ``(a, b)`` over the ``k`` rows from ``t`` on.
 
-    They are one tensor ``(2, 1+T, B, ...)``, which the next ones overwrite. Its row ``T`` is ``x -> end + 0 x``. The
-    windows of the last ``k`` rows are cut short there, and are complete: their ``a`` is the answer.
+    The maps are one tensor ``(2, 1+T, B, ...)``, which the following ones overwrite. Row ``T`` is the constant map
+    ``x -> end + 0 x``. So the windows of the last ``k`` rows reach the end: their ``a`` is already the solution.
     """
-    stop = torch.zeros_like(end)[None]
-    window = torch.stack([torch.cat([a, end[None]]), torch.cat([b.expand_as(a), stop])])
+    zeros = torch.zeros_like(end)[None]
+    window = torch.stack([torch.cat([a, end[None]]), torch.cat([b.expand_as(a), zeros])])
     largest = torch.finfo(window.dtype).max
     k = 1
     while k <= longest:
         yield k, window
         if 2 * k <= longest:
             near_a, near_b = window[:, :-k]
-            carried_a, carried_b = through(near_b, window[:, k:])
-            near_a += carried_a
-            torch.clamp(carried_b, max=largest, out=near_b)  # not infinite: zero may come upon it
+            product_a, product_b = times(near_b, window[:, k:])
+            near_a += product_a
+            torch.clamp(product_b, max=largest, out=near_b)  # coefficients must stay finite
         k *= 2
 
 
-def _look(window: Any, k: int, x: Any) -> Any:
-    """Carry ``x``, ``(1+T, B, ...)``, back through windows of ``k`` rows."""
+def _apply_window(window: Any, k: int, x: Any) -> Any:
+    """Apply the maps over ``k`` rows to ``x``, ``(1+T, B, ...)``: row ``t`` of the result is ``a_t + b_t x_{t+k}``."""
     a, b = window
-    return torch.cat([a[:-k] + through(b[:-k], x[k:]), a[-k:]])
+    return torch.cat([a[:-k] + times(b[:-k], x[k:]), a[-k:]])

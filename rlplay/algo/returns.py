@@ -1,43 +1,44 @@
-"""Returns, temporal differences, GAE and V-trace: arrays in, arrays out, and one idea under all of them.
+"""Returns, temporal differences, GAE and V-trace: arrays in, arrays out.
 
-Each is the backward recursion ``x_t = a_t + b_t x_{t+1}``, for its own ``a``, ``b`` and ``x_T``::
+Each is a backward recursion ``x_t = a_t + b_t x_{t+1}``, for its own ``a``, ``b`` and ``x_T``::
 
-                   a_t         b_t                 x_T           answer
+                   a_t         b_t                 x_T           result
     returns        rew_t       gamma n_t rho_t     V(s_T)        x
     gae            delta_t     gamma n_t C         0             x
     vtrace         D_t         gamma n_t c_t       0             V + x
 
 with ``n_t = 1 - fin_t``, ``rho_t = min(exp(omega_t), r_bar)`` and ``c_t = min(exp(omega_t), c_bar)``. A coefficient of
-zero lets nothing through, not even NaN or infinity: whatever lies beyond an episode's end cannot reach back over it.
+zero stops NaN and infinity, too: numbers beyond the end of an episode have no effect on the rows before it.
 
-What the arguments are
-======================
+Arguments
+=========
 
-They are those of transitions: row ``t`` is about the way from ``s_t`` to ``s_{t+1}``. :func:`rlplay.algo.transitions`
-makes them from a fragment, and there time limits and rows that are no transition are taken care of.
+The arguments are those of transitions: row ``t`` describes the transition from ``s_t`` to ``s_{t+1}``.
+:func:`rlplay.algo.transitions` makes them from a fragment; time limits and rows that are no transition are handled
+there.
 
 rew : float array, ``(T, B, ...)``
-    ``r_{t+1}``. Integer rewards are refused rather than converted, since no float dtype follows from them.
+    ``r_{t+1}``. Integer rewards are refused, not converted, since they do not determine a float dtype.
 fin : bool array, ``(T, B)``
     ``d_{t+1}``: the transition ended an episode, and nothing is carried over from ``s_{t+1}``.
 val : float array, the shape of ``rew``
     ``V(s_t)``.
 omega : float array, ``(T, B)``
-    ``log pi(a_t | s_t) - log mu(a_t | s_t)``: target policy against behaviour policy. ``None``: no weights at all.
+    ``log pi(a_t | s_t) - log mu(a_t | s_t)``: of the target and of the behaviour policy. ``None``: weights of one.
 bootstrap : float, or float array ``(B, ...)`` or ``(1, B, ...)``
     ``V(s_T)``.
 gamma, C : float in [0, 1]
-    The discount; lambda.
+    The discount; GAE's lambda.
 r_bar, c_bar : float >= 0, or None
-    Where the weights ``exp(omega)`` are clipped. Zero is a value like any other; ``None`` does not clip (a weight that
-    overflows is then the largest finite number).
+    The upper bounds of the weights ``exp(omega)``. Zero is allowed; ``None``: no bound (a weight that overflows becomes
+    the largest finite number).
 
-``fin`` and ``omega`` may have fewer trailing dimensions than ``rew``, over which they are then broadcast.
+``fin`` and ``omega`` may have fewer trailing dimensions than ``rew``, over which they are broadcast.
 
-All are NumPy arrays, or all are torch tensors on one device, of any float dtypes. The answer is a new array of that
-kind, on that device, with the shape of ``rew`` and the dtype to which the float arguments promote (16-bit floats are
-computed in float32). It carries no gradients, and a device is never waited for. What is not finite shows in the answer,
-without warnings.
+All arrays are NumPy's, or all are torch tensors on one device, of any float dtypes. The result is a new array of the
+same kind, on the same device, with the shape of ``rew`` and the dtype to which the float arguments promote (16-bit
+floats are computed in float32). It has no gradients, and the host never waits for the device. NaN and infinity in the
+arguments appear in the result, without warnings.
 
 Wrong types and dtypes raise ``TypeError``, wrong shapes and values ``ValueError``.
 """
@@ -53,7 +54,7 @@ import numpy as np
 import torch
 
 from .columns import Array, columns, fraction
-from .recursion import ahead, backward
+from .recursion import iterate, solve
 
 __all__ = ["deltas", "gae", "multistep", "returns", "vtrace"]
 
@@ -61,7 +62,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _quiet(function: _Function) -> _Function:
-    """Keep NumPy from warning of what is not finite. `torch.compile` sees no NumPy, and could not look through this."""
+    """Suppress NumPy's warnings about overflow and invalid values.
+
+    Skipped under ``torch.compile``, which cannot trace ``errstate``; no NumPy is used there.
+    """
 
     @wraps(function)
     def quiet(*args: Any, **options: Any) -> Any:
@@ -87,8 +91,8 @@ def returns(
 
     ``G_t = rew_t + gamma n_t rho_t G_{t+1}``, with ``G_T = bootstrap``.
 
-    The weight stands before the *later* return only. So where a time limit's value has been folded into the reward, as
-    :func:`rlplay.algo.transitions` does, that value is not weighted.
+    The weight multiplies only the *later* return. So a bootstrap value that has been added to the reward at a time
+    limit, as :func:`rlplay.algo.transitions` does, is not weighted.
 
     Parameters
     ----------
@@ -101,8 +105,8 @@ def returns(
         ``G_t``.
     """
     x = columns(rew, fin, gamma=gamma, bootstrap=bootstrap, omega=omega)
-    b = x.carried("r_bar", r_bar)
-    return x.answer(backward(x.rew, b, x.end))
+    b = x.weighted_discount("r_bar", r_bar)
+    return x.converted(solve(x.rew, b, x.end))
 
 
 @_quiet
@@ -117,18 +121,18 @@ def multistep(
     omega: Array | None = None,
     r_bar: float | None = None,
 ) -> Array:
-    """Compute the returns that look ``n_lookahead`` steps ahead and trust the value there.
+    """Compute the n-step returns: ``n_lookahead`` rewards, and the value of the state after them.
 
     ``x_t <- rew_t + gamma n_t rho_t x_{t+1}`` is applied ``n_lookahead`` times, starting from ``val``, with
-    ``x_T = bootstrap`` always. So 0 is ``val`` itself, 1 the target of TD(0), and ``None`` (or ``T`` and more) is
-    :func:`returns`. Near the end of the fragment fewer steps are looked ahead, as there are no more.
+    ``x_T = bootstrap`` each time. So 0 gives ``val`` itself, 1 the target of TD(0), and ``None`` (or ``T`` and more)
+    gives :func:`returns`. Near the end of the fragment only the remaining steps are used.
 
     Parameters
     ----------
     rew, fin, val, gamma, bootstrap, omega, r_bar
         See the module's docstring.
     n_lookahead : int >= 0, or None
-        How many steps. The time taken is proportional to it; on a device, to its logarithm.
+        The number of steps. The time taken is proportional to it; on a device, to its logarithm.
 
     Returns
     -------
@@ -136,14 +140,14 @@ def multistep(
         The value targets.
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
-    b = x.carried("r_bar", r_bar)
+    b = x.weighted_discount("r_bar", r_bar)
     if not isinstance(n_lookahead, Integral | None):
         raise TypeError(f"`n_lookahead` must be a whole number of steps, or None for all; got {n_lookahead!r}.")
     if n_lookahead is not None and n_lookahead < 0:
         raise ValueError(f"`n_lookahead` must be a number of steps >= 0, got {n_lookahead}.")
     if n_lookahead is None or n_lookahead >= len(rew):
-        return x.answer(backward(x.rew, b, x.end))
-    return x.answer(ahead(x.rew, b, x.end, x.val, int(n_lookahead)))
+        return x.converted(solve(x.rew, b, x.end))
+    return x.converted(iterate(x.rew, b, x.end, x.val, int(n_lookahead)))
 
 
 @_quiet
@@ -159,7 +163,7 @@ def deltas(
 ) -> Array:
     """Compute the temporal differences, weighted by importance if ``omega`` is given.
 
-    ``D_t = rho_t (rew_t + gamma n_t V_{t+1} - V_t)``, with ``V_T = bootstrap``. These are the ``delta_t V`` of V-trace.
+    ``D_t = rho_t (rew_t + gamma n_t V_{t+1} - V_t)``, with ``V_T = bootstrap``. These are V-trace's ``delta_t V``.
 
     Parameters
     ----------
@@ -172,9 +176,9 @@ def deltas(
         ``D_t``.
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
-    found = x.surprise()
+    found = x.deltas()
     found *= x.weight("r_bar", r_bar)
-    return x.answer(found)
+    return x.converted(found)
 
 
 @_quiet
@@ -207,12 +211,13 @@ def gae(
     Notes
     -----
     Schulman et al. (2016), "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16. The
-    paper's reward ``r_t`` is our ``rew_t = r_{t+1}``; its sums run for ever, ours end with the episode and at ``T``.
+    paper's reward ``r_t`` is ``rew_t = r_{t+1}`` here; its sums are infinite, while these end with the episode or at
+    ``T``.
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap)
-    a, b = x.surprise(), x.discount
+    a, b = x.deltas(), x.discount
     b *= fraction("C", C)
-    return x.answer(backward(a, b, x.xp.zeros_like(x.end)))
+    return x.converted(solve(a, b, x.xp.zeros_like(x.end)))
 
 
 @_quiet
@@ -230,8 +235,8 @@ def vtrace(
     """Compute the V-trace value targets ``v_t``.
 
     ``v_t - V_t = D_t + gamma n_t c_t (v_{t+1} - V_{t+1})``, where ``D_t`` are the :func:`deltas`, and ``v_T = V_T``.
-    On-policy (``omega`` zero, neither bar below one) it is :func:`returns`. Its policy gradient has for advantage
-    ``rho_t (rew_t + gamma n_t v_{t+1} - V_t)``: the :func:`deltas` with ``v`` in the place of the later values.
+    On-policy (``omega`` zero, neither bar below one) it equals :func:`returns`. The advantage of V-trace's policy
+    gradient is ``rho_t (rew_t + gamma n_t v_{t+1} - V_t)``: the :func:`deltas` with ``v_{t+1}`` instead of ``V_{t+1}``.
 
     Parameters
     ----------
@@ -246,12 +251,12 @@ def vtrace(
     Notes
     -----
     Espeholt et al. (2018), "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures",
-    eq. 1, with ``n`` reaching to ``T``. The paper's reward ``r_t`` is our ``rew_t = r_{t+1}``; it requires
-    ``r_bar >= c_bar``, and here that is not enforced.
+    eq. 1, with ``n`` reaching to ``T``. The paper's reward ``r_t`` is ``rew_t = r_{t+1}`` here. The paper requires
+    ``r_bar >= c_bar``; this is not checked.
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
-    a = x.surprise()
+    a = x.deltas()
     a *= x.weight("r_bar", r_bar)
-    found = backward(a, x.carried("c_bar", c_bar), x.xp.zeros_like(x.end))
+    found = solve(a, x.weighted_discount("c_bar", c_bar), x.xp.zeros_like(x.end))
     found += x.val
-    return x.answer(found)
+    return x.converted(found)

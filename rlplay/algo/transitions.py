@@ -1,7 +1,7 @@
-"""From a fragment's rows to transitions: the one place where time limits and padding are taken care of.
+"""From a fragment's rows to transitions. Time limits and rows that are no transition are handled here and only here.
 
-A fragment has ``1+T`` rows of states and ``T`` transitions between them (:mod:`rlplay.engine.core` has the tables).
-What learns wants columns of ``T`` transitions, in which it need not ask how an episode ended.
+A fragment has ``1+T`` rows of states and ``T`` transitions between them (:mod:`rlplay.engine.core` has the tables). The
+functions of :mod:`rlplay.algo.returns` take arrays of ``T`` transitions with one flag, ``fin``, for all kinds of ends.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ __all__ = ["Transitions", "blank_padding", "taken", "transitions"]
 
 
 class Transitions(NamedTuple):
-    """What :mod:`rlplay.algo.returns` takes. Without gradients, on the fragment's device, of one float dtype."""
+    """The arguments of :mod:`rlplay.algo.returns`: on the fragment's device, of one float dtype, without gradients."""
 
     rew: Tensor
-    """Float ``(T, B, ...)``: ``r_{t+1}``, plus ``gamma V(last state)`` where a time limit cut the episode."""
+    """Float ``(T, B, ...)``: ``r_{t+1}``, plus ``gamma V(last state)`` where a time limit truncated the episode."""
     fin: Tensor
-    """Bool ``(T, B)``: nothing is carried over from ``s_{t+1}``. True at the ends of episodes, and where not valid."""
+    """Bool ``(T, B)``: the return does not continue at ``s_{t+1}``: an episode ended, or ``valid`` is False."""
     val: Tensor
     """Float ``(T, B, ...)``: ``V(s_t)``."""
     bootstrap: Tensor
     """Float ``(B, ...)``: ``V(s_T)``."""
     valid: Tensor
-    """Bool ``(T, B)``: what to take means over. In the other rows ``rew`` and ``val`` are zero."""
+    """Bool ``(T, B)``: the transitions to take means over. Elsewhere ``rew`` and ``val`` are zero."""
 
 
 def transitions(
     fragment: Fragment, value: Tensor, final_value: Tensor | tuple[()] = (), *, gamma: float
 ) -> Transitions:
-    """Make transitions of a fragment, right under truncation.
+    """Convert a fragment to transitions, with bootstrapping where an episode was truncated.
 
-    An episode that was cut by a time limit (truncated, and not terminated) went on as far as its value is concerned:
-    its return should be bootstrapped from its last state. Row ``t+1`` shows the next episode instead, so ``gamma``
-    times the value of the true last state is added to the last *reward*, and the transition then counts as an end. This
-    is exact for :func:`~rlplay.algo.returns.gae`, :func:`~rlplay.algo.returns.deltas` and
-    :func:`~rlplay.algo.returns.vtrace`, and for returns without importance weights.
+    The last state of a truncated (and not terminated) episode has a value, from which its return is to be
+    bootstrapped. Row ``t+1`` holds the first state of the next episode, so ``gamma`` times the value of the true last
+    state is added to the last *reward*, and the transition then counts as an end. This is exact for
+    :func:`~rlplay.algo.returns.gae`, :func:`~rlplay.algo.returns.deltas` and :func:`~rlplay.algo.returns.vtrace`, and
+    for returns without importance weights.
 
-    Without ``final`` the last state is not known. Then truncation counts as an end with nothing beyond it, just as
-    termination does: returns are too small there. Ask the feed for ``final=True`` where episodes have a time limit.
+    Without ``final`` the last state is not known, and truncation counts as termination: returns are too small there.
+    Use ``rollout(..., final=True)`` where episodes have a time limit.
 
-    A transition that is not valid is given reward and value zero and counts as an end, so that it influences no other,
-    whatever it holds (NaN, too). Leave it out of sums and counts by ``valid``.
+    A transition that is not valid gets reward zero and value zero and counts as an end. So its content, even NaN, has
+    no effect on other transitions. Exclude it from sums and counts by ``valid``.
 
     Parameters
     ----------
     fragment : Fragment
-        The rewards, and how each transition ended.
+        Its rewards and outcomes are used.
     value : float tensor, ``(1+T, B)``
-        ``V(s_t)``, or any other value of a state, such as the largest of its action values.
+        ``V(s_t)``, or another value of the state, such as the largest of its action values.
     final_value : float tensor ``(K,)``, or ()
-        The values of the last states ``fragment.env.final``, if these were asked for.
+        The values of the last states ``fragment.env.final``; ``()`` if the fragment has no ``final``.
     gamma : float
         The discount.
 
     Returns
     -------
     Transitions
-        New tensors; the fragment is left as it is.
+        New tensors; the fragment is not changed.
 
     Raises
     ------
@@ -85,8 +85,8 @@ def transitions(
     dtype = torch.promote_types(value.dtype, state.rew.dtype)
     value, rew = value.detach().to(dtype), state.rew[1:].to(dtype)
     if isinstance(final_value, Tensor):
-        beyond = torch.zeros_like(rew).index_put((env.final.t, env.final.b), final_value.detach().to(dtype))
-        rew = torch.where(like(env.truncated & ~env.terminated, rew), rew + gamma * beyond, rew)
+        last_values = torch.zeros_like(rew).index_put((env.final.t, env.final.b), final_value.detach().to(dtype))
+        rew = torch.where(like(env.truncated & ~env.terminated, rew), rew + gamma * last_values, rew)
 
     return Transitions(
         rew=rew.masked_fill(like(~env.valid, rew), 0),
@@ -98,38 +98,38 @@ def transitions(
 
 
 def taken(fragment: Fragment) -> Nested:
-    """Take the actions that were carried out: ``a_t``, nested ``(T, B, ...)``, views of the fragment."""
+    """Return the actions that were carried out, ``a_t``: nested ``(T, B, ...)``, views of the fragment."""
     return nested.map(itemgetter(slice(1, None)), fragment.state.act)
 
 
 def blank_padding(fragment: Fragment) -> Fragment:
-    """Zero what the actor is shown in rows that nothing depends on.
+    """Replace the actor's inputs by zeros in the rows where its reaction is not used.
 
-    Masking a loss is not enough to keep NaN out of its gradients: a zero gradient times a NaN activation is NaN. So a
-    loss shows the actor zeros wherever its reaction is not used: in rows that begin no valid transition, and in a
-    look-ahead row that no valid transition leads to. A recurrent actor still sees such a row if its recurrent state is
-    carried over from there (in the NEXT_STEP mode of vector environments).
+    Masking a loss does not keep NaN out of its gradients: a zero gradient times a NaN activation is NaN. So the inputs
+    are masked as well, in rows from which no valid transition starts, and in a look-ahead row to which no valid
+    transition leads. With a recurrent actor, such a row is kept if the recurrent state is carried over from it to a row
+    without ``fin`` (in the NEXT_STEP mode of vector environments).
 
     Parameters
     ----------
     fragment : Fragment
-        It is left as it is.
+        Not changed.
 
     Returns
     -------
     Fragment
-        With zeros in the float leaves of ``obs`` (the others cannot be NaN, and may be large), and in ``act`` and
-        ``rew`` unless a valid transition led to the row: then they are its own. The remaining tensors are shared with
-        the argument.
+        With zeros in the float leaves of ``obs`` (other dtypes cannot hold NaN, and copying them may be slow), and in
+        ``act`` and ``rew`` unless a valid transition led to the row and they belong to it. All other tensors are shared
+        with the argument.
     """
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
     unused = torch.cat([unused, ~valid[-1:]])
-    # the action and the reward that ended an episode are in the row after it, and the last state is shown with them
-    meaningless = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
+    # `act` and `rew` of a row belong to the transition that led to it: they are used in losses and for the last states
+    unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
 
     def blank(x: Tensor) -> Tensor:
-        return x.masked_fill(like(meaningless, x), 0)
+        return x.masked_fill(like(unused_act, x), 0)
 
     def blank_float(x: Tensor) -> Tensor:
         return x.masked_fill(like(unused, x), 0) if x.is_floating_point() else x
@@ -139,7 +139,7 @@ def blank_padding(fragment: Fragment) -> Fragment:
 
 
 def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing: tuple[int, ...]) -> None:
-    """Refuse values of last states that are missing, or of states that are not there."""
+    """Raise if the values of the last states are missing, superfluous or of the wrong shape."""
     if isinstance(final, Final) != isinstance(final_value, Tensor):
         has, given = ("has", "but not given") if isinstance(final, Final) else ("has no", "but given")
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Running an actor over a fragment once more: the current network for gradients, a target network for values."""
+"""Runs an actor over a collected fragment: the current actor for gradients, or a target network for values."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ __all__ = ["Unrolled", "react", "unroll"]
 
 
 class Unrolled(NamedTuple):
-    """An actor's reactions to a fragment. Everything carries gradients."""
+    """An actor's reactions to a fragment, with gradients."""
 
     info: Nested
-    """Nested ``(1+T, B, ...)``: the info for all rows, the look-ahead row included. Compare ``fragment.actor``."""
+    """Nested ``(1+T, B, ...)``: the info for all rows, including the look-ahead row, as in ``fragment.actor``."""
     hx: Nested
-    """The recurrent state at row ``T``, reset where ``fin``: the next fragment's ``hx`` if the weights are the same."""
+    """The recurrent state at row ``T``, reset where ``fin``: with the same weights, the next fragment's ``hx``."""
     final: Nested
-    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if they were not asked for."""
+    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``."""
 
 
 def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     """Run an actor over a fragment, with gradients.
 
     The recurrent state starts from ``fragment.hx`` and is reset at every row with ``fin``. Consecutive rows without a
-    reset among them are one call of ``actor.step``; the padding of a sticky fragment does not interrupt them, and is
-    one call, too. The look-ahead row is a virtual step, and so are the last states ``fragment.env.final``, for which
-    the actor is given what the engine gives it: ``stepno + 1``, the last observation, the action and the reward that
-    led to it, ``fin`` False, and the recurrent state of that moment, before the reset.
+    reset between them are one call of ``actor.step``; the padding of a sticky fragment does not split them, and is one
+    further call. The look-ahead row is a virtual step. So are the last states ``fragment.env.final``, whose inputs are
+    those of the engine: ``stepno + 1``, the last observation, the action and the reward that led to it, ``fin`` False,
+    and the recurrent state at that time, before the reset.
 
-    An actor without recurrent state is called once for all rows. As none of its actions is carried out and nothing
-    advances, that call is virtual as a whole. Only for recurrent actors is the host made to wait for the device, once,
-    to learn where the resets are. So under ``torch.compile`` they run as they stand, eagerly, and others are compiled.
+    An actor without recurrent state is called once for all rows. That call is virtual, since none of its actions is
+    carried out and no recurrent state advances.
+
+    For a recurrent actor the host waits for the device once, as the resets determine the calls. Under
+    ``torch.compile`` a recurrent actor is unrolled eagerly, and an actor without recurrent state is compiled.
 
     Parameters
     ----------
     fragment : Fragment
-        On the actor's device. It is left as it is.
+        On the actor's device. It is not changed.
     actor : BaseActorModule
-        Any actor whose recurrent state has the structure of ``fragment.hx``. Its mode (train or eval) is left alone,
-        and the actions that it samples are thrown away.
+        Any actor whose recurrent state has the structure of ``fragment.hx``. Its mode (train or eval) is not changed,
+        and the actions that it samples are discarded.
 
     Returns
     -------
@@ -56,11 +58,11 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     Raises
     ------
     ValueError
-        The info has not the two leading dimensions of the rows, or the actor has a recurrent state and the fragment
+        The info lacks the two leading dimensions of the rows, or the actor has a recurrent state and the fragment has
         none.
     """
     if nested.leaves(fragment.hx) and torch.compiler.is_compiling():
-        # which calls are made depends on where episodes begin: a compiler would begin anew with each fragment
+        # the calls depend on where episodes begin: the compiler would recompile for each fragment
         eagerly: Unrolled = torch.compiler.disable(unroll)(fragment, actor)
         return eagerly
     if nested.leaves(fragment.hx):
@@ -77,29 +79,40 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     if not isinstance(fragment.env.final, Final):
         return Unrolled(info, hx, ())
     if len(fragment.env.final.t) == 0:
-        # a batch of none is not for every network (batch norm, cuDNN); the shapes are known without asking
+        # not every network accepts an empty batch (batch norm, cuDNN), and the shapes follow from `info`
         return Unrolled(info, hx, nested.map(lambda x: x[-1, :0], info))
     final, _ = react(actor, _last_states(fragment), before, virtual=True)
     return Unrolled(info, hx, nested.map(lambda x: x[0], final))
 
 
 def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Nested, Nested, Nested]:
-    """Step over runs of rows without resets. Return the info, ``hx`` at row ``T``, and ``hx`` for the last states."""
+    """Call ``actor.step`` for each run of rows without resets.
+
+    Returns
+    -------
+    info : nested ``(1+T, B, ...)``
+        For all rows.
+    hx : nested ``(L, B, ...)``
+        The recurrent state at row ``T``.
+    before : nested ``(L, K, ...)``
+        The recurrent states for the last states of the episodes that ended; ``()`` without ``final``.
+    """
     state, final, hx = fragment.state, fragment.env.final, fragment.hx
-    # what begins afresh and passes nothing on need not interrupt a run: in a sticky fragment, all rows after an end
+    # rows that are reset and whose recurrent state is discarded (in a sticky fragment, those after an end) do not split
+    # a run: they are computed separately below
     padding = state.fin[:-1] & state.fin[1:] & ~fragment.env.valid
     resets = torch.cat([state.fin[:-1] & ~padding, state.fin[-1:]])
     cut = resets[1:-1].any(dim=1)
-    if isinstance(final, Final):  # for whose reactions the recurrent state is needed where the episode ended
+    if isinstance(final, Final):  # a run ends with each episode, since the recurrent state there is needed
         cut = cut | (state.fin[1:-1] & fragment.env.valid[:-1]).any(dim=1)
     n_steps, n_envs = padding.shape
-    packed = torch.cat([resets, padding, cut[:, None].expand(-1, n_envs)]).cpu()  # the one wait for the device
-    begun, apart, cuts = packed.split([n_steps + 1, n_steps, n_steps - 1])
+    packed = torch.cat([resets, padding, cut[:, None].expand(-1, n_envs)]).cpu()  # the only wait for the device
+    host_resets, host_padding, cuts = packed.split([n_steps + 1, n_steps, n_steps - 1])
     starts = [0, *(cuts[:, 0].nonzero().flatten() + 1).tolist(), n_steps]
 
     infos, after = [], []
     for start, stop in pairwise([*starts, n_steps + 1]):
-        hx = _reset(actor, hx, resets[start], begun[start])
+        hx = _reset(actor, hx, resets[start], host_resets[start])
         info, advanced = react(actor, nested.map(itemgetter(slice(start, stop)), state), hx, virtual=start == n_steps)
         infos.append(info)
         if start < n_steps:
@@ -107,63 +120,63 @@ def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Neste
             after.append(hx)
     info = nested.map(lambda *xs: torch.cat(xs), *infos)
 
-    if apart.any():
-        t, b = (index.to(padding.device) for index in apart.nonzero(as_tuple=True))
-        fresh = _reset(actor, fragment.hx, torch.ones_like(resets[0]), torch.ones_like(begun[0]))
+    if host_padding.any():
+        t, b = (index.to(padding.device) for index in host_padding.nonzero(as_tuple=True))
+        fresh = _reset(actor, fragment.hx, torch.ones_like(resets[0]), torch.ones_like(host_resets[0]))
         rows, fresh = nested.map(lambda x: x[t, b][None], state), nested.map(lambda x: x[:, b], fresh)
-        met, _ = react(actor, rows, fresh, virtual=True)
-        info = nested.map(lambda x, y: x.index_put((t, b), y[0]), info, met)
+        padding_info, _ = react(actor, rows, fresh, virtual=True)
+        info = nested.map(lambda x, y: x.index_put((t, b), y[0]), info, padding_info)
 
     before: Nested = ()
     if isinstance(final, Final):
-        run = torch.cat([cut[:0].new_zeros(1), cut]).cumsum(0)[final.t]  # it ends with the last transition
-        # contiguous, as cuDNN will have it
+        run = torch.cat([cut[:0].new_zeros(1), cut]).cumsum(0)[final.t]  # the run that ends with the episode
+        # contiguous, as cuDNN requires
         before = nested.map(lambda *xs: torch.stack(xs)[run, :, final.b].movedim(0, 1).contiguous(), *after)
     return info, hx, before
 
 
-def _reset(actor: BaseActorModule, hx: Nested, mask: Tensor, where: Tensor) -> Nested:
-    """Reset the recurrent state where an episode begins; ``where`` is ``mask`` on the host."""
-    if not where.any():
+def _reset(actor: BaseActorModule, hx: Nested, mask: Tensor, host_mask: Tensor) -> Nested:
+    """Reset the recurrent state of the environments in ``mask``; ``host_mask`` is the same mask on the host."""
+    if not host_mask.any():
         return hx
     if getattr(actor.reset, "__func__", None) is BaseActorModule.reset:
         return actor.reset(hx, mask)
-    # not every override honours a mask (`x[:, mask].zero_()` changes a copy); an integer is always right
-    for b in where.nonzero().flatten().tolist():
+    # some overrides do not work with a mask (`x[:, mask].zero_()` changes a copy); all work with an integer
+    for b in host_mask.nonzero().flatten().tolist():
         hx = actor.reset(hx, b)
     return hx
 
 
 def _last_states(fragment: Fragment) -> State:
-    """Put the true last states of the episodes that ended into one row: leaves are ``(1, K, ...)``."""
+    """Return the true last states of the episodes that ended, as one row of ``K`` columns: leaves ``(1, K, ...)``."""
     state, final = fragment.state, fragment.env.final
 
-    def arrived(x: Tensor) -> Tensor:
+    def next_row(x: Tensor) -> Tensor:
         return x[final.t + 1, final.b][None]
 
     stepno = state.stepno[final.t, final.b][None] + 1
     return State(
         stepno=stepno,
         obs=nested.map(lambda x: x[None], final.obs),
-        act=nested.map(arrived, state.act),
-        rew=arrived(state.rew),
+        act=nested.map(next_row, state.act),
+        rew=next_row(state.rew),
         fin=torch.zeros_like(stepno, dtype=torch.bool),
     )
 
 
 def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = True) -> tuple[Nested, Nested]:
-    """Let an actor react to some rows that no reset separates, with gradients: one call of its ``step``.
+    """Call ``actor.step`` on consecutive rows without a reset between them, with gradients.
 
     Parameters
     ----------
     actor : BaseActorModule
-        Its mode (train or eval) is left alone, and the actions that it samples are thrown away.
+        Its mode (train or eval) is not changed, and the actions that it samples are discarded.
     state : State
         Leaves are ``(n_seq, B, ...)``, on the actor's device.
     hx : nested tensors, ``(L, B, ...)``
-        The recurrent state, already reset; ``None`` asks for a fresh one.
+        The recurrent state, already reset; ``None``: the actor's initial one.
     virtual : bool
-        What the actor is told.
+        Passed to ``actor.step``.
 
     Returns
     -------
@@ -174,7 +187,7 @@ def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = T
     Raises
     ------
     ValueError
-        The info has not the two leading dimensions of the rows.
+        The info lacks the two leading dimensions of the rows.
     """
     _, hx, info = actor.step(*state, hx=hx, virtual=virtual)
     lead = state.fin.shape

@@ -1,8 +1,9 @@
-"""V-trace actor-critic: learning from fragments that a somewhat older policy has collected.
+"""V-trace actor-critic: learning from fragments that were collected by an older policy.
 
 Espeholt et al. (2018), "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures",
-section 4. The behaviour policy ``mu`` is the one that collected the fragment, and stands in ``fragment.actor``; the
-target policy ``pi`` is the current actor. They differ by the feed's ``lag``, or by the fragment's age in a buffer.
+section 4. The behaviour policy ``mu`` collected the fragment; its parameters are in ``fragment.actor``. The target
+policy ``pi`` is the current actor. They differ by the updates since then: the feed's ``lag``, or the fragment's age in
+a buffer.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def loss(
         loss = mean(-log pi(a_t | s_t) rho_t A_t) + value_weight mean((v_t - V(s_t))^2) - entropy_weight mean(H_t)
         A_t = r_{t+1} + gamma v_{t+1} - V(s_t)
 
-    where ``v_t`` are the V-trace targets (eq. 1) and ``rho_t = min(pi / mu, r_bar)``. All but ``log pi``, ``V`` and the
-    entropies are constants. Means are over the valid transitions. Where a time limit cut an episode, its return is
-    bootstrapped from its last state if the fragment has ``final`` (see :func:`rlplay.algo.transitions`).
+    where ``v_t`` are the V-trace targets (eq. 1), ``rho_t = min(pi / mu, r_bar)``, and ``H_t`` is the policy's entropy.
+    All but ``log pi``, ``V`` and ``H`` are constants. Means are over the valid transitions. Where a time limit
+    truncated an episode, its return is bootstrapped from its last state if the fragment has ``final`` (see
+    :func:`rlplay.algo.transitions`).
 
     Parameters
     ----------
@@ -52,10 +54,10 @@ def loss(
     gamma : float in [0, 1]
         The discount.
     r_bar, c_bar : float >= 0, or None
-        Where importance weights are clipped, in the temporal differences and in the traces. ``r_bar`` decides to which
-        policy's values the critic converges (infinite: that of ``pi``), ``c_bar`` only how fast. ``None``: not at all.
+        The upper bounds of the importance weights in the temporal differences and in the traces. ``r_bar`` determines
+        which policy's values the critic converges to (``None``, no bound: those of ``pi``), ``c_bar`` only how fast.
     value_weight, entropy_weight : float
-        How much the critic's error and the policy's entropy (in nats) count.
+        The coefficients of the critic's squared error and of the policy's entropy (in nats).
 
     Returns
     -------
@@ -74,17 +76,17 @@ def loss(
     """
     info, _, final = unroll(blank_padding(fragment), actor)
     act, valid = taken(fragment), fragment.env.valid
-    now, then = reaction(info, act, valid), reaction(fragment.actor, act, valid)
-    omega = (now.log_p - then.log_p).detach()
+    current, behaviour = reaction(info, act, valid), reaction(fragment.actor, act, valid)
+    omega = (current.log_p - behaviour.log_p).detach()
 
     x = valued(fragment, info, final, gamma=gamma)
     bars = {"r_bar": r_bar, "c_bar": c_bar}
     v = returns.vtrace(x.rew, x.fin, x.val, omega, gamma=gamma, bootstrap=x.bootstrap, **bars)
-    ahead = returns.multistep(x.rew, x.fin, v, gamma=gamma, n_lookahead=1, bootstrap=x.bootstrap)
+    one_step = returns.multistep(x.rew, x.fin, v, gamma=gamma, n_lookahead=1, bootstrap=x.bootstrap)
     rho = omega.exp().clamp(max=math.inf if r_bar is None else r_bar)
-    advantage = ahead - x.val
+    advantage = one_step - x.val
 
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(now, now.log_p * rho * advantage, v, valid, **weights)
+    loss, terms = objective(current, current.log_p * rho * advantage, v, valid, **weights)
     more = {"advantage": advantage, "rho": rho, "kl": -omega}
     return loss, terms | {name: masked.mean(y, valid) for name, y in more.items()}

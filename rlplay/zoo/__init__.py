@@ -1,9 +1,9 @@
-"""Small things to try an algorithm on, to read and to copy.
+"""Small actors and environments: examples to read and to copy, and to try an algorithm on.
 
 :mod:`rlplay.zoo.actors`
     Actor-critics and Q-networks, feed-forward and recurrent.
 :mod:`rlplay.zoo.envs`
-    Environments whose best return is known. Importing it imports gym; the actors do without.
+    Environments whose best return is known. This module imports gym; :mod:`rlplay.zoo.actors` does not.
 """
 
 __all__: list[str] = []

@@ -1,14 +1,14 @@
-"""Small actors: a body, perhaps a core that remembers, and the heads of an actor-critic or a Q-network.
+"""Small actors: a body, an optional recurrent core, and the heads of an actor-critic or a Q-network.
 
-What they return in a fragment is what the losses of :mod:`rlplay.algo` ask for; :class:`ActorCritic`,
-:class:`GaussianActorCritic` and :class:`QNetwork` say what that is. Their parts are plain torch modules, so that
-widths, shared or separate trunks, and memory are a matter of what is put in ::
+Their info has the entries that the losses of :mod:`rlplay.algo` need; the docstrings of :class:`ActorCritic`,
+:class:`GaussianActorCritic` and :class:`QNetwork` list them. The parts are plain torch modules that the user passes in,
+and thereby chooses widths, shared or separate networks, and recurrence::
 
-    ActorCritic(mlp(4, 64, 64, 2), mlp(4, 64, 64, 1))                                # two networks, nothing shared
+    ActorCritic(mlp(4, 64, 64, 2), mlp(4, 64, 64, 1))                                # two separate networks
     ActorCritic(nn.Linear(512, 6), nn.Linear(512, 1), body=NatureCNN(4))             # shared features
-    ActorCritic(nn.Linear(32, 3), nn.Linear(32, 1), core=nn.LSTM(4, 32))             # with memory
+    ActorCritic(nn.Linear(32, 3), nn.Linear(32, 1), core=nn.LSTM(4, 32))             # recurrent
     QNetwork(Duelling(mlp(4, 64, 1), mlp(4, 64, 2)), epsilon=0.1)
-    QNetwork(nn.Linear(64, 2), body=mlp(4, 64), core=nn.GRU(64, 64), epsilon=0.1)    # with memory
+    QNetwork(nn.Linear(64, 2), body=mlp(4, 64), core=nn.GRU(64, 64), epsilon=0.1)    # recurrent
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["ActorCritic", "Duelling", "GaussianActorCritic", "Modular", "NatureC
 
 
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
-    """Make a multilayer perceptron: linear layers of these sizes, with activations between them, none at the end."""
+    """Make a multilayer perceptron: linear layers of these sizes, with activations between them and none at the end."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), activation()]
@@ -39,7 +39,7 @@ class NatureCNN(nn.Module):
     """The convolutional body of Mnih et al. (2015), "Human-level control through deep reinforcement learning".
 
     Takes uint8 images ``(n_seq, B, in_channels, 84, 84)`` (frames stacked as channels), scales them from 0..255 to
-    0..1 where they are, and gives features ``(n_seq, B, 512)``.
+    0..1 on their device, and returns features ``(n_seq, B, 512)``.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -57,13 +57,13 @@ class NatureCNN(nn.Module):
         )
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Turn images into features; a convolution knows one batch dimension, so time and environments share it."""
+        """Compute features of images. Convolutions take one batch dimension, so steps and environments are merged."""
         features: Tensor = self.layers(obs.flatten(0, 1) / 255)
         return features.view(*obs.shape[:2], -1)
 
 
 class Duelling(nn.Module):
-    """Action values as a state's value and the actions' advantages (Wang et al., 2016, equation 9).
+    """Action values as the sum of a state value and advantages.
 
     ::
 
@@ -75,6 +75,10 @@ class Duelling(nn.Module):
         From features ``(..., F)`` to ``(..., 1)``.
     advantage : module
         From features ``(..., F)`` to ``(..., A)``.
+
+    Notes
+    -----
+    Wang et al. (2016), "Dueling Network Architectures for Deep Reinforcement Learning", eq. 9.
     """
 
     def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
@@ -82,22 +86,22 @@ class Duelling(nn.Module):
         self.value, self.advantage = value, advantage
 
     def forward(self, features: Tensor) -> Tensor:
-        """Turn features ``(..., F)`` into action values ``(..., A)``."""
+        """Compute action values ``(..., A)`` from features ``(..., F)``."""
         advantage: Tensor = self.advantage(features)
         q: Tensor = self.value(features) + advantage - advantage.mean(dim=-1, keepdim=True)
         return q
 
 
 class Modular(BaseActorModule):
-    """What the actors have in common: a body, and perhaps a core. Subclasses have heads, and :meth:`react`.
+    """The base class of these actors: a body and an optional core. Subclasses add heads and define :meth:`react`.
 
     Parameters
     ----------
     body : module, optional
-        From observations ``(n_seq, B, ...)`` to features ``(n_seq, B, F)``; by default the observations are those.
+        From observations ``(n_seq, B, ...)`` to features ``(n_seq, B, F)``; by default the identity.
     core : torch.nn.LSTM or torch.nn.GRU, optional
         From features ``(n_seq, B, F)`` and a recurrent state ``(L, B, H)`` to features ``(n_seq, B, H)`` and the next
-        recurrent state: time-major and in one direction, as they are by default.
+        recurrent state. Time-major (``batch_first=False``) and unidirectional, which are torch's defaults.
     """
 
     def __init__(self, body: nn.Module | None = None, core: nn.LSTM | nn.GRU | None = None) -> None:
@@ -105,7 +109,7 @@ class Modular(BaseActorModule):
         self.body, self.core = nn.Identity() if body is None else body, core
 
     def forward(self, obs: Nested, *, hx: Nested = None, **ignored: Any) -> tuple[Tensor, Nested, dict[str, Tensor]]:
-        """React to ``(n_seq, B, ...)`` rows that no reset comes between: return actions, recurrent state and info."""
+        """Return actions, recurrent state and info for rows ``(n_seq, B, ...)`` without a reset between them."""
         features = self.body(obs)
         if self.core is not None:
             features, hx = self.core(features, hx)
@@ -113,12 +117,12 @@ class Modular(BaseActorModule):
         return act, hx, info
 
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Turn features into actions and info."""
+        """Compute actions and info from features ``(n_seq, B, F)``."""
         raise NotImplementedError
 
 
 class ActorCritic(Modular):
-    """An actor-critic for one discrete action, drawn from its policy; in eval mode it is the likeliest one.
+    """An actor-critic for a Discrete space. In train mode actions are sampled, in eval mode the likeliest is taken.
 
     Its action is int64 ``(n_seq, B)``, its info ``{"logits": float (n_seq, B, A), "value": float (n_seq, B)}``.
 
@@ -144,16 +148,16 @@ class ActorCritic(Modular):
         self.policy, self.value = policy, value
 
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw an action for each row."""
+        """Choose an action for each row, and return it with logits and value."""
         logits = self.policy(features)
         act = sampling.categorical(logits, generator=self.generator) if self.training else logits.argmax(dim=-1)
         return act, {"logits": logits, "value": self.value(features).squeeze(-1)}
 
 
 class GaussianActorCritic(Modular):
-    """An actor-critic for a vector of real numbers, drawn from a normal distribution; in eval mode it is the mean.
+    """An actor-critic for a Box of ``D`` numbers, with a normal distribution. In eval mode the action is the mean.
 
-    Its action is float32 ``(n_seq, B, D)``, and may lie anywhere: environments clip what they do not take. Its info is
+    Its action is float32 ``(n_seq, B, D)`` and may lie outside the bounds of the space. Its info is
     ``{"mean": float (n_seq, B, D), "log_std": float (n_seq, B, D), "value": float (n_seq, B)}``.
 
     Parameters
@@ -187,7 +191,7 @@ class GaussianActorCritic(Modular):
         self.log_std = nn.Parameter(torch.zeros(n_dims))
 
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw an action for each row."""
+        """Choose an action for each row, and return it with mean, log_std and value."""
         mean = self.policy(features)
         log_std = self.log_std.expand_as(mean)
         act = mean.detach().float()
@@ -197,7 +201,7 @@ class GaussianActorCritic(Modular):
 
 
 class QNetwork(Modular):
-    """Action values, acted upon epsilon-greedily; in eval mode greedily.
+    """Action values with an epsilon-greedy policy. In eval mode the policy is greedy.
 
     Its action is int64 ``(n_seq, B)``, its info ``{"q": float (n_seq, B, A)}``.
 
@@ -213,7 +217,7 @@ class QNetwork(Modular):
     Attributes
     ----------
     epsilon : buffer, no dimensions
-        Follow a schedule by ``actor.epsilon.fill_(...)``: being a buffer, it reaches the behaviour copy.
+        Change it by ``actor.epsilon.fill_(...)``. As a buffer it is copied to the behaviour copy with the weights.
     """
 
     epsilon: Tensor
@@ -231,7 +235,7 @@ class QNetwork(Modular):
         self.register_buffer("epsilon", torch.tensor(float(epsilon)))
 
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Take the best action or any for each row."""
+        """Choose the best or a random action for each row, and return it with the action values."""
         q = self.q(features)
         greedy = not self.training
         act = q.argmax(dim=-1) if greedy else sampling.epsilon_greedy(q, self.epsilon, generator=self.generator)

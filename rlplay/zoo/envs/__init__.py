@@ -1,21 +1,21 @@
-"""Environments that are learnt in seconds, each a page, each with a known optimum.
+"""Small environments that are learnt in seconds and whose optimum is known.
 
-They speak the dialect of gym 0.26, draw only from their own ``np_random``, and hand out observations that are new
-float32 arrays. An ``optimum`` is the expected undiscounted return of the best policy, ``chance`` that of the uniformly
-random one.
+All have the API of gym 0.26, draw random numbers only from their own ``np_random``, and return new float32 arrays as
+observations. ``optimum`` is the expected undiscounted return of the best policy, ``chance`` that of the uniformly
+random policy.
 
 ``NarrowPath``
-    One wrong step ends it: control with the answer in view.
+    The observation shows the right action; a wrong one terminates the episode.
 ``Chain``
-    Action values in closed form.
+    A walk between two rewards, with exact action values.
 ``Catch``
-    A ball falls, a paddle waits: reward only at the end.
+    A paddle has to catch a falling ball: reward only at the end.
 ``Recall``
-    A cue to be remembered: for recurrent actors.
+    A cue has to be remembered: needs a recurrent actor.
 ``Regulator``
     Continuous control: linear dynamics, quadratic costs.
 ``Endless``
-    Cut by a time limit, never ended: shows who forgets to bootstrap.
+    Truncated by a time limit and never terminated: needs bootstrapping at time limits.
 """
 
 from .catch import Catch

@@ -15,12 +15,12 @@ Obs = npt.NDArray[np.float32]
 
 
 class Catch(gym.Env[Obs, int]):
-    """Be under the ball when it comes down. After the "catch" of Osband et al. (2020), "Behaviour Suite".
+    """Move a paddle under a falling ball. After "catch" in Osband et al. (2020), "Behaviour Suite".
 
-    - A ball falls from a column of the top row, drawn uniformly, by one row each step. A paddle begins in the middle of
-      the bottom row; the actions move it one column to the left (0), not at all (1), or to the right (2).
-    - The episode terminates when the ball is in the bottom row, after ``rows - 1`` steps: then the reward is 1 if the
-      paddle is there too, and -1 if not. All other rewards are 0.
+    - The ball starts in a column of the top row, drawn uniformly, and falls by one row each step. The paddle starts in
+      the middle of the bottom row; the actions move it one column to the left (0), not at all (1), or to the right (2).
+    - The episode terminates when the ball is in the bottom row, after ``rows - 1`` steps. Then the reward is 1 if the
+      paddle is in the ball's column, else -1. All other rewards are 0.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ class Catch(gym.Env[Obs, int]):
     Attributes
     ----------
     observation_space : Box, float32, ``(rows * columns,)``
-        The board, row by row: 1 where ball or paddle are.
+        The board, row by row: 1 at the ball and at the paddle, else 0.
     action_space : Discrete(3)
         Left, stay, right.
     optimum : float
         1.
     chance : float
-        ``2 / columns - 1``: where the ball falls does not depend on where the paddle goes.
+        ``2 / columns - 1``, as the ball's column is independent of the paddle's.
     """
 
     def __init__(self, rows: int = 10, columns: int = 5) -> None:
@@ -49,14 +49,14 @@ class Catch(gym.Env[Obs, int]):
         self.chance = 2 / columns - 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        """Throw a new ball."""
+        """Start a new ball in a random column."""
         super().reset(seed=seed)
         self._row, self._column = 0, int(self.np_random.integers(self.columns))
         self._paddle = self.columns // 2
         return self._look(), {}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Move the paddle, and let the ball fall."""
+        """Move the paddle, then the ball."""
         self._paddle = min(max(self._paddle + int(action) - 1, 0), self.columns - 1)
         self._row += 1
         landed = self._row == self.rows - 1

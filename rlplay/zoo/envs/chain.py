@@ -1,4 +1,4 @@
-"""A chain of states with something at either end, whose action values are known."""
+"""A chain of states with a reward at either end, whose action values are known."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ Obs = npt.NDArray[np.float32]
 
 
 class Chain(gym.Env[Obs, int]):
-    """Walk along a chain of states: a small reward waits on the left, a large one on the right.
+    """Walk along a chain of states, with a small reward at the left end and a large one at the right end.
 
     - Episodes begin in any state, drawn uniformly. Action 0 goes one state to the left, 1 one to the right.
-    - Leaving the chain on the left gives ``small``, on the right 1; either terminates the episode. Otherwise 0.
-    - With little discounting the right is best everywhere; the steeper it is, the more states turn to the left.
-    - Who walks to and fro is stopped after ``limit`` steps (truncated). The values know nothing of that limit: whoever
-      bootstraps there learns them all the same.
+    - Leaving the chain on the left gives the reward ``small``, on the right 1; both terminate the episode. All other
+      rewards are 0.
+    - With a discount near 1, going right is best in all states; the smaller the discount, the more states there are in
+      which going left is best.
+    - An episode is truncated after ``limit`` steps. :meth:`q_values` are those without a time limit: a learner that
+      bootstraps at truncation learns them all the same.
 
     Parameters
     ----------
@@ -35,14 +37,14 @@ class Chain(gym.Env[Obs, int]):
     Attributes
     ----------
     observation_space : Box, float32, ``(n_states,)``
-        The state, one-hot; zeros outside the chain, where the episode has ended.
+        The state, one-hot; all zero outside the chain, after the end of an episode.
     action_space : Discrete(2)
         Left, right.
     optimum : float
         1.
     chance : float
-        ``(1 + small) / 2``, by symmetry; but for the time limit, which a random walk over five states reaches less
-        than once in a million episodes.
+        ``(1 + small) / 2``, by symmetry. This neglects the time limit, which a random walk over five states reaches
+        less than once in a million episodes.
     """
 
     def __init__(self, n_states: int = 5, small: float = 0.2, limit: int = 100) -> None:
@@ -53,10 +55,10 @@ class Chain(gym.Env[Obs, int]):
         self.chance = (1 + small) / 2
 
     def q_values(self, gamma: float) -> npt.NDArray[np.float64]:
-        """Compute the optimal action values, exactly.
+        """Compute the optimal action values exactly, by value iteration.
 
-        From nowhere do the best actions need more than ``n_states`` steps to an end, so value iteration is done after
-        as many sweeps, and one for the first action.
+        From any state the best actions reach an end in at most ``n_states`` steps, so values are exact after as many
+        sweeps; one more gives the action values.
 
         Parameters
         ----------
@@ -69,14 +71,14 @@ class Chain(gym.Env[Obs, int]):
         """
         rew = np.zeros((self.n_states, 2))
         rew[0, 0], rew[-1, 1] = self.small, 1
-        q, value = rew, np.zeros(self.n_states + 2)  # with an end on either side, of value zero
+        q, value = rew, np.zeros(self.n_states + 2)  # including a terminal state of value zero at either end
         for _ in range(self.n_states + 1):
             q = rew + gamma * np.stack([value[:-2], value[2:]], axis=1)
             value[1:-1] = q.max(axis=1)
         return q
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        """Begin in any state."""
+        """Start in a random state."""
         super().reset(seed=seed)
         self._state, self._stepno = int(self.np_random.integers(self.n_states)), 0
         return self._look(), {}

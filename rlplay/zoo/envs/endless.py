@@ -1,4 +1,4 @@
-"""An episode that a clock cuts although nothing ends."""
+"""An environment that never terminates, with episodes truncated by a time limit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Obs = npt.NDArray[np.float32]
 
 
 class Endless(gym.Env[Obs, int]):
-    """Get 1 at every step, whatever is done, until a time limit cuts the episode (truncated).
+    """Gives reward 1 at every step, whatever the action, until a time limit truncates the episode.
 
-    The observation is always the same, so that every state has the same value, ``1 / (1 - gamma)``. A critic that does
-    not bootstrap from the last state of an episode falls short of it.
+    The observation is always the same, so every state has the same value, ``1 / (1 - gamma)``. A critic that does not
+    bootstrap from the last state of an episode learns a smaller one.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Endless(gym.Env[Obs, int]):
     observation_space : Box, float32, ``(1,)``
         Always 1.
     action_space : Discrete(2)
-        Without meaning.
+        The action has no effect.
     optimum, chance : float
         ``limit``, before discounting.
     """
@@ -46,12 +46,12 @@ class Endless(gym.Env[Obs, int]):
         return 1 / (1 - gamma)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        """Set the clock to zero."""
+        """Set the step counter to zero."""
         super().reset(seed=seed)
         self._stepno = 0
         return np.ones(1, np.float32), {}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Let the clock tick."""
+        """Increment the step counter."""
         self._stepno += 1
         return np.ones(1, np.float32), 1.0, False, self._stepno == self.limit, {}

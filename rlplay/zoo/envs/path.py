@@ -1,4 +1,4 @@
-"""A path along which one wrong step is the last."""
+"""A path on which one wrong action terminates the episode."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Obs = npt.NDArray[np.float32]
 
 
 class NarrowPath(gym.Env[Obs, int]):
-    """Walk as far as the path goes.
+    """Take the action that the observation shows, for ``length`` steps.
 
-    - Each step, one action, drawn uniformly, is the way on, and the observation shows which. Reward 1.
-    - Any other falls off the path: reward 0, terminated. So is the episode at the path's end.
-    - A greedy learner needs no foresight here; but how much a step is worth depends on how many are still to come, so
-      that the critic has something to learn. The observation tells how far one is.
+    - At each step one action, drawn uniformly, is right, and the observation shows which. It gives reward 1.
+    - Any other action gives reward 0 and terminates the episode. After ``length`` right actions it terminates, too.
+    - The best action maximises the immediate reward. The value of a state depends on the number of steps left, which
+      the observation shows, so that there is something to learn for the critic.
 
     Parameters
     ----------
     length : int
-        How many right steps there are.
+        The number of right actions to the end of the path.
     n_actions : int
-        How many actions there are to choose from.
+        The number of actions.
 
     Attributes
     ----------
     observation_space : Box, float32, ``(n_actions + 1,)``
-        The way on, one-hot, and the fraction of the path that lies behind.
+        The right action, one-hot, and the fraction of the path that has been walked.
     action_space : Discrete
         ``n_actions``.
     optimum : float
         ``length``.
     chance : float
-        ``p + p^2 + ... + p^length`` with ``p = 1 / n_actions``: the k-th reward takes k right steps.
+        ``p + p^2 + ... + p^length`` with ``p = 1 / n_actions``: the k-th reward needs k right actions.
     """
 
     def __init__(self, length: int = 10, n_actions: int = 3) -> None:
@@ -49,21 +49,21 @@ class NarrowPath(gym.Env[Obs, int]):
         self.chance = sum(n_actions**-k for k in range(1, length + 1))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        """Go back to where the path begins."""
+        """Go back to the beginning of the path."""
         super().reset(seed=seed)
-        self._behind = 0
+        self._n_walked = 0
         return self._look(), {}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Take a step; it is the last if it is wrong, or if the path ends here."""
-        right = bool(action == self._way)
-        self._behind += right
-        return self._look(), float(right), not right or self._behind == self.length, False, {}
+        """Take a step. The episode terminates if the action is wrong, or at the end of the path."""
+        right = bool(action == self._right_action)
+        self._n_walked += right
+        return self._look(), float(right), not right or self._n_walked == self.length, False, {}
 
     def _look(self) -> Obs:
-        """Draw the way on, and show it."""
-        self._way = int(self.np_random.integers(self.n_actions))
+        """Draw the next right action, and return the observation that shows it."""
+        self._right_action = int(self.np_random.integers(self.n_actions))
         obs = np.zeros(self.n_actions + 1, np.float32)
-        obs[self._way] = 1
-        obs[-1] = self._behind / self.length
+        obs[self._right_action] = 1
+        obs[-1] = self._n_walked / self.length
         return obs

@@ -1,4 +1,4 @@
-"""Keeping a noisy number near zero: the linear-quadratic regulator."""
+"""The linear-quadratic regulator in one dimension: keeping a noisy number near zero."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Array = npt.NDArray[np.float32]
 
 
 class Regulator(gym.Env[Array, Array]):
-    """Push a drifting number back to zero, and do not push too hard.
+    """Push a noisy number towards zero, at a cost for the number's size and for the push.
 
-    - ``x' = a x + b u + noise N(0, 1)``, from ``x ~ N(0, 1)``; ``u`` is the action, of any size.
-    - The reward is ``-(q x^2 + r u^2)``, of the state and the action before the step.
-    - It never ends, and is cut after ``limit`` steps (truncated). The observation does not tell the time, so that the
-      best there is to learn is the regulator that goes on for ever: ``u = -gain(gamma) x``, worth ``value(x, gamma)``.
+    - ``x' = a x + b u + noise N(0, 1)``, starting from ``x ~ N(0, 1)``; ``u`` is the action, of any size.
+    - The reward is ``-(q x^2 + r u^2)``, with the state and the action before the step.
+    - An episode never terminates, and is truncated after ``limit`` steps. The observation does not contain the time, so
+      the policy to learn is that of the infinite horizon: ``u = -gain(gamma) x``, with the value ``value(x, gamma)``.
 
     Parameters
     ----------
     a, b, q, r, noise : float
-        As above; ``b`` is not zero, ``q`` and ``r`` are positive. The defaults are mild: a policy that begins by
-        pushing the wrong way drives the number off slowly enough to learn from it.
+        As above; ``b`` is not zero, ``q`` and ``r`` are positive. With the defaults, a policy that pushes in the wrong
+        direction at first makes ``x`` grow slowly enough to learn from it.
     limit : int
         The length of an episode, in steps.
 
@@ -49,21 +49,21 @@ class Regulator(gym.Env[Array, Array]):
     def gain(self, gamma: float) -> float:
         """Compute the optimal ``k`` of ``u = -k x`` under a discount in [0, 1].
 
-        The cost to go is ``p x^2`` and a constant, where ``p`` solves the discounted Riccati equation ::
+        The cost-to-go is ``p x^2`` plus a constant, where ``p`` solves the discounted Riccati equation ::
 
             p = q + gamma a^2 p - (gamma a b p)^2 / (r + gamma b^2 p)
 
-        Cleared of its denominator it is ``gamma b^2 p^2 + c p = q r``, of which ``p`` is the positive root.
+        Multiplied by its denominator it becomes ``gamma b^2 p^2 + c p = q r``, of which ``p`` is the positive root.
         """
         c = self.r - gamma * (self.a**2 * self.r + self.b**2 * self.q)
         p = 2 * self.q * self.r / (c + math.sqrt(c**2 + 4 * gamma * self.b**2 * self.q * self.r))
         return gamma * self.a * self.b * p / (self.r + gamma * self.b**2 * p)
 
     def value(self, x: float, gamma: float, gain: float | None = None) -> float:
-        """Compute what ``u = -gain x`` is worth from ``x``, without end, under a discount in [0, 1).
+        """Compute the value of the policy ``u = -gain x`` at ``x``, over an infinite horizon, for a discount in [0, 1).
 
-        By default the gain is the optimal one, and this the optimal value. It is minus infinity if the costs grow
-        faster than they are discounted.
+        By default the gain is the optimal one, and the value the optimal one. The value is minus infinity if the costs
+        grow faster than they are discounted.
         """
         gain = self.gain(gamma) if gain is None else gain
         growth = gamma * (self.a - self.b * gain) ** 2
@@ -73,13 +73,13 @@ class Regulator(gym.Env[Array, Array]):
         return -p * (x**2 + gamma / (1 - gamma) * self.noise**2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Begin somewhere around zero."""
+        """Draw ``x`` from ``N(0, 1)``."""
         super().reset(seed=seed)
         self._x, self._stepno = float(self.np_random.normal()), 0
         return self._look(), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Push, and let it drift."""
+        """Return the reward of the current ``x`` and the action, and go to the next ``x``."""
         x, u = self._x, float(action[0])
         self._x = self.a * x + self.b * u + self.noise * float(self.np_random.normal())
         self._stepno += 1
