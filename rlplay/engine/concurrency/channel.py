@@ -35,8 +35,8 @@ class Failure:
 class Channel(Generic[T]):
     """A first-in-first-out channel between threads, which either side may close, once.
 
-    ``put`` never blocks: the channel is unbounded, and the number of tokens bounds what is in it. Items are received
-    in the order in which they were sent, failures included. After ``close`` every ``get`` raises :class:`Closed`; this
+    ``put`` never blocks: the channel is unbounded, and few tokens or deliveries exist at a time. Items are received in
+    the order in which they were sent, failures included. After ``close`` every ``get`` raises :class:`Closed`; this
     includes a ``get`` that is already waiting.
     """
 

@@ -45,7 +45,7 @@ class CollectorSpec(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What a collector process answers once it knows the actor's outputs."""
+    """The answer of a collector process to ``prepare``."""
 
     layout: Fragment
     """The shapes and dtypes of a fragment."""
