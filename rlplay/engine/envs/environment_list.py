@@ -28,7 +28,9 @@ _MEMORYVIEW_DTYPES = "?bBhHiIlLqQfd"
 
 
 class EnvironmentList:
-    """A list of environments, stepped one after the other. Implements :class:`.protocol.Environments`.
+    """A list of environments that are stepped one after the other.
+
+    Implements :class:`~rlplay.engine.envs.protocol.Environments`.
 
     Instances stay the user's and are never closed. Environments made by factories are closed by :meth:`close`.
 

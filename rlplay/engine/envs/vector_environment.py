@@ -61,7 +61,7 @@ __all__ = ["VectorEnvironment"]
 
 
 class VectorEnvironment:
-    """A vector environment, stepped as a whole. Implements :class:`.protocol.Environments`.
+    """A vector environment, stepped as a whole. Implements :class:`~rlplay.engine.envs.protocol.Environments`.
 
     It stays the user's, and is never closed.
 
