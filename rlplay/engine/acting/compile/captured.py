@@ -160,7 +160,7 @@ class CapturedBehaviour(Behaviour):
             torch._foreach_copy_(rows[: len(acts)], acts, non_blocking=True)
 
     def _return_buffers(self) -> bool:
-        """Copy what eager steps left in buffers to the addresses of captured steps.
+        """Copy tensors that eager steps have assigned to buffers to the addresses of captured steps.
 
         Returns
         -------
