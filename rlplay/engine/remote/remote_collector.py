@@ -129,9 +129,9 @@ class RemoteCollector:
         lane, progress = self._lane, self._progress
         with torch.inference_mode(False), torch.no_grad(), lane.collecting():
             progress.begin("the hand-over")
-            lane.wait(token.asked)  # asked -> first write
+            lane.wait(token.asked)  # edge: asked -> first write
             lane.host_wait(token.asked)  # the host reads the snapshot
-            lane.host_wait(self._copied)  # copied -> refill
+            lane.host_wait(self._copied)  # edge: copied -> refill
             for process in self._processes:
                 if process.version is None:
                     process.start_fragment(token)
@@ -274,6 +274,6 @@ class RemoteCollector:
             complaints += process.service.receive_complaints(deadline) or []
             process.service.close()
         with self._lane.collecting():
-            self.synchronize()  # dropped -> released
+            self.synchronize()  # edge: dropped -> released
         self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
         return complaints
