@@ -6,7 +6,6 @@ This module must not import queues, threads or environments.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -22,6 +21,9 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_actor, check_answer, honours_mask
+from .copying.copy_actor import copy_actor
+from .copying.parcel import packed
+from .copying.shared_memory import check_shared
 from .fast_modules import make_fast
 from .group import Group
 from .weights import check_same_names, check_same_weights, named_weights, weight_places
@@ -63,17 +65,13 @@ class Behaviour:
         Raises
         ------
         TypeError, ValueError
-            See :func:`rlplay.engine.acting.checks.check_actor`.
+            See :func:`rlplay.engine.acting.checks.check_actor` and
+            :func:`rlplay.engine.acting.copying.copy_actor.copy_actor`.
         """
         check_actor(actor)
         self._lane, self._snapshot_in_place = lane, snapshot_in_place
-        try:
-            self._module = copy.deepcopy(actor).to(lane.actor_device).requires_grad_(False)
-        except Exception as error:
-            raise TypeError(
-                f"the actor cannot be copied: copy.deepcopy failed with {error!r}. Tensors that it keeps must be "
-                "parameters, buffers or detached; make what cannot be copied inside `step`, or define __deepcopy__."
-            ) from error
+        self._copy = copy_actor(actor, lane.actor_device)
+        self._module = self._copy.module
         self._modules = dict(self._module.named_modules())
         self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
         self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
@@ -87,6 +85,11 @@ class Behaviour:
     def module(self) -> BaseActorModule:
         """The copy itself."""
         return self._module
+
+    @property
+    def to_send(self) -> BaseActorModule:
+        """What is to be pickled in order to send the copy to another process, where it arrives as a module."""
+        return packed(self._copy)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -119,6 +122,7 @@ class Behaviour:
         check_same_names("parameters and buffers", self._weights, weights)
         check_same_names("modules", self._modules, modules)
         check_same_weights(self._weights, weights)
+        check_shared(self._copy.shared, weights)
         snapshot = []
         if not self._snapshot_in_place:
             snapshot = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in self._weights.values()]

@@ -45,7 +45,7 @@ class Examiner(Iterator[Array]):
         try:
             self._progress = SharedProgress(map_memory(fd))
             name = "the evaluation process"
-            self._child = ServiceProcess(EvaluationService, self._behaviour.module, spec, name=name, memory_fd=fd)
+            self._child = ServiceProcess(EvaluationService, self._behaviour.to_send, spec, name=name, memory_fd=fd)
         finally:
             os.close(fd)
         self._finalizer = weakref.finalize(self, self._child.close, 0.0)

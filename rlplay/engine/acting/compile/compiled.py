@@ -7,7 +7,6 @@ the eager one up to rounding, and gives the very same numbers in every engine. T
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane
 from ..behaviour import Behaviour, Snapshot
+from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..torch_context import TorchContext
 from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
@@ -51,7 +51,7 @@ class CompiledBehaviour(Behaviour):
             "parameter": [weight.detach() for weight in self._module.parameters()],
             "buffer": list(self._module.buffers()),
         }
-        self._twin = copy.deepcopy(self._module)
+        self._twin = copy_actor(self._module, lane.actor_device).module
         self._twin_places = weight_places(self._twin)
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
         self._probed = False  # once True, a warning is given at once rather than at the call
