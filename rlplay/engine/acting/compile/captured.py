@@ -19,9 +19,10 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
-from ..behaviour import Behaviour, Snapshot, global_generator_kept
+from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
+from ..torch_context import global_generator_kept
 from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (

@@ -49,7 +49,8 @@ class Walk:
         self._with_code = with_code
         self._places: dict[int, Place] = {}
         self._queue, self._queue_by_code = deque[Place](), deque[Place]()
-        self._used_names = set(_CALLED_BY_THE_ENGINE)
+        self.used_names = set(_CALLED_BY_THE_ENGINE)
+        """The names that the code of the functions uses that are reached."""
         self._not_used: dict[str, list[Place]] = defaultdict(list)  # attributes of classes, by name
         self._add(Place(root, None, "actor", by_code=False))
         while self._queue or self._queue_by_code:  # first all that needs no code
@@ -87,7 +88,7 @@ class Walk:
                 self._add(Place(base, place, f".{base.__name__}", by_code=True))
             for name, part in class_attributes(value):
                 found = Place(part, place, f".{name}", by_code=True)
-                if name in self._used_names or (name.startswith("__") and name.endswith("__")):
+                if name in self.used_names or (name.startswith("__") and name.endswith("__")):
                     self._add(found)
                 else:
                     self._not_used[name].append(found)
@@ -96,7 +97,7 @@ class Walk:
 
     def _use(self, names: set[str]) -> None:
         """Add the attributes of classes that have these names."""
-        for name in names - self._used_names:
+        for name in names - self.used_names:
             for place in self._not_used.pop(name, ()):
                 self._add(place)
-        self._used_names |= names
+        self.used_names |= names
