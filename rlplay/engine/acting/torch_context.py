@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["TorchContext"]
+__all__ = ["TorchContext", "global_generator_kept"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,10 @@ class TorchContext:
             if torch.get_default_device() != self.default_device:
                 stack.enter_context(self.default_device)
             yield
+
+
+@contextmanager
+def global_generator_kept(device: torch.device) -> Iterator[None]:
+    """Restore torch's global random generators (of the CPU, and of ``device``) at the end of the block."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

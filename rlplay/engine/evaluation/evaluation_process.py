@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..acting.plain_attributes import PlainChanges, apply_changes
 from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
 from ..core import BaseActorModule
@@ -44,6 +45,7 @@ class EvaluationService:
         self._progress = SharedProgress(server.memory)
         self._actor, self._spec = actor.train(not spec.greedy), spec
         self._weights = [*actor.parameters(), *actor.buffers()]
+        self._plain_adopted = 0
         self._envs: list[Any] = []
         with note_progress(self._progress):
             self._progress.doing = "env.make"
@@ -52,11 +54,12 @@ class EvaluationService:
                 env = spec.factory(seed=env_seed) if takes(spec.factory, "seed") else spec.factory()
                 self._envs.append(env)
 
-    def play(self, weights: list[Tensor]) -> Array:
-        """Play one episode in each environment with these weights; return the returns, float32 ``(n_envs,)``."""
+    def play(self, weights: list[Tensor], plain: PlainChanges) -> Array:
+        """Play one episode in each environment; return the returns, float32 ``(n_envs,)``."""
         with torch.no_grad():
             for weight, new in zip(self._weights, weights, strict=True):
                 weight.copy_(new)
+        self._plain_adopted = apply_changes(dict(self._actor.named_modules()), plain, self._plain_adopted)
         rewards, _ = play_episodes(self._envs, self._actor, self._spec.n_steps, False, "cpu", self._progress)
         returns: Array = rewards.sum(axis=0)
         return returns

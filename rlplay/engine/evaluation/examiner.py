@@ -45,7 +45,7 @@ class Examiner(Iterator[Array]):
         try:
             self._progress = SharedProgress(map_memory(fd))
             name = "the evaluation process"
-            self._child = ServiceProcess(EvaluationService, self._behaviour.module, spec, name=name, memory_fd=fd)
+            self._child = ServiceProcess(EvaluationService, self._behaviour.to_send, spec, name=name, memory_fd=fd)
         finally:
             os.close(fd)
         self._finalizer = weakref.finalize(self, self._child.close, 0.0)
@@ -89,8 +89,8 @@ class Examiner(Iterator[Array]):
 
     def _start_evaluation(self) -> None:
         with torch.inference_mode(False), torch.no_grad():
-            weights = self._behaviour.publish(self._actor).weights
-        self._child.request("play", weights)
+            snapshot = self._behaviour.publish(self._actor)
+        self._child.request("play", snapshot.weights, snapshot.plain)
 
     def _receive(self, timeout: float) -> Any:
         """Wait for an answer for as long as there is progress."""

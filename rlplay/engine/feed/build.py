@@ -103,7 +103,7 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
     actor_device = parse_device("cpu" if options.actor_device is None else options.actor_device, "actor_device")
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
-        specs = _collector_specs(factory, behaviour.module, actor_device, plan, options)
+        specs = _collector_specs(factory, behaviour.to_send, actor_device, plan, options)
         progress, torch_context = Progress(), TorchContext.here(actor_device)
 
         def make_collector(gate: Gate) -> Collecting:

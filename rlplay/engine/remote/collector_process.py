@@ -14,6 +14,7 @@ import torch
 from ... import nested
 from ..acting.behaviour import Snapshot
 from ..acting.make import make_behaviour
+from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext
 from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
@@ -111,11 +112,11 @@ class CollectorService:
         """Map the memory that fragments and weights are passed in."""
         self._shared = spec.divide(torch.from_numpy(receive_memory(fd)))
 
-    def collect(self, version: int, modes: list[bool]) -> Reply:
+    def collect(self, version: int, modes: list[bool], plain: PlainChanges) -> Reply:
         """Collect a fragment into the shared memory, with the weights that are there now."""
         shared = self._shared
         assert shared is not None, "call `share` first"
-        token = Token(version, Snapshot(shared.weights, modes), shared.blank, None, self._lane.record())
+        token = Token(version, Snapshot(shared.weights, modes, plain), shared.blank, None, self._lane.record())
         delivery = self._collector.serve(token)
         self._progress.begin("waiting for the learner")
         finals = delivery.staged

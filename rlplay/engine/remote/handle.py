@@ -71,7 +71,7 @@ class CollectorProcess:
         if weights:
             torch._foreach_copy_(weights, token.snapshot.weights)
         self.version = token.version
-        self.service.request("collect", token.version, token.snapshot.modes)
+        self.service.request("collect", token.version, token.snapshot.modes, token.snapshot.plain)
 
     def take_fragment(self) -> None:
         """Forget the reply: the fragment has been copied out of the shared memory."""
