@@ -99,8 +99,8 @@ class State(NamedTuple):
     stepno: Nested
     """int64: environment steps since the current episode began."""
     obs: Nested
-    """Nested: the current observation, in the space's own dtype (uint8 stays uint8). Values of Discrete and MultiDiscrete
-    are int64 and counted from 0, whatever the dtype and the ``start`` of the space."""
+    """Nested: the current observation, in the space's own dtype (uint8 stays uint8). Values of Discrete and
+    MultiDiscrete are int64 and counted from 0, whatever the dtype and the ``start`` of the space."""
     act: Nested
     """Nested: the action that led to this observation, in the space's own dtype. Discrete and MultiDiscrete are as in
     ``obs``; the environment gets ``start + act``."""
