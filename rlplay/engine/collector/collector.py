@@ -184,6 +184,8 @@ class Collector:
         if lane.shared(Place.CONSUMER, Place.HOST):
             lane.host_wait(copied)
         self._previous, self._n_collected = staging, self._n_collected + 1
+        episodes = self.stepper.episodes()
+        complaints = [behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
         return Delivery(
             version=token.version,
             fragment=token.blank,
@@ -192,8 +194,8 @@ class Collector:
             home=token.home,
             snapshot=token.snapshot,
             steps=int(staging.slot.env.valid.sum()),
-            complaint=behaviour.take_pending_warning(),
-            episodes=self.stepper.episodes(),
+            complaint="\n".join(filter(None, complaints)),
+            episodes=episodes,
         )
 
     def _next_staging(self) -> Staging:

@@ -128,7 +128,7 @@ def _make_stepper(
     Called in the collector's thread, since environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
-    seeds = seeds_of(plan.seed, groups[-1].stop)
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
     if is_vector(sources[0]):
         return InlineStepper(VectorEnvironment(sources[0], seeds, entries, progress, final=plan.final), groups)
     if not options.workers:
@@ -144,7 +144,7 @@ def _collector_specs(
 ) -> list[CollectorSpec]:
     """Make the spec of each collector process. Environments and groups are numbered over all processes."""
     n_envs = options.n_actors * options.n_per_actor
-    seeds = seeds_of(plan.seed, n_envs)
+    seeds = seeds_of(plan.seed, n_envs, reseed=options.reseed)
     return [
         CollectorSpec(
             sources=[factory] * options.n_per_actor,

@@ -34,7 +34,7 @@ class CollectorSpec(NamedTuple):
     """What a collector process is given at its start."""
 
     sources: list[Any]
-    seeds: list[int]
+    seeds: list[int | None]
     columns: slice
     """The columns of its environments among all environments of the feed."""
     actor: BaseActorModule
@@ -63,6 +63,8 @@ class Reply(NamedTuple):
     episodes: list[tuple[int, float, int]]
     """The fields of each Episode: bare tuples are pickled in half the time."""
     complaint: str
+    untold: list[str]
+    """The names of ``info`` that none of the process's environments has told so far."""
 
 
 class _RemoteGate:
@@ -90,6 +92,8 @@ class CollectorService:
         self._lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
         self._behaviour = make_behaviour(spec.actor, self._lane, compile=spec.compile)
         self._shared: SharedFragment | None = None
+        self._entries = spec.plan.entries
+        self._entries.leave_warning()
         spaces: list[Any] = []
 
         def make_stepper() -> InlineStepper:
@@ -125,7 +129,7 @@ class CollectorService:
         if isinstance(finals, Final):
             n_finals = len(finals.t)
             nested.map(lambda rows, x: rows[:n_finals].copy_(x), shared.final, finals)
-        return Reply(n_finals, delivery.steps, episodes, delivery.complaint)
+        return Reply(n_finals, delivery.steps, episodes, delivery.complaint, list(self._entries.untold))
 
     def run_short(self, head: bytes) -> None:
         """Do nothing: a collector process gets no short requests."""

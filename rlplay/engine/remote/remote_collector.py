@@ -173,7 +173,11 @@ class RemoteCollector:
         steps, episodes = sum(reply.steps for reply in replies), self._order_episodes(taken, replies)
         for process in taken:
             process.take_fragment()
-        complaint = next((reply.complaint for reply in replies if reply.complaint), "")
+        for reply in replies:
+            self._plan.entries.keep_untold(reply.untold)
+        complaints = [reply.complaint for reply in replies if reply.complaint][:1]
+        complaints += [self._plan.entries.take_warning()] if episodes else []
+        complaint = "\n".join(filter(None, complaints))
         return Delivery(version, token.blank, staged, copied, token.home, token.snapshot, steps, episodes, complaint)
 
     def _stage_finals(self, taken: Sequence[CollectorProcess]) -> Final:

@@ -26,6 +26,7 @@ def rollout(
     actor_device: torch.device | str | None = None,
     lag: int = 1,
     seed: int | None = None,
+    reseed: bool = True,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -45,7 +46,7 @@ def rollout(
     factory : callable, optionally taking ``seed``
         Makes an environment; called ``n_envs`` times, in the other process. It is sent by value (cloudpickle), so it
         may be a lambda, or use names defined in a notebook.
-    actor, n_steps, sticky, device, lag, seed, final, info, compile, timeout, start_timeout
+    actor, n_steps, sticky, device, lag, seed, reseed, final, info, compile, timeout, start_timeout
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
     actor_device : torch.device, optional
         The device of the behaviour copy in the other process; by default the CPU.
@@ -64,7 +65,7 @@ def rollout(
     at_least("n_envs", n_envs, 1)
     options = Options(
         n_steps=n_steps, n_per_actor=n_envs, sticky=sticky, device=device, actor_device=actor_device, lag=lag,
-        seed=seed, final=final, info=info, compile=compile, start_method=start_method, threads=threads,
+        seed=seed, reseed=reseed, final=final, info=info, compile=compile, start_method=start_method, threads=threads,
         background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

@@ -129,13 +129,15 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         """
         self._slot_fds: list[int] = []
         self._listener = Listener[_ProcessWorker]()
+        self._entries = entries
         super().__init__(shares_by_worker, entries, groups, progress, gate)
 
     def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ProcessWorker]:
         n_workers, n_envs = len(shares_by_worker), self.n_envs
-        fd = new_memory(PoolMemory.size(n_workers, n_envs))
+        size = n_workers, n_envs, len(entries.entries)
+        fd = new_memory(PoolMemory.size(*size))
         try:
-            memory = PoolMemory(map_memory(fd), n_workers, n_envs)
+            self._memory = memory = PoolMemory(map_memory(fd), *size)
             for number, shares in enumerate(shares_by_worker):
                 worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, memory, fd)
                 self._listener.add(worker.process, worker)
@@ -157,6 +159,13 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
                 self._set_failed(worker)
                 raise
         return found
+
+    def episodes(self) -> list[Episode]:
+        """Return the episodes that ended since the last call; note which entries of infos have been told until now."""
+        if self._entries.untold:
+            told = zip(self._entries.entries, self._memory.told.tolist(), strict=True)
+            self._entries.keep_untold([entry.name for entry, is_told in told if not is_told])
+        return super().episodes()
 
     def memory(self, size: int) -> Array:
         """Allocate ``size`` bytes for a slot, shared with the processes."""

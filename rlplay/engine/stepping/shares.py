@@ -31,7 +31,7 @@ class Share(NamedTuple):
     """Their columns among all environments of the feed."""
     sources: Sequence[Any]
     """Environments or factories."""
-    seeds: Sequence[int]
+    seeds: Sequence[int | None]
 
 
 class ShareStepper:
@@ -90,7 +90,7 @@ def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
 
 
 def split_into_shares(
-    sources: Sequence[Any], seeds: Sequence[int], groups: Sequence[slice], n_workers: int
+    sources: Sequence[Any], seeds: Sequence[int | None], groups: Sequence[slice], n_workers: int
 ) -> list[list[Share]]:
     """Split each group among the workers, as evenly as possible; return the shares of each worker.
 
