@@ -32,8 +32,8 @@ class Options:
     Raises
     ------
     TypeError, ValueError
-        If a number is not an integer or is out of range, if ``reseed`` is no bool, if a timeout is not positive, if
-        ``n_per_batch`` is more than ``n_actors``, or if ``start_method`` is unknown.
+        If a number is not an integer or is out of range, if ``reseed`` is no bool, if a timeout is not positive, or if
+        ``n_per_batch`` is more than ``n_actors``.
     """
 
     n_steps: int
@@ -56,7 +56,6 @@ class Options:
     """The number of environments in each collector process."""
     n_per_batch: int = 1
     """The number of collector processes whose parts make up one fragment."""
-    start_method: str | None = None
     threads: int = 1
     background: bool = False
     """True if a background thread collects, False if the thread that calls ``next()`` does."""
@@ -83,12 +82,6 @@ class Options:
             raise TypeError(f"`reseed` must be True or False, got {self.reseed!r}.")
         if self.n_per_batch > self.n_actors:
             raise ValueError(f"`n_per_batch` must be at most `n_actors`, {self.n_actors}, got {self.n_per_batch}.")
-        if self.start_method not in (None, "spawn"):
-            raise ValueError(
-                f"`start_method` must be 'spawn' or None, got {self.start_method!r}: processes are fresh interpreters, "
-                f"since a fork would copy threads, locks and CUDA halfway. (The caller's script is not run again in "
-                f"them.)"
-            )
 
 
 def plan_for(options: Options, sources: Sequence[Any]) -> Plan:

@@ -23,6 +23,7 @@ from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule, Final, Fragment
 from ..envs.environment_list import EnvironmentList
+from ..envs.sent_spaces import send_spaces
 from ..memory.cuda import lane_between
 from ..stepping.inline import InlineStepper
 from .shared_fragment import SharedFragment, SharedFragmentSpec
@@ -99,7 +100,7 @@ class CollectorService:
         def make_stepper() -> InlineStepper:
             first = spec.columns.start
             envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=first)
-            spaces.append(envs.spaces)
+            spaces.append(send_spaces(envs.spaces))
             return InlineStepper(envs, spec.plan.groups)
 
         gate: Any = _RemoteGate(server, progress)

@@ -32,7 +32,6 @@ def rollout(
     final: bool = False,
     info: Info = (),
     compile: bool = False,
-    start_method: str | None = None,
     threads: int = 1,
     timeout: float = 60.0,
     start_timeout: float = 300.0,
@@ -53,9 +52,7 @@ def rollout(
         fragment, and in other columns. ``feed.version`` is then a tuple, with the number of the snapshot of each part.
         The weights of a part that took as long as ``m`` fragments are at most
         ``lag + m + ceil(n_actors / n_per_batch)`` asks old at its delivery.
-    factory, actor, n_steps, sticky, device, actor_device, lag, seed, reseed, final, info, compile, start_method
-        As for :func:`rlplay.engine.rollout.single.rollout`.
-    threads : int
+    factory, actor, n_steps, sticky, device, actor_device, lag, seed, reseed, final, info, compile, threads
         As for :func:`rlplay.engine.rollout.single.rollout`.
     timeout, start_timeout : float
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
@@ -70,6 +67,6 @@ def rollout(
         n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
         actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, final=final, info=info, compile=compile,
-        start_method=start_method, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
+        threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

@@ -16,6 +16,7 @@ from ..concurrency.service import HEAD_SIZE, SHORT, Server
 from ..concurrency.shared_memory import receive_memory
 from ..envs.info import Entries
 from ..envs.rows import Array, SlabLayout, view_rows
+from ..envs.sent_spaces import send_spaces
 from .shares import Share, close_shares, open_shares
 from .stepper import Step
 
@@ -49,6 +50,7 @@ class EnvironmentSpec(NamedTuple):
     obs: Nested
     act: Nested
     spaces: tuple[object, object]
+    """As they are, or as :class:`~rlplay.engine.envs.sent_spaces.SentSpace` if a worker process sends them."""
 
 
 class PoolMemory:
@@ -84,7 +86,7 @@ class WorkerService:
         self._entries, self._n_untold = spec.entries, len(spec.entries.untold)
         self._shares = open_shares(spec.shares, spec.entries, self._memory.progress(spec.number))
         made = [share.environments for share in self._shares]
-        self.introduction = [EnvironmentSpec(one.obs, one.act, one.spaces) for one in made]
+        self.introduction = [EnvironmentSpec(one.obs, one.act, send_spaces(one.spaces)) for one in made]
 
     def attach(self, slab_layout: SlabLayout, *fds: int) -> None:
         """Map the slots, which are shared memory, and write the very first row into the first slot."""
