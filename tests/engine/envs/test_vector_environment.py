@@ -308,6 +308,7 @@ def test_info_entries_of_wrappers_around_a_vector_environment_are_recorded(kind)
     assert torch.equal(env.info["code"][env.valid], fragments[0].state.rew[1:][env.valid].double())
 
 
+@untold
 def test_info_of_a_reset_is_not_recorded_with_the_step_before():
     class Lives(LedgerEnv):
         def reset(self, **how):
