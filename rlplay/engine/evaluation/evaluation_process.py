@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..acting.torch_context import TorchDefaults
 from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
 from ..core import BaseActorModule
@@ -27,6 +28,8 @@ class EvaluationSpec(NamedTuple):
     n_steps: int | None
     """At most so many steps of each environment."""
     seed: int
+    defaults: TorchDefaults
+    """torch's default dtype and device in the caller's process; those of this process are set to them."""
     greedy: bool
     """Whether the actor is in eval mode."""
     threads: int
@@ -40,6 +43,7 @@ class EvaluationService:
 
     def __init__(self, server: Server, actor: BaseActorModule, spec: EvaluationSpec) -> None:
         torch.set_num_threads(spec.threads)
+        spec.defaults.set()
         torch.manual_seed(spec.seed)
         self._progress = SharedProgress(server.memory)
         self._actor, self._spec = actor.train(not spec.greedy), spec
