@@ -99,9 +99,11 @@ class State(NamedTuple):
     stepno: Nested
     """int64: environment steps since the current episode began."""
     obs: Nested
-    """Nested, in the observation space's own dtypes: the current observation (uint8 stays uint8)."""
+    """Nested: the current observation, in the space's own dtype (uint8 stays uint8). Values of Discrete and
+    MultiDiscrete are int64 and counted from 0, whatever the dtype and the ``start`` of the space."""
     act: Nested
-    """Nested, in the action space's own dtypes (Discrete: int64): the action that led to this observation."""
+    """Nested: the action that led to this observation, in the space's own dtype. Discrete and MultiDiscrete are as in
+    ``obs``; the environment gets ``start + act``."""
     rew: Nested
     """float32: the reward that was received with this observation."""
     fin: Nested

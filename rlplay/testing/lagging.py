@@ -239,7 +239,7 @@ class LaggingLane(Lane):
         self.host_wait(self.record())
 
     def _queue(self, work: Callable[[], None] | _Event) -> None:
-        """Queue work on the current stream, and let both streams run some of theirs, as ``haste`` has it."""
+        """Queue work on the current stream, then run pending work of both streams at random, see ``haste``."""
         with self._lock:
             self.current.pending.append(work)
             self._reclaim_released()

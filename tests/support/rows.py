@@ -24,6 +24,9 @@ ENGINES = {
 }
 
 
+untold = pytest.mark.filterwarnings("ignore:.*no environment has told:RuntimeWarning")
+"""For tests whose infos are asked for names that are never told, or not before the first episode has ended."""
+
 ENTRIES = {
     "code": np.float64,
     "even": np.int64,

@@ -6,9 +6,7 @@ This module must not import queues, threads or environments.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +20,16 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_actor, check_answer, honours_mask
+from .copying.copy_actor import copy_actor
+from .copying.parcel import packed
+from .copying.shared_memory import check_shared
 from .fast_modules import make_fast
 from .group import Group
+from .plain_attributes import NO_CHANGES, PlainChanges, PlainWatch, apply_changes
+from .torch_context import global_generator_kept
 from .weights import check_same_names, check_same_weights, named_weights, weight_places
 
-__all__ = ["Behaviour", "Snapshot", "global_generator_kept"]
+__all__ = ["Behaviour", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
@@ -36,6 +39,8 @@ class Snapshot(NamedTuple):
     """The parameters, then the buffers; empty if the copy has taken them over already."""
     modes: list[bool]
     """The train/eval mode of each module, in the order of ``named_modules()``."""
+    plain: PlainChanges = NO_CHANGES
+    """The learner's changes of plain attributes."""
 
 
 class Behaviour:
@@ -63,21 +68,18 @@ class Behaviour:
         Raises
         ------
         TypeError, ValueError
-            See :func:`rlplay.engine.acting.checks.check_actor`.
+            See :func:`rlplay.engine.acting.checks.check_actor` and
+            :func:`rlplay.engine.acting.copying.copy_actor.copy_actor`.
         """
         check_actor(actor)
         self._lane, self._snapshot_in_place = lane, snapshot_in_place
-        try:
-            self._module = copy.deepcopy(actor).to(lane.actor_device).requires_grad_(False)
-        except Exception as error:
-            raise TypeError(
-                f"the actor cannot be copied: copy.deepcopy failed with {error!r}. Tensors that it keeps must be "
-                "parameters, buffers or detached; make what cannot be copied inside `step`, or define __deepcopy__."
-            ) from error
+        self._copy = copy_actor(actor, lane.actor_device)
+        self._module = self._copy.module
         self._modules = dict(self._module.named_modules())
         self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
         self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
         self._places = [place for place in weight_places(self._module) if place.tensor is not None]
+        self._plain_watch, self._plain_adopted = PlainWatch(dict(actor.named_modules())), 0
         self.spec: ActorSpec = NOT_PROBED
         self.eager_because = ""
         self._pending_warning = ""
@@ -87,6 +89,11 @@ class Behaviour:
     def module(self) -> BaseActorModule:
         """The copy itself."""
         return self._module
+
+    @property
+    def to_send(self) -> BaseActorModule:
+        """What is to be pickled in order to send the copy to another process, where it arrives as a module."""
+        return packed(self._copy)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -112,24 +119,27 @@ class Behaviour:
         Raises
         ------
         ValueError
-            If names, shapes or dtypes of parameters or buffers are no longer those of the copy.
+            If names, shapes or dtypes of parameters or buffers are no longer those of the copy, or if an attribute is
+            no longer plain.
         """
         modules = dict(actor.named_modules())
         weights = named_weights(modules)
         check_same_names("parameters and buffers", self._weights, weights)
         check_same_names("modules", self._modules, modules)
         check_same_weights(self._weights, weights)
+        check_shared(self._copy.shared, weights)
+        plain = self._plain_watch.look(modules)
         snapshot = []
         if not self._snapshot_in_place:
             snapshot = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in self._weights.values()]
         target = self.weights if self._snapshot_in_place else snapshot
         self._lane.copy(target, self._lane.steady([weights[name] for name in self._weights]))
-        return Snapshot(snapshot, [modules[name].training for name in self._modules])
+        return Snapshot(snapshot, [modules[name].training for name in self._modules], plain)
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Load a snapshot into the copy, in the collector's thread. Weights are written in place: addresses stay."""
 
-        def restore_places_and_modes() -> None:
+        def restore_places_modes_and_attributes() -> None:
             # a module may have replaced its buffer by another tensor during a step
             for store, name, weight in self._places:
                 if store[name] is not weight:
@@ -137,10 +147,11 @@ class Behaviour:
             for module, mode in zip(self._modules.values(), snapshot.modes, strict=True):
                 if module.training != mode:
                     module.training = mode
+            self._plain_adopted = apply_changes(self._modules, snapshot.plain, self._plain_adopted)
 
         if not self._snapshot_in_place:
             self._lane.copy(self.weights, snapshot.weights)
-        self._lane.launch(restore_places_and_modes)
+        self._lane.launch(restore_places_modes_and_attributes)
 
     def bind_rows(self, groups: Sequence[Group], state: State, info: Nested) -> None:
         """Prepare steps that read and write fixed memory; in the collector's thread, once, before the first step.
@@ -290,10 +301,3 @@ class Behaviour:
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
             nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), hx),
         )
-
-
-@contextmanager
-def global_generator_kept(device: torch.device) -> Iterator[None]:
-    """Restore torch's global random generators (of the CPU, and of ``device``) at the end of the block."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

@@ -5,7 +5,6 @@ Each error message says what is wrong and what to do about it.
 
 from __future__ import annotations
 
-from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,13 @@ SLOW_RESET = (
 
 
 def check_actor(actor: Any) -> None:
-    """Check that an actor can be copied, and that the copy would use its own weights.
+    """Check that an actor is of a kind that can be copied.
 
     Raises
     ------
     TypeError
         If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, or
-        a function that holds the original's modules or weights.
+        a module whose ``forward``, ``reset`` or ``step`` is set on the instance.
     ValueError
         If parameters or buffers are not initialised yet, or are on the meta device.
     """
@@ -47,7 +46,6 @@ def check_actor(actor: Any) -> None:
                 f"weights: pass the module inside (`.{inner}`); the learner may use the wrapper."
             )
         own = sorted({"forward", "reset", "step"} & set(vars(part)))
-        own += [name for name, value in vars(part).items() if _refers_to(value, parts)]
         if own:
             raise TypeError(
                 f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that "
@@ -63,20 +61,6 @@ def check_actor(actor: Any) -> None:
             )
         if weight.device.type == "meta":
             raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
-
-
-def _refers_to(value: Any, modules: list[nn.Module]) -> bool:
-    """Return whether a value is a function that refers to one of the modules, or to one of their weights.
-
-    ``copy.deepcopy`` does not copy functions, so the function would go on using the original's.
-    """
-    if not isinstance(value, FunctionType):
-        return False
-    originals = {id(x) for module in modules for x in (module, *module.parameters(False), *module.buffers(False))}
-    references = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()] + [
-        *(value.__defaults__ or ())
-    ]
-    return hasattr(value, "_torchdynamo_orig_callable") or any(id(x) in originals for x in references)
 
 
 def _wraps(module: nn.Module, name: str) -> bool:

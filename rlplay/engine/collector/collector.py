@@ -187,6 +187,8 @@ class Collector:
         if lane.shared(Place.CONSUMER, Place.HOST):
             lane.host_wait(copied)
         self._previous, self._n_collected = staging, self._n_collected + 1
+        episodes = self.stepper.episodes()
+        complaints = [behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
         return Delivery(
             version=token.version,
             fragment=token.blank,
@@ -195,8 +197,8 @@ class Collector:
             home=token.home,
             snapshot=token.snapshot,
             steps=int(staging.slot.env.valid.sum()),
-            complaint=behaviour.take_pending_warning(),
-            episodes=self.stepper.episodes(),
+            complaint="\n".join(filter(None, complaints)),
+            episodes=episodes,
         )
 
     def _next_staging(self) -> Staging:

@@ -10,28 +10,25 @@ Must not import torch. POSIX-only modules are imported only where a process is s
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
-from .link import Disconnected, Link
+from .channel import Closed
+from .link import Link
 
 __all__ = ["Child", "Listener"]
 
 K = TypeVar("K")
-
-_END_TIMEOUT = 5.0
-"""Seconds that a child has to end by itself once its link is closed."""
 
 
 def require_posix() -> None:
@@ -57,6 +54,9 @@ def require_posix() -> None:
 class Child:
     """A process that runs ``target(link, *args)``; this object is the parent's side of it.
 
+    The process leads a process group of its own, to which the programs belong that it starts. The group is killed if
+    the process does not end in time, or if it ends otherwise than a Python program that succeeds.
+
     Parameters
     ----------
     target : callable
@@ -72,48 +72,57 @@ class Child:
         The system is not POSIX.
     """
 
+    grace = 5.0
+    """Seconds that a child has to end by itself, from the request on."""
+
     def __init__(self, target: Callable[..., None], *args: Any, name: str) -> None:
         require_posix()
         self.name = name
+        self._killed = self._end_told = False
         data = cloudpickle.dumps((target, args))
-        ours, theirs = socket.socketpair()
-        self.link = Link(ours)
-        child_end, parent_end = os.pipe()
-        self._fds = [parent_end]
-        with theirs, os.fdopen(child_end) as pipe, tempfile.TemporaryFile() as arguments:
+        # the first stack closes what only the child needs, at any rate; the second one all else, if something fails
+        with ExitStack() as childs, ExitStack() as on_error:
+            ours, theirs = socket.socketpair()
+            on_error.enter_context(ours)
+            childs.enter_context(theirs)
+            child_end, parent_end = os.pipe()
+            childs.callback(os.close, child_end)
+            on_error.callback(os.close, parent_end)
+            arguments = childs.enter_context(tempfile.TemporaryFile())
             arguments.write(data)
             arguments.seek(0)
-            fds = theirs.fileno(), pipe.fileno(), arguments.fileno()
+            fds = theirs.fileno(), child_end, arguments.fileno()
             boot = (
-                f"import sys; sys.path[:] = {sys.path!r}; from rlplay.engine.concurrency.child import main; main{fds}"
+                f"import sys; sys.path[:] = {sys.path!r}; "
+                f"from rlplay.engine.concurrency.child_main import main; main{(*fds, os.getpid())}"
             )
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", boot],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=fds,
-                    start_new_session=True,  # so that Ctrl-C interrupts only the parent, from the very first moment
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-                )
-            except BaseException:
-                self._release()
-                raise
-        self.exit_fd: int | None = None
-        """Readable once the process has ended (Linux only), even if a program that it started keeps the link open."""
-        if hasattr(os, "pidfd_open"):
-            self.exit_fd = os.pidfd_open(self.pid)
-            self._fds.append(self.exit_fd)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", boot],
+                stdin=subprocess.DEVNULL,
+                pass_fds=fds,
+                start_new_session=True,  # so that Ctrl-C interrupts only the parent, from the very first moment
+                env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+            on_error.callback(self._kill_and_wait)
+            self.exit_fd: int | None = None
+            """Readable once the process has ended (Linux only), even if what it has started keeps the link open."""
+            self._fds = [parent_end]
+            if hasattr(os, "pidfd_open"):
+                self.exit_fd = os.pidfd_open(self.pid)
+                self._fds.append(self.exit_fd)
+            on_error.pop_all()
+        self.link = Link(ours)
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The number of the process, and of its process group."""
         return self._process.pid
 
     def describe_end(self) -> str:
         """Return how the process ended, for a message; wait a few seconds for its end."""
-        try:
-            code = self._process.wait(_END_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        self._end_told = True
+        code = self._exit_code(self.grace)
+        if code is None:
             return f"{self.name} (process {self.pid}) has closed its end without ending"
         if code < 0:
             with suppress(ValueError):
@@ -127,19 +136,79 @@ class Child:
         return bool(listener.wait(timeout))
 
     def kill(self) -> None:
-        """Kill the process. Reading from its link then raises :class:`Disconnected`. May be called in any thread."""
-        with suppress(OSError):
-            self._process.kill()
+        """Kill the process and its process group; a read from its link then ends. May be called in any thread."""
+        if self._process.returncode is None:  # else the number may belong to another process by now
+            self._killed = True
+            self._kill_group()
 
-    def close(self, timeout: float = _END_TIMEOUT) -> None:
-        """Close the link and wait for the process to end; kill it if it does not end within ``timeout`` seconds."""
-        self.link.close()
+    def request_end(self) -> None:
+        """Request that the process ends, by closing the link for writing. May be called repeatedly."""
+        self.link.finish_writing()
+
+    def close(self, deadline: float | None = None, *, doing: Callable[[], str] = str) -> list[str]:
+        """Request the end of the process and wait for it; kill its process group if it does not end in time.
+
+        Parameters
+        ----------
+        deadline : float, optional
+            When ``monotonic()`` reaches it, the group is killed. By default in ``grace`` seconds.
+        doing : callable
+            Returns what keeps the process from ending, for the message.
+
+        Returns
+        -------
+        list of str
+            What went wrong in ending the process, to be shown to the user as warnings.
+        """
         try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._release()
+            self.request_end()
+            reason = ""
+            code = self._exit_code(self.grace if deadline is None else deadline - monotonic())
+            if code is None:
+                reason = doing()
+                self.kill()
+            elif code != 0:
+                self._kill_group()  # it had no opportunity to end what it has started
+        finally:
+            self._kill_and_wait()
+            self._release()
+        if self._killed:
+            return [
+                f"{self.name} (process {self.pid}) had not ended {self.grace:g} s after it was requested to, and was "
+                f"killed, with its process group (the programs that it had started){': ' if reason else ''}{reason}."
+            ]
+        return [f"{self.describe_end()}, after it was requested to end."] if code and not self._end_told else []
+
+    def _exit_code(self, timeout: float) -> int | None:
+        """Wait for the end of the process; return its exit code, negative for a signal, or None if it does not end.
+
+        Where possible the process remains a zombie, so that no other process or group can get its number.
+        """
+        if self.exit_fd is None or self._process.returncode is not None:
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(max(0.0, timeout))
+            return None
+        poll = select.poll()
+        poll.register(self.exit_fd, select.POLLIN)
+        if not poll.poll(1e3 * max(0.0, timeout)):
+            return None
+        try:
+            end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # somebody else has waited for the process
+            end = None
+        if end is None:
+            return self._process.wait()
+        return int(end.si_status) if end.si_code == os.CLD_EXITED else -int(end.si_status)
+
+    def _kill_group(self) -> None:
+        with suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _kill_and_wait(self) -> None:
+        """Wait for the process, which is killed first if it has not ended."""
+        if self._exit_code(0.0) is None:
+            self._kill_group()
+        self._process.wait()
 
     def _release(self) -> None:
         self.link.close()
@@ -157,6 +226,7 @@ class Listener(Generic[K]):
     def __init__(self) -> None:
         require_posix()
         self._poll, self._by_fd = select.poll(), dict[int, tuple[Child, K]]()
+        self._wakers: tuple[socket.socket, ...] = ()
 
     def add(self, child: Child, key: K) -> None:
         """Wait for this child, too."""
@@ -165,6 +235,20 @@ class Listener(Generic[K]):
                 self._poll.register(fd, select.POLLIN)
                 self._by_fd[fd] = child, key
 
+    def allow_waking(self) -> Callable[[], None]:
+        """Return a function that ends all waiting, now and later, by :class:`Closed`; any thread may call it.
+
+        :meth:`close` is to be called then.
+        """
+        self._wakers = awaited, waker = socket.socketpair()
+        self._poll.register(awaited.fileno(), select.POLLIN)
+
+        def wake() -> None:
+            with suppress(OSError):
+                waker.send(b"\0")
+
+        return wake
+
     def wait(self, timeout: float | None = None) -> list[K]:
         """Wait, without the interpreter lock, until some children have sent data or died; return their keys.
 
@@ -172,46 +256,15 @@ class Listener(Generic[K]):
         """
         found: dict[K, None] = {}
         for fd, _ in self._poll.poll(None if timeout is None else 1e3 * max(0.0, timeout)):
+            if fd not in self._by_fd:
+                raise Closed
             child, key = self._by_fd[fd]
             if fd == child.exit_fd:
                 child.link.finish_reading()
             found[key] = None
         return list(found)
 
-
-def main(link_fd: int, pipe_fd: int, arguments_fd: int) -> None:
-    """Run the target in a child process, then end the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for fd in (link_fd, pipe_fd):
-        os.set_inheritable(fd, False)  # a program that an environment starts must not keep the link open
-    link = Link(socket.socket(fileno=link_fd))
-    _end_with_parent(link_fd, pipe_fd)
-    with os.fdopen(arguments_fd, "rb") as file:
-        target, args = pickle.load(file)
-    with suppress(Disconnected):
-        target(link, *args)
-    sys.stdout.flush()
-    os._exit(0)  # without waiting for threads that an environment may have left running
-
-
-def _end_with_parent(link_fd: int, pipe_fd: int) -> None:
-    """End this process when the parent closes its end of the link, or dies.
-
-    A parent that only closes its end for writing does not end this process. On Linux the kernel sends SIGKILL when the
-    parent's end of the pipe is closed; the thread alone would not suffice, since it cannot run while an environment
-    holds the interpreter lock.
-    """
-
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(link_fd, select.POLLHUP)
-        poll.poll()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="rlplay-orphan", daemon=True).start()
-    if sys.platform == "linux":
-        import fcntl
-
-        fcntl.fcntl(pipe_fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(pipe_fd, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(pipe_fd, fcntl.F_SETFL, os.O_ASYNC)
+    def close(self) -> None:
+        """Close what :meth:`allow_waking` has opened. May be called repeatedly."""
+        for waker in self._wakers:
+            waker.close()

@@ -1,14 +1,26 @@
-"""Exceptions that are sent from one process to another, with their notes and their traceback. Must not import torch."""
+"""Exceptions that are sent from one process to another, with their notes and their traceback. Must not import torch.
+
+An exception is sent in several forms, since it is the receiver who finds out which of them it can restore:
+
+1. pickled as it is;
+2. its class, arguments and attributes, without calling its ``__init__``, and without attributes that cannot be sent;
+3. an exception group: its members, each sent by itself;
+4. the name of its class, its message and its notes as text, which becomes a RuntimeError.
+"""
 
 from __future__ import annotations
 
+import builtins
 import pickle
 import traceback
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 __all__ = ["add_note", "RemoteTraceback", "pack", "unpack"]
+
+_BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11 and later
 
 
 def add_note(error: BaseException, text: str) -> None:
@@ -24,28 +36,19 @@ class RemoteTraceback(Exception):
         return f"\n\n{self.args[0]}"
 
 
-def pack(error: BaseException) -> bytes:
-    """Pickle an exception and its traceback; an exception that cannot be pickled is replaced by a RuntimeError."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    try:
-        data: bytes = cloudpickle.dumps((error, text))
-        pickle.loads(data)  # some exceptions can be pickled, but not unpickled
-    except Exception:
-        data = _pack_in_parts(error, text)
-    return data
+class _Packed(NamedTuple):
+    """What is sent for an exception: strings and bytes, which any process can unpickle."""
 
-
-def _pack_in_parts(error: BaseException, text: str) -> bytes:
-    """Pickle the class, arguments and notes of an exception; failing that, a RuntimeError with the same text."""
-    notes = {"__notes__": list(getattr(error, "__notes__", ()))}
-    try:
-        data: bytes = cloudpickle.dumps((_Parts(type(error), error.args, notes), text))
-        pickle.loads(data)
-    except Exception:
-        substitute = RuntimeError(f"{type(error).__qualname__}: {error}")
-        vars(substitute).update(notes)
-        data = cloudpickle.dumps((substitute, text))
-    return data
+    whole: bytes | None
+    """The exception, pickled; None if it cannot be pickled, or is another one once it is unpickled."""
+    parts: bytes | None
+    """A :class:`_Parts`, pickled."""
+    members: list[bytes]
+    """Of an exception group: its members, each by :func:`pack`."""
+    name: str
+    message: str
+    notes: list[str]
+    traceback: str
 
 
 class _Parts(NamedTuple):
@@ -62,11 +65,74 @@ class _Parts(NamedTuple):
         return error
 
 
-def unpack(data: bytes) -> BaseException:
-    """Restore an exception from the bytes of :func:`pack`; its cause is a :class:`RemoteTraceback`."""
-    error: BaseException | _Parts
-    error, text = pickle.loads(data)
-    if isinstance(error, _Parts):
-        error = error.rebuild()
-    error.__cause__ = RemoteTraceback(text)
+def pack(error: BaseException) -> bytes:
+    """Pickle an exception and its traceback, in forms of which :func:`unpack` restores the best that it can."""
+    name, message = type(error).__qualname__, _text_of(error)
+    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception as failure:  # an exception's own `__str__` may fail
+        trace = "".join(traceback.format_tb(error.__traceback__))
+        trace += f"{name}: {message} (which could not be formatted: {failure!r})\n"
+    whole = _dumps(error, lambda copy: type(copy).__qualname__ == name and _text_of(copy) == message)
+    parts, lost = (None, []) if whole else _dump_parts(error)
+    if lost:
+        trace += f"(Attributes that could not be sent: {', '.join(lost)}.)\n"
+    members = [pack(member) for member in error.exceptions] if isinstance(error, _BaseExceptionGroup) else []
+    return pickle.dumps(tuple(_Packed(whole, parts, members, name, message, notes, trace)))
+
+
+def _text_of(error: Any) -> str:
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"(its message cannot be shown: {failure!r})"
+
+
+def _dumps(thing: Any, is_copy: Callable[[Any], bool] = lambda copy: True) -> bytes | None:
+    """Pickle a thing; return None if that fails, or if what is unpickled is no copy of it."""
+    try:
+        data: bytes = cloudpickle.dumps(thing)
+        return data if is_copy(pickle.loads(data)) else None  # some exceptions can be pickled, but not unpickled
+    except Exception:
+        return None
+
+
+def _dump_parts(error: BaseException) -> tuple[bytes | None, list[str]]:
+    """Pickle the parts of an exception; return also the names of the attributes that cannot be pickled."""
+    attributes = {name: value for name, value in vars(error).items() if _dumps(value) is not None}
+    data = _dumps(_Parts(type(error), error.args, attributes), lambda parts: parts.rebuild() is not None)
+    return data, [name for name in vars(error) if name not in attributes]
+
+
+def unpack(data: bytes | bytearray) -> BaseException:
+    """Restore an exception from the bytes of :func:`pack`; its cause is a :class:`RemoteTraceback`.
+
+    An exception that cannot be restored in this process, as of a class that it cannot import, becomes a RuntimeError
+    with the class's name and the message.
+    """
+    packed = _Packed(*pickle.loads(data))
+    error = _restore(packed)
+    error.__cause__ = RemoteTraceback(packed.traceback)
     return error
+
+
+def _restore(packed: _Packed) -> BaseException:
+    for form in (packed.whole, packed.parts):
+        try:
+            found = pickle.loads(form) if form is not None else None
+            error = found.rebuild() if isinstance(found, _Parts) else found
+            if isinstance(error, BaseException):
+                return error
+        except Exception:  # such as an ImportError: the next form needs less
+            continue
+    restored: BaseException
+    if packed.members:
+        kind, members = _BaseExceptionGroup, [unpack(member) for member in packed.members]
+        message = packed.message.rpartition(" (")[0]  # without the number of members
+        restored = kind(f"{packed.name}: {message}", members)
+    else:
+        restored = RuntimeError(f"{packed.name}: {packed.message}")
+    if packed.notes:
+        vars(restored)["__notes__"] = list(packed.notes)
+    return restored

@@ -27,6 +27,8 @@ class Gate:
         """True if the collector has to pause or to stop before its next step."""
         self.closed = False
         """True if the collector has to stop for good. Never reset."""
+        self.closing_time = 0.0
+        """Seconds that the collecting thread may take to end its processes, after it has left its step."""
         self._change = threading.Condition()
         self._collecting = False
         self._holders: list[int] = []
@@ -34,6 +36,7 @@ class Gate:
         self._threads: list[threading.Thread] = []
         self._give_up_callbacks: list[Callable[[], None]] = []
         self._change_callbacks: list[Callable[[bool], None]] = []
+        self._close_callbacks: list[Callable[[], None]] = []
 
     def add_thread(self, thread: threading.Thread) -> None:
         """Register a thread in which collecting is done; such a thread must not wait for the collector."""
@@ -52,6 +55,16 @@ class Gate:
         """Register a callback for changes of ``shut``; it is called with the new value, in the thread that sets it."""
         with self._change:
             self._change_callbacks.append(callback)
+
+    def on_close(self, callback: Callable[[], None], seconds: float) -> None:
+        """Register a callback for when the gate is closed; if it is closed already, call it now.
+
+        The thread that collects may take ``seconds`` to end after that.
+        """
+        self._close_callbacks.append(callback)
+        self.closing_time = max(self.closing_time, seconds)
+        if self.closed:
+            callback()
 
     def remove_callbacks(self, give_up: Callable[[], None], change: Callable[[bool], None]) -> None:
         """Remove two callbacks, so that the gate keeps their owner alive no longer."""
@@ -127,6 +140,9 @@ class Gate:
         self.closed = True
         with self._change:  # reentrant: a finalizer may call this method during any other method of the same thread
             self._update()
+        for callback in list(self._close_callbacks):
+            callback()
+        with self._change:
             self._change.notify_all()
 
     def _update(self) -> None:

@@ -103,6 +103,11 @@ class Progress(Clock):
             seconds[k] += seconds[COLLECTING] * spent / (sum(of_parts) or 1.0)
         return seconds[: 1 + WAITING]
 
+    @property
+    def halted(self) -> bool:
+        """Whether the work has to stop, or to pause, before its next step."""
+        return False
+
     def state(self) -> tuple[Any, ...]:
         """Return a value that differs from earlier ones as soon as there is progress."""
         return self.doing, self.env, self.row, self.fragment, *(progress.state() for _, progress in self.awaited)
@@ -175,6 +180,15 @@ class SharedProgress(Progress):
     _halted = _integer(4)
     _logged = _integer(5)
     _n_written = _integer(6)
+    _n_transferred = _integer(7)
+
+    def note_transfer(self, n_bytes: int) -> None:
+        """Count bytes of a message as progress; in the process that waits for the work."""
+        self._integers[7] += n_bytes
+
+    def state(self) -> tuple[Any, ...]:
+        """Return a value that differs from earlier ones as soon as there is progress."""
+        return *super().state(), self._n_transferred
 
     @property
     def halted(self) -> bool:

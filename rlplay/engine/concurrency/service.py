@@ -22,12 +22,14 @@ An answer begins with one byte:
 ``CLOSED``  a list of str: what went wrong in closing the service; the last message
 =========== ============================================================================================
 
-The parent ends the service by closing its end of the link for writing. Must not import torch.
+The parent ends the service by closing its end of the link for writing; the process then closes the service and ends as
+Python programs do. Must not import torch.
 """
 
 from __future__ import annotations
 
-import sys
+import gc
+import pickle
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -38,15 +40,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .child import Child
-from .exceptions import pack, unpack
+from .exceptions import add_note, pack, unpack
 from .link import Disconnected, Link
 from .shared_memory import receive_memory
 
-__all__ = ["DONE", "HEAD_SIZE", "PAUSED", "SHORT", "Server", "Service", "ServiceProcess"]
+__all__ = ["DONE", "HEAD_SIZE", "PARTIAL", "PAUSED", "SHORT", "Server", "Service", "ServiceProcess"]
 
 HEAD_SIZE = 12
 CALL, SHORT, RESUME = 0, 1, 2
 DONE, VALUE, FAILED, PAUSED, CLOSED = b"\0", b"\1", b"\2", b"\3", b"\4"
+PARTIAL = b""
+"""What :meth:`ServiceProcess.receive` returns if only a part of an answer has arrived; it is never sent."""
 
 
 class Service(Protocol):
@@ -78,13 +82,28 @@ class Server:
         (fd,) = link.read_fds()
         self.memory: npt.NDArray[np.uint8] = receive_memory(fd)
 
-    def run(self, make_service: Callable[..., Service], *args: Any) -> None:
-        """Make ``make_service(self, *args)``, and serve it until the parent ends it; then close it."""
+    def run(self, make_service: bytes, args: bytes) -> None:
+        """Make the service ``make_service(self, *args)``, serve it until the parent ends it, then close it.
+
+        Both are pickled, by themselves: unpickling the first imports the modules that the service needs. What these
+        consist of is exempted from garbage collection, since looking through all of PyTorch would take most of the time
+        that the process needs to end.
+        """
         link = self._link
+        service = None
         try:
-            service = make_service(self, *args)
+            try:
+                make = pickle.loads(make_service)
+                gc.freeze()
+                values = pickle.loads(args)
+            except BaseException as error:
+                add_note(error, "raised in this process by unpickling what it was given: factories, actor, options")
+                raise
+            service = make(self, *values)
             introduction = cloudpickle.dumps(service.introduction)
         except BaseException as error:  # SystemExit too: the parent has to receive it
+            for complaint in [] if service is None else service.close():
+                add_note(error, complaint)
             self._fail(error)
             return
         link.write_pickled(VALUE, introduction)
@@ -107,7 +126,6 @@ class Server:
                 else:
                     link.write_pickled(VALUE, answer)
         complaints = service.close()
-        sys.stdout.flush()  # since the parent may end the process once it has read the answer
         link.write_pickled(CLOSED, cloudpickle.dumps(complaints))
 
     def pause(self) -> None:
@@ -128,12 +146,12 @@ class Server:
         return None if value is None else cloudpickle.dumps(value)
 
     def _fail(self, error: BaseException) -> None:
-        self._link.write_pickled(FAILED, cloudpickle.dumps(pack(error)))
+        self._link.write_pickled(FAILED, pack(error))
 
 
-def serve(link: Link, make_service: Callable[..., Service], *args: Any) -> None:
-    """Serve ``make_service(server, *args)``: the target of a :class:`ServiceProcess`."""
-    Server(link).run(make_service, *args)
+def serve(link: Link, make_service: bytes, args: bytes) -> None:
+    """Serve what :meth:`Server.run` is given: the target of a :class:`ServiceProcess`."""
+    Server(link).run(make_service, args)
 
 
 class ServiceProcess(Child):
@@ -152,7 +170,12 @@ class ServiceProcess(Child):
     """
 
     def __init__(self, make_service: Callable[..., Service], *args: Any, name: str, memory_fd: int) -> None:
-        super().__init__(serve, make_service, *args, name=name)
+        super().__init__(serve, cloudpickle.dumps(make_service), cloudpickle.dumps(args), name=name)
+        self._kind = PARTIAL
+        """The first byte of the answer that is arriving."""
+        self._complaints: list[str] = []
+        self._closed = False
+        """Whether the last message has arrived."""
         try:
             self.link.write_fds(memory_fd)
         except BaseException as error:
@@ -184,7 +207,10 @@ class ServiceProcess(Child):
         self.request_short(bytes([RESUME]).ljust(HEAD_SIZE, b"\0"))
 
     def receive(self) -> tuple[bytes, Any]:
-        """Wait for the next answer; return its kind (``DONE``, ``VALUE`` or ``PAUSED``) and its value or None.
+        """Receive the next answer, of which a part has arrived; return its kind and its value or None.
+
+        The kind is ``DONE``, ``VALUE``, ``PAUSED``, or ``PARTIAL`` if the answer is not complete: then this method is
+        to be called again once the link can be read. It waits for nothing else.
 
         Raises
         ------
@@ -192,36 +218,75 @@ class ServiceProcess(Child):
             What the service raised.
         RuntimeError
             If the process has died.
+        TypeError
+            If the answer cannot be unpickled in this process.
         """
         try:
-            kind, value = self._read()
+            kind, data = self._receive()
         except Disconnected:
             raise self._died() from None
+        if kind == VALUE:
+            return kind, self._load(data)
         if kind == FAILED:
-            raise unpack(value)
-        return kind, value
+            raise unpack(data)
+        return kind, None
 
-    def end_service(self) -> None:
-        """Request that the service is closed after the request under way, if any, or when it pauses."""
-        self.link.finish_writing()
+    def close(self, deadline: float | None = None, *, doing: Callable[[], str] = str) -> list[str]:
+        """Have the service closed after the request under way, or when it pauses, and wait for the process's end.
 
-    def receive_complaints(self, deadline: float) -> list[str] | None:
-        """Wait, after :meth:`end_service`, for what went wrong in closing the service; ignore other answers.
+        Answers that arrive are ignored. The process and its process group are killed when ``monotonic()`` reaches the
+        deadline, by default in ``grace`` seconds.
 
-        Returns None if the answer has not come when ``monotonic()`` reaches the deadline, [] if the process has died.
+        Parameters
+        ----------
+        doing : callable
+            Returns what the process is doing, for the message.
+
+        Returns
+        -------
+        list of str
+            What went wrong in closing, to be shown to the user as warnings.
         """
+        deadline = monotonic() + self.grace if deadline is None else deadline
+        self.request_end()
         with suppress(Disconnected):
-            while self.wait_readable(deadline - monotonic()):
-                kind, value = self._read()
+            while not self._closed and self.wait_readable(deadline - monotonic()):
+                kind, data = self._receive()
                 if kind == CLOSED:
-                    complaints: list[str] = value
-                    return complaints
-            return None
-        return []
+                    self._complaints, self._closed = pickle.loads(data), True
+        complaints, self._complaints = self._complaints, []
+        return complaints + super().close(deadline, doing=lambda: self._what_remains() or doing())
 
-    def _read(self) -> tuple[bytes, Any]:
-        kind = self.link.read(1)
-        return kind, None if kind in (DONE, PAUSED) else self.link.read_object()
+    def _what_remains(self) -> str:
+        if not self._closed:
+            return ""
+        return (
+            "its environments are closed, but a thread that is not daemonic, a process of `multiprocessing` that is "
+            "not daemonic, or a function of `atexit` has not ended"
+        )
+
+    def _receive(self) -> tuple[bytes, bytes | bytearray]:
+        """Receive what there is; return a complete answer, pickled, or ``PARTIAL``."""
+        kind = self._kind
+        if kind == PARTIAL:
+            kind = bytes(self.link.read(1))
+            if kind in (DONE, PAUSED):
+                return kind, b""
+            self._kind = kind
+        data = self.link.receive_pickled()
+        if data is None:
+            return PARTIAL, b""
+        self._kind = PARTIAL
+        return kind, data
+
+    def _load(self, data: bytes | bytearray) -> Any:
+        try:
+            return pickle.loads(data)
+        except Exception as error:
+            raise TypeError(
+                f"{self.name} has sent an object that cannot be unpickled in this process ({error!r}): its class, such "
+                "as that of a named tuple in an observation or in the actor's info, must be importable here, too."
+            ) from error
 
     def _died(self) -> RuntimeError:
         return RuntimeError(f"{self.describe_end()}.")

@@ -6,8 +6,12 @@
     From the ``envs`` argument of a rollout to environments.
 ``environment_list``, ``dialects``
     A list of single environments, and the APIs that a single environment may have.
-``vector_environment``, ``autoreset``
-    One vector environment: acting upon its autoreset mode, and reading that mode.
+``vector_environment``
+    One vector environment, and what follows from its autoreset mode.
+``autoreset``
+    Environments that reset themselves, vectors and single ones: when they do it, and where their info has what.
+``actions``, ``numbers``
+    What environments get: actions, checked. What they return: rewards and flags in any form that is one number.
 ``rows``
     The numpy views that environments write into.
 ``spaces``, ``info``

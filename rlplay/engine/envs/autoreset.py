@@ -1,26 +1,49 @@
-"""Reads a vector environment: when it resets its sub-environments, how it is seeded, and where its info has what.
+"""Environments that reset themselves: when they do it, and where their info has what.
 
-The libraries (gym 0.26, gymnasium, EnvPool, ale-py) are recognised by attributes and by the names of classes, since
-none of them is imported. What follows from an autoreset mode is in :mod:`rlplay.engine.envs.vector_environment`.
+Vector environments have an autoreset mode; here is also how they are seeded. What follows from a mode is in
+:mod:`rlplay.engine.envs.vector_environment`. Single environments reset themselves if they are in one of two wrappers.
+gym's ``AutoResetWrapper`` (also of gymnasium before 1.0; ``gym.make(..., autoreset=True)``) resets in the step that
+ends an episode, and tells the last observation and the last info in the info. gymnasium's ``Autoreset`` resets in the
+following step.
+
+The libraries (gym, gymnasium, EnvPool, ale-py) are recognised by attributes and by the names of classes, since none of
+them is imported.
 
 Imports neither rows nor torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ... import nested
+from ...nested import Nested
+from .dialects import final_info
+from .spaces import equal_spaces
 
-__all__ = ["check_wrappers", "info_of", "last_observation", "read_autoreset_mode", "seeded_reset"]
+__all__ = [
+    "SelfResetting",
+    "check_not_overwritten",
+    "check_wrappers",
+    "find_self_resetting",
+    "info_of",
+    "last_observation",
+    "read_autoreset_mode",
+    "seeded_reset",
+]
 
 _MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
 
 _IGNORE_FINAL_OBS = {"ObservationWrapper", "NormalizeObservation"}
 """gym's wrappers that change the observations of a vector environment, but not the true last ones in its info."""
+
+_LAST_OBSERVATION = ("final_observation", "final_obs", "closing_observation", "terminal_observation")
+"""The names of the last observation in the info: the last two are those of gym 0.25 and 0.24."""
+
+_CHANGE_OBSERVATIONS = {"ObservationWrapper", "NormalizeObservation", "AtariPreprocessing", "FrameStackObservation"}
 
 
 def read_autoreset_mode(env: Any) -> str:
@@ -76,11 +99,11 @@ def check_wrappers(env: Any) -> None:
             )
 
 
-def seeded_reset(env: Any, seeds: Sequence[int]) -> tuple[Any, Mapping[str, Any]]:
+def seeded_reset(env: Any, seeds: Sequence[int | None]) -> tuple[Any, Mapping[str, Any]]:
     """Reset a vector environment with the seeds in the form that its library takes; return observations and info.
 
     ``SyncVectorEnv``, ``AsyncVectorEnv`` and ale-py's take one seed for each sub-environment, others the first seed
-    only. EnvPool takes no seed here: it is seeded where it is made.
+    only. EnvPool takes no seed here: it is seeded where it is made. If the seeds are None, ``reset`` gets no seed.
 
     Raises
     ------
@@ -93,7 +116,7 @@ def seeded_reset(env: Any, seeds: Sequence[int]) -> tuple[Any, Mapping[str, Any]
         seed = list(seeds)
     elif "AtariVectorEnv" in names:
         seed = np.array(seeds)
-    result = env.reset() if "EnvPoolMixin" in names else env.reset(seed=seed)
+    result = env.reset() if seeds[0] is None or "EnvPoolMixin" in names else env.reset(seed=seed)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise ValueError(
             f"expected `reset` of the vector environment {env!r} to return observations and a dict of infos, got "
@@ -126,25 +149,132 @@ def info_of(info: Mapping[str, Any], j: int, n: int) -> dict[str, Any]:
     """Return the info of sub-environment ``j`` of ``n``, from an info whose entries are arrays of ``n`` elements.
 
     A bool array ``_name`` says which sub-environments have the entry ``name``. An entry that is not an array of ``n``
-    elements is that of all sub-environments.
+    elements is that of all sub-environments. The same holds inside of dicts, lists, tuples and named tuples.
     """
     single: dict[str, Any] = {}
     for name, values in info.items():
         mask = info.get(f"_{name}")
-        if mask is not None and not mask[j]:
-            continue
-        if isinstance(values, Mapping):
-            single[name] = info_of(values, j, n)
-        else:
-            single[name] = values[j] if getattr(values, "shape", ())[:1] == (n,) else values
+        if mask is None or mask[j]:
+            single[name] = _part_of(values, j, n)
     return single
 
 
+def _part_of(values: Any, j: int, n: int) -> Any:
+    if isinstance(values, Mapping):
+        return info_of(values, j, n)
+    if isinstance(values, list | tuple):
+        parts = [_part_of(inner, j, n) for inner in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
+    return values[j] if getattr(values, "shape", ())[:1] == (n,) else values
+
+
+class SelfResetting:
+    """How one environment resets itself.
+
+    Attributes
+    ----------
+    mode : {"SAME_STEP", "NEXT_STEP"}
+        As of vector environments.
+    """
+
+    def __init__(self, mode: str, wrapper: Any, *, outermost: bool) -> None:
+        self.mode, self._wrapper, self._outermost = mode, wrapper, outermost
+        self._names_in_reset_info: set[str] = set()
+
+    def note_reset_info(self, names: Iterable[str]) -> None:
+        """Note the names in the info of the first reset."""
+        self._names_in_reset_info = set(names)
+
+    def has_reset(self, info: Any) -> bool:
+        """Whether a step that ended an episode has reset the environment as well (SAME_STEP), by its info.
+
+        If a wrapper outside has ended the episode, as a time limit does, the environment has not been reset.
+        """
+        same_step = self.mode == "SAME_STEP" and isinstance(info, Mapping)
+        return same_step and any(name in info for name in _LAST_OBSERVATION)
+
+    def resets_next(self) -> bool:
+        """Whether, after a step that ended an episode, the next step resets the environment (NEXT_STEP)."""
+        return self.mode == "NEXT_STEP" and bool(getattr(self._wrapper, "autoreset", True))
+
+    def last_observation(self, info: Mapping[str, Any]) -> Nested:
+        """Return the true last observation, from the info of a step that has reset the environment."""
+        return next(info[name] for name in _LAST_OBSERVATION if name in info)
+
+    def last_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the info of the step without that of the reset, from the info of a step that did both.
+
+        Wrappers outside add their entries beside those of the reset. An entry counts as one of the reset if the very
+        first reset returned its name.
+        """
+        told = dict(final_info(info) or {})
+        if self._outermost:
+            return told
+        return {name: value for name, value in info.items() if name not in self._names_in_reset_info} | told
+
+
+def find_self_resetting(env: Any, number: int) -> SelfResetting | None:
+    """Return how an environment resets itself; None if it does not.
+
+    Parameters
+    ----------
+    number : int
+        The number of the environment in the feed, for messages.
+
+    Raises
+    ------
+    ValueError
+        Its last observations would not be those that it shows: a wrapper outside changes all others.
+    """
+    outside: list[Any] = []
+    for wrapper in _wrappers(env):
+        names = _class_names(wrapper)
+        if "Autoreset" in names:
+            return SelfResetting("NEXT_STEP", wrapper, outermost=not outside)
+        if "AutoResetWrapper" in names:
+            _check_outside(outside, wrapper, number)
+            return SelfResetting("SAME_STEP", wrapper, outermost=not outside)
+        outside.append(wrapper)
+    return None
+
+
+def check_not_overwritten(last: Nested, first: Nested) -> None:
+    """Check that the true last observation shares no memory with the first one of the next episode.
+
+    Raises
+    ------
+    ValueError
+        It does: the environment returns the same array each time, and its reset has overwritten the last observation.
+    """
+    for one in nested.leaves(last):
+        for other in nested.leaves(first):
+            if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.may_share_memory(one, other):
+                raise ValueError(
+                    "the environment resets itself (AutoResetWrapper), and returns the same array each time, so that "
+                    "the true last observation of the episode is overwritten: take the wrapper off, since rlplay "
+                    "resets environments by itself."
+                )
+
+
+def _check_outside(outside: list[Any], wrapper: Any, number: int) -> None:
+    for other in outside:
+        names = _class_names(other)
+        changes = names & _CHANGE_OBSERVATIONS or hasattr(type(other), "observation")
+        if changes or not equal_spaces(other.observation_space, wrapper.observation_space):
+            raise ValueError(
+                f"environment {number} resets itself ({type(wrapper).__name__}), and {type(other).__name__} around it "
+                "changes its observations, but not the last ones of episodes, which are in the info: take "
+                f"{type(wrapper).__name__} off (`autoreset=False`), since rlplay resets environments by itself."
+            )
+
+
 def _wrappers(env: Any) -> Iterator[Any]:
-    """Yield the wrappers around an environment from the outside in, then the environment itself."""
-    while env is not None:
+    """Yield the wrappers around an environment from the outside in, then the environment itself, each once."""
+    seen: set[int] = set()
+    while env is not None and id(env) not in seen and len(seen) < 100:
+        seen.add(id(env))
         yield env
-        env = getattr(env, "env", None) if env is not getattr(env, "unwrapped", env) else None
+        env = getattr(env, "env", None)
 
 
 def _class_names(env: Any) -> set[str]:

@@ -7,15 +7,25 @@ values returned and by the parameters of ``reset``, never by the library: neithe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from ...nested import Nested
 from . import spaces
+from .numbers import to_flag
 
-__all__ = ["is_factory", "is_vector", "read_old_step", "reward_to_float", "seeded_reset", "split_reset", "takes"]
+__all__ = [
+    "check_environments",
+    "close_environments",
+    "final_info",
+    "is_factory",
+    "is_vector",
+    "make_environment",
+    "read_old_step",
+    "seeded_reset",
+    "split_reset",
+    "takes",
+]
 
 
 def is_vector(source: Any) -> bool:
@@ -57,30 +67,33 @@ def read_old_step(result: Any) -> tuple[Any, Any, bool, bool, Any]:
             f"the old API, got {got}."
         )
     obs, reward, done, info = result
-    truncated = bool(done) and bool((info or {}).get("TimeLimit.truncated", False))
-    return obs, reward, bool(done) and not truncated, truncated, info
+    done = to_flag(done, "done")
+    truncated = done and _is_cut(info)
+    return obs, reward, done and not truncated, truncated, info
 
 
-def reward_to_float(reward: Any) -> float:
-    """Convert a reward, a number or an array of one number, to a float.
+def _is_cut(info: Any) -> bool:
+    """Whether an info dict of the old API says that a time limit has ended the episode.
 
-    Raises
-    ------
-    ValueError
-        It is no number.
+    An environment that has reset itself has the info of the step that ended the episode in ``info["final_info"]``.
     """
-    if isinstance(reward, float | int):
-        return float(reward)
-    array = np.asarray(reward)
-    if array.size != 1 or array.dtype.kind not in "biuf":
-        raise ValueError(f"expected the reward to be a number, got {reward!r}.")
-    return float(array.item())
+    for told in (info, final_info(info)):
+        if isinstance(told, Mapping) and told.get("TimeLimit.truncated") is not None:
+            return to_flag(told["TimeLimit.truncated"], "info['TimeLimit.truncated']")
+    return False
+
+
+def final_info(info: Any) -> Any:
+    """Return the info of the step that ended an episode, from that of an environment that has reset itself; or None."""
+    names = ("final_info", "closing_info", "terminal_info")  # in gym from 0.26 on, in 0.25, in 0.24
+    return next((info[name] for name in names if isinstance(info, Mapping) and name in info), None)
 
 
 def split_reset(description: Nested, result: Any) -> tuple[Nested, bool]:
     """Split what ``reset`` returned: the observation alone (old API), or a pair of observation and info dict.
 
-    An observation may itself be a pair that ends with a dict. Then the observation space decides.
+    An observation may itself be a pair that ends with a dict. Then the observation space decides. So it does whether a
+    pair that ends with anything else is an observation.
 
     Parameters
     ----------
@@ -95,10 +108,23 @@ def split_reset(description: Nested, result: Any) -> tuple[Nested, bool]:
         The observation.
     has_info : bool
         Whether ``reset`` returns a pair.
+
+    Raises
+    ------
+    ValueError
+        It is a pair of an observation and something else than a dict.
     """
-    pair = isinstance(result, tuple) and len(result) == 2 and (result[1] is None or isinstance(result[1], Mapping))
-    if pair and (_fits(description, result[0]) or not _fits(description, result)):
-        return result[0], True
+    if not isinstance(result, tuple) or len(result) != 2:
+        return result, False
+    obs, info = result
+    if info is None or isinstance(info, Mapping):
+        has_info = _fits(description, obs) or not _fits(description, result)
+        return (obs, True) if has_info else (result, False)
+    if _fits(description, obs) and not _fits(description, result):
+        raise ValueError(
+            "expected `reset` to return an observation and an info dict (or by the old API an observation alone): the "
+            f"observation fits its space, but the info is {info!r}, of type {type(info).__name__}: return a dict."
+        )
     return result, False
 
 
@@ -110,8 +136,34 @@ def _fits(description: Nested, value: Any) -> bool:
     return True
 
 
-def seeded_reset(env: Any, seed: int) -> Any:
-    """Reset an environment with a seed: by ``reset(seed=)``, or in the old API by ``seed`` and ``reset``."""
+def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
+    """Call a factory, with the seed if it has a parameter ``seed`` that is not bound yet and there is a seed.
+
+    Raises
+    ------
+    TypeError
+        There is no seed, and the factory cannot be called without one.
+    """
+    bound = getattr(factory, "keywords", {})  # of a functools.partial
+    if not takes(factory, "seed") or "seed" in bound:
+        return factory()
+    if seed is not None:
+        return factory(seed=seed)
+    if any(p.name == "seed" and p.default is p.empty for p in _parameters(factory)):
+        raise TypeError(
+            f"with `reseed=False` factories are given no seed, but {factory!r} has a parameter `seed` without a "
+            "default: give it one."
+        )
+    return factory()
+
+
+def seeded_reset(env: Any, seed: int | None) -> Any:
+    """Reset an environment with a seed: by ``reset(seed=)``, or in the old API by ``seed`` and ``reset``.
+
+    Without a seed (None), only ``reset()`` is called, so that the environment keeps the random state that it has.
+    """
+    if seed is None:
+        return env.reset()
     if _reset_takes_seed(env):
         return env.reset(seed=seed)
     if hasattr(env, "seed"):
@@ -133,3 +185,42 @@ def _reset_takes_seed(env: Any) -> bool:
         if inner is None or inner is env or not hasattr(inner, "reset"):
             return not hasattr(env, "seed")  # environments of the new API have no method `seed`
         env = inner
+
+
+def check_environments(envs: Sequence[Any], first: int) -> None:
+    """Check that these are different environments with equal spaces; ``first`` is the number of the first one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An environment lacks a method or a space, stands there twice, or has other spaces than the first one.
+    """
+    if len({id(env) for env in envs}) < len(envs):
+        raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
+    for j, env in enumerate(envs):
+        for name in ("reset", "step", "observation_space", "action_space"):
+            if not hasattr(env, name):
+                raise TypeError(f"environment {first + j} is no environment: {env!r} has no `{name}`.")
+        for name in ("observation_space", "action_space"):
+            one, other = getattr(envs[0], name), getattr(env, name)
+            if not spaces.equal_spaces(one, other):
+                raise ValueError(
+                    f"environments of one feed must have equal spaces: environment {first + j} has "
+                    f"the {name} {other}, environment {first} has {one}."
+                )
+
+
+def close_environments(envs: list[Any]) -> list[str]:
+    """Close environments, each once, and empty the list; return one sentence for each that failed."""
+    complaints, interrupt = [], None
+    while envs:
+        env = envs.pop()
+        try:
+            getattr(env, "close", bool)()
+        except KeyboardInterrupt as error:
+            interrupt = error
+        except BaseException as error:  # the others must be closed all the same
+            complaints.append(f"closing {env!r} failed: {error!r}.")
+    if interrupt is not None:
+        raise interrupt
+    return complaints

@@ -5,32 +5,45 @@ Imports neither torch, threads, gym nor gymnasium.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from ... import nested
 from ...nested import Nested
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
 from . import spaces
-from .dialects import is_factory, read_old_step, reward_to_float, seeded_reset, split_reset, takes
+from .actions import ActionForm
+from .autoreset import SelfResetting, check_not_overwritten, find_self_resetting
+from .dialects import (
+    check_environments,
+    close_environments,
+    is_factory,
+    make_environment,
+    read_old_step,
+    seeded_reset,
+    split_reset,
+)
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
-from .rows import Array, Episode, OutcomeRow, StateRow
+from .numbers import to_flag, to_reward
+from .rows import Array, Episode, OutcomeRow, StateRow, flat_view, vector_slices
 
 __all__ = ["EnvironmentList"]
 
-_MEMORYVIEW_DTYPES = "?bBhHiIlLqQfd"
-"""The dtypes that a memoryview can be cast to and that numpy calls by the same letter."""
-
 
 class EnvironmentList:
-    """A list of environments, stepped one after the other. Implements :class:`.protocol.Environments`.
+    """A list of environments that are stepped one after the other.
+
+    Implements :class:`~rlplay.engine.envs.protocol.Environments`.
 
     Instances stay the user's and are never closed. Environments made by factories are closed by :meth:`close`.
+
+    Environments that reset themselves in the step that ends an episode have the same rows as others. Those that do it
+    in the next step have the rows of NEXT_STEP (:mod:`.vector_environment` has the table), but with ``sticky`` or
+    ``single_episode`` they are reset at the end of the episode, and have the same rows as others.
 
     Attributes
     ----------
@@ -45,7 +58,7 @@ class EnvironmentList:
     def __init__(
         self,
         sources: Sequence[Any],
-        seeds: Sequence[int],
+        seeds: Sequence[int | None],
         entries: Entries,
         progress: Progress,
         *,
@@ -58,8 +71,8 @@ class EnvironmentList:
         ----------
         sources : sequence
             Environments, and factories of environments.
-        seeds : sequence of int
-            One for each environment; also passed to factories that have a parameter ``seed``.
+        seeds : sequence of int or None
+            One for each environment; also passed to factories that have a parameter ``seed``. None: no seed is given.
         entries : Entries
             The info entries to record.
         progress : Progress
@@ -82,21 +95,24 @@ class EnvironmentList:
             self._envs = self._make_all(sources, seeds)
             patch_gym()
             progress.doing, progress.env = "checking the spaces", -1
-            self._check_spaces()
+            check_environments(self._envs, first)
             self.spaces = self._envs[0].observation_space, self._envs[0].action_space
             self._obs_description = spaces.fields(self._envs[0].observation_space)
             self.act = spaces.fields(self._envs[0].action_space)
             progress.doing = "env.reset"
+            own = ((j, find_self_resetting(env, first + j)) for j, env in enumerate(self._envs))
+            self._self_resetting: dict[int, SelfResetting] = {j: how for j, how in own if how is not None}
             self.obs, self._first_obs, self._reset_returns_info = self._reset_all(seeds)
             progress.doing, progress.env = "getting ready", -1
-            self._act_structure = nested.structure(self.act)
-            # most spaces are a single array, for which flattening and unflattening can be left out
-            self._array_form = (self.obs.dtype, self.obs.shape) if isinstance(self.obs, spaces.Field) else (None, None)
-            self._vector_slices = _vector_slices(self.obs, self.n_envs)
-            self._act_is_array = isinstance(self.act, spaces.Field)
+            self._actions = ActionForm(self.act, self.n_envs, first)
+            # most spaces are a single array that is written as it is, for which flattening can be left out
+            plain = isinstance(self.obs, spaces.Field) and not self.obs.start
+            self._array_form = (self.obs.dtype, self.obs.shape) if plain else (None, None)
+            self._vector_slices = vector_slices(self.obs.shape, self.obs.dtype, self.n_envs) if plain else []
             self._columns_numbers_envs = range(self.n_envs), range(first, first + self.n_envs), self._envs
             self._returns = [0.0] * self.n_envs
             self._stopped: dict[int, tuple[bool, bool]] = {}  # column -> (terminated, truncated), see `release`
+            self._reset_next: set[int] = set()  # those of the stopped columns whose next step resets them
             self.episodes: list[Episode] = []
         except BaseException as error:
             for complaint in self.close():
@@ -108,37 +124,18 @@ class EnvironmentList:
         """The number of environments, ``B``."""
         return len(self._envs)
 
-    def _make_all(self, sources: Sequence[Any], seeds: Sequence[int]) -> list[Any]:
+    def _make_all(self, sources: Sequence[Any], seeds: Sequence[int | None]) -> list[Any]:
         envs = []
         self._progress.doing = "env.make"
         for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
             self._progress.env = self._first_number + j
-            envs.append(self._make(source, seed) if is_factory(source) else source)
+            env = make_environment(source, seed) if is_factory(source) else source
+            if env is not source and not any(env is other for other in self._made):
+                self._made.append(env)
+            envs.append(env)
         return envs
 
-    def _make(self, factory: Callable[..., Any], seed: int) -> Any:
-        bound = getattr(factory, "keywords", {})  # of a functools.partial
-        env = factory(seed=seed) if takes(factory, "seed") and "seed" not in bound else factory()
-        if not any(env is other for other in self._made):
-            self._made.append(env)
-        return env
-
-    def _check_spaces(self) -> None:
-        if len({id(env) for env in self._envs}) < len(self._envs):
-            raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
-        for j, env in enumerate(self._envs):
-            for name in ("reset", "step", "observation_space", "action_space"):
-                if not hasattr(env, name):
-                    raise TypeError(f"environment {self._first_number + j} is no environment: {env!r} has no `{name}`.")
-            for name in ("observation_space", "action_space"):
-                one, other = getattr(self._envs[0], name), getattr(env, name)
-                if not spaces.equal_spaces(one, other):
-                    raise ValueError(
-                        f"environments of one feed must have equal spaces: environment {self._first_number + j} has "
-                        f"the {name} {other}, environment {self._first_number} has {one}."
-                    )
-
-    def _reset_all(self, seeds: Sequence[int]) -> tuple[Nested, list[list[Array]], list[bool]]:
+    def _reset_all(self, seeds: Sequence[int | None]) -> tuple[Nested, list[list[Array]], list[bool]]:
         """Reset each environment with its seed.
 
         Returns
@@ -155,7 +152,10 @@ class EnvironmentList:
         returns_info: list[bool] = []
         for j, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
             self._progress.env = self._first_number + j
-            value, has_info = split_reset(self._obs_description, seeded_reset(env, seed))
+            result = seeded_reset(env, seed)
+            value, has_info = split_reset(self._obs_description, result)
+            if has_info and j in self._self_resetting:
+                self._self_resetting[j].note_reset_info(result[1] or ())
             first_obs.append([np.array(leaf) for leaf in spaces.cast(self._obs_description, value)])
             returns_info.append(has_info)
             if obs is None:
@@ -172,7 +172,8 @@ class EnvironmentList:
 
     def release(self) -> None:
         """Resume the environments that ``sticky`` has stopped: a new fragment begins."""
-        self._stopped.clear()
+        for j in [j for j in self._stopped if j not in self._reset_next]:
+            del self._stopped[j]
 
     def step(
         self, now: StateRow, then: StateRow, outcome: OutcomeRow, last: StateRow | None, *, sticky: bool
@@ -190,11 +191,14 @@ class EnvironmentList:
         progress, stopped, returns = self._progress, self._stopped, self._returns
         records_info, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
         (dtype, shape), leaf, slices = self._array_form, then.obs[0] if then.obs else then.rew, self._vector_slices
-        flat = _flat_view(leaf) if slices else None
+        flat, np_false = flat_view(leaf) if slices else None, np.False_
+        self._actions.check(then.act, stopped, progress)
         np.add(now.stepno, 1, out=then.stepno)
-        for j, number, env, action in zip(*self._columns_numbers_envs, self._actions(then), strict=True):
+        for j, number, env, action in zip(*self._columns_numbers_envs, self._actions.each(then.act), strict=True):
             if stopped and j in stopped:
                 self._repeat_row(j, now, then, outcome)
+                if j in self._reset_next:
+                    self._step_into_next_episode(j, action, then)
                 continue
             progress.env = number
             result = env.step(action)
@@ -203,22 +207,15 @@ class EnvironmentList:
             except (TypeError, ValueError):
                 obs, reward, terminated, truncated, info = read_old_step(result)
             if type(reward) is not float:
-                reward = reward_to_float(reward)
+                reward = to_reward(reward)
             rewards[j] = reward
             returns[j] += reward
-            if records_info:
-                self._entries.record(info, outcome.info, j)
-            if terminated or truncated:
+            going_on = (terminated is False or terminated is np_false) and (truncated is False or truncated is np_false)
+            if not going_on and any(ends := (to_flag(terminated, "terminated"), to_flag(truncated, "truncated"))):
                 ended.append(j)
-                outcome.terminated[j], outcome.truncated[j], then.fin[j] = bool(terminated), bool(truncated), True
-                self.episodes.append(Episode(number, returns[j], int(then.stepno[j])))
-                returns[j], then.stepno[j] = 0.0, 0
-                if sticky:
-                    stopped[j] = bool(terminated), bool(truncated)
-                if last is not None:
-                    self._write_obs(last.obs, j, obs)
-                if not self._single_episode:
-                    obs = self._reset(j)
+                obs = self._end_episode(j, obs, info, ends, then, outcome, last, sticky=sticky)
+            elif records_info:
+                self._entries.record(info, outcome.info, j)
             # the first two branches write the common case, a single array of exactly the space's shape and dtype
             if flat is not None:
                 try:
@@ -231,12 +228,46 @@ class EnvironmentList:
                 self._write_obs(then.obs, j, obs)
         return ended
 
-    def _actions(self, row: StateRow) -> Iterable[Any]:
-        """Return each environment's action, as a numpy scalar or a copy: environments may keep and change it."""
-        if not self._act_is_array:
-            return [self._act_structure.unflatten([leaf[j].copy() for leaf in row.act]) for j in range(self.n_envs)]
-        (leaf,) = row.act
-        return leaf if leaf.ndim == 1 else leaf.copy()  # iterating over a vector yields scalars, which are copies
+    def _end_episode(
+        self,
+        j: int,
+        obs: Nested,
+        info: Any,
+        ends: tuple[bool, bool],
+        then: StateRow,
+        outcome: OutcomeRow,
+        last: StateRow | None,
+        *,
+        sticky: bool,
+    ) -> Nested:
+        """Write how an episode ended, and its true last observation; return the observation of the next row."""
+        own, has_reset, first_obs = self._self_resetting.get(j), False, None
+        if own is not None and (has_reset := own.has_reset(info)):
+            first_obs, obs, info = obs, own.last_observation(info), own.last_info(info)
+            if last is not None or self._single_episode:
+                check_not_overwritten(obs, first_obs)
+        self._entries.record(info, outcome.info, j)
+        outcome.terminated[j], outcome.truncated[j] = ends
+        self.episodes.append(Episode(self._first_number + j, self._returns[j], int(then.stepno[j])))
+        self._returns[j], then.stepno[j], then.fin[j] = 0.0, 0, True
+        if last is not None:
+            self._write_obs(last.obs, j, obs)
+        if sticky:
+            self._stopped[j] = ends
+        if self._single_episode:
+            return obs
+        if own is not None and own.resets_next() and not sticky:
+            self._stopped[j] = ends
+            self._reset_next.add(j)
+            return obs
+        return first_obs if has_reset else self._reset(j)
+
+    def _step_into_next_episode(self, j: int, action: Any, then: StateRow) -> None:
+        """Have an environment reset itself by a step, and write the first observation of the next episode."""
+        self._progress.env = self._first_number + j
+        self._write_obs(then.obs, j, self._envs[j].step(action)[0])
+        del self._stopped[j]
+        self._reset_next.remove(j)
 
     def _reset(self, j: int) -> Nested:
         self._progress.doing = "env.reset"
@@ -267,31 +298,4 @@ class EnvironmentList:
 
     def close(self) -> list[str]:
         """Close the environments that factories made, each once; return one sentence for each that failed."""
-        complaints, interrupt = [], None
-        while self._made:
-            env = self._made.pop()
-            try:
-                getattr(env, "close", bool)()
-            except KeyboardInterrupt as error:
-                interrupt = error
-            except BaseException as error:  # the others must be closed all the same
-                complaints.append(f"closing {env!r} failed: {error!r}.")
-        if interrupt is not None:
-            raise interrupt
-        return complaints
-
-
-def _flat_view(leaf: Array) -> memoryview:
-    char: Any = leaf.dtype.char
-    return leaf.data.cast("B").cast(char)
-
-
-def _vector_slices(obs: Nested, n_envs: int) -> list[slice]:
-    """Return each environment's slice of a flat row if an observation is a vector, else an empty list.
-
-    Assigning to a slice of a memoryview checks length and dtype and copies, in half the time of a numpy assignment.
-    """
-    n = obs.shape[0] if isinstance(obs, spaces.Field) and len(obs.shape) == 1 else 0
-    if n == 0 or obs.dtype.char not in _MEMORYVIEW_DTYPES:
-        return []
-    return [slice(j * n, (j + 1) * n) for j in range(n_envs)]
+        return close_environments(self._made)

@@ -6,13 +6,13 @@ Works on plain dicts; imports nothing about environments, rows or torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .spaces import Field
+from .spaces import Field, container_of
 
 __all__ = ["Entries", "Entry"]
 
@@ -34,6 +34,8 @@ class Entries:
     ----------
     entries : tuple of Entry
         Sorted by name, as the leaves of a dict are.
+    untold : set of str
+        The names that no environment has told so far.
     """
 
     def __init__(self, asked: Sequence[str] | Mapping[str, Any]) -> None:
@@ -54,11 +56,14 @@ class Entries:
         examples = asked if isinstance(asked, Mapping) else dict.fromkeys(asked, np.float32)
         self.entries = tuple(_entry_like(name, examples[name]) for name in sorted(examples))
         self._lookups = tuple((entry, entry.name, entry.name.split(".")) for entry in self.entries)
+        self.untold = set(examples)
+        self._may_warn = True
 
     def record(self, info: Mapping[str, Any] | None, into: list[npt.NDArray[Any]], j: int) -> None:
         """Write the entries that ``info`` has into element ``j`` of the arrays; leave the others as they are.
 
-        A name is looked up as it is; if it is missing and dotted (``"episode.r"``), in the nested dicts.
+        A name is looked up as it is; if it is missing and dotted (``"episode.r"``), inside of dicts by keys, of named
+        tuples by names, and of lists, tuples and arrays by indices.
 
         Parameters
         ----------
@@ -72,25 +77,65 @@ class Entries:
         Raises
         ------
         ValueError
-            A value does not fit; the message names the entry.
+            A value does not fit, or the info is no dict; the message names the entry.
         """
         if not info:
             return
+        if not isinstance(info, Mapping):
+            raise ValueError(f"expected the info to be a dict, got {info!r:.80}, of type {type(info).__name__}.")
+        untold = self.untold
         for (entry, name, path), array in zip(self._lookups, into, strict=True):
             value = info.get(name, _MISSING)
             if value is _MISSING and len(path) > 1:
                 value = _look_up(info, path)
             if value is not _MISSING:
                 array[j] = _cast(entry, value)
+                if untold and name in untold:
+                    untold.discard(name)
+
+    def keep_untold(self, names: Collection[str]) -> None:
+        """Take all names that are not among these as told, as environments in other processes have told them."""
+        self.untold.intersection_update(names)
+
+    def leave_warning(self) -> None:
+        """Give no warning: these environments are not all of the feed."""
+        self._may_warn = False
+
+    def take_warning(self) -> str:
+        """Return a warning of the names that no environment has told, after an episode has ended; only once."""
+        names, may_warn = sorted(self.untold), self._may_warn
+        self._may_warn = False
+        if not names or not may_warn:
+            return ""
+        return (
+            f"`info`: no environment has told {', '.join(map(repr, names))} so far, although an episode has ended: is "
+            "the name right? (A name that only some infos have may come later; until then it is recorded as absent.)"
+        )
 
 
-def _look_up(info: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = info
-    for key in path:
-        if not isinstance(value, Mapping) or key not in value:
+def _look_up(value: Any, path: Sequence[str]) -> Any:
+    """Return what is at a path; a key of a dict may itself have dots."""
+    for k, key in enumerate(path):
+        if isinstance(value, Mapping):
+            rest = ".".join(path[k:])
+            if rest in value:
+                return value[rest]
+            value = value.get(key, _MISSING)
+        elif key in getattr(value, "_fields", ()):
+            value = getattr(value, key)
+        elif key.isdecimal() and _length(value) > int(key):
+            value = value[int(key)]
+        else:
             return _MISSING
-        value = value[key]
     return value
+
+
+def _length(value: Any) -> int:
+    """Return the length of a list, a tuple or an array (or tensor); 0 for anything else."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return len(value)
+    shape = getattr(value, "shape", ())
+    return int(shape[0]) if shape else 0
 
 
 def _entry_like(name: str, example: Any) -> Entry:
@@ -111,10 +156,25 @@ def _entry_like(name: str, example: Any) -> Entry:
 
 
 def _cast(entry: Entry, value: Any) -> npt.NDArray[Any]:
+    name = entry.name
+    if isinstance(value, Mapping | list | tuple) and (found := container_of(value)):
+        keys = list(value) if isinstance(value, Mapping) else getattr(value, "_fields", ("0",))
+        raise ValueError(
+            f"info entry {name!r}: expected a number or an array ({entry.field}), got {found}: ask for its parts by "
+            f"dotted names, such as {'.'.join([name, *map(str, keys[:1])])!r}."
+        )
     try:
         return entry.field.cast(value)
-    except ValueError as error:
-        raise ValueError(
-            f"info entry {entry.name!r}: {error}. Give `info={{{entry.name!r}: <an example value>}}` if its form is "
-            "another."
-        ) from None
+    except Exception as error:  # a ValueError of `cast`, or whatever NumPy raises for a ragged list or a tensor
+        found = f"{error}. Give `info={{{name!r}: <an example value>}}` if its form is another"
+        if isinstance(value, list | tuple) and _is_ragged(value):
+            found = f"expected a number or an array ({entry.field}), got {value!r:.80}, whose parts differ in length"
+            found += f": ask for its parts by dotted names, such as '{name}.0'"
+        raise ValueError(f"info entry {name!r}: {found}.") from None
+
+
+def _is_ragged(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind == "O"
+    except ValueError:
+        return True

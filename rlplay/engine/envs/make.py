@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,12 @@ def list_sources(envs: Any) -> list[Any]:
     patch_gym()
     if is_vector(envs):
         return [envs]
-    if hasattr(envs, "step") or callable(envs) or not isinstance(envs, Iterable):
+    if isinstance(envs, str):
+        raise TypeError(
+            f"`envs` must be a list of environments or of factories, or a vector environment, got the name {envs!r}: "
+            f"{_how_to_make(envs)}."
+        )
+    if hasattr(envs, "step") or callable(envs) or isinstance(envs, Mapping) or not isinstance(envs, Iterable):
         raise TypeError(
             f"`envs` must be a list of environments or of factories, or a vector environment, got {envs!r}; "
             "write `[env]` for a single one. (A vector environment has `num_envs` and `single_observation_space`.)"
@@ -66,14 +71,21 @@ def list_sources(envs: Any) -> list[Any]:
         if is_vector(source):
             raise TypeError(f"`envs[{j}]` is a vector environment: pass it alone, not in a list.")
         if not is_factory(source) and not hasattr(source, "step"):
-            raise TypeError(f"`envs[{j}]` is neither an environment nor a factory: {source!r}.")
+            remedy = f"; for its name, {_how_to_make(source)}" if isinstance(source, str) else ""
+            raise TypeError(f"`envs[{j}]` is neither an environment nor a factory: {source!r}{remedy}.")
     return sources
 
 
-def seeds_of(seed: int, n_envs: int) -> list[int]:
-    """Derive the seed of each environment ``j`` from child ``j`` of the seed sequence.
+def _how_to_make(name: str) -> str:
+    return f"write `[gym.make({name!r}) for _ in range(8)]`, or `[lambda: gym.make({name!r})] * 8` for factories"
+
+
+def seeds_of(seed: int, n_envs: int, *, reseed: bool = True) -> list[int | None]:
+    """Derive the seed of each environment ``j`` from child ``j`` of the seed sequence; None without ``reseed``.
 
     Seeds have 31 bits, since some simulators take no larger ones.
     """
+    if not reseed:
+        return [None] * n_envs
     children = np.random.SeedSequence(seed).spawn(n_envs)
     return [int(child.generate_state(1)[0]) >> 1 for child in children]

@@ -12,9 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "ArrayLocation", "SlabLayout", "Episode", "OutcomeRow", "StateRow", "view_rows"]
+__all__ = [
+    "Array",
+    "ArrayLocation",
+    "SlabLayout",
+    "Episode",
+    "OutcomeRow",
+    "StateRow",
+    "flat_view",
+    "vector_slices",
+    "view_rows",
+]
 
 Array = npt.NDArray[Any]
+
+_MEMORYVIEW_DTYPES = "?bBhHiIlLqQfd"
+"""The dtypes that a memoryview can be cast to and that numpy calls by the same letter."""
 
 
 class Episode(NamedTuple):
@@ -112,3 +125,20 @@ def view_rows(slab: Array, slab_layout: SlabLayout) -> tuple[list[StateRow], lis
     ]
     (last,) = rows(slab_layout.last)
     return rows(slab_layout.state), outcomes, last
+
+
+def flat_view(leaf: Array) -> memoryview:
+    """Return a view of a contiguous array without its dimensions."""
+    char: Any = leaf.dtype.char
+    return leaf.data.cast("B").cast(char)
+
+
+def vector_slices(shape: tuple[int, ...], dtype: np.dtype[Any], n_envs: int) -> list[slice]:
+    """Return each environment's slice of a flat row if an observation is a vector, else an empty list.
+
+    Assigning to a slice of a memoryview checks length and dtype and copies, in half the time of a numpy assignment.
+    """
+    if len(shape) != 1 or shape[0] == 0 or dtype.char not in _MEMORYVIEW_DTYPES:
+        return []
+    (n,) = shape
+    return [slice(j * n, (j + 1) * n) for j in range(n_envs)]

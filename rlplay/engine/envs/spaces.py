@@ -7,7 +7,8 @@ about environments, torch or memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,32 +17,66 @@ import numpy.typing as npt
 from ... import nested
 from ...nested import Nested
 
-__all__ = ["Field", "along", "cast", "fields", "equal_spaces"]
+__all__ = ["Field", "along", "cast", "container_of", "fields", "equal_spaces"]
 
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them"
+
+_LIKELY_CAUSE = (
+    "The containers of an observation must be those of `observation_space`: a wrapper that changes observations "
+    "without setting `observation_space` is the likely cause."
+)
 
 
 @dataclass(frozen=True)
 class Field:
-    """One leaf of a space: shape and dtype of one environment's array at one step."""
+    """One leaf of a space: shape and dtype of one environment's array at one step.
+
+    Values of Discrete and MultiDiscrete are int64 in rlplay and counted from 0, whatever the dtype and the ``start`` of
+    the space. Here they are called *counted*; the environment has ``start + counted``, in the space's own dtype.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     integral: bool
     """Whether the space is Discrete, MultiDiscrete or MultiBinary: its values may be integers of any width."""
+    n: Any = None
+    """The number of values of each element, an int or nested tuples of int: counted values are from 0 to ``n - 1``.
+    None if the space has no such number."""
+    start: Any = 0
+    """The environment's value that is counted as 0, an int or nested tuples of int. The int 0 if all of them are 0."""
+    own_dtype: np.dtype[Any] | None = None
+    """The dtype of the space, if it is not ``dtype``."""
 
     def __str__(self) -> str:
         kind = f"any integer (kept as {self.dtype})" if self.integral else str(self.dtype)
         return f"shape {self.shape}, dtype {kind}"
 
+    @cached_property
+    def _start(self) -> npt.NDArray[Any]:
+        return np.array(self.start, self.own_dtype or self.dtype).astype(self.dtype)
+
+    def batched(self, n_envs: int) -> Field:
+        """Return the field of ``n_envs`` such values in one array."""
+        return replace(self, shape=(n_envs, *self.shape))
+
+    def given(self, counted: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return counted values, of shape ``(..., *shape)``, as the environment has them; the same array if equal."""
+        if self.start:
+            counted = counted + self._start
+        return counted if self.own_dtype is None else counted.astype(self.own_dtype)
+
     def cast(self, value: Any) -> npt.NDArray[Any]:
-        """Convert a value to an array of this shape and dtype.
+        """Convert an environment's value to an array of this shape and dtype, counted from 0.
 
         Raises
         ------
         ValueError
             The shape differs, or the dtype cannot be cast by numpy's ``same_kind`` rule. Bounds are not checked.
         """
+        array = self._cast(value)
+        return array - self._start if self.start else array
+
+    def _cast(self, value: Any) -> npt.NDArray[Any]:
         array = np.asarray(value)
         if array.shape != self.shape:
             raise ValueError(f"expected {self}, got shape {array.shape}, dtype {array.dtype}")
@@ -78,8 +113,40 @@ def fields(space: Any) -> Nested:
     shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
     if shape is None or dtype is None or np.dtype(dtype).kind not in "biuf" or np.dtype(dtype).itemsize > 8:
         raise TypeError(f"cannot record values of the space {space!r}: expected one of {_SUPPORTED}.")
-    integral = bool(class_names & {"Discrete", "MultiDiscrete", "MultiBinary"})
-    return Field(tuple(int(n) for n in shape), np.dtype(dtype), integral)
+    field = Field(tuple(int(n) for n in shape), np.dtype(dtype), integral=False)
+    if "MultiBinary" in class_names:
+        return replace(field, integral=True, n=2)
+    if class_names & {"Discrete", "MultiDiscrete"}:
+        own_dtype = None if field.dtype == np.int64 else field.dtype
+        n, start = getattr(space, "nvec", getattr(space, "n", None)), np.asarray(getattr(space, "start", 0))
+        return Field(
+            field.shape,
+            np.dtype(np.int64),
+            integral=True,
+            n=None if n is None else _as_tuples(np.asarray(n)),
+            start=_as_tuples(start) if start.any() else 0,
+            own_dtype=own_dtype,
+        )
+    return field
+
+
+def _as_tuples(array: npt.NDArray[Any]) -> Any:
+    """Return an array of integers as nested tuples, which can be compared and hashed; one without dimensions as int."""
+    return tuple(map(_as_tuples, array)) if array.ndim else int(array)
+
+
+def container_of(value: Any) -> str:
+    """Describe a value that is, or contains in lists and tuples, a dict or a named tuple; else return ``""``.
+
+    NumPy would make an array of a named tuple, and lose its names.
+    """
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with keys {sorted(map(str, value))}"
+    if hasattr(value, "_fields"):
+        return f"a named tuple {type(value).__name__} of {', '.join(value._fields)}"
+    if isinstance(value, list | tuple):
+        return next((f"a {type(value).__name__} with {inner}" for inner in map(container_of, value) if inner), "")
+    return ""
 
 
 def along(description: Nested, value: Nested, name: str = "obs") -> Nested:
@@ -135,11 +202,16 @@ def cast(description: Nested, value: Nested, name: str = "obs") -> list[npt.NDAr
     ValueError
         The structure, a shape or a dtype does not fit; the message names the leaf.
     """
-    description = along(description, value, name)
+    try:
+        description = along(description, value, name)
+    except ValueError as error:
+        raise ValueError(f"{error}. {_LIKELY_CAUSE}") from None
     leaf_fields, structure = nested.flatten(description)
     arrays = []
     for k, (field, part) in enumerate(zip(leaf_fields, structure.flatten_up_to(value), strict=True)):
         try:
+            if isinstance(part, Mapping | list | tuple) and (found := container_of(part)):
+                raise ValueError(f"expected an array ({field}), got {found}. {_LIKELY_CAUSE}")
             arrays.append(field.cast(part))
         except ValueError as error:
             raise ValueError(f"{nested.names(description, name)[k]}: {error}") from None
@@ -156,7 +228,7 @@ def equal_spaces(one: Any, other: Any) -> bool:
 
 def _summary(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with keys {sorted(map(str, value))}"
+        return container_of(value)
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)} parts"
     return f"{type(value).__name__}, shape {np.shape(value)}"

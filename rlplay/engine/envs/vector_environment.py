@@ -53,15 +53,17 @@ from ... import nested
 from ...nested import Nested
 from ..concurrency.progress import Progress
 from . import autoreset, spaces
+from .actions import ActionForm
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
+from .numbers import to_flags, to_rewards
 from .rows import Array, Episode, OutcomeRow, StateRow
 
 __all__ = ["VectorEnvironment"]
 
 
 class VectorEnvironment:
-    """A vector environment, stepped as a whole. Implements :class:`.protocol.Environments`.
+    """A vector environment, stepped as a whole. Implements :class:`~rlplay.engine.envs.protocol.Environments`.
 
     It stays the user's, and is never closed.
 
@@ -75,7 +77,7 @@ class VectorEnvironment:
     """
 
     def __init__(
-        self, env: Any, seeds: Sequence[int], entries: Entries, progress: Progress, *, final: bool = False
+        self, env: Any, seeds: Sequence[int | None], entries: Entries, progress: Progress, *, final: bool = False
     ) -> None:
         """Reset the environment once, with a seed for each of its sub-environments.
 
@@ -86,8 +88,8 @@ class VectorEnvironment:
         ----------
         env : vector environment
             Of gym 0.26, gymnasium, EnvPool or ale-py.
-        seeds : sequence of int
-            One for each sub-environment.
+        seeds : sequence of int or None
+            One for each sub-environment. None: no seed is given.
         entries : Entries
             The info entries to record.
         progress : Progress
@@ -108,17 +110,17 @@ class VectorEnvironment:
         self._env, self._entries, self._progress = env, entries, progress
         self.n_envs = int(env.num_envs)
         self._obs_description = spaces.fields(env.single_observation_space)
-        self._batch_description = nested.map(self._batched, self._obs_description)
+        self._batch_description = nested.map(lambda field: field.batched(self.n_envs), self._obs_description)
         self.act: Nested = spaces.fields(env.single_action_space)
-        self._act_structure = nested.structure(self.act)
+        self._actions = ActionForm(self.act, self.n_envs)
         progress.doing, progress.env = "env.reset", -1
         obs, info = autoreset.seeded_reset(env, seeds)
         self._first_obs = spaces.cast(self._batch_description, obs)
         self.obs: Nested = spaces.along(self._obs_description, obs)
         progress.doing = "getting ready"
-        # most spaces are a single array, for which flattening can be left out
+        # most spaces are a single array that is written as it is, for which flattening can be left out
         batch = self._batch_description
-        self._batch_field = batch if isinstance(batch, spaces.Field) else None
+        self._batch_field = batch if isinstance(batch, spaces.Field) and not batch.start else None
         self._names_in_reset_info = set(info)
         names = {"final_info"}.union(*({entry.name, entry.name.partition(".")[0]} for entry in entries.entries))
         self._names_to_read = names | {f"_{name}" for name in names}  # with their masks
@@ -126,10 +128,8 @@ class VectorEnvironment:
         # NEXT_STEP: the sub-environments that the next step resets, and (terminated, truncated) of the step before it
         self._reset_next = np.zeros(self.n_envs, bool)
         self._previous_ends = self._reset_next, self._reset_next
+        self._ignoring: list[int] = []  # the same sub-environments: the next step ignores their actions
         self.episodes: list[Episode] = []
-
-    def _batched(self, field: spaces.Field) -> spaces.Field:
-        return spaces.Field((self.n_envs, *field.shape), field.dtype, field.integral)
 
     def begin(self, row: StateRow) -> None:
         """Write row 0 of the first fragment."""
@@ -154,10 +154,11 @@ class VectorEnvironment:
             The sub-environments whose episode ended in this transition.
         """
         self._progress.env = -1
-        action = self._act_structure.unflatten([leaf.copy() for leaf in then.act])
-        obs, reward, terminated, truncated, info = self._env.step(action)
-        then.rew[:] = reward
-        outcome.terminated[:], outcome.truncated[:] = terminated, truncated
+        self._actions.check(then.act, self._ignoring, self._progress)
+        obs, reward, terminated, truncated, info = self._env.step(self._actions.together(then.act))
+        reward = then.rew[:] = to_rewards(reward, self.n_envs)
+        outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
+        outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
         self._write_obs(then.obs, obs)
         if self._reset_next.any():
             self._invalidate_resets(now, then, outcome)
@@ -175,7 +176,7 @@ class VectorEnvironment:
         if ended and last is not None:
             self._write_last(last.obs, then.obs, info, ended)
         if self._mode == "NEXT_STEP":
-            self._reset_next = has_ended
+            self._reset_next, self._ignoring = has_ended, ended
             self._previous_ends = outcome.terminated.copy(), outcome.truncated.copy()
         elif self._mode == "DISABLED" and ended:
             self._reset(then.obs, has_ended)

@@ -13,6 +13,7 @@ from ...nested import Nested
 from ..acting.behaviour import Behaviour
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext
+from ..concurrency.channel import Closed
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress, note_progress
 from ..core import BaseActorModule
@@ -91,7 +92,8 @@ def _play(
 ) -> tuple[Array, Nested]:
     """Step the environments until all episodes have ended; return the rewards and the actor's info.
 
-    The slot has two rows: the current one, and the one that is written next.
+    The slot has two rows: the current one, and the one that is written next. Raises ``Closed`` if the progress is
+    halted.
     """
     (now, then), (outcome,) = slot.rows, slot.outcomes
     envs.begin(now)
@@ -101,6 +103,8 @@ def _play(
     infos: list[list[Array]] = []
     running = np.ones(envs.n_envs, bool)
     while True:
+        if progress.halted:
+            raise Closed
         if render:
             torch_context.enter_environments()
             envs.render()

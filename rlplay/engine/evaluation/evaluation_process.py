@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..acting.plain_attributes import PlainChanges, apply_changes
 from ..acting.torch_context import TorchDefaults
+from ..concurrency.channel import Closed
+from ..concurrency.exceptions import add_note
+from ..concurrency.link import Disconnected
 from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
+from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule
 from ..envs.dialects import takes
 from ..envs.make import seeds_of
 from ..envs.rows import Array
+from ..remote.shared_fragment import SharedWeights
 from .episodes import play_episodes
 
 __all__ = ["EvaluationService", "EvaluationSpec"]
@@ -42,26 +48,48 @@ class EvaluationService:
     introduction = None
 
     def __init__(self, server: Server, actor: BaseActorModule, spec: EvaluationSpec) -> None:
+        """Make the environments; if that fails, close those that have been made."""
         torch.set_num_threads(spec.threads)
         spec.defaults.set()
         torch.manual_seed(spec.seed)
         self._progress = SharedProgress(server.memory)
         self._actor, self._spec = actor.train(not spec.greedy), spec
         self._weights = [*actor.parameters(), *actor.buffers()]
+        self._plain_adopted = 0
+        self._received: list[Tensor] = []
         self._envs: list[Any] = []
-        with note_progress(self._progress):
-            self._progress.doing = "env.make"
-            for j, env_seed in enumerate(seeds_of(spec.seed, spec.n_envs)):
-                self._progress.env = j
-                env = spec.factory(seed=env_seed) if takes(spec.factory, "seed") else spec.factory()
-                self._envs.append(env)
+        try:
+            with note_progress(self._progress):
+                self._progress.doing = "env.make"
+                for j, env_seed in enumerate(seeds_of(spec.seed, spec.n_envs)):
+                    self._progress.env = j
+                    env = spec.factory(seed=env_seed) if takes(spec.factory, "seed") else spec.factory()
+                    self._envs.append(env)
+        except BaseException as error:
+            for complaint in self.close():
+                add_note(error, complaint)
+            raise
 
-    def play(self, weights: list[Tensor]) -> Array:
-        """Play one episode in each environment with these weights; return the returns, float32 ``(n_envs,)``."""
+    def share(self, weights: SharedWeights, fd: int) -> None:
+        """Map the memory that weights are passed in."""
+        self._received = weights.divide(torch.from_numpy(receive_memory(fd)))
+
+    def play(self, plain: PlainChanges) -> Array:
+        """Play one episode in each environment with the shared weights; return the returns, float32 ``(n_envs,)``.
+
+        Raises
+        ------
+        Disconnected
+            If the consumer's process ends the evaluation before it is finished.
+        """
         with torch.no_grad():
-            for weight, new in zip(self._weights, weights, strict=True):
+            for weight, new in zip(self._weights, self._received, strict=True):
                 weight.copy_(new)
-        rewards, _ = play_episodes(self._envs, self._actor, self._spec.n_steps, False, "cpu", self._progress)
+        self._plain_adopted = apply_changes(dict(self._actor.named_modules()), plain, self._plain_adopted)
+        try:
+            rewards, _ = play_episodes(self._envs, self._actor, self._spec.n_steps, False, "cpu", self._progress)
+        except Closed:
+            raise Disconnected from None
         returns: Array = rewards.sum(axis=0)
         return returns
 
@@ -69,5 +97,14 @@ class EvaluationService:
         """Do nothing: the evaluation process gets no short requests."""
 
     def close(self) -> list[str]:
-        """Do nothing: the environments end with the process, which is killed."""
-        return []
+        """Close the environments, each once; return one sentence for each that failed."""
+        complaints: list[str] = []
+        while self._envs:
+            env = self._envs.pop()
+            if any(env is other for other in self._envs):
+                continue
+            try:
+                getattr(env, "close", bool)()
+            except BaseException as error:  # the others must be closed all the same
+                complaints.append(f"closing {env!r} failed: {error!r}.")
+        return complaints

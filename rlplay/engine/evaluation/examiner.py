@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..acting.behaviour import Behaviour
+from ..concurrency.exceptions import add_note
 from ..concurrency.progress import SharedProgress
-from ..concurrency.service import ServiceProcess
+from ..concurrency.sendable import check_sendable
+from ..concurrency.service import PARTIAL, ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..concurrency.watchdog import Watchdog
 from ..core import BaseActorModule
 from ..envs.rows import Array
 from ..feed.options import home_of
 from ..memory.cuda import lane_between
+from ..remote.shared_fragment import SharedWeights
 from .evaluation_process import EvaluationService, EvaluationSpec
 
 __all__ = ["Examiner"]
@@ -41,19 +46,26 @@ class Examiner(Iterator[Array]):
         self._actor, self._timeout, self._closed = actor, timeout, False
         with torch.inference_mode(False):
             self._behaviour = Behaviour(actor, lane_between("cpu", "cpu", home_of(actor)))
+        name, copy = "the evaluation process", self._behaviour.to_send
         fd = new_memory(SharedProgress.SIZE)
         try:
             self._progress = SharedProgress(map_memory(fd))
-            name = "the evaluation process"
-            self._child = ServiceProcess(EvaluationService, self._behaviour.module, spec, name=name, memory_fd=fd)
+            self._child = ServiceProcess(EvaluationService, copy, spec, name=name, memory_fd=fd)
+        except Exception:
+            _check_sendable(spec, copy)
+            raise
         finally:
             os.close(fd)
-        self._finalizer = weakref.finalize(self, self._child.close, 0.0)
+        self._child.link.on_transfer = self._progress.note_transfer
+        # called when the examiner is garbage-collected and at the interpreter's exit; must not refer to the examiner
+        self._finalizer = weakref.finalize(self, _end_unreferenced, self._child, self._progress, os.getpid())
         try:
             self._receive(start_timeout)
+            self._shared = self._share_weights()
+            self._receive(timeout)
             self._start_evaluation()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._end_after(error)
             raise
 
     def __iter__(self) -> Examiner:
@@ -69,15 +81,30 @@ class Examiner(Iterator[Array]):
             self._start_evaluation()
         except KeyboardInterrupt:  # the evaluation goes on, so `next()` may be called again
             raise
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._end_after(error)
             raise
         return returns
 
     def close(self) -> None:
-        """End the process, without waiting for the evaluation under way. May be called more than once."""
+        """End the process: it closes its environments at the next step. May be called more than once.
+
+        If it does not end within a few seconds it is killed, with what it has started, and a RuntimeWarning says so.
+        """
+        self._close()
+
+    def _close(self) -> None:
+        for complaint in self._end():
+            warnings.warn(complaint, RuntimeWarning, stacklevel=3)
+
+    def _end_after(self, error: BaseException) -> None:
+        """End the process after an error, and add to the error, as notes, what went wrong in ending it."""
+        for complaint in self._end():
+            add_note(error, complaint)
+
+    def _end(self) -> list[str]:
         self._closed = True
-        self._finalizer()
+        return _end(self._child, self._progress) if self._finalizer.detach() is not None else []
 
     def __enter__(self) -> Examiner:
         """Return the examiner itself."""
@@ -85,17 +112,67 @@ class Examiner(Iterator[Array]):
 
     def __exit__(self, *exception: object) -> None:
         """Close the examiner."""
-        self.close()
+        self._close()
 
     def _start_evaluation(self) -> None:
+        """Write the weights into the shared memory, which the process has read, and request an evaluation."""
         with torch.inference_mode(False), torch.no_grad():
-            weights = self._behaviour.publish(self._actor).weights
-        self._child.request("play", weights)
+            snapshot = self._behaviour.publish(self._actor)
+            for shared, weight in zip(self._shared, snapshot.weights, strict=True):
+                shared.copy_(weight)
+        self._child.request("play", snapshot.plain)
+
+    def _share_weights(self) -> list[Tensor]:
+        """Allocate the memory that weights are passed in, and request that the process maps it."""
+        spec = SharedWeights([(tuple(x.shape), x.dtype) for x in self._behaviour.weights])
+        fd = new_memory(spec.size)
+        try:
+            self._child.request("share", spec, fds=[fd])
+            return spec.divide(torch.from_numpy(map_memory(fd)))
+        finally:
+            os.close(fd)
 
     def _receive(self, timeout: float) -> Any:
         """Wait for an answer for as long as there is progress."""
         watchdog = Watchdog(self._progress, timeout, lambda: f"{self._child.name}: {self._progress}")
-        while not self._child.wait_readable(watchdog.interval):
+        while True:
+            if self._child.wait_readable(watchdog.interval):
+                kind, value = self._child.receive()
+                if kind != PARTIAL:
+                    return value
             watchdog.check()
-        _, value = self._child.receive()
-        return value
+
+
+def _end(child: ServiceProcess, progress: SharedProgress) -> list[str]:
+    """Stop the evaluation at its next step and end the process; return what went wrong."""
+    progress.halt(True)
+    return child.close(doing=lambda: str(progress))
+
+
+def _end_unreferenced(child: ServiceProcess, progress: SharedProgress, pid: int) -> None:
+    """End the process of an examiner that was dropped without ``close()``."""
+    if os.getpid() != pid:
+        return  # a forked child has a copy of the memory, but the process is its parent's
+    for complaint in _end(child, progress):
+        warnings.warn(complaint, RuntimeWarning, stacklevel=2)
+
+
+def _check_sendable(spec: EvaluationSpec, actor: BaseActorModule) -> None:
+    """Raise TypeError if the factory or the actor cannot be pickled: then the process could not be started."""
+    check_sendable(
+        [
+            (
+                f"`factory` (which makes environments 0 to {spec.n_envs - 1})",
+                "`factory`",
+                spec.factory,
+                "Let it make what it needs when it is called, or evaluate with `evaluate`.",
+            ),
+            (
+                "`actor`",
+                "`actor`",
+                actor,
+                "Make it when the actor is first used, leave it out in `__getstate__`, or evaluate with `evaluate`.",
+            ),
+        ],
+        "the evaluation process",
+    )

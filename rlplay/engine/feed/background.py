@@ -45,8 +45,11 @@ class Background(Driver):
         try:
             self.collector = made.get(start_timeout)
         except TimedOut:
+            failure = TimeoutError(f"the collector has not started within {start_timeout:g} s: {progress}.")
             self._give_up()
-            raise TimeoutError(f"the collector has not started within {start_timeout:g} s: {progress}.") from None
+            for complaint in self.stop() if self._gate.closing_time else []:
+                add_note(failure, complaint)
+            raise failure from None
         except BaseException as error:
             for complaint in self.stop():
                 add_note(error, complaint)
@@ -86,21 +89,28 @@ class Background(Driver):
         return super().why_take_would_hang()
 
     def _give_up(self) -> None:
-        """Request that the collector ends, without waiting for it: it may be stuck."""
+        """Request that the collector ends, without waiting for it: it may be stuck. It ends its processes."""
         self.stalled = True
         self._request_end()
-        self._gate.give_up()
+        if not self._gate.closing_time:
+            self._gate.give_up()
 
     def _request_end(self) -> None:
         self._gate.close()
         self._tokens.close()
+
+    def _patience(self) -> float:
+        """Return the seconds that the thread has to end by itself."""
+        if self._gate.closing_time:  # it does not wait for the step under way, but for the end of its processes
+            return self.stop_timeout + self._gate.closing_time
+        return 0.0 if self.stalled and self._gate.can_give_up else self.stop_timeout
 
     def stop(self) -> list[str]:
         """Have the thread end before its next step, and wait for its end, though not for long."""
         self._request_end()
         if self._gate.is_inside():
             return []  # called by an environment, or by a finalizer that runs in such a thread: it cannot be waited for
-        self._thread.join(0 if self.stalled and self._gate.can_give_up else self.stop_timeout)
+        self._thread.join(self._patience())
         if self._thread.is_alive():
             self._gate.give_up()
             self._thread.join(self.stop_timeout)

@@ -105,7 +105,7 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
         progress, torch_context = Progress(), TorchContext.here(actor_device)
-        specs = _collector_specs(factory, behaviour.module, actor_device, torch_context.defaults, plan, options)
+        specs = _collector_specs(factory, behaviour.to_send, actor_device, torch_context.defaults, plan, options)
 
         def make_collector(gate: Gate) -> Collecting:
             collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
@@ -130,7 +130,7 @@ def _make_stepper(
     Called in the collector's thread, since environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
-    seeds = seeds_of(plan.seed, groups[-1].stop)
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
     if is_vector(sources[0]):
         return InlineStepper(VectorEnvironment(sources[0], seeds, entries, progress, final=plan.final), groups)
     if not options.workers:
@@ -152,7 +152,7 @@ def _collector_specs(
 ) -> list[CollectorSpec]:
     """Make the spec of each collector process. Environments and groups are numbered over all processes."""
     n_envs = options.n_actors * options.n_per_actor
-    seeds = seeds_of(plan.seed, n_envs)
+    seeds = seeds_of(plan.seed, n_envs, reseed=options.reseed)
     return [
         CollectorSpec(
             sources=[factory] * options.n_per_actor,

@@ -38,20 +38,20 @@ class BatchOfEpisodes(EnvironmentList):
         super().__init__(*args)
         self._batch_size, self._n_assigned = batch_size, 0
         self._episodes_left = [0] * self.n_envs
-        self._stuck = dict.fromkeys(range(self.n_envs), (False, False))
+        self._stopped = dict.fromkeys(range(self.n_envs), (False, False))
 
     def release(self) -> None:
         """Begin an episode in each environment that stands still and has episodes left to play.
 
         If all environments stand still and none has an episode left, first assign the episodes of the next batch.
         """
-        if len(self._stuck) == self.n_envs and not any(self._episodes_left):
+        if len(self._stopped) == self.n_envs and not any(self._episodes_left):
             for number in range(self._n_assigned, self._n_assigned + self._batch_size):
                 self._episodes_left[number % self.n_envs] += 1
             self._n_assigned += self._batch_size
-        for j in [j for j in self._stuck if self._episodes_left[j]]:
+        for j in [j for j in self._stopped if self._episodes_left[j]]:
             self._episodes_left[j] -= 1
-            del self._stuck[j]
+            del self._stopped[j]
 
 
 class _EndedEpisode(NamedTuple):

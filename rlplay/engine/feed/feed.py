@@ -127,7 +127,7 @@ class Feed(Iterator[Fragment]):
 
     def _fragment_of(self, delivery: Delivery) -> Fragment:
         """Return the fragment of a delivery, safe to read on the current stream, and count its steps and episodes."""
-        self._lane.wait(delivery.copied)  # copied -> read
+        self._lane.wait(delivery.copied)  # edge: copied -> read
         if delivery.home != self._lane.current:  # the user has changed the current stream since the ask
             self._lane.borrow((delivery.fragment, delivery.snapshot.weights))
         blank = delivery.fragment
@@ -145,7 +145,7 @@ class Feed(Iterator[Fragment]):
             return staged
         final = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), staged)
         self._lane.copy(final, staged)
-        self._lane.borrow(staged)  # read -> reuse
+        self._lane.borrow(staged)  # edge: read -> reuse
         return final
 
     def _end_after(self, error: BaseException) -> None:

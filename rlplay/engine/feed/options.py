@@ -32,8 +32,8 @@ class Options:
     Raises
     ------
     TypeError, ValueError
-        If a number is not an integer or is out of range, if a timeout is not positive, if ``n_per_batch`` is more than
-        ``n_actors``, or if ``start_method`` is unknown.
+        If a number is not an integer or is out of range, if ``reseed`` is no bool, if a timeout is not positive, or if
+        ``n_per_batch`` is more than ``n_actors``.
     """
 
     n_steps: int
@@ -45,6 +45,8 @@ class Options:
     sticky: bool = False
     final: bool = False
     compile: bool = False
+    reseed: bool = True
+    """Whether environments are reset with seeds at the call."""
     groups: int = 1
     workers: int = 0
     worker: str = "process"
@@ -54,7 +56,6 @@ class Options:
     """The number of environments in each collector process."""
     n_per_batch: int = 1
     """The number of collector processes whose parts make up one fragment."""
-    start_method: str | None = None
     threads: int = 1
     background: bool = False
     """True if a background thread collects, False if the thread that calls ``next()`` does."""
@@ -77,14 +78,10 @@ class Options:
             ("groups", 1),
         ):
             at_least(name, getattr(self, name), least)
+        if not isinstance(self.reseed, bool):
+            raise TypeError(f"`reseed` must be True or False, got {self.reseed!r}.")
         if self.n_per_batch > self.n_actors:
             raise ValueError(f"`n_per_batch` must be at most `n_actors`, {self.n_actors}, got {self.n_per_batch}.")
-        if self.start_method not in (None, "spawn"):
-            raise ValueError(
-                f"`start_method` must be 'spawn' or None, got {self.start_method!r}: processes are fresh interpreters, "
-                f"since a fork would copy threads, locks and CUDA halfway. (The caller's script is not run again in "
-                f"them.)"
-            )
 
 
 def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
@@ -124,7 +121,8 @@ def plan_for_processes(options: Options, factory: Any) -> Plan:
         If ``factory`` is no factory, or if the seed or the names of info entries are not as described.
     """
     if not is_factory(factory):
-        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
+        remedy = f"; write `lambda: gym.make({factory!r})`" if isinstance(factory, str) else ""
+        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}{remedy}.")
     return _plan(options, [slice(0, options.n_per_actor)])
 
 

@@ -14,6 +14,7 @@ import torch
 from ... import nested
 from ..acting.behaviour import Snapshot
 from ..acting.make import make_behaviour
+from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
@@ -22,6 +23,7 @@ from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule, Final, Fragment
 from ..envs.environment_list import EnvironmentList
+from ..envs.sent_spaces import send_spaces
 from ..memory.cuda import lane_between
 from ..stepping.inline import InlineStepper
 from .shared_fragment import SharedFragment, SharedFragmentSpec
@@ -33,7 +35,7 @@ class CollectorSpec(NamedTuple):
     """What a collector process is given at its start."""
 
     sources: list[Any]
-    seeds: list[int]
+    seeds: list[int | None]
     columns: slice
     """The columns of its environments among all environments of the feed."""
     actor: BaseActorModule
@@ -64,6 +66,8 @@ class Reply(NamedTuple):
     episodes: list[tuple[int, float, int]]
     """The fields of each Episode: bare tuples are pickled in half the time."""
     complaint: str
+    untold: list[str]
+    """The names of ``info`` that none of the process's environments has told so far."""
 
 
 class _RemoteGate:
@@ -92,12 +96,14 @@ class CollectorService:
         self._lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
         self._behaviour = make_behaviour(spec.actor, self._lane, compile=spec.compile)
         self._shared: SharedFragment | None = None
+        self._entries = spec.plan.entries
+        self._entries.leave_warning()
         spaces: list[Any] = []
 
         def make_stepper() -> InlineStepper:
             first = spec.columns.start
             envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=first)
-            spaces.append(envs.spaces)
+            spaces.append(send_spaces(envs.spaces))
             return InlineStepper(envs, spec.plan.groups)
 
         gate: Any = _RemoteGate(server, progress)
@@ -113,11 +119,11 @@ class CollectorService:
         """Map the memory that fragments and weights are passed in."""
         self._shared = spec.divide(torch.from_numpy(receive_memory(fd)))
 
-    def collect(self, version: int, modes: list[bool]) -> Reply:
+    def collect(self, version: int, modes: list[bool], plain: PlainChanges) -> Reply:
         """Collect a fragment into the shared memory, with the weights that are there now."""
         shared = self._shared
         assert shared is not None, "call `share` first"
-        token = Token(version, Snapshot(shared.weights, modes), shared.blank, None, self._lane.record())
+        token = Token(version, Snapshot(shared.weights, modes, plain), shared.blank, None, self._lane.record())
         delivery = self._collector.serve(token)
         self._progress.begin("waiting for the learner")
         finals = delivery.staged
@@ -126,7 +132,7 @@ class CollectorService:
         if isinstance(finals, Final):
             n_finals = len(finals.t)
             nested.map(lambda rows, x: rows[:n_finals].copy_(x), shared.final, finals)
-        return Reply(n_finals, delivery.steps, episodes, delivery.complaint)
+        return Reply(n_finals, delivery.steps, episodes, delivery.complaint, list(self._entries.untold))
 
     def run_short(self, head: bytes) -> None:
         """Do nothing: a collector process gets no short requests."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..collector.messages import Token
 from ..concurrency.progress import SharedProgress
+from ..concurrency.sendable import check_sendable
 from ..concurrency.service import ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..stepping.shares import name_environments
@@ -41,8 +42,12 @@ class CollectorProcess:
         try:
             self.progress = SharedProgress(map_memory(fd))
             self.service = ServiceProcess(CollectorService, spec, name=self.name, memory_fd=fd)
+        except Exception:
+            _check_sendable(spec)
+            raise
         finally:
             os.close(fd)
+        self.service.link.on_transfer = self.progress.note_transfer
         self.version: int | None = None
         self.reply: Reply | None = None
         self._shared: SharedFragment | None = None
@@ -71,8 +76,30 @@ class CollectorProcess:
         if weights:
             torch._foreach_copy_(weights, token.snapshot.weights)
         self.version = token.version
-        self.service.request("collect", token.version, token.snapshot.modes)
+        self.service.request("collect", token.version, token.snapshot.modes, token.snapshot.plain)
 
     def take_fragment(self) -> None:
         """Forget the reply: the fragment has been copied out of the shared memory."""
         self.version = self.reply = None
+
+
+def _check_sendable(spec: CollectorSpec) -> None:
+    """Raise TypeError if the factory or the actor cannot be pickled: then no process could be started."""
+    first, last = spec.columns.start, spec.columns.stop - 1
+    check_sendable(
+        [
+            (
+                f"`factory` (which makes environments {first} to {last})",
+                "`factory`",
+                spec.sources[0],
+                "Let it make what it needs when it is called, or collect with `threaded`.",
+            ),
+            (
+                "`actor`",
+                "`actor`",
+                spec.actor,
+                "Make it when the actor is first used, leave it out in `__getstate__`, or collect with `threaded`.",
+            ),
+        ],
+        "a collector process",
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..concurrency.child import Listener
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..concurrency.service import PAUSED
+from ..concurrency.service import PARTIAL, PAUSED, ServiceProcess
 from ..core import BaseActorModule, Episode, Final, Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_fragment
@@ -35,9 +36,6 @@ from .handle import CollectorProcess
 from .shared_fragment import SharedFragmentSpec
 
 __all__ = ["RemoteCollector"]
-
-_CLOSE_TIMEOUT = 3.0
-"""Seconds in which the processes have to close their environments. Less than closing a feed waits for the collector."""
 
 
 class RemoteCollector:
@@ -73,22 +71,20 @@ class RemoteCollector:
         self._processes: list[CollectorProcess] = []
         self._listener = Listener[CollectorProcess]()
         self._paused: set[CollectorProcess] = set()
-        self._made = False
-        """Whether all environments have been made. Before, a process does not look at the gate, and is killed."""
         self._copied: Any = None
         """The event behind the copies out of shared memory."""
         gate.on_give_up(self.kill)
         gate.on_change(self._on_gate_change)
+        gate.on_close(self._listener.allow_waking(), ServiceProcess.grace)
         try:
             for number, spec in enumerate(specs):
                 process = CollectorProcess(number, spec)
                 self._processes.append(process)
                 self._listener.add(process.service, process)
-                if gate.closed:  # the gate may have been closed before this process was in the list of those to kill
+                if gate.closed:
                     raise Closed
             progress.set_parts([(process.name, process.progress) for process in self._processes])
             check_equal_spaces([process.columns.start for process in self._processes], self._receive_one_each())
-            self._made = True
         except BaseException as error:
             for complaint in self.close():
                 add_note(error, complaint)
@@ -129,9 +125,9 @@ class RemoteCollector:
         lane, progress = self._lane, self._progress
         with torch.inference_mode(False), torch.no_grad(), lane.collecting():
             progress.begin("the hand-over")
-            lane.wait(token.asked)  # asked -> first write
+            lane.wait(token.asked)  # edge: asked -> first write
             lane.host_wait(token.asked)  # the host reads the snapshot
-            lane.host_wait(self._copied)  # copied -> refill
+            lane.host_wait(self._copied)  # edge: copied -> refill
             for process in self._processes:
                 if process.version is None:
                     process.start_fragment(token)
@@ -173,7 +169,11 @@ class RemoteCollector:
         steps, episodes = sum(reply.steps for reply in replies), self._order_episodes(taken, replies)
         for process in taken:
             process.take_fragment()
-        complaint = next((reply.complaint for reply in replies if reply.complaint), "")
+        for reply in replies:
+            self._plan.entries.keep_untold(reply.untold)
+        complaints = [reply.complaint for reply in replies if reply.complaint][:1]
+        complaints += [self._plan.entries.take_warning()] if episodes else []
+        complaint = "\n".join(filter(None, complaints))
         return Delivery(version, token.blank, staged, copied, token.home, token.snapshot, steps, episodes, complaint)
 
     def _stage_finals(self, taken: Sequence[CollectorProcess]) -> Final:
@@ -237,7 +237,7 @@ class RemoteCollector:
                 raise
             if kind == PAUSED:
                 self._paused.add(process)
-            else:
+            elif kind != PARTIAL:
                 answers.append((process, answer))
         progress.set_awaited(())
         return answers
@@ -245,15 +245,13 @@ class RemoteCollector:
     def _on_gate_change(self, shut: bool) -> None:
         for process in list(self._processes):
             process.progress.halt(shut)
-        if self._gate.closed and not self._made:
-            self.kill()
 
     def synchronize(self) -> None:
         """Wait until the current stream has finished the work that was launched on it."""
         self._lane.host_wait(self._lane.record())
 
     def kill(self) -> None:
-        """Kill the processes. May be called in any thread."""
+        """Kill the processes and their process groups. May be called in any thread."""
         for process in list(self._processes):
             process.service.kill()
 
@@ -268,12 +266,12 @@ class RemoteCollector:
         complaints: list[str] = []
         self._on_gate_change(True)
         for process in self._processes:
-            process.service.end_service()
-        deadline = monotonic() + _CLOSE_TIMEOUT
+            process.service.request_end()
+        deadline = monotonic() + ServiceProcess.grace
         for process in self._processes:
-            complaints += process.service.receive_complaints(deadline) or []
-            process.service.close()
+            complaints += process.service.close(deadline, doing=partial(str, process.progress))
+        self._listener.close()
         with self._lane.collecting():
-            self.synchronize()  # dropped -> released
+            self.synchronize()  # edge: dropped -> released
         self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
         return complaints

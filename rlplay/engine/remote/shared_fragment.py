@@ -15,7 +15,7 @@ from ..collector.messages import Plan
 from ..core import Final, Fragment
 from ..memory.layout import blank_fragment, blank_rows
 
-__all__ = ["SharedFragmentSpec", "SharedFragment"]
+__all__ = ["Allocator", "SharedFragment", "SharedFragmentSpec", "SharedWeights"]
 
 _ALIGNMENT = 64
 """Bytes of a cache line; every tensor begins at a multiple of it."""
@@ -44,15 +44,15 @@ class SharedFragmentSpec(NamedTuple):
     @property
     def size(self) -> int:
         """The size in bytes."""
-        allocator = _Allocator(None)
+        allocator = Allocator(None)
         self._allocate(allocator)
         return allocator.used
 
     def divide(self, memory: Tensor) -> SharedFragment:
         """Return the tensors as views of a uint8 tensor of ``size`` elements."""
-        return self._allocate(_Allocator(memory))
+        return self._allocate(Allocator(memory))
 
-    def _allocate(self, allocator: _Allocator) -> SharedFragment:
+    def _allocate(self, allocator: Allocator) -> SharedFragment:
         layout, plan, n_envs, weights = self
         blank = blank_fragment(layout, plan.n_steps, n_envs, allocator)
         final: Nested = ()
@@ -64,7 +64,26 @@ class SharedFragmentSpec(NamedTuple):
         return SharedFragment(blank, final, [allocator(*weight) for weight in weights])
 
 
-class _Allocator:
+class SharedWeights(NamedTuple):
+    """The shapes and dtypes of weights that lie in shared memory."""
+
+    forms: list[tuple[tuple[int, ...], torch.dtype]]
+
+    @property
+    def size(self) -> int:
+        """The size in bytes; at least 1, since no memory of size 0 can be mapped."""
+        allocator = Allocator(None)
+        for form in self.forms:
+            allocator(*form)
+        return max(1, allocator.used)
+
+    def divide(self, memory: Tensor) -> list[Tensor]:
+        """Return the weights as views of a uint8 tensor of ``size`` elements."""
+        allocator = Allocator(memory)
+        return [allocator(*form) for form in self.forms]
+
+
+class Allocator:
     """Allocates consecutive tensors from a block of memory; without one it only counts their bytes."""
 
     def __init__(self, memory: Tensor | None) -> None:

@@ -57,6 +57,7 @@ def rollout(
     device: Device = None,
     actor_device: torch.device | str | None = None,
     seed: int | None = None,
+    reseed: bool = True,
     info: Info = (),
 ) -> EpisodeFeed:
     """Collect lists of ``batch_size`` whole episodes, each when it is asked for.
@@ -75,7 +76,7 @@ def rollout(
     batch_size : int
         The number of episodes in a list. A multiple of the number of environments is best: otherwise some environments
         stand still while others play.
-    device, actor_device, seed, info
+    device, actor_device, seed, reseed, info
         As in :func:`rlplay.engine.rollout.threaded.rollout`.
 
     Returns
@@ -93,7 +94,7 @@ def rollout(
         raise ValueError("whole episodes need environments that can stand still: pass a list instead of a vector.")
     options = Options(
         n_steps=STEPS_PER_FRAGMENT, sticky=True, device=device, actor_device=actor_device, lag=0, seed=seed,
-        final=True, info=info,
+        reseed=reseed, final=True, info=info,
     )  # fmt: skip
     feed = open_feed(envs, actor, options, make_list=partial(BatchOfEpisodes, batch_size))
     return EpisodeFeed(feed, batch_size)

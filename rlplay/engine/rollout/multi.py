@@ -28,10 +28,10 @@ def rollout(
     actor_device: torch.device | str | None = None,
     lag: int = 1,
     seed: int | None = None,
+    reseed: bool = True,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
-    start_method: str | None = None,
     threads: int = 1,
     timeout: float = 60.0,
     start_timeout: float = 300.0,
@@ -52,7 +52,7 @@ def rollout(
         fragment, and in other columns. ``feed.version`` is then a tuple, with the number of the snapshot of each part.
         The weights of a part that took as long as ``m`` fragments are at most
         ``lag + m + ceil(n_actors / n_per_batch)`` asks old at its delivery.
-    factory, actor, n_steps, sticky, device, actor_device, lag, seed, final, info, compile, start_method, threads
+    factory, actor, n_steps, sticky, device, actor_device, lag, seed, reseed, final, info, compile, threads
         As for :func:`rlplay.engine.rollout.single.rollout`.
     timeout, start_timeout : float
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
@@ -66,7 +66,7 @@ def rollout(
     options = Options(
         n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
-        actor_device=actor_device, lag=lag, seed=seed, final=final, info=info, compile=compile,
-        start_method=start_method, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
+        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, final=final, info=info, compile=compile,
+        threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

@@ -25,6 +25,7 @@ def rollout(
     lag: int = 0,
     groups: int = 1,
     seed: int | None = None,
+    reseed: bool = True,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -37,6 +38,6 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        final=final, info=info, compile=compile,
+        reseed=reseed, final=final, info=info, compile=compile,
     )  # fmt: skip
     return open_feed(envs, actor, options)

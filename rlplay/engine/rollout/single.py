@@ -26,10 +26,10 @@ def rollout(
     actor_device: torch.device | str | None = None,
     lag: int = 1,
     seed: int | None = None,
+    reseed: bool = True,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
-    start_method: str | None = None,
     threads: int = 1,
     timeout: float = 60.0,
     start_timeout: float = 300.0,
@@ -38,20 +38,17 @@ def rollout(
 
     With equal ``lag``, ``seed`` and number of torch threads the fragments are, bit for bit, those of ``same``.
     Environments and behaviour copy are both in the other process, so that collection never holds the interpreter lock
-    of the learner's process.
+    of the learner's process. That process is a fresh interpreter, in which the caller's script is not run again.
 
     Parameters
     ----------
     factory : callable, optionally taking ``seed``
         Makes an environment; called ``n_envs`` times, in the other process. It is sent by value (cloudpickle), so it
         may be a lambda, or use names defined in a notebook.
-    actor, n_steps, sticky, device, lag, seed, final, info, compile, timeout, start_timeout
+    actor, n_steps, sticky, device, lag, seed, reseed, final, info, compile, timeout, start_timeout
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
     actor_device : torch.device, optional
         The device of the behaviour copy in the other process; by default the CPU.
-    start_method : str, optional
-        ``"spawn"`` or None, which mean the same: the process is a fresh interpreter. The caller's script is not run
-        again in it.
     threads : int
         The number of threads that torch uses in the process.
 
@@ -64,7 +61,7 @@ def rollout(
     at_least("n_envs", n_envs, 1)
     options = Options(
         n_steps=n_steps, n_per_actor=n_envs, sticky=sticky, device=device, actor_device=actor_device, lag=lag,
-        seed=seed, final=final, info=info, compile=compile, start_method=start_method, threads=threads,
+        seed=seed, reseed=reseed, final=final, info=info, compile=compile, threads=threads,
         background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

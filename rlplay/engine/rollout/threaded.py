@@ -25,6 +25,7 @@ def rollout(
     lag: int = 1,
     groups: int = 1,
     seed: int | None = None,
+    reseed: bool = True,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -69,12 +70,17 @@ def rollout(
         its own.
     seed : int, optional
         Seeds environments and actions. By default drawn from torch's global generator.
+    reseed : bool
+        If False, environments are reset without a seed, and factories are given none, so that environments keep the
+        random state that you gave them. ``seed`` is then that of the actions alone.
     final : bool
         If True, ``env.final`` holds the true last observation of each episode, and the actor's reaction to it.
     info : tuple of names, or dict of names to dtypes or example arrays
         The entries of the environments' info dicts to deliver in ``env.info``. In a tuple, each name is a float32
         scalar, NaN where the entry is absent. In a dict, each entry has the given dtype or the dtype and shape of the
-        example array; absent entries are NaN, 0 or False. A dotted name reaches into nested dicts.
+        example array; absent entries are NaN, 0 or False. A dotted name reaches into nested dicts,
+        named tuples and sequences: ``"episode.r"``, ``"pos.x"``, ``"legs.0"``. If an episode has ended and no
+        environment has told a name yet, a RuntimeWarning names it, once.
     compile : bool
         If True, compile the step of a behaviour copy on the host, or capture the step of one on CUDA.
 
@@ -121,7 +127,7 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        final=final, info=info, compile=compile, workers=workers, worker=worker,
+        reseed=reseed, final=final, info=info, compile=compile, workers=workers, worker=worker,
         background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_feed(envs, actor, options)

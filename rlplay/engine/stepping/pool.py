@@ -22,9 +22,6 @@ from .worker import EnvironmentSpec
 
 __all__ = ["StepResult", "Worker", "WorkerPool"]
 
-_CLOSE_TIMEOUT = 3.0
-"""Seconds in which the workers have to close their environments. Less than closing a feed waits for the collector."""
-
 
 class StepResult(NamedTuple):
     """The result of one worker's step."""
@@ -72,6 +69,9 @@ class WorkerPool(ABC, Generic[W]):
     obs, act, turns
         As those of any :class:`~rlplay.engine.stepping.stepper.Stepper`.
     """
+
+    close_timeout = 3.0
+    """Seconds in which the workers have to close their environments and end."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class WorkerPool(ABC, Generic[W]):
 
     def close(self) -> list[str]:
         """Close the environments in the workers and end the workers; kill processes that do not end in time."""
-        deadline = monotonic() + _CLOSE_TIMEOUT
+        deadline = monotonic() + self.close_timeout
         for worker in self._workers:
             worker.request_end()
         return [complaint for worker in self._workers for complaint in worker.close(deadline)]

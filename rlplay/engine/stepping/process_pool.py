@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from ..concurrency.child import Listener
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..concurrency.service import DONE, ServiceProcess
+from ..concurrency.sendable import check_sendable
+from ..concurrency.service import DONE, PARTIAL, ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..envs.info import Entries
 from ..envs.rows import Array, Episode
@@ -40,16 +40,18 @@ class _ProcessWorker(Worker):
         set_up: Callable[[], None] | None,
     ) -> None:
         """Start the process, and share ``memory`` with it, whose file descriptor is ``memory_fd``."""
-        super().__init__(number, shares, memory.progress(number))
+        progress = memory.progress(number)
+        super().__init__(number, shares, progress)
         self._memory = memory
         self._slots: list[SlotViews] = []
         self._requested: deque[tuple[int, Step]] = deque()
         spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs, set_up)
         try:
             self.process = ServiceProcess(WorkerService, spec, name=self.name, memory_fd=memory_fd)
-        except Exception as error:
-            self._check_factories(error)
+        except Exception:
+            self._check_factories()
             raise
+        self.process.link.on_transfer = progress.note_transfer
 
     def attach(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
         """Request that the worker maps the slots and writes the very first row."""
@@ -62,10 +64,10 @@ class _ProcessWorker(Worker):
         self.process.request_short(pack_step(share, step))
 
     def receive(self) -> Any:
-        """Wait for the next answer; raise what the worker raised, or RuntimeError if it has died."""
+        """Receive the next answer, or return ``PARTIAL``; raise what the worker raised, or RuntimeError if it died."""
         kind, value = self.process.receive()
         if kind != DONE:
-            return value
+            return PARTIAL if kind == PARTIAL else value
         return self._read_step(*self._requested.popleft()) if self._requested else None
 
     def _read_step(self, share: int, step: Step) -> StepResult:
@@ -77,33 +79,24 @@ class _ProcessWorker(Worker):
         return StepResult(share, step.t, ended, episodes)
 
     def kill(self) -> None:
-        """Kill the process."""
+        """Kill the process and its process group."""
         self.process.kill()
 
     def request_end(self) -> None:
         """Request that the worker closes its environments and ends."""
-        self.process.end_service()
+        self.process.request_end()
 
     def close(self, deadline: float) -> list[str]:
-        """Wait for the worker's end; kill it at the deadline."""
-        complaints = self.process.receive_complaints(deadline)
-        if complaints is None:
-            self.process.kill()
-            complaints = [f"{self.name} has not closed its environments in time, and was killed."]
-        self.process.close()
-        return complaints
+        """Wait for the worker's end; kill it, with what it has started, at the deadline."""
+        return self.process.close(deadline, doing=lambda: str(self.progress))
 
-    def _check_factories(self, error: Exception) -> None:
+    def _check_factories(self) -> None:
         """Raise TypeError if a factory cannot be pickled, which is then why the process could not be started."""
+        remedy = "Let the factory make what it needs when it is called, or use `worker='thread'`."
         for share in self.shares:
             for j, source in enumerate(share.sources, share.columns.start):
-                try:
-                    cloudpickle.dumps(source)
-                except Exception:
-                    raise TypeError(
-                        f"the factory of environment {j} cannot be sent to a worker process ({error}): let it make "
-                        "what it needs when it is called, or use `worker='thread'`."
-                    ) from error
+                name = f"the factory of environment {j}"
+                check_sendable([(name, "the factory", source, remedy)], "a worker process")
 
 
 class ProcessPool(WorkerPool[_ProcessWorker]):
@@ -137,13 +130,17 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         self._slot_fds: list[int] = []
         self._set_up = set_up
         self._listener = Listener[_ProcessWorker]()
+        self._entries = entries
+        self.close_timeout = ServiceProcess.grace
+        gate.on_close(self._listener.allow_waking(), self.close_timeout)
         super().__init__(shares_by_worker, entries, groups, progress, gate)
 
     def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ProcessWorker]:
         n_workers, n_envs = len(shares_by_worker), self.n_envs
-        fd = new_memory(PoolMemory.size(n_workers, n_envs))
+        size = n_workers, n_envs, len(entries.entries)
+        fd = new_memory(PoolMemory.size(*size))
         try:
-            memory = PoolMemory(map_memory(fd), n_workers, n_envs)
+            self._memory = memory = PoolMemory(map_memory(fd), *size)
             for number, shares in enumerate(shares_by_worker):
                 worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, memory, fd, self._set_up)
                 self._listener.add(worker.process, worker)
@@ -160,11 +157,20 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         found = []
         for worker in self._listener.wait():
             try:
-                found.append((worker, worker.receive()))
+                answer = worker.receive()
             except BaseException:
                 self._set_failed(worker)
                 raise
+            if answer is not PARTIAL:
+                found.append((worker, answer))
         return found
+
+    def episodes(self) -> list[Episode]:
+        """Return the episodes that ended since the last call; note which entries of infos have been told until now."""
+        if self._entries.untold:
+            told = zip(self._entries.entries, self._memory.told.tolist(), strict=True)
+            self._entries.keep_untold([entry.name for entry, is_told in told if not is_told])
+        return super().episodes()
 
     def memory(self, size: int) -> Array:
         """Allocate ``size`` bytes for a slot, shared with the processes."""
@@ -174,6 +180,7 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
     def close(self) -> list[str]:
         """Close the environments in the workers and end the workers; kill processes that do not end in time."""
         self._close_fds()
+        self._listener.close()
         return super().close()
 
     def _close_fds(self) -> None:

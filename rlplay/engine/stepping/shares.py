@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..concurrency.exceptions import add_note
@@ -10,6 +11,7 @@ from ..concurrency.progress import Progress
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
 from ..envs.rows import Episode, OutcomeRow, StateRow
+from ..envs.sent_spaces import SentSpace
 from ..envs.spaces import equal_spaces
 from .stepper import Step
 
@@ -31,7 +33,7 @@ class Share(NamedTuple):
     """Their columns among all environments of the feed."""
     sources: Sequence[Any]
     """Environments or factories."""
-    seeds: Sequence[int]
+    seeds: Sequence[int | None]
 
 
 class ShareStepper:
@@ -90,7 +92,7 @@ def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
 
 
 def split_into_shares(
-    sources: Sequence[Any], seeds: Sequence[int], groups: Sequence[slice], n_workers: int
+    sources: Sequence[Any], seeds: Sequence[int | None], groups: Sequence[slice], n_workers: int
 ) -> list[list[Share]]:
     """Split each group among the workers, as evenly as possible; return the shares of each worker.
 
@@ -118,7 +120,8 @@ def check_equal_spaces(firsts: Sequence[int], spaces: Sequence[tuple[Any, Any]])
     firsts : sequence of int
         For each part, the index of its first environment.
     spaces : sequence of tuples
-        For each part, the observation space and the action space of its environments.
+        For each part, the observation space and the action space of its environments: all as they are, or all as
+        :class:`~rlplay.engine.envs.sent_spaces.SentSpace`.
 
     Raises
     ------
@@ -127,7 +130,8 @@ def check_equal_spaces(firsts: Sequence[int], spaces: Sequence[tuple[Any, Any]])
     """
     for first, others in zip(firsts, spaces, strict=True):
         for name, expected, found in zip(("observation_space", "action_space"), spaces[0], others, strict=True):
-            if not equal_spaces(expected, found):
+            equal = expected.equals if isinstance(expected, SentSpace) else partial(equal_spaces, expected)
+            if not equal(found):
                 raise ValueError(
                     f"environments of one feed must have equal spaces: environment {first} has the {name} {found}, "
                     f"environment 0 has {expected}."

@@ -17,6 +17,7 @@ from ..concurrency.service import HEAD_SIZE, SHORT, Server
 from ..concurrency.shared_memory import receive_memory
 from ..envs.info import Entries
 from ..envs.rows import Array, SlabLayout, view_rows
+from ..envs.sent_spaces import send_spaces
 from .shares import Share, close_shares, open_shares
 from .stepper import Step
 
@@ -52,26 +53,28 @@ class EnvironmentSpec(NamedTuple):
     obs: Nested
     act: Nested
     spaces: tuple[object, object]
+    """As they are, or as :class:`~rlplay.engine.envs.sent_spaces.SentSpace` if a worker process sends them."""
 
 
 class PoolMemory:
     """Memory that the collector's process shares with all worker processes.
 
-    It has the progress of each worker, and the length and return of the last episode of each environment. A worker
-    writes these before it answers; the collector reads them after the answer, except for the progress, which may be
-    read at any time.
+    It has the progress of each worker, the length and return of the last episode of each environment, and for each
+    entry of the infos whether an environment has told it. A worker writes these before it answers; the collector reads
+    them after the answer, except for the progress, which may be read at any time.
     """
 
-    def __init__(self, memory: Array, n_workers: int, n_envs: int) -> None:
-        size = n_workers * SharedProgress.SIZE
+    def __init__(self, memory: Array, n_workers: int, n_envs: int, n_entries: int) -> None:
+        size, end = n_workers * SharedProgress.SIZE, self.size(n_workers, n_envs, n_entries)
         self._progresses = memory[:size].reshape(n_workers, SharedProgress.SIZE)
-        self.length, self.ret = memory[size : self.size(n_workers, n_envs)].view(np.int64).reshape(2, n_envs)
+        self.length, self.ret = memory[size : end - n_entries].view(np.int64).reshape(2, n_envs)
         self.ret = self.ret.view(np.float64)
+        self.told = memory[end - n_entries : end]
 
     @staticmethod
-    def size(n_workers: int, n_envs: int) -> int:
+    def size(n_workers: int, n_envs: int, n_entries: int) -> int:
         """Return the size in bytes."""
-        return n_workers * SharedProgress.SIZE + 2 * 8 * n_envs
+        return n_workers * SharedProgress.SIZE + 2 * 8 * n_envs + n_entries
 
     def progress(self, number: int) -> SharedProgress:
         """Return the progress of a worker: its own process writes it, the collector's process reads it."""
@@ -84,10 +87,11 @@ class WorkerService:
     def __init__(self, server: Server, spec: WorkerSpec) -> None:
         if spec.set_up is not None:
             spec.set_up()
-        self._memory = PoolMemory(server.memory, spec.n_workers, spec.n_envs)
+        self._memory = PoolMemory(server.memory, spec.n_workers, spec.n_envs, len(spec.entries.entries))
+        self._entries, self._n_untold = spec.entries, len(spec.entries.untold)
         self._shares = open_shares(spec.shares, spec.entries, self._memory.progress(spec.number))
         made = [share.environments for share in self._shares]
-        self.introduction = [EnvironmentSpec(one.obs, one.act, one.spaces) for one in made]
+        self.introduction = [EnvironmentSpec(one.obs, one.act, send_spaces(one.spaces)) for one in made]
 
     def attach(self, slab_layout: SlabLayout, *fds: int) -> None:
         """Map the slots, which are shared memory, and write the very first row into the first slot."""
@@ -101,6 +105,10 @@ class WorkerService:
         _, episodes = self._shares[number].step(Step(slot, t, bool(final), bool(sticky)))
         for episode in episodes:
             self._memory.ret[episode.env], self._memory.length[episode.env] = episode.ret, episode.length
+        if len(self._entries.untold) != self._n_untold:
+            self._n_untold = len(self._entries.untold)
+            for k, entry in enumerate(self._entries.entries):
+                self._memory.told[k] |= entry.name not in self._entries.untold
 
     def close(self) -> list[str]:
         """Close the environments; return what went wrong."""

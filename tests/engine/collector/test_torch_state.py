@@ -39,7 +39,7 @@ class Reports:
     """Observes the settings under which it was made, and those of the latest call; its rewards are those as well."""
 
     observation_space, action_space = Box(-9, 9, (14,), np.float64), Discrete(2)
-    metadata, spec = {}, None  # noqa: RUF012 -- gym's vector environments look at them
+    metadata, spec = {}, None
 
     def __init__(self):
         self.made, self.t = settings(), 0

@@ -16,6 +16,7 @@ from rlplay.algo import returns
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import CountingActor, LedgerEnv
+from tests.support.rows import untold
 
 N_ENVS = 3
 
@@ -77,6 +78,7 @@ def test_the_loop_of_the_readme_runs_over_stock_environments(engine, library, na
     assert all(episode.ret == episode.length for episode in ended)
 
 
+@untold
 @libraries
 def test_a_stock_environment_gives_what_it_gives_when_stepped_by_hand(library):
     gym = pytest.importorskip(library)

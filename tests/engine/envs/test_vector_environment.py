@@ -17,6 +17,7 @@ from rlplay.engine.rollout import same, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import ACTIONS, CountingActor, LedgerEnv
 from rlplay.zoo.actors import ActorCritic
+from tests.support.rows import untold
 
 N_ENVS = 3
 ZEROS = np.zeros((2, 6), np.float32)
@@ -115,6 +116,7 @@ def check_against_list(
 # --- equal to the list of the parts -----------------------------------------------------------------------------------
 
 
+@untold
 @pytest.mark.parametrize("groups", [1, 2])
 @engines
 @of_every_kind
@@ -122,6 +124,7 @@ def test_a_vector_environment_gives_the_fragments_of_the_list_of_its_parts(kind,
     check_against_list(kind, ledgers(kind), CountingActor(), 7, engine=engine, groups=groups, info=ENTRIES)
 
 
+@untold
 @pytest.mark.parametrize("form", ["dict", "pair", "scalar", "discrete"])
 @of_every_kind
 def test_observations_of_a_vector_environment_may_be_of_any_form(kind, form):
@@ -160,6 +163,7 @@ def test_a_vector_environment_may_overwrite_its_arrays(kind, reuse):
     assert_equal(got, expected)
 
 
+@untold
 @of_every_kind
 def test_parts_of_a_vector_environment_may_live_in_processes(kind):
     check_against_list(kind, ledgers(kind, form="dict"), CountingActor(), 9, how="Async", info=ENTRIES)

@@ -8,7 +8,6 @@ eager step, bit for bit. Virtual steps, of which there are few, run eagerly.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,8 +19,10 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
-from ..behaviour import Behaviour, Snapshot, global_generator_kept
+from ..behaviour import Behaviour, Snapshot
+from ..copying.copy_actor import copy_actor
 from ..group import Group
+from ..torch_context import global_generator_kept
 from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
@@ -160,7 +161,7 @@ class CapturedBehaviour(Behaviour):
             torch._foreach_copy_(rows[: len(acts)], acts, non_blocking=True)
 
     def _return_buffers(self) -> bool:
-        """Copy what eager steps left in buffers to the addresses of captured steps.
+        """Copy tensors that eager steps have assigned to buffers to the addresses of captured steps.
 
         Returns
         -------
@@ -191,8 +192,8 @@ class CapturedBehaviour(Behaviour):
     def _copy_module(self) -> tuple[BaseActorModule, torch.Generator]:
         """Copy the module, with a generator of its own; ``to`` makes the weights of recurrent layers contiguous."""
         generator = torch.Generator(self._lane.actor_device).manual_seed(0)
-        twin = copy.deepcopy(self._module, {id(self._drawn_from): generator})
-        return twin.to(self._lane.actor_device), generator
+        device = self._lane.actor_device
+        return copy_actor(self._module, device, {id(self._drawn_from): generator}).module, generator
 
     def _check_step(self, modes: Modes) -> None:
         """Check whether a captured step would do in these modes what the eager one does; note why not."""

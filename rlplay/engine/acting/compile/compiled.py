@@ -7,7 +7,6 @@ the eager one up to rounding, and gives the very same numbers in every engine. T
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -21,9 +20,12 @@ from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane
 from ..behaviour import Behaviour, Snapshot
+from ..copying.copy_actor import copy_actor
 from ..group import Group
+from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes
 from ..torch_context import TorchContext
 from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
+from .attribute_reads import AttributeReads, Variant, advise_buffer, is_unread, values_of
 from .graph import StepGraph, make_graph
 from .inductor import Program, copy_all
 from .step_checks import (
@@ -37,6 +39,7 @@ from .step_checks import (
     no_foreign_draws,
     set_modes,
 )
+from .workspace import Workspace
 
 __all__ = ["CompiledBehaviour"]
 
@@ -51,16 +54,19 @@ class CompiledBehaviour(Behaviour):
             "parameter": [weight.detach() for weight in self._module.parameters()],
             "buffer": list(self._module.buffers()),
         }
-        self._twin = copy.deepcopy(self._module)
+        self._twin = copy_actor(self._module, lane.actor_device).module
         self._twin_places = weight_places(self._twin)
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
         self._probed = False  # once True, a warning is given at once rather than at the call
-        self._workspaces: dict[int, _Workspace] = {}  # by the number of the group
+        self._workspaces: dict[int, Workspace] = {}  # by the number of the group
         # the following are by the width of the group, and whether the step is virtual; empty where the step is eager
-        self._graphs: dict[Modes, dict[tuple[int, bool], StepGraph]] = {}
+        self._graphs: dict[Variant, dict[tuple[int, bool], StepGraph]] = {}
         self._active_programs: dict[tuple[int, bool], Program] = {}
         self._programs: dict[str, Program] = {}  # by the key of the graph
-        self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
+        self._refusals: dict[Variant, str] = {}  # why the step runs eagerly in this variant
+        self._reads = AttributeReads()
+        self._latest: dict[Modes, tuple[Variant, PlainChanges]] = {}
+        self._eager_for_ever = False
 
     def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
         """Run the actor on the first row, as the base class does, and compile its step."""
@@ -75,31 +81,35 @@ class CompiledBehaviour(Behaviour):
                 torch.empty((1, group.width, *leaf.shape), dtype=leaf.dtype, device="cpu")
                 for leaf in nested.leaves(info)
             ]
-            self._workspaces[group.number] = _Workspace(part, group.hx, rows)
+            self._workspaces[group.number] = Workspace(part, group.hx, rows)
         present = tuple(module.training for module in self._modules.values())
         try:
             with no_foreign_draws():
                 for modes in dict.fromkeys([present, (True,) * len(present), (False,) * len(present)]):
-                    self._trace_all(modes)
+                    self._trace_all((modes, ()))
         except NoGraph as error:
-            self._refuse_all_modes(str(error))
-        self._compile_in(present)
+            self._refuse_all_variants(str(error))
+        self._compile_in(present, NO_CHANGES)
         self._probed = True
         return info, hx
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Use these weights and modes from now on."""
         super().adopt(snapshot)
-        self._lane.launch(partial(self._activate, tuple(snapshot.modes)))
+        self._lane.launch(partial(self._activate, tuple(snapshot.modes), snapshot.plain))
 
     def publish(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights, and compile the step if its modes are new, which takes seconds.
+        """Take a snapshot of the learner's weights, and compile the step if it is another one, which takes seconds.
+
+        It is if the modes are new, or if a plain attribute has changed that the step reads.
 
         Compiling happens here, in the learner's thread, since the compiler saves and restores the global generator.
         """
         snapshot = super().publish(actor)
         with self._torch_context.applied():
-            self._compile_in(tuple(snapshot.modes))
+            warning = self._compile_in(tuple(snapshot.modes), snapshot.plain)
+        if warning:
+            warnings.warn(warning, RuntimeWarning, stacklevel=2)
         return snapshot
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
@@ -158,45 +168,90 @@ class CompiledBehaviour(Behaviour):
             copy_all(workspace.hx_leaves, nested.leaves(group.hx))
             group.hx = workspace.hx
 
-    def _activate(self, modes: Modes) -> None:
+    def _activate(self, modes: Modes, plain: PlainChanges) -> None:
         """Select the programs for these modes, and let them recompute what depends on the weights alone."""
-        self._compile_in(modes)  # no work left, unless the snapshot was published in another process
-        self._active_programs = {at: self._programs[graph.key] for at, graph in self._graphs[modes].items()}
+        warning = self._compile_in(modes, plain)  # no work left, unless the snapshot was published in another process
+        self._pending_warning = self._pending_warning or warning
+        graphs = self._graphs[self._variant(modes, plain)]
+        self._active_programs = {at: self._programs[graph.key] for at, graph in graphs.items()}
         for program in {id(program): program for program in self._active_programs.values()}.values():
             program.update_derived()
 
-    def _compile_in(self, modes: Modes) -> None:
-        """Trace and compile the step in these modes, unless that is done already or has failed."""
-        if modes not in self._graphs:
-            self._trace_all(modes)
+    def _variant(self, modes: Modes, plain: PlainChanges) -> Variant:
+        return modes, values_of(plain, self._reads.unread(modes))
+
+    def _compile_in(self, modes: Modes, plain: PlainChanges) -> str:
+        """Trace and compile the step in these modes, unless that is done already or has failed; return a warning."""
+        variant, warning = self._variant(modes, plain), ""
+        if variant not in self._graphs:
+            if plain.changes:
+                apply_changes(dict(self._twin.named_modules()), plain, 0)
+            self._trace_all(variant)
+            warning = self._note_reads(variant, plain)
+            variant = self._variant(modes, plain)
+        if self._latest.get(modes, (None, NO_CHANGES))[1].number <= plain.number:
+            self._latest[modes] = variant, plain
         try:
-            for graph in self._graphs[modes].values():
+            for graph in self._graphs[variant].values():
                 if graph.key not in self._programs:
                     self._programs[graph.key] = Program(graph, self._weights_by_kind)
         except Exception as error:
             why = f"compiling it failed with {describe_error(error)}"
             if self._probed:
-                self._graphs[modes], self._refusals[modes] = {}, why
+                self._graphs[variant], self._refusals[variant] = {}, why
             else:
-                self._refuse_all_modes(why)
-        self._report()
+                self._refuse_all_variants(why)
+        return warning or self._report()
 
-    def _trace_all(self, modes: Modes) -> None:
-        """Trace the step in these modes, for each width of a group, virtual and not; note why if that fails."""
-        self._graphs[modes] = {}
+    def _note_reads(self, variant: Variant, plain: PlainChanges) -> str:
+        """Compare a new variant of the step with the latest one in these modes.
+
+        Notes attributes that the step does not read, and steps eagerly if changes of an attribute have altered it too
+        often. Returns a warning, or an empty string.
+        """
+        modes = variant[0]
+        before, seen = self._latest.get(modes, ((modes, ()), NO_CHANGES))
+        keys = _keys(self._graphs.get(before, {}))
+        changed = self._reads.changed_since(modes, plain, seen) if keys else []
+        if keys == _keys(self._graphs[variant]):
+            unread = {name for name in changed if is_unread(self._twin, name, lambda: self._traced_keys(modes) == keys)}
+            graphs = {self._reads.without(at, modes, unread): found for at, found in self._graphs.items()}
+            self._graphs = graphs | self._graphs
+            self._reads.note_unread(modes, unread)
+        often = self._reads.count(changed, altered=keys != _keys(self._graphs[variant]))
+        if not often:
+            return ""
+        self._eager_for_ever = True
+        self._graphs[variant], self._refusals[variant] = {}, "a plain attribute of it changes often"
+        self.eager_because = advise_buffer(often, "from now on")
+        return self.eager_because
+
+    def _traced_keys(self, modes: Modes) -> list[Any]:
+        """Trace the step as the twin is now; return the keys of the graphs."""
+        with torch.random.fork_rng([]):
+            return _keys(self._traced(modes))
+
+    def _trace_all(self, variant: Variant) -> None:
+        """Trace the step in one variant, for each width of a group, virtual and not; note why if that fails."""
+        self._graphs[variant] = {}
+        if self._eager_for_ever:
+            return
         try:
             with torch.random.fork_rng([]):
-                self._graphs[modes] = {
-                    (workspace.width, virtual): self._trace(workspace, modes, virtual=virtual)
-                    for workspace in {workspace.width: workspace for workspace in self._workspaces.values()}.values()
-                    for virtual in (False, True)
-                }
+                self._graphs[variant] = self._traced(variant[0])
         except NoGraph as error:
-            self._refusals[modes] = str(error)
+            self._refusals[variant] = str(error)
         except Exception as error:
-            self._refusals[modes] = f"tracing it failed with {describe_error(error)}"
+            self._refusals[variant] = f"tracing it failed with {describe_error(error)}"
 
-    def _trace(self, workspace: _Workspace, modes: Modes, *, virtual: bool) -> StepGraph:
+    def _traced(self, modes: Modes) -> dict[tuple[int, bool], StepGraph]:
+        return {
+            (workspace.width, virtual): self._trace(workspace, modes, virtual=virtual)
+            for workspace in {workspace.width: workspace for workspace in self._workspaces.values()}.values()
+            for virtual in (False, True)
+        }
+
+    def _trace(self, workspace: Workspace, modes: Modes, *, virtual: bool) -> StepGraph:
         """Check one kind of step in trial runs, and trace it."""
         twin, noise = self._twin, ReplayedNoise()
         set_modes(twin, modes)
@@ -209,7 +264,7 @@ class CompiledBehaviour(Behaviour):
         n_read = len(inputs) - len(workspace.rows)
         return make_graph(step, inputs, n_read, list(twin.parameters()), list(twin.buffers()), noise)
 
-    def _step_twin(self, workspace: _Workspace, virtual: bool, *inputs: Tensor) -> None:
+    def _step_twin(self, workspace: Workspace, virtual: bool, *inputs: Tensor) -> None:
         """Run a step of the twin; write answers, recurrent state and changed buffers in place."""
         state, hx, rows = workspace.split_inputs(inputs)
         act, new_hx, info = self._twin.step(*state, hx=workspace.hx_structure.unflatten(hx), virtual=virtual)
@@ -232,52 +287,19 @@ class CompiledBehaviour(Behaviour):
         for (target, _), value in zip(pairs, values, strict=True):
             target.copy_(value)
 
-    def _refuse_all_modes(self, why: str) -> None:
-        """Step eagerly in all modes met so far."""
-        self._graphs = {modes: {} for modes in self._graphs}
+    def _refuse_all_variants(self, why: str) -> None:
+        """Step eagerly in all variants met so far."""
+        self._graphs = {variant: {} for variant in self._graphs}
         self._refusals = dict.fromkeys(self._graphs, why)
 
-    def _report(self) -> None:
-        """Warn once that the step runs eagerly: at the call, or at once if that is only found out later."""
-        if self._refusals and not self.eager_because:
-            modes, why = next(iter(self._refusals.items()))
-            self.eager_because = eager_warning(modes, why, always=self._refusals.keys() == self._graphs.keys())
-            if self._probed:
-                warnings.warn(self.eager_because, RuntimeWarning, stacklevel=2)
+    def _report(self) -> str:
+        """Note once that the step runs eagerly; return it as a warning if it is found out only after the call."""
+        if not self._refusals or self.eager_because:
+            return ""
+        (modes, _), why = next(iter(self._refusals.items()))
+        self.eager_because = eager_warning(modes, why, always=self._refusals.keys() == self._graphs.keys())
+        return self.eager_because if self._probed else ""
 
 
-class _Workspace:
-    """The recurrent state of a group at fixed addresses, and memory for results that are not kept.
-
-    Attributes
-    ----------
-    state : State of tensors, ``(1, b, ...)``
-        An example row, to trace with.
-    width : int
-        ``b``, the number of environments in the group.
-    hx, hx_leaves, hx_structure : nested tensors, list of their leaves, and their structure, ``(L, b, ...)``
-        The recurrent state, which compiled steps advance.
-    virtual_hx_leaves : list of tensors, ``(L, b, ...)``
-        A copy of the recurrent state, which virtual steps advance.
-    acts, infos, rows : lists of tensors, ``(1, b, ...)``
-        Memory for the leaves of an action, for those of an info, and both together.
-    """
-
-    def __init__(self, state: State, hx: Nested, infos: list[Tensor]) -> None:
-        self.state, self.width = state, state.fin.shape[1]
-        self.hx = nested.map(lambda x: x.clone(memory_format=torch.contiguous_format), hx)
-        self.hx_leaves, self.hx_structure = nested.flatten(self.hx)
-        self.virtual_hx_leaves = [x.clone() for x in self.hx_leaves]
-        self.acts, self.infos = [torch.empty_like(x) for x in nested.leaves(state.act)], infos
-        self.rows = self.acts + self.infos
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        """The inputs of a step, in order: leaves of the state, of the recurrent state, and rows for the answer."""
-        return [*nested.leaves(self.state), *self.hx_leaves, *self.rows]
-
-    def split_inputs(self, inputs: Sequence[Tensor]) -> tuple[State, list[Tensor], list[Tensor]]:
-        """Split inputs in the order of :attr:`inputs` into state, leaves of the recurrent state, and rows."""
-        found, spec = nested.flatten(self.state)
-        n, m = len(found), len(found) + len(self.hx_leaves)
-        return spec.unflatten(inputs[:n]), list(inputs[n:m]), list(inputs[m:])  # type: ignore[return-value]
+def _keys(graphs: dict[tuple[int, bool], StepGraph]) -> list[Any]:
+    return [graph.key for graph in graphs.values()]

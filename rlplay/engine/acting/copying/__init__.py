@@ -1,0 +1,1 @@
+"""Copies an actor so that the copy reaches nothing of the original."""

@@ -1,0 +1,64 @@
+"""What a child process runs: its target, under the watch of what ends it together with its parent.
+
+A child ends as a Python program does: the interpreter waits for threads that are not daemonic, calls the functions of
+``atexit``, ends the daemonic processes of ``multiprocessing`` and flushes files. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+
+from .link import Disconnected, Link
+
+__all__ = ["main"]
+
+
+def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
+    """Run the target in a child process of the process ``parent``; returning ends the child."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for fd in (link_fd, pipe_fd):
+        os.set_inheritable(fd, False)  # a program that an environment starts must not keep the link open
+    link = Link(socket.socket(fileno=link_fd))
+    _end_with_parent(link_fd, pipe_fd, parent)
+    with os.fdopen(arguments_fd, "rb") as file:
+        target, args = pickle.load(file)
+    with suppress(Disconnected):
+        target(link, *args)
+    del target, args
+    gc.collect()  # environments in reference cycles are finalized while all modules are still whole
+
+
+def _end_with_parent(link_fd: int, pipe_fd: int, parent: int) -> None:
+    """Kill this process and its process group when the parent dies.
+
+    The parent closes its end of the link only after this process has ended. On Linux the kernel sends SIGKILL to the
+    group when the parent's end of the pipe is closed; the thread alone would not suffice, since it cannot run while an
+    environment holds the interpreter lock. The pipe alone would not suffice either: a process that the parent has
+    forked keeps the parent's end open.
+    """
+    poll = select.poll()
+    poll.register(os.dup(link_fd), select.POLLHUP)  # a descriptor of its own, open until the process has ended
+    if hasattr(os, "pidfd_open"):
+        with suppress(OSError):  # the parent has died already: then the link is closed, or getppid tells
+            poll.register(os.pidfd_open(parent), select.POLLIN)
+
+    def watch() -> None:
+        if os.getppid() == parent:
+            poll.poll()
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="rlplay-orphan", daemon=True).start()
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(pipe_fd, fcntl.F_SETOWN, -os.getpgrp())  # negative: the process group
+        fcntl.fcntl(pipe_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe_fd, fcntl.F_SETFL, os.O_ASYNC)

@@ -1,0 +1,98 @@
+"""Finds out why something cannot be sent to another process. Must not import torch."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import cloudpickle
+
+__all__ = ["check_sendable"]
+
+_DEEPEST = 12
+"""How many attributes, items and variables deep the cause is looked for."""
+
+
+def check_sendable(things: Iterable[tuple[str, str, Any, str]], where: str) -> None:
+    """Check that things can be pickled.
+
+    Parameters
+    ----------
+    things : iterable of tuples
+        For each thing: how messages call it, the expression that begins the path to what is wrong, the thing itself,
+        and what the user can do about it.
+    where : str
+        Which process the things are to be sent to, for the message.
+
+    Raises
+    ------
+    TypeError
+        A thing cannot be pickled. The message names it, and the path to the part of it that cannot.
+    """
+    for name, path, thing, remedy in things:
+        error = _failure(thing)
+        if error is not None:
+            path, part = _find(thing, path, _DEEPEST)
+            raise TypeError(
+                f"{name} cannot be sent to {where}: {path}, of type {type(part).__name__}, cannot be pickled "
+                f"({_failure(part)}). {remedy}"
+            ) from error
+
+
+def _failure(thing: Any) -> Exception | None:
+    try:
+        cloudpickle.dumps(thing)
+    except Exception as error:
+        return error
+    return None
+
+
+def _find(thing: Any, path: str, depth: int) -> tuple[str, Any]:
+    """Return the path to the innermost part that cannot be pickled, and this part."""
+    if depth:
+        for inner, part in _parts(thing, path):
+            if part is not thing and _failure(part) is not None:
+                return _find(part, inner, depth - 1)
+    return path, thing
+
+
+def _parts(thing: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield what is pickled together with a thing, each part with its path."""
+    if isinstance(thing, Mapping):
+        yield from ((f"{path}[{key!r}]", item) for key, item in thing.items())
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from ((f"{path}[{k}]", item) for k, item in enumerate(thing))
+    elif isinstance(thing, functools.partial):
+        yield f"{path}.func", thing.func
+        yield from _parts(thing.args, f"{path}.args")
+        yield from _parts(thing.keywords, f"{path}.keywords")
+    elif isinstance(thing, types.MethodType):
+        yield f"{path}.__self__", thing.__self__
+        yield f"{path}.__func__", thing.__func__
+    elif isinstance(thing, types.FunctionType):
+        yield from _variables(thing, path)
+    elif isinstance(thing, type):
+        yield from ((f"{path}.{name}", part) for name, part in vars(thing).items())
+    else:
+        for name, part in getattr(thing, "__dict__", {}).items():
+            if name in ("_parameters", "_buffers", "_modules") and isinstance(part, dict):  # of a torch module
+                yield from ((f"{path}.{inner}", one) for inner, one in part.items())
+            else:
+                yield f"{path}.{name}", part
+        yield f"the class of {path}", type(thing)
+
+
+def _variables(function: types.FunctionType, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the variables that a function uses, and its defaults."""
+    yield from _parts(function.__defaults__ or (), f"{path}.__defaults__")
+    yield from _parts(function.__kwdefaults__ or {}, f"{path}.__kwdefaults__")
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f"the variable `{name}` that {path} uses", cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f"the variable `{name}` that {path} uses", function.__globals__[name]

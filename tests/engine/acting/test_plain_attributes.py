@@ -1,0 +1,171 @@
+"""Plain attributes of the learner's actor flow with the snapshots, in every engine, and what the copy changes stays."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import gymnasium.spaces
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rlplay.engine import BaseActorModule
+from rlplay.engine.rollout import evaluate, multi, same, single, threaded
+from rlplay.testing import make_ledger
+
+factory = functools.partial(make_ledger, gymnasium.spaces, 0)
+
+
+def opened(engine, actor, n_steps=3, lag=0, **options):
+    if engine is single:
+        return single.rollout(factory, actor, n_steps, 2, lag=lag, seed=0, **options)
+    return engine.rollout(
+        [make_ledger(gymnasium.spaces, j) for j in range(2)], actor, n_steps, lag=lag, seed=0, **options
+    )
+
+
+class Reports(BaseActorModule):
+    """Reports a number that it makes of its attributes."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.part = nn.Identity()
+        vars(self).update(attributes)
+
+    def number(self):
+        return self.eps
+
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        shown = torch.full(fin.shape, float(self.number())) + 0 * self.weight
+        return torch.zeros_like(fin, dtype=torch.int64), (), {"shown": shown.double()}
+
+
+@pytest.mark.parametrize("engine", [same, threaded, single])
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_schedule_in_an_attribute_keeps_the_exact_lag(engine, lag):
+    actor = Reports(eps=1.0)
+    with opened(engine, actor, lag=lag) as feed:
+        actor.eps = 0.0  # between the call and the first ask
+        for k in range(6):
+            assert (next(feed).actor["shown"] == max(0, k - lag)).all()
+            actor.eps = k + 1.0
+
+
+VALUES = [1, np.float32(2), np.int64(3), True, 0.5, math.nan, 1.0, -0.0]
+
+
+def test_every_kind_of_plain_value_flows_with_its_type():
+    class Kinds(Reports):
+        def number(self):
+            kinds = [type(value) for value in [*VALUES, "text", None]]
+            return kinds.index(type(self.eps)) + (isinstance(self.eps, float) and math.copysign(1, self.eps) < 0) * 100
+
+    actor = Kinds(eps=0)
+    with opened(same, actor) as feed:
+        next(feed)
+        for value in [*VALUES, "text", None, False, "text"]:
+            actor.eps = value
+            actor_shows = float(actor.number())
+            assert (next(feed).actor["shown"] == actor_shows).all(), value
+
+
+class Counts(Reports):
+    """Changes its attribute itself at each step that is carried out."""
+
+    def forward(self, obs, *, virtual, **others):
+        answer = super().forward(obs, **others)
+        if not virtual:
+            self.eps += 1
+        return answer
+
+
+@pytest.mark.parametrize("engine", [same, threaded, single])
+def test_what_the_copy_changes_itself_stays_until_the_learner_changes_it(engine):
+    actor = Counts(eps=0)
+    with opened(engine, actor) as feed:
+        assert next(feed).actor["shown"][:, 0].tolist() == [0, 1, 2, 3]
+        assert next(feed).actor["shown"][:, 0].tolist() == [3, 4, 5, 6]
+        actor.eps = 100
+        assert next(feed).actor["shown"][:, 0].tolist() == [100, 101, 102, 103]
+        actor.eps = 100  # no change
+        assert next(feed).actor["shown"][:, 0].tolist() == [103, 104, 105, 106]
+
+
+def test_a_snapshot_that_is_repeated_does_not_undo_what_the_copy_changes():
+    actor = Counts(eps=0)
+    with opened(same, actor, lag=2) as feed:
+        actor.eps = 10  # part of the first snapshot, which three fragments are collected with
+        firsts = [next(feed).actor["shown"][0, 0].item() for _ in range(3)]
+        assert firsts == [10, 13, 16]
+
+
+def test_new_attributes_flow_and_deleted_ones_are_deleted_in_submodules_too():
+    class Has(Reports):
+        def number(self):
+            return getattr(self.part, "extra", -1)
+
+    actor = Has()
+    shown = []
+    with opened(same, actor) as feed:
+        for change in (lambda: None, lambda: setattr(actor.part, "extra", 5), lambda: delattr(actor.part, "extra")):
+            change()
+            shown.append(next(feed).actor["shown"][0, 0].item())
+    assert shown == [-1, 5, -1]
+
+
+@pytest.mark.parametrize("engine", [same, threaded, single])
+@pytest.mark.parametrize("value", [[1.0], torch.tensor(1.0), {"a": 1}, max])
+def test_an_attribute_that_is_no_longer_plain_is_refused_and_the_feed_goes_on(engine, value):
+    actor = Reports(eps=1.0)
+    actor.part.rate = 2
+    with opened(engine, actor) as feed:
+        next(feed)
+        actor.part.rate = value
+        actor.eps = 3.0
+        with torch.no_grad():
+            actor.weight += 1
+        with pytest.raises(ValueError, match=r"'part\.rate' was 2 and is now a "):
+            next(feed)
+        actor.part.rate = 2
+        fragment = next(feed)
+        assert (fragment.actor["shown"] == 3).all()
+        assert feed.version == 1
+
+
+def test_torchs_own_attributes_and_the_generator_do_not_flow():
+    class Own(Reports):
+        def number(self):
+            return float(self.generator is not None)
+
+    actor = Own()
+    with opened(same, actor) as feed:
+        next(feed)
+        actor.generator = None
+        assert (next(feed).actor["shown"] == 1).all()
+
+
+def test_processes_that_skip_snapshots_miss_no_change():
+    actor = Reports(eps=0.0)
+    with multi.rollout(factory, actor, 3, 3, 1, n_per_batch=1, seed=0) as feed:
+        for k in range(1, 10):
+            (version,) = (fragment := next(feed)) and feed.version
+            assert (fragment.actor["shown"] == version).all()
+            actor.eps = float(k)
+
+
+def test_an_evaluation_in_the_background_has_the_attributes_of_its_moment():
+    class Score(Reports):
+        def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+            if self.eps:
+                raise RuntimeError(f"eps is {self.eps}")
+            return torch.zeros_like(fin, dtype=torch.int64), (), ()
+
+    actor = Score(eps=0)
+    with evaluate.background(factory, actor, 1, n_steps=2) as examiner:
+        actor.eps = 7
+        next(examiner)
+        with pytest.raises(RuntimeError, match="eps is 7"):
+            next(examiner)

@@ -1,0 +1,340 @@
+"""Single environments that reset themselves: no episode is lost, and the rows are those of the contract."""
+
+from __future__ import annotations
+
+import gym
+import numpy as np
+import pytest
+import torch
+
+from rlplay import nested
+from rlplay.engine.rollout import episodic, same, single, threaded
+from rlplay.engine.rollout.evaluate import evaluate
+from rlplay.testing import CountingActor, LedgerEnv
+from tests.support.rows import untold
+
+N_ENVS = 3
+# in short fragments an episode may end before an entry of every other step is told
+pytestmark = untold
+
+INFO = {"code": float, "even": float, "episode.r": float, "TimeLimit.truncated": float}
+
+
+class Wrapper:
+    """A wrapper of no library: passes everything on to the environment inside."""
+
+    def __init__(self, env):
+        self.env = env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed)
+
+    def step(self, action):
+        return self.env.step(action)
+
+
+class AutoResetWrapper(Wrapper):
+    """Resets in the same step; named and written as those of gym 0.26 and of gymnasium before 1.0."""
+
+    def step(self, action):
+        obs, rew, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            last, told = obs, info
+            obs, info = self.env.reset()
+            info = {**info, "final_observation": last, "final_info": told}
+        return obs, rew, terminated, truncated, info
+
+
+class Subclass(AutoResetWrapper):
+    """Is recognised by the name of its base."""
+
+
+class OldWrapper(Wrapper):
+    """The same with the old API, and with the names of gym 0.25."""
+
+    def seed(self, seed=None):
+        self._seed = seed
+
+    def reset(self):
+        seed, self._seed = getattr(self, "_seed", None), None
+        return self.env.reset(seed=seed)[0]
+
+    def step(self, action):
+        obs, rew, terminated, truncated, told = self.env.step(action)
+        info = told
+        if terminated or truncated:
+            last, (obs, info) = obs, self.env.reset()
+            # this API has one flag: the ledger's "TimeLimit.truncated" says which
+            info = {**info, "closing_observation": last, "closing_info": told}
+        return obs, rew, terminated or truncated, info
+
+
+OldWrapper.__name__ = "AutoResetWrapper"
+
+
+class Counts(Wrapper):
+    """A wrapper outside that adds an entry to the info."""
+
+    n = 0
+
+    def step(self, action):
+        *answer, info = self.env.step(action)
+        self.n += 1
+        return *answer, {**info, "even": float(self.n)}
+
+
+def gymnasium_autoreset(env):
+    return pytest.importorskip("gymnasium").wrappers.Autoreset(env)
+
+
+def ledger(j, form="vector", spaces=gym.spaces, **options):
+    return LedgerEnv(spaces, j, form=form, **options)
+
+
+def gym_ledger(j, library="gym", **options):
+    """A ledger environment that is an environment of a library, so that its wrappers take it."""
+    lib = pytest.importorskip(library)
+
+    class Inside(LedgerEnv, lib.Env):
+        metadata, render_mode, spec, unwrapped = {}, None, None, property(lambda self: self)
+
+    return Inside(lib.spaces, j, **options)
+
+
+SAME_STEP = {
+    "gym": lambda j, **o: gym.wrappers.AutoResetWrapper(gym_ledger(j, **o)),
+    "gym, order": lambda j, **o: gym.wrappers.OrderEnforcing(gym.wrappers.AutoResetWrapper(gym_ledger(j, **o))),
+    "by name": lambda j, **o: AutoResetWrapper(ledger(j, **o)),
+    "subclass, wrapped twice": lambda j, **o: Wrapper(Wrapper(Subclass(ledger(j, **o)))),
+}
+
+
+def collected(envs, module=same, n_fragments=3, n_steps=9, **options):
+    with module.rollout(envs, CountingActor(), n_steps, seed=5, info=INFO, **options) as feed:
+        fragments = [next(feed) for _ in range(n_fragments)]
+        return fragments, feed.episodes(), feed.steps
+
+
+def assert_equal(one, other):
+    assert one[1:] == other[1:]
+    assert nested.structure(one[0]) == nested.structure(other[0])
+    for x, y, name in zip(nested.leaves(one[0]), nested.leaves(other[0]), nested.names(one[0]), strict=True):
+        np.testing.assert_array_equal(x.numpy(), y.numpy(), name)
+
+
+@pytest.mark.parametrize("how", [{}, {"final": True}, {"sticky": True, "final": True}], ids=["", "final", "sticky"])
+@pytest.mark.parametrize("kind", SAME_STEP)
+def test_the_rows_of_environments_that_reset_in_the_same_step_are_those_of_a_list(kind, how):
+    envs = [SAME_STEP[kind](j) for j in range(N_ENVS)]
+    assert_equal(collected(envs, **how), collected([ledger(j) for j in range(N_ENVS)], **how))
+
+
+@pytest.mark.parametrize("form", ["dict", "tuple", "pair", "scalar", "discrete"])
+def test_their_observations_may_be_of_any_form(form):
+    envs, others = ([make(ledger(j, form)) for j in range(2)] for make in (AutoResetWrapper, lambda env: env))
+    assert_equal(collected(envs, final=True), collected(others, final=True))
+
+
+def test_the_old_api_tells_of_truncation_in_the_last_info():
+    envs = [OldWrapper(ledger(j, ends=["truncated", "terminated"])) for j in range(N_ENVS)]
+    others = [ledger(j, ends=["truncated", "terminated"]) for j in range(N_ENVS)]
+    assert_equal(collected(envs, final=True), collected(others, final=True))
+
+
+def test_they_may_be_made_in_processes_and_threads_and_mixed_with_others():
+    def make(j):
+        return lambda: AutoResetWrapper(ledger(j)) if j else ledger(j)
+
+    expected = collected([ledger(j) for j in range(N_ENVS)], final=True)
+    for worker in ("thread", "process"):
+        got = collected([make(j) for j in range(N_ENVS)], threaded, final=True, workers=2, worker=worker, lag=0)
+        assert_equal(got, expected)
+
+
+def test_they_may_be_collected_from_in_a_process_of_its_own():
+    def make():
+        return gym.wrappers.TimeLimit(gym.wrappers.AutoResetWrapper(gym.make("CartPole-v1").unwrapped), 10**6)
+
+    class Two(CountingActor):
+        def forward(self, obs, **inputs):
+            act, hx, info = super().forward(obs, **inputs)
+            return act % 2, hx, info
+
+    with single.rollout(make, Two(), 60, n_envs=2, seed=3, final=True, lag=0) as feed:
+        got = next(feed)
+    with same.rollout([lambda: gym.make("CartPole-v1").unwrapped] * 2, Two(), 60, seed=3, final=True) as feed:
+        expected = next(feed)
+    assert len(got.env.final.t) > 3
+    for x, y in zip(nested.leaves(got), nested.leaves(expected), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_info_entries_of_wrappers_outside_are_those_of_the_step():
+    got, _, _ = collected([Counts(AutoResetWrapper(ledger(0)))], n_fragments=1)
+    # at the end of an episode the last info of the environment takes precedence over the wrapper's entry
+    outcome = got[0].env
+    ended = (outcome.terminated | outcome.truncated)[:, 0]
+    steps = torch.arange(1, 10, dtype=torch.float64)
+    even = outcome.info["even"][:, 0]
+    assert torch.equal(even[~ended], steps[~ended])
+    assert outcome.info["code"][:, 0].tolist() == got[0].state.rew[1:, 0].tolist()
+
+
+def test_an_end_by_a_wrapper_outside_that_resets_nothing_is_followed_by_a_reset():
+    class Limit(Wrapper):
+        n = 0
+
+        def reset(self, **how):
+            self.n = 0
+            return super().reset(**how)
+
+        def step(self, action):
+            obs, rew, terminated, truncated, info = super().step(action)
+            self.n += 1
+            return obs, rew, terminated, truncated or self.n % 3 == 0, info
+
+    for kind in (AutoResetWrapper, gymnasium_autoreset):
+        inside = gym_ledger(0, "gymnasium", lengths=[50])
+        with same.rollout([Limit(kind(inside))], CountingActor(), 9, final=True) as feed:
+            fragment = next(feed)
+        assert fragment.state.obs[:, 0, 1].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+        assert fragment.env.final.obs[:, 2].tolist() == [3, 3, 3]
+        assert fragment.env.valid.all()
+
+
+@pytest.mark.parametrize("outside", ["TransformObservation", "FrameStack", "NormalizeObservation", "by hand"])
+def test_wrappers_outside_that_change_observations_are_refused(outside):
+    env = gym.wrappers.AutoResetWrapper(gym_ledger(0))
+
+    class Other(Wrapper):
+        def __init__(self, env):
+            super().__init__(env)
+            self.observation_space = gym.spaces.Box(-1, 1, (6,), np.float32)
+
+    make = {
+        "TransformObservation": lambda: gym.wrappers.TransformObservation(env, lambda x: x),
+        "FrameStack": lambda: gym.wrappers.FrameStack(env, 2),
+        "NormalizeObservation": lambda: gym.wrappers.NormalizeObservation(env),
+        "by hand": lambda: Wrapper(Other(env)),
+    }
+    with pytest.raises(ValueError, match=r"environment 0 resets itself \(AutoResetWrapper\).* off .*`autoreset=False`"):
+        same.rollout([make[outside]()], CountingActor(), 3)
+
+
+def test_a_last_observation_that_the_reset_has_overwritten_is_refused():
+    with same.rollout([AutoResetWrapper(ledger(0, reuse=True))], CountingActor(), 9, final=True) as feed:
+        with pytest.raises(ValueError, match=r"same array each time.*take the wrapper off") as caught:
+            next(feed)
+        assert "environment 0, in env.step, at step 3" in caught.value.__notes__[0]
+    # without `final` nobody needs it
+    got, expected = (collected([make]) for make in (AutoResetWrapper(ledger(0, reuse=True)), ledger(0)))
+    assert_equal(got, expected)
+
+
+NEXT_STEP = {
+    "alone": gymnasium_autoreset,
+    "wrapped": lambda env: Wrapper(gymnasium_autoreset(env)),
+    "time limit": lambda env: pytest.importorskip("gymnasium").wrappers.TimeLimit(gymnasium_autoreset(env), 1000),
+}
+
+
+@pytest.mark.parametrize("n_steps", [1, 4, 9])
+@pytest.mark.parametrize("kind", NEXT_STEP)
+def test_the_rows_of_gymnasiums_autoreset_are_those_of_a_vector_environment_in_next_step_mode(kind, n_steps):
+    vector = pytest.importorskip("gymnasium").vector
+    makers = [lambda j=j: gym_ledger(j, "gymnasium", lengths=[4, 1, 2]) for j in range(N_ENVS)]
+    how = {"n_steps": n_steps, "n_fragments": 18 // n_steps, "final": True}
+    envs = vector.SyncVectorEnv(makers, autoreset_mode=vector.AutoresetMode.NEXT_STEP)
+    expected = collected(envs, **how)
+    got = collected([NEXT_STEP[kind](make()) for make in makers], **how)
+    assert_equal(got, expected)
+    assert not all(fragment.env.valid.all() for fragment in got[0])
+    assert_equal(collected([lambda m=m: NEXT_STEP[kind](m()) for m in makers], **how), expected)
+
+
+def test_lists_in_which_only_some_reset_themselves():
+    gymnasium = pytest.importorskip("gymnasium")
+    envs = [
+        gym_ledger(0, "gymnasium"),
+        gymnasium_autoreset(gym_ledger(1, "gymnasium")),
+        AutoResetWrapper(ledger(2, spaces=gymnasium.spaces)),
+    ]
+    fragments, episodes, steps = collected(envs, final=True)
+    valid = torch.cat([fragment.env.valid for fragment in fragments])
+    assert valid[:, [0, 2]].all()
+    assert not valid[:, 1].all()
+    assert steps == int(valid.sum())
+    _, others, _ = collected([ledger(j) for j in range(N_ENVS)], final=True)
+    for j in range(N_ENVS):
+        ours, theirs = ([episode for episode in some if episode.env == j] for some in (episodes, others))
+        assert ours == theirs[: len(ours)]
+        assert len(ours) > 2
+
+
+@pytest.mark.parametrize("worker", ["thread", "process"])
+def test_workers_step_gymnasiums_autoreset(worker):
+    def make(j):
+        return lambda: gymnasium_autoreset(gym_ledger(j, "gymnasium"))
+
+    how = {"workers": 2, "worker": worker, "lag": 0}
+    got = collected([make(j) for j in range(N_ENVS)], threaded, final=True, **how)
+    assert_equal(got, collected([make(j)() for j in range(N_ENVS)], final=True))
+
+
+ALL = {
+    "same step": lambda j: AutoResetWrapper(ledger(j)),
+    "next step": lambda j: gymnasium_autoreset(gym_ledger(j, "gymnasium")),
+}
+every_kind = pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+
+
+@every_kind
+def test_sticky_rows_are_those_of_a_list(make):
+    how = {"sticky": True, "final": True}
+    assert_equal(collected([make(j) for j in range(N_ENVS)], **how), collected([ledger(j) for j in range(3)], **how))
+
+
+@every_kind
+def test_evaluating_equals_evaluating_a_list(make):
+    def play(envs):
+        torch.manual_seed(3)
+        return evaluate(envs, CountingActor())
+
+    envs = [make(j) for j in range(N_ENVS)]
+    got, expected = play(envs), play([ledger(j) for j in range(N_ENVS)])
+    np.testing.assert_array_equal(got[0], expected[0])
+    for x, y in zip(nested.leaves(got[1]), nested.leaves(expected[1]), strict=True):
+        np.testing.assert_array_equal(x, y)
+    # afterwards the environments are in the midst of an episode, or after its end
+    assert [episode.env for episode in collected(envs)[1]][:1] != []
+
+
+@every_kind
+def test_whole_episodes_are_those_of_a_list(make):
+    def lists(envs):
+        with episodic.rollout(envs, CountingActor(), batch_size=4, seed=5) as feed:
+            return [next(feed), next(feed)], feed.episodes()
+
+    got, expected = lists([make(j) for j in range(2)]), lists([ledger(j) for j in range(2)])
+    assert got[1] == expected[1]
+    for x, y in zip(nested.leaves(got[0]), nested.leaves(expected[0]), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_the_rows_of_gyms_make_with_autoreset():
+    class Two(CountingActor):
+        def forward(self, obs, **inputs):
+            act, hx, info = super().forward(obs, **inputs)
+            return act % 2, hx, info
+
+    def fragments(autoreset):
+        envs = [gym.make("CartPole-v1", max_episode_steps=9, autoreset=autoreset) for _ in range(2)]
+        with same.rollout(envs, Two(), 50, seed=3, final=True, info=("TimeLimit.truncated",)) as feed:
+            return [next(feed), next(feed)], feed.episodes()
+
+    got, expected = fragments(True), fragments(False)
+    assert got[1] == expected[1]
+    assert got[0][0].env.truncated.any()
+    for x, y in zip(nested.leaves(got[0]), nested.leaves(expected[0]), strict=True):
+        np.testing.assert_array_equal(x.numpy(), y.numpy())
