@@ -25,7 +25,7 @@ import torch
 from ... import nested
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.group import Group
-from ..acting.torch_context import TorchContext
+from ..acting.torch_context import TorchContext, TorchDefaults
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
@@ -74,18 +74,21 @@ class Collector:
         plan: Plan,
         progress: Progress,
         gate: Gate,
+        defaults: TorchDefaults,
     ) -> None:
         """Make and reset the environments in the calling thread, and allocate host memory for their fragments."""
+        self._defaults = defaults
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
-        self.stepper = make()
+        with defaults.for_environments():
+            self.stepper = make()
         try:
             self._environments = _lay_out(self.stepper, plan, lane)
             self._groups = [
                 Group(i, columns, plan.seed, lane, key=plan.first + i) for i, columns in enumerate(plan.groups)
             ]
         except BaseException as error:
-            for complaint in self.stepper.close():
+            for complaint in self._close_environments():
                 add_note(error, complaint)
             raise
         self._actor: _Actor | None = None
@@ -172,7 +175,7 @@ class Collector:
             behaviour.bind_rows(self._groups, staging.state, staging.actor)
 
         finals = collect(
-            staging, behaviour, self._groups, self.stepper, lane, progress, self._pass_gate,
+            staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context, self._pass_gate,
             sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
 
@@ -239,8 +242,12 @@ class Collector:
             with self._lane.collecting():
                 self.synchronize()  # edge: dropped -> released
         except Exception as error:
-            return [f"waiting for the device failed: {error!r}.", *self.stepper.close()]
-        return self.stepper.close()
+            return [f"waiting for the device failed: {error!r}.", *self._close_environments()]
+        return self._close_environments()
+
+    def _close_environments(self) -> list[str]:
+        with self._defaults.for_environments():
+            return self.stepper.close()
 
 
 def _lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> _Environments:

@@ -12,6 +12,7 @@ import torch
 
 from ..acting.behaviour import Behaviour
 from ..acting.group import Group
+from ..acting.torch_context import TorchContext
 from ..concurrency.progress import Progress
 from ..memory.lane import Lane, Place
 from ..stepping.stepper import Step, Stepper
@@ -28,6 +29,7 @@ def collect(
     stepper: Stepper,
     lane: Lane,
     progress: Progress,
+    torch_context: TorchContext,
     pass_gate: Callable[[], None],
     *,
     sticky: bool,
@@ -39,6 +41,8 @@ def collect(
 
     Parameters
     ----------
+    torch_context : TorchContext
+        It is applied in the calling thread.
     pass_gate : callable
         Called before each step. It may wait, for a pause, or raise, to stop the collector.
     sticky, final : bool
@@ -83,7 +87,9 @@ def collect(
             if on_device:
                 lane.host_wait(lane.record())  # the environments read the actions in host row t + 1
             progress.begin("env.step")
+            torch_context.enter_environments()
             stepper.start_step(turn, step)
+            torch_context.leave_environments()
     for turn in range(len(turns)):
         finish_step(turn, staging.n_steps - 1)
     progress.row = staging.n_steps

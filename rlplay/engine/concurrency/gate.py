@@ -48,11 +48,13 @@ class Gate:
 
     def on_give_up(self, callback: Callable[[], None]) -> None:
         """Register a callback that ends the work of a stuck collector. It is called from another thread."""
-        self._give_up_callbacks.append(callback)
+        with self._change:
+            self._give_up_callbacks.append(callback)
 
     def on_change(self, callback: Callable[[bool], None]) -> None:
         """Register a callback for changes of ``shut``; it is called with the new value, in the thread that sets it."""
-        self._change_callbacks.append(callback)
+        with self._change:
+            self._change_callbacks.append(callback)
 
     def on_close(self, callback: Callable[[], None], seconds: float) -> None:
         """Register a callback for when the gate is closed; if it is closed already, call it now.
@@ -66,8 +68,9 @@ class Gate:
 
     def remove_callbacks(self, give_up: Callable[[], None], change: Callable[[bool], None]) -> None:
         """Remove two callbacks, so that the gate keeps their owner alive no longer."""
-        self._give_up_callbacks.remove(give_up)
-        self._change_callbacks.remove(change)
+        with self._change:
+            self._give_up_callbacks.remove(give_up)
+            self._change_callbacks.remove(change)
 
     @property
     def can_give_up(self) -> bool:
@@ -76,7 +79,9 @@ class Gate:
 
     def give_up(self) -> None:
         """End the work of a stuck collector where that is possible (processes can be killed, threads cannot)."""
-        for callback in self._give_up_callbacks:
+        with self._change:
+            callbacks = tuple(self._give_up_callbacks)
+        for callback in callbacks:  # without the lock: a callback may wait
             callback()
 
     def enter(self) -> None:
@@ -113,7 +118,7 @@ class Gate:
         """
         with self._change:
             self._holders.append(threading.get_ident())
-            self._set_shut(True)
+            self._update()
         try:
             with self._change:
                 if not self._change.wait_for(lambda: self.closed or not self._collecting, timeout):
@@ -122,23 +127,28 @@ class Gate:
         finally:
             with self._change:
                 self._holders.remove(threading.get_ident())
-                self._set_shut(self.closed or bool(self._holders))
+                self._update()
                 self._change.notify_all()
 
     def is_held_by_this_thread(self) -> bool:
         """Return True if the calling thread keeps the collector paused: waiting for a fragment would never end."""
-        return threading.get_ident() in self._holders
+        with self._change:  # another thread that leaves its block meanwhile would shift the entries of the list
+            return threading.get_ident() in self._holders
 
     def close(self) -> None:
         """Stop the collector before its next step, for good."""
         self.closed = True
-        self._set_shut(True)
+        with self._change:  # reentrant: a finalizer may call this method during any other method of the same thread
+            self._update()
         for callback in list(self._close_callbacks):
             callback()
-        with self._change:  # reentrant: a finalizer may call this method during any other method of the same thread
+        with self._change:
             self._change.notify_all()
 
-    def _set_shut(self, shut: bool) -> None:
-        self.shut = shut
-        for callback in self._change_callbacks:
-            callback(shut)
+    def _update(self) -> None:
+        """Set ``shut`` anew, and tell the callbacks. To be called with the lock."""
+        self.shut = self.closed or bool(self._holders)
+        if self.closed:  # a finalizer may have called `close` between the reading and the setting
+            self.shut = True
+        for callback in tuple(self._change_callbacks):
+            callback(self.shut)

@@ -142,7 +142,7 @@ def _entry_like(name: str, example: Any) -> Entry:
     """Make an entry from a dtype (NumPy's, Python's or torch's) or an example array."""
     torch = sys.modules.get("torch")  # if torch has not been imported, `example` is no dtype of torch
     if torch is not None and isinstance(example, torch.dtype):
-        example = torch.empty((), dtype=example).numpy()
+        example = torch.empty((), dtype=example, device="cpu").numpy()
     try:
         # a type such as `float`, `np.int64` or "float32" names a dtype; anything else is an example
         array = np.empty((), example) if isinstance(example, type | np.dtype | str) else np.asarray(example)

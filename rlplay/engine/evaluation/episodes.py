@@ -52,22 +52,28 @@ def play_episodes(
         behaviour = Behaviour(actor, lane)
     claim(sources, stacklevel=4)
     with note_progress(progress):
-        environments = make_environments(
-            envs if is_vector(envs) else sources, seed, Entries(()), progress, single_episode=True
-        )
+        torch_context = TorchContext.here(lane.actor_device)
+        with torch_context.defaults.for_environments():
+            environments = make_environments(
+                envs if is_vector(envs) else sources, seed, Entries(()), progress, single_episode=True
+            )
         try:
-            with TorchContext.here(lane.actor_device).applied():
+            with torch_context.applied():
                 group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
                 layout = state_layout(fields_to_leaves(environments.obs), fields_to_leaves(environments.act))
                 slot = Slot(layout, {}, [], 1, environments.n_envs, lambda *form: lane.empty(Place.HOST, *form))
                 played = _play(
-                    environments, behaviour, group, slot, progress, n_steps, render, sticky=not is_vector(envs)
-                )
+                    environments, behaviour, group, slot, progress, torch_context, n_steps, render,
+                    sticky=not is_vector(envs),
+                )  # fmt: skip
         except BaseException as error:
-            for complaint in environments.close():
-                add_note(error, complaint)
+            with torch_context.defaults.for_environments():
+                for complaint in environments.close():
+                    add_note(error, complaint)
             raise
-    for complaint in [*environments.close(), *behaviour.warnings]:
+        with torch_context.defaults.for_environments():
+            complaints = environments.close()
+    for complaint in [*complaints, *behaviour.warnings]:
         warnings.warn(complaint, RuntimeWarning, stacklevel=3)
     return played
 
@@ -78,6 +84,7 @@ def _play(
     group: Group,
     slot: Slot,
     progress: Progress,
+    torch_context: TorchContext,
     n_steps: int | None,
     render: bool,
     *,
@@ -99,7 +106,9 @@ def _play(
         if progress.halted:
             raise Closed
         if render:
+            torch_context.enter_environments()
             envs.render()
+            torch_context.leave_environments()
         last = not running.any() or len(rewards) == n_steps
         progress.doing, progress.row = "actor.step", len(rewards)
         begun = now.fin.nonzero()[0].tolist()
@@ -111,7 +120,9 @@ def _play(
             row[...] = _numpy(value[0])
         slot.clear()
         progress.doing = "env.step"
+        torch_context.enter_environments()
         ended = envs.step(now, then, outcome, None, sticky=sticky)
+        torch_context.leave_environments()
         rewards.append(np.where(running, then.rew, np.float32(0)))
         running[ended] = False
         for leaf in nested.leaves(slot.state):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..acting.plain_attributes import PlainChanges, apply_changes
+from ..acting.torch_context import TorchDefaults
 from ..concurrency.channel import Closed
 from ..concurrency.exceptions import add_note
 from ..concurrency.link import Disconnected
@@ -33,6 +34,8 @@ class EvaluationSpec(NamedTuple):
     n_steps: int | None
     """At most so many steps of each environment."""
     seed: int
+    defaults: TorchDefaults
+    """torch's default dtype and device in the caller's process; those of this process are set to them."""
     greedy: bool
     """Whether the actor is in eval mode."""
     threads: int
@@ -47,6 +50,7 @@ class EvaluationService:
     def __init__(self, server: Server, actor: BaseActorModule, spec: EvaluationSpec) -> None:
         """Make the environments; if that fails, close those that have been made."""
         torch.set_num_threads(spec.threads)
+        spec.defaults.set()
         torch.manual_seed(spec.seed)
         self._progress = SharedProgress(server.memory)
         self._actor, self._spec = actor.train(not spec.greedy), spec

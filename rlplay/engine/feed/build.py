@@ -15,7 +15,7 @@ import torch
 from ..acting.behaviour import Behaviour
 from ..acting.group import split
 from ..acting.make import make_behaviour
-from ..acting.torch_context import TorchContext
+from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Collecting, Plan
 from ..concurrency.exceptions import add_note
@@ -79,11 +79,12 @@ def open_feed(
         in_place = not options.background and options.lag == 0 and not lane.asynchronous
         behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
         claim(sources, stacklevel=4)
-        progress, torch_context = Progress(), TorchContext.here(lane.actor_device)
+        torch_context = TorchContext.here(lane.actor_device, sets_dtype=not options.background)
+        progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
-            make_stepper = partial(_make_stepper, sources, options, plan, progress, make_list, gate)
-            return _prepared(Collector(make_stepper, behaviour, lane, plan, progress, gate), torch_context)
+            make_stepper = partial(_make_stepper, sources, options, plan, progress, make_list, gate, defaults)
+            return _prepared(Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults), torch_context)
 
         driver = _make_driver(make_collector, progress, options)
     _warn_of_slow_actor(driver.collector)
@@ -103,8 +104,8 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
     actor_device = parse_device("cpu" if options.actor_device is None else options.actor_device, "actor_device")
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
-        specs = _collector_specs(factory, behaviour.to_send, actor_device, plan, options)
         progress, torch_context = Progress(), TorchContext.here(actor_device)
+        specs = _collector_specs(factory, behaviour.to_send, actor_device, torch_context.defaults, plan, options)
 
         def make_collector(gate: Gate) -> Collecting:
             collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
@@ -122,6 +123,7 @@ def _make_stepper(
     progress: Progress,
     make_list: Callable[..., Environments],
     gate: Gate,
+    defaults: TorchDefaults,
 ) -> Stepper:
     """Make and reset the environments, and make the stepper of the kind that the options name.
 
@@ -135,12 +137,18 @@ def _make_stepper(
         return InlineStepper(make_list(sources, seeds, entries, progress), groups)
     shares_by_worker = split_into_shares(sources, seeds, groups, options.workers)
     if options.worker == "thread":
-        return ThreadPool(shares_by_worker, entries, groups, progress, gate)
-    return ProcessPool(shares_by_worker, entries, groups, progress, gate)
+        return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)
+    set_up = None if defaults.are_initial else defaults.set  # else the workers would load torch for nothing
+    return ProcessPool(shares_by_worker, entries, groups, progress, gate, set_up)
 
 
 def _collector_specs(
-    factory: Callable[..., Any], actor: BaseActorModule, actor_device: torch.device, plan: Plan, options: Options
+    factory: Callable[..., Any],
+    actor: BaseActorModule,
+    actor_device: torch.device,
+    defaults: TorchDefaults,
+    plan: Plan,
+    options: Options,
 ) -> list[CollectorSpec]:
     """Make the spec of each collector process. Environments and groups are numbered over all processes."""
     n_envs = options.n_actors * options.n_per_actor
@@ -152,6 +160,7 @@ def _collector_specs(
             columns=columns,
             actor=actor,
             actor_device=str(actor_device),
+            defaults=defaults,
             plan=plan._replace(first=number),
             threads=options.threads,
             compile=options.compile,

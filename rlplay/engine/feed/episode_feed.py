@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -15,6 +14,7 @@ from torch import Tensor
 from ... import nested
 from ..core import Episode, Final, Fragment
 from ..envs.environment_list import EnvironmentList
+from .episode_log import EpisodeLog
 from .feed import Feed
 from .stats import Stats
 from .timeline import Trace
@@ -25,8 +25,6 @@ STEPS_PER_FRAGMENT = 16
 """The length of the fragments that episodes are cut out of.
 
 Shorter fragments cost more snapshots; longer ones cost more rows in which environments stand still."""
-
-_KEPT_EPISODES = 100_000
 
 
 class BatchOfEpisodes(EnvironmentList):
@@ -81,7 +79,7 @@ class EpisodeFeed(Iterator[list[Fragment]]):
         # State of the list under way. If an ask is refused, the next call of next() continues from here.
         self._fragments: list[Fragment] = []
         self._ended: list[_EndedEpisode] = []
-        self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
+        self._episodes = EpisodeLog()
         self._version: int | None = None
 
     def __iter__(self) -> EpisodeFeed:
@@ -102,7 +100,7 @@ class EpisodeFeed(Iterator[list[Fragment]]):
             self.close()
             raise
         self._fragments, self._ended = [], []
-        self._episodes.extend(end.episode for end in ends)
+        self._episodes.add([end.episode for end in ends])
         self._version = 0 if self._version is None else self._version + 1
         return batch
 
@@ -144,11 +142,9 @@ class EpisodeFeed(Iterator[list[Fragment]]):
     def episodes(self) -> list[Episode]:
         """Return the summaries of the episodes delivered since the last call, in the order of delivery.
 
-        At most the last 100 000 are kept between calls.
+        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile.
         """
-        taken = list(self._episodes)
-        self._episodes.clear()
-        return taken
+        return self._episodes.take()
 
     @property
     def stats(self) -> Stats:

@@ -10,7 +10,6 @@ import os
 import threading
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,7 +18,6 @@ import torch
 
 from ... import nested
 from ...nested import Nested
-from ..acting.torch_context import TorchContext
 from ..collector.messages import Delivery, Token
 from ..concurrency.channel import Closed
 from ..concurrency.clock import TRAINING, WAITING, Clock
@@ -28,12 +26,11 @@ from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Episode, Final, Fragment
 from ..memory.lane import Lane, Place
 from .driver import Driver
+from .episode_log import EpisodeLog
 from .stats import CollectorTime, LearnerTime, Stats
 from .timeline import Trace
 
 __all__ = ["Feed"]
-
-_KEPT_EPISODES = 100_000
 
 
 class Feed(Iterator[Fragment]):
@@ -48,8 +45,8 @@ class Feed(Iterator[Fragment]):
     - the error that collecting a fragment raised, with its type, its traceback, and a note that says where, after all
       fragments completed before; from then on StopIteration. (An environment's StopIteration becomes a RuntimeError.)
     - TimeoutError if neither the environments nor the actor make progress (not in ``same``);
-    - ValueError if the names, shapes or dtypes of the actor's parameters have changed; no fragment was asked for then,
-      and the feed remains usable;
+    - ValueError if the names, shapes or dtypes of the actor's parameters have changed, RuntimeError if torch's default
+      dtype or device has at the first call; no fragment was asked for then, and the feed remains usable;
     - RuntimeError if the feed is closed, is paused by the calling thread, or is called by its own environments.
     """
 
@@ -62,7 +59,7 @@ class Feed(Iterator[Fragment]):
         self._ended = self._closed = False
         self._asked = self._steps = 0
         self._version: int | tuple[int, ...] | None = None
-        self._episodes: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
+        self._episodes = EpisodeLog()
         self._clock = Clock()
         self._collector_spent = progress.spent()
         self._traces: list[Trace] = []
@@ -117,7 +114,7 @@ class Feed(Iterator[Fragment]):
         collector = self._driver.collector
         try:
             if not self._asked:
-                torch_context = TorchContext.here(self._lane.actor_device)
+                torch_context = collector.torch_context.at_first_ask()
                 if torch_context != collector.torch_context:
                     collector.prepare(torch_context)
             snapshot = collector.snapshot(self._actor)
@@ -137,7 +134,7 @@ class Feed(Iterator[Fragment]):
         fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.staged)))
         self._version = delivery.version
         self._steps += delivery.steps
-        self._episodes.extend(delivery.episodes)
+        self._episodes.add(delivery.episodes)
         if delivery.complaint:
             warnings.warn(delivery.complaint, RuntimeWarning, stacklevel=4)
         return fragment
@@ -258,11 +255,9 @@ class Feed(Iterator[Fragment]):
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended in fragments delivered since the last call, in the order ``(t, env)``.
 
-        At most the last 100 000 are kept between calls.
+        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile.
         """
-        taken = list(self._episodes)
-        self._episodes.clear()
-        return taken
+        return self._episodes.take()
 
     @property
     def stats(self) -> Stats:

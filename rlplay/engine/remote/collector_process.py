@@ -15,7 +15,7 @@ from ... import nested
 from ..acting.behaviour import Snapshot
 from ..acting.make import make_behaviour
 from ..acting.plain_attributes import PlainChanges
-from ..acting.torch_context import TorchContext
+from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
 from ..concurrency.progress import SharedProgress
@@ -40,6 +40,8 @@ class CollectorSpec(NamedTuple):
     """The columns of its environments among all environments of the feed."""
     actor: BaseActorModule
     actor_device: str
+    defaults: TorchDefaults
+    """torch's default dtype and device in the consumer's process; those of this process are set to them."""
     plan: Plan
     threads: int
     """The number of torch's threads in the process."""
@@ -89,6 +91,7 @@ class CollectorService:
 
     def __init__(self, server: Server, spec: CollectorSpec) -> None:
         torch.set_num_threads(spec.threads)
+        spec.defaults.set()
         self._progress = progress = SharedProgress(server.memory)
         self._lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
         self._behaviour = make_behaviour(spec.actor, self._lane, compile=spec.compile)
@@ -104,12 +107,11 @@ class CollectorService:
             return InlineStepper(envs, spec.plan.groups)
 
         gate: Any = _RemoteGate(server, progress)
-        self._collector = Collector(make_stepper, self._behaviour, self._lane, spec.plan, progress, gate)
+        self._collector = Collector(make_stepper, self._behaviour, self._lane, spec.plan, progress, gate, spec.defaults)
         (self.introduction,) = spaces
 
     def prepare(self, torch_context: TorchContext) -> Prepared:
         """Determine the shapes and dtypes of the actor's outputs, by a trial step."""
-        torch.set_default_dtype(torch_context.default_dtype)  # of the whole process
         self._collector.prepare(torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...nested import Nested
+from ..acting.torch_context import TorchDefaults
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_factory
@@ -126,5 +127,5 @@ def background(
         at_least("n_steps", n_steps, 1)
     if not is_factory(factory):
         raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
-    spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), greedy, threads)
+    spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(), greedy, threads)
     return Examiner(actor, timeout, start_timeout, spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class _ProcessWorker(Worker):
         n_envs: int,
         memory: PoolMemory,
         memory_fd: int,
+        set_up: Callable[[], None] | None,
     ) -> None:
         """Start the process, and share ``memory`` with it, whose file descriptor is ``memory_fd``."""
         progress = memory.progress(number)
@@ -44,7 +45,7 @@ class _ProcessWorker(Worker):
         self._memory = memory
         self._slots: list[SlotViews] = []
         self._requested: deque[tuple[int, Step]] = deque()
-        spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs)
+        spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs, set_up)
         try:
             self.process = ServiceProcess(WorkerService, spec, name=self.name, memory_fd=memory_fd)
         except Exception:
@@ -108,8 +109,14 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         groups: Sequence[slice],
         progress: Progress,
         gate: Gate,
+        set_up: Callable[[], None] | None = None,
     ) -> None:
         """Start the processes, and wait until they have made and reset their environments.
+
+        Parameters
+        ----------
+        set_up : callable, optional
+            Sent to each process, and called there first.
 
         Raises
         ------
@@ -121,6 +128,7 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
             A worker has died (the message names the worker and the signal), or the system is not POSIX.
         """
         self._slot_fds: list[int] = []
+        self._set_up = set_up
         self._listener = Listener[_ProcessWorker]()
         self._entries = entries
         self.close_timeout = ServiceProcess.grace
@@ -134,7 +142,7 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         try:
             self._memory = memory = PoolMemory(map_memory(fd), *size)
             for number, shares in enumerate(shares_by_worker):
-                worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, memory, fd)
+                worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, memory, fd, self._set_up)
                 self._listener.add(worker.process, worker)
                 yield worker
         finally:

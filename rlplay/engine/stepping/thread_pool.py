@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from .worker import EnvironmentSpec
 
 __all__ = ["ThreadPool"]
 
+Surroundings: TypeAlias = Callable[[], AbstractContextManager[None]]
 Task: TypeAlias = Callable[[list[ShareStepper]], Any]
 
 
@@ -26,13 +28,18 @@ class _ThreadWorker(Worker):
     """The collector's side of a worker thread. The thread calls factories; instances stay the caller's."""
 
     def __init__(
-        self, number: int, shares: Sequence[Share], entries: Entries, answers: Channel[tuple[int, Any]]
+        self,
+        number: int,
+        shares: Sequence[Share],
+        entries: Entries,
+        answers: Channel[tuple[int, Any]],
+        surroundings: Surroundings,
     ) -> None:
         """Start the thread. It sends its answers, each with its number, to ``answers``."""
         super().__init__(number, shares, Progress())
         self._tasks: Channel[Task] = Channel(reentrant=True)
         self._complaints: list[str] = []
-        args = number, self.shares, entries, self.progress, self._tasks, answers, self._complaints
+        args = number, self.shares, entries, self.progress, self._tasks, answers, self._complaints, surroundings
         self.thread = threading.Thread(target=_work, args=args, name=f"rlplay-worker-{number}", daemon=True)
         self.thread.start()
 
@@ -69,21 +76,23 @@ def _work(
     tasks: Channel[Task],
     answers: Channel[tuple[int, Any]],
     complaints: list[str],
+    surroundings: Surroundings,
 ) -> None:
     """Run a worker thread: make the environments, carry out tasks until closed, close the environments."""
-    steppers: list[ShareStepper] = []
-    try:
-        steppers += open_shares(shares, entries, progress)
-        made = [stepper.environments for stepper in steppers]
-        answers.put((number, [EnvironmentSpec(one.obs, one.act, one.spaces) for one in made]))
-        while True:
-            answers.put((number, tasks.get()(steppers)))
-    except Closed:
-        pass
-    except BaseException as error:  # SystemExit too: the consumer has to receive it
-        answers.put((number, Failure(error)))
-    finally:
-        complaints += close_shares(steppers)
+    with surroundings():
+        steppers: list[ShareStepper] = []
+        try:
+            steppers += open_shares(shares, entries, progress)
+            made = [stepper.environments for stepper in steppers]
+            answers.put((number, [EnvironmentSpec(one.obs, one.act, one.spaces) for one in made]))
+            while True:
+                answers.put((number, tasks.get()(steppers)))
+        except Closed:
+            pass
+        except BaseException as error:  # SystemExit too: the consumer has to receive it
+            answers.put((number, Failure(error)))
+        finally:
+            complaints += close_shares(steppers)
 
 
 class ThreadPool(WorkerPool[_ThreadWorker]):
@@ -96,8 +105,14 @@ class ThreadPool(WorkerPool[_ThreadWorker]):
         groups: Sequence[slice],
         progress: Progress,
         gate: Gate,
+        surroundings: Surroundings = nullcontext,
     ) -> None:
         """Start the threads, and wait until they have made and reset their environments.
+
+        Parameters
+        ----------
+        surroundings : callable
+            Returns a context manager; each thread does all its work inside such a ``with`` block.
 
         Raises
         ------
@@ -109,12 +124,12 @@ class ThreadPool(WorkerPool[_ThreadWorker]):
         if len(set(instances)) < len(instances):
             raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
         self._answers: Channel[tuple[int, Any]] = Channel(reentrant=True)
-        self._gate = gate
+        self._gate, self._surroundings = gate, surroundings
         super().__init__(shares_by_worker, entries, groups, progress, gate)
 
     def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ThreadWorker]:
         for number, shares in enumerate(shares_by_worker):
-            worker = _ThreadWorker(number, shares, entries, self._answers)
+            worker = _ThreadWorker(number, shares, entries, self._answers, self._surroundings)
             self._gate.add_thread(worker.thread)
             yield worker
 

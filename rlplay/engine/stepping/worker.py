@@ -6,6 +6,7 @@ Must import neither torch nor threads, so that a worker process does not load to
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,8 @@ class WorkerSpec(NamedTuple):
     """How many workers the pool has."""
     n_envs: int
     """How many environments all workers keep together."""
+    set_up: Callable[[], None] | None
+    """Called first, for instance to set torch's defaults; None leaves the process as it is, and loads nothing."""
 
 
 class EnvironmentSpec(NamedTuple):
@@ -82,6 +85,8 @@ class WorkerService:
     """Makes and resets the environments of a worker process, and steps them."""
 
     def __init__(self, server: Server, spec: WorkerSpec) -> None:
+        if spec.set_up is not None:
+            spec.set_up()
         self._memory = PoolMemory(server.memory, spec.n_workers, spec.n_envs, len(spec.entries.entries))
         self._entries, self._n_untold = spec.entries, len(spec.entries.untold)
         self._shares = open_shares(spec.shares, spec.entries, self._memory.progress(spec.number))
