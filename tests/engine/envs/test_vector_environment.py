@@ -282,7 +282,7 @@ def test_unrolling_over_a_vector_environment_repeats_the_recorded_reactions():
 class Plain(LedgerEnv):
     """With nothing that wrappers add."""
 
-    def _inform(self, truncated):
+    def _make_info(self, truncated):
         return {"code": float(self.code)}
 
 
@@ -333,7 +333,7 @@ def test_an_info_entry_that_is_no_batch_counts_for_all_parts():
 
 def test_an_info_entry_that_does_not_fit_is_an_error_that_names_the_part():
     class Tells(LedgerEnv):
-        def _inform(self, truncated):
+        def _make_info(self, truncated):
             return {"odd": np.zeros(2 if self.index == 1 else 1)[: None if self.stepno > 1 else 1]}
 
     envs = vector_of("gym", ledgers("gym", Tells))
