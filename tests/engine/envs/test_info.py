@@ -188,7 +188,6 @@ REFUSED = {
     "ragged list": ([1.0, [2.0]], np.zeros(2), r"whose parts differ in length"),
     "ragged arrays": ((np.zeros(2), np.zeros(3)), np.zeros((2, 2)), r"whose parts differ in length"),
     "another shape": (np.zeros(2), np.zeros(3), r"expected shape \(3,\), .* got shape \(2,\)"),
-    "a tensor with a graph": (torch.zeros(2, requires_grad=True), np.zeros(2), r"requires grad"),
 }
 
 
