@@ -190,7 +190,7 @@ class EngineRun:
         """Run the window of training alone, on the latest fragment, while the feed is paused."""
         fragment, n_fragments = self.latest, self._n_fragments["training"]
         if fragment is None:
-            raise RuntimeError("training alone needs a fragment: measure the collection before.")
+            raise RuntimeError("training alone needs a fragment: measure collection first.")
         self._synchronize()
         started = perf_counter()
         for _ in range(n_fragments):
