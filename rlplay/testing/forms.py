@@ -73,7 +73,7 @@ def decode(code: float) -> Origin:
         If no origin has this code.
     """
     if not 0 <= code < N_ENVS * N_EPISODES * N_STEPS or code != int(code):
-        raise ValueError(f"{code!r} is the code of no environment, episode and step.")
+        raise ValueError(f"{code!r} names no environment, episode and step.")
     rest, step = divmod(int(code), N_STEPS)
     env, episode = divmod(rest, N_EPISODES)
     return Origin(env, episode, step)
