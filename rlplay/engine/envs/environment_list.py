@@ -35,9 +35,7 @@ __all__ = ["EnvironmentList"]
 
 
 class EnvironmentList:
-    """A list of environments that are stepped one after the other.
-
-    Implements :class:`~rlplay.engine.envs.protocol.Environments`.
+    """A list of environments that are stepped one after the other, as the protocol ``Environments`` asks.
 
     Instances stay the user's and are never closed. Environments made by factories are closed by :meth:`close`.
 

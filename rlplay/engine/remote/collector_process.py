@@ -23,9 +23,9 @@ from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule, Final, Fragment
 from ..envs.environment_list import EnvironmentList
-from ..envs.sent_spaces import send_spaces
 from ..memory.cuda import lane_between
 from ..stepping.inline import InlineStepper
+from ..stepping.sent_spaces import send_spaces
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
 __all__ = ["CollectorService", "CollectorSpec", "Prepared", "Reply"]

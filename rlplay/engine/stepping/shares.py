@@ -11,8 +11,8 @@ from ..concurrency.progress import Progress
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
 from ..envs.rows import Episode, OutcomeRow, StateRow
-from ..envs.sent_spaces import SentSpace
 from ..envs.spaces import equal_spaces
+from .sent_spaces import SentSpace
 from .stepper import Step
 
 __all__ = [
@@ -121,7 +121,7 @@ def check_equal_spaces(firsts: Sequence[int], spaces: Sequence[tuple[Any, Any]])
         For each part, the index of its first environment.
     spaces : sequence of tuples
         For each part, the observation space and the action space of its environments: all as they are, or all as
-        :class:`~rlplay.engine.envs.sent_spaces.SentSpace`.
+        :class:`~rlplay.engine.stepping.sent_spaces.SentSpace`.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from ..concurrency.service import HEAD_SIZE, SHORT, Server
 from ..concurrency.shared_memory import receive_memory
 from ..envs.info import Entries
 from ..envs.rows import Array, SlabLayout, view_rows
-from ..envs.sent_spaces import send_spaces
+from .sent_spaces import send_spaces
 from .shares import Share, close_shares, open_shares
 from .stepper import Step
 
@@ -53,7 +53,7 @@ class EnvironmentSpec(NamedTuple):
     obs: Nested
     act: Nested
     spaces: tuple[object, object]
-    """As they are, or as :class:`~rlplay.engine.envs.sent_spaces.SentSpace` if a worker process sends them."""
+    """As they are, or as :class:`~rlplay.engine.stepping.sent_spaces.SentSpace` if a worker process sends them."""
 
 
 class PoolMemory:

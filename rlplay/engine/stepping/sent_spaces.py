@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 
 from ...nested import Nested
-from .spaces import equal_spaces, fields
+from ..envs.spaces import equal_spaces, fields
 
 __all__ = ["SentSpace", "send_spaces"]
 
