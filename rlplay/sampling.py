@@ -112,8 +112,8 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Gener
     q : float tensor, ``(..., n)``
         Action values.
     epsilon : float, or float tensor that broadcasts to ``(...)``
-        The probability of a uniformly drawn action, which may be the greedy one. If it follows a schedule, keep it in a
-        buffer of the actor: snapshots copy buffers, not Python numbers, to the behaviour copy.
+        The probability of a uniformly drawn action, which may be the greedy one. If it follows a schedule, it may be a
+        plain attribute of the actor; with ``compile=True`` keep it in a buffer.
     generator : torch.Generator, optional
         On the device of ``q``.
 

@@ -179,9 +179,12 @@ class BaseActorModule(torch.nn.Module):
     info that are returned have the same two leading dimensions.
 
     The engine acts with a *behaviour copy* of this module, never with the module itself. Parameters, buffers and the
-    train/eval mode are copied again for each fragment; everything else is copied once, when the feed is made. So keep
-    schedules, such as an epsilon, in buffers. Changes that the copy makes to its own buffers are lost at the next
-    snapshot.
+    train/eval mode are copied again for each fragment. Changes that the copy makes to its own buffers are lost at the
+    next snapshot. Plain attributes of modules (numbers, strings, booleans, None) are copied again when the learner has
+    changed them since its previous snapshot, so a schedule, such as an epsilon, may be a plain attribute; what the copy
+    changes itself stays until then. (With ``compile=True`` keep a schedule in a buffer: a step has the values of plain
+    attributes compiled into it.) Everything else is copied once, when the feed is made. The copy reaches nothing of
+    this module: functions, hooks and weak references that refer to it refer to the copy there, or are refused.
     """
 
     generator: torch.Generator | None = None
