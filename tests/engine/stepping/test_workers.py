@@ -22,7 +22,7 @@ from rlplay.engine.rollout import same, threaded
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledger
 from tests.support import rows
 from tests.support.assertions import assert_identical
-from tests.support.rows import DIALECTS, ENTRIES
+from tests.support.rows import DIALECTS, ENTRIES, untold
 from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
 from tests.support.workers import Space
 
@@ -128,6 +128,7 @@ def assert_workers_yield_the_pages_of_same(dialect, *, options, workers, worker,
     assert any(len(page[1]) > 2 for page in some)
 
 
+@untold
 @pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 @kinds
@@ -145,6 +146,7 @@ def test_observations_and_actions_of_any_form_pass_through_shared_memory(form, a
     )
 
 
+@untold
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_worker_threads_yield_the_fragments_of_the_slow_twin_whatever_the_lengths(data):
