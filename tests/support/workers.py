@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlplay.engine.concurrency.child import Child
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import threaded
 from rlplay.engine.stepping import pool
@@ -101,7 +102,8 @@ def wait_forever():
 def shorten_closing(monkeypatch):
     """Shorten the time that closing waits for a step under way and for workers."""
     monkeypatch.setattr(driver.Driver, "stop_timeout", 1.0)
-    monkeypatch.setattr(pool, "_CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(pool.WorkerPool, "close_timeout", 0.2)
+    monkeypatch.setattr(Child, "grace", 0.2)
 
 
 def is_worker_fragment(k, fragment):

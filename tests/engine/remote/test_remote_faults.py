@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from gym.spaces import Box
 
+from rlplay.engine.concurrency.child import Child
 from rlplay.engine.envs.make import seeds_of
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import multi, single
@@ -21,6 +23,7 @@ from tests.support.errors import raising
 from tests.support.processes import ProcessBlocker, child_processes
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
 from tests.support.scripts import is_traceback, start_script
+from tests.support.starting import start_timeout_begins_when
 from tests.support.threads import LONG, InThread, until
 
 
@@ -28,6 +31,7 @@ from tests.support.threads import LONG, InThread, until
 def impatient(monkeypatch):
     """Closing does not wait long for a step that is under way."""
     monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
+    monkeypatch.setattr(Child, "grace", 0.2)
 
 
 @pytest.fixture
@@ -241,21 +245,25 @@ def test_a_process_that_dies_at_the_call_is_named():
 # no progress
 
 
-def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, blockers):
+def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, blockers, impatient):
     feed, _ = many(Script(), Script().at("step", T + 2, blockers[1]), timeout=0.5)
     assert is_scripted_fragment(0, next(feed))
     with pytest.raises(TimeoutError, match=r"0.5 s: collector process 1 \(environment 1\): environment 1, in env.step"):
         next(feed)
     with pytest.raises(StopIteration):
         next(feed)
-    feed.close()
+    with pytest.warns(RuntimeWarning, match=r"collector process 1 .*was killed"):
+        feed.close()
     assert not child_processes()
 
 
-def test_a_factory_that_blocks_is_given_up_after_the_start_timeout(blockers):
-    with pytest.raises(TimeoutError, match=r"0.5 s: collector process 0 \(environments 0 to 1\)"):
+def test_a_factory_that_blocks_is_given_up_after_the_start_timeout(blockers, impatient, monkeypatch):
+    start_timeout_begins_when(blockers[0].wait_until_entered, monkeypatch)
+    with pytest.raises(TimeoutError, match=r"0.5 s: collector process 0 \(environments 0 to 1\).*env.make") as caught:
         single.rollout(blockers[0], ScriptedActor(), T, 2, start_timeout=0.5)
-    until(lambda: not child_processes())
+    (note,) = caught.value.__notes__
+    assert re.search("collector process 0 .*was killed", note)
+    assert not child_processes()
 
 
 # closing
@@ -305,7 +313,8 @@ def test_a_process_that_is_stuck_is_killed_by_close(one, blockers, impatient):
     feed, fleet = one(Script(), Script().at("step", 3, blockers[0]))
     consumer = InThread(feed.__next__)
     blockers[0].wait_until_entered()
-    feed.close()
+    with pytest.warns(RuntimeWarning, match=r"collector process 0 .*was killed"):
+        feed.close()
     assert "closed" in str(consumer.wait().error)
     assert fleet.closed == [None, None]
     assert not child_processes()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import cloudpickle
@@ -71,7 +71,7 @@ def test_close_kills_a_worker_that_does_not_return_from_its_step(blocker, impati
     feed = rollout(at_step(2, 8, blocker))
     next(feed)
     pid = blocker.wait_until_entered()
-    with suppress(RuntimeWarning):  # told or not, as the collector stood
+    with pytest.warns(RuntimeWarning, match=r"worker 1 \(environments 2 to 3\) \(process \d+\) .*was killed"):
         feed.close()
     assert not is_alive(pid)
 
@@ -159,7 +159,7 @@ import numpy as np
 import torch
 from rlplay.engine import BaseActorModule
 from rlplay.engine.feed import driver
-from rlplay.engine.stepping import pool
+from rlplay.engine.concurrency.child import Child
 from rlplay.engine.rollout import threaded
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
@@ -195,7 +195,7 @@ class Actor(BaseActorModule):
 
 THEN, HANGS = sys.argv[1], int(sys.argv[2].rstrip("!"))
 LOCKS = sys.argv[2].endswith("!")  # holds the interpreter lock meanwhile
-driver.Driver.stop_timeout = pool._CLOSE_TIMEOUT = 0.3
+driver.Driver.stop_timeout = Child.grace = 0.3
 feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, info={"pid": np.int64})
 print("workers", *next(feed).env.info["pid"][0].tolist(), flush=True)
 exec(THEN)
@@ -268,5 +268,8 @@ def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
     _, err = finish(process)
     assert process.returncode == -signal.SIGINT
     assert err.count("Traceback") == 1
-    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    raised, first, second = err.splitlines()[-3:]
+    assert raised == "KeyboardInterrupt"
+    assert re.match(r"rlplay: worker 0 \(environment 0\) .* was killed", first)
+    assert re.match(r"rlplay: worker 1 \(environment 1\) .* was killed", second)
     until(lambda: not any(map(is_alive, pids)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from rlplay.engine.rollout import threaded
 from tests.support.actors import AddsWeight
 from tests.support.errors import TwoArgumentError
 from tests.support.processes import ProcessBlocker, is_alive
+from tests.support.starting import start_timeout_begins_when
 from tests.support.threads import LONG, InThread, until
 from tests.support.workers import (
     B,
@@ -132,17 +134,16 @@ def test_a_worker_that_dies_is_named_although_a_worker_before_it_is_slow(blocker
     check_end(rollout({0: {3: blocker}, 3: {3: partial(os._exit, 3)}}), RuntimeError, r"worker 1 .*exit code 3")
 
 
-def test_a_worker_whose_own_fork_outlives_it_is_named(tmp_path):
+def test_a_worker_whose_own_fork_outlives_it_is_named_and_the_fork_is_killed(tmp_path):
     def fork_and_die():
         if not (pid := os.fork()):
             signal.pause()  # with everything that the worker has had open
         (tmp_path / "pid").write_text(str(pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    try:
-        check_end(rollout(at_step(0, 2, fork_and_die), timeout=LONG), RuntimeError, "worker 0 .*SIGKILL")
-    finally:
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    check_end(rollout(at_step(0, 2, fork_and_die), timeout=LONG), RuntimeError, "worker 0 .*SIGKILL")
+    pid = int((tmp_path / "pid").read_text())
+    until(lambda: not is_alive(pid))  # it belonged to the process group of the worker
 
 
 # --- a worker that hangs ----------------------------------------------------------------------------------------------
@@ -150,17 +151,21 @@ def test_a_worker_whose_own_fork_outlives_it_is_named(tmp_path):
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("act", [wait_forever, loop_forever, hold_interpreter_lock])
-def test_a_worker_that_hangs_is_named_and_killed(act, groups):
+def test_a_worker_that_hangs_is_named_and_killed(act, groups, impatient):
     feed = rollout(at_step(3, 8, act), timeout=0.5, groups=groups)
-    error = check_end(
-        feed, TimeoutError, r"worker 1 \(environments .*3\): environment 3, in env.step, at step 2 of", k=1
-    )
+    with pytest.warns(RuntimeWarning, match=r"worker 1 .*was killed.*environment 3, in env.step"):
+        error = check_end(
+            feed, TimeoutError, r"worker 1 \(environments .*3\): environment 3, in env.step, at step 2 of", k=1
+        )
     assert str(error).count("worker 1") == 1
 
 
-def test_a_factory_that_hangs_is_named_at_the_call(impatient):
-    with pytest.raises(TimeoutError, match=r"worker 1 \(environments 2 to 3\): environment 3, in env.reset"):
-        rollout(at_step(3, 0, wait_forever), start_timeout=0.5)
+def test_a_factory_that_hangs_is_named_at_the_call(impatient, blocker, monkeypatch):
+    start_timeout_begins_when(blocker.wait_until_entered, monkeypatch)
+    with pytest.raises(TimeoutError, match=r"worker 1 \(environments 2 to 3\): environment 3, in env.reset") as caught:
+        rollout(at_step(3, 0, blocker), start_timeout=0.5)
+    (note,) = caught.value.__notes__
+    assert re.search(r"worker 1 .*was killed", note)
 
 
 def test_an_environment_that_does_not_close_is_named_and_its_worker_killed(impatient):
