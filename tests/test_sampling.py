@@ -186,7 +186,9 @@ def test_compiled_and_captured_steps_give_minus_one_too(how, options, monkeypatc
         options = {**options, "device": LaggingLane()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the step must not become eager
-        with same.rollout([LedgerEnv(gym.spaces, j, lengths=[5]) for j in range(3)], Diverges(how), 9, **options) as feed:
+        with same.rollout(
+            [LedgerEnv(gym.spaces, j, lengths=[5]) for j in range(3)], Diverges(how), 9, **options
+        ) as feed:
             fragment = next(feed)
             next(feed)
             drawn, here = fragment.actor["drawn"].clone(), fragment.actor["here"].clone()

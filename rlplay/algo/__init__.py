@@ -1,19 +1,20 @@
 """The parts of a learning algorithm as pure functions of fragments and arrays.
 
 :mod:`~rlplay.algo.returns`
-    Arrays in, arrays out: returns, temporal differences, GAE and V-trace.
+    Functions of arrays: returns, temporal differences, GAE and V-trace.
 :func:`transitions`
-    Converts a fragment to the arguments of these, with correct values where an episode was truncated.
+    Converts a fragment to the arguments of these functions, with correct values where an episode was truncated.
 :func:`unroll`
     Runs an actor over a fragment, with gradients.
 :mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`, :mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`
     The losses: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors.
 
-``torch.compile(loss)`` compiles one graph for all fragments of one shape; up to four if they have ``final``, as the
-number of episodes that ended may be zero, one or more. With a recurrent actor, unrolling runs eagerly and the rest is
-compiled.
+``torch.compile(loss)`` compiles one graph for all fragments of one shape. If the fragments have ``final`` it compiles
+up to four, since the number of episodes that ended may be zero, one or more. With a recurrent actor, unrolling runs
+eagerly and the rest is compiled.
 
-This package imports the data types of :mod:`rlplay.engine` and :mod:`rlplay.replay`, no environments and no threads.
+This package imports only the data types of :mod:`rlplay.engine` and :mod:`rlplay.replay`. It must not import
+environments or threads.
 """
 
 from . import a2c, dqn, ppo, returns, vtrace

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine import BaseActorModule, Fragment
 from . import masked
-from .actor_critic import objective, reaction, valued
+from .actor_critic import objective, policy_terms, transitions_with_values
 from .returns import gae, multistep
 from .transitions import blank_padding, taken
 from .unroll import unroll
@@ -51,7 +51,7 @@ def loss(
     C : float in [0, 1]
         GAE's lambda. 1: returns to the end of the episode or of the fragment; 0: one step.
     n_lookahead : int >= 0, or None
-        If given, n-step returns over so many steps replace GAE (:func:`rlplay.algo.returns.multistep`).
+        If given, returns over this number of steps replace GAE (:func:`rlplay.algo.returns.multistep`).
     value_weight, entropy_weight : float
         The coefficients of the critic's squared error and of the policy's entropy (in nats).
     normalise : bool
@@ -70,19 +70,19 @@ def loss(
     Raises
     ------
     TypeError
-        The info is no mapping, or the actions are of another kind.
+        The info is no mapping, or the actions are of another kind of space.
     ValueError
-        The info lacks an entry, or it has another shape; a number is out of range; both ``C`` and ``n_lookahead`` are
-        given.
+        The info lacks an entry, or an entry has another shape; a number is out of range; both ``C`` and ``n_lookahead``
+        are given.
     """
     info, _, final = unroll(blank_padding(fragment), actor)
-    current = reaction(info, taken(fragment), fragment.env.valid)
-    x = valued(fragment, info, final, gamma=gamma)
+    current = policy_terms(info, taken(fragment), fragment.env.valid)
+    x = transitions_with_values(fragment, info, final, gamma=gamma)
     if n_lookahead is None:
         advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
     elif C == 1:
-        ahead = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
-        advantage = ahead - x.val
+        n_step_returns = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
+        advantage = n_step_returns - x.val
     else:
         raise ValueError(f"`C` = {C} (GAE) and `n_lookahead` = {n_lookahead} exclude each other: leave one out.")
 

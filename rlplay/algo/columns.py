@@ -23,14 +23,14 @@ class Columns(Generic[Array]):
     """The arguments of a recursion: in the dtype of the computation, without gradients, ready to be broadcast.
 
     Tensors on the host are converted to NumPy arrays that share their memory, since an operation on a short row takes
-    NumPy a third of the time that it takes torch. So the recursions work on NumPy arrays, or on torch tensors: those on
-    a device, and all tensors under ``torch.compile``.
+    NumPy a third of the time that it takes torch. Tensors on a device, and all tensors under ``torch.compile``, stay
+    torch tensors. So the recursions work on NumPy arrays or on torch tensors.
     """
 
     xp: Any
     """The arrays' module, ``numpy`` or ``torch``. Only functions that both modules have are called."""
     rew: Any
-    """``(T, B, ...)``: ``r_{t+1}``. Read-only, like ``val``: they may be the caller's memory."""
+    """``(T, B, ...)``: ``r_{t+1}``. Must not be written to, like ``val``: both may be the caller's memory."""
     discount: Any
     """Broadcasts to ``rew``: ``gamma n_t``, zero at the ends of episodes. A new array, which may be written to."""
     val: Any
@@ -43,7 +43,7 @@ class Columns(Generic[Array]):
     """The dtype of the result, NumPy's or torch's."""
 
     def weight(self, name: str, bar: float | None) -> Any:
-        """Compute ``min(exp(omega_t), bar)``, at most the largest finite number, so that zero times it is zero."""
+        """Compute ``min(exp(omega_t), bar)``, at most the largest finite number, so that zero times a weight is 0."""
         if bar is not None and not (isinstance(bar, Real) and bar >= 0):
             raise ValueError(f"`{name}` must be a number >= 0, or None for no clipping; got {bar!r}.")
         if self.ratio is None:
@@ -58,10 +58,10 @@ class Columns(Generic[Array]):
 
     def deltas(self) -> Any:
         """Compute the temporal differences ``rew_t + gamma n_t V_{t+1} - V_t``, unweighted, as a new array."""
-        found = times(self.discount, self.xp.concatenate([self.val[1:], self.end[None]]))
-        found += self.rew
-        found -= self.val
-        return found
+        differences = times(self.discount, self.xp.concatenate([self.val[1:], self.end[None]]))
+        differences += self.rew
+        differences -= self.val
+        return differences
 
     def converted(self, x: Any) -> Array:
         """Convert a result to the kind of the arguments (NumPy or torch) and to ``dtype``."""
@@ -99,17 +99,17 @@ def columns(
     _check_kind("fin", fin, rew, "bool")
     _check_shapes(rew, fin, val, omega, end)
 
-    # a zero-dimensional bootstrap counts as a number, and does not take part in dtype promotion
+    # like a number, a zero-dimensional bootstrap does not take part in dtype promotion
     kind: Any = torch if isinstance(rew, torch.Tensor) else np
     dtype = reduce(kind.promote_types, [x.dtype for x in floats.values() if x.ndim])
     working = kind.promote_types(dtype, kind.float32)
-    on_host = _on_host(rew)
-    xp: Any = np if on_host else torch
+    use_numpy = _uses_numpy(rew)
+    xp: Any = np if use_numpy else torch
 
     def to_working(x: Any) -> Any:
         if kind is np:
             return x.astype(working, copy=False)
-        return x.to(working).numpy(force=True) if on_host else x.detach().to(working)
+        return x.to(working).numpy(force=True) if use_numpy else x.detach().to(working)
 
     def aligned(x: Any) -> Any:
         return x.reshape(*x.shape, *(1,) * (rew.ndim - x.ndim))
@@ -135,19 +135,19 @@ def fraction(name: str, x: float) -> float:
     Raises
     ------
     TypeError
-        It is no number. A tensor is refused, since reading it would make the host wait for the device.
+        ``x`` is no number. A tensor is refused, since reading its value would make the host wait for the device.
     ValueError
-        It is outside [0, 1].
+        ``x`` is outside [0, 1].
     """
     if not isinstance(x, Real):
-        raise TypeError(f"`{name}` must be a number, got {type(x).__name__}; of a tensor, take `.item()` beforehand.")
+        raise TypeError(f"`{name}` must be a number, got {type(x).__name__}; convert a tensor with `.item()`.")
     if not 0 <= x <= 1:
         raise ValueError(f"`{name}` must be in [0, 1], got {x}.")
     return float(x)
 
 
-def _on_host(x: Any) -> bool:
-    """Whether to compute with NumPy. Under ``torch.compile`` all is computed with torch, so that it can be compiled."""
+def _uses_numpy(x: Any) -> bool:
+    """Return whether to compute with NumPy. Under ``torch.compile`` torch is used, so that all can be compiled."""
     return not isinstance(x, torch.Tensor) or (x.device.type == "cpu" and not torch.compiler.is_compiling())
 
 
@@ -173,7 +173,7 @@ def _check_shapes(rew: Any, fin: Any, val: Any, omega: Any, end: Any) -> None:
     """Raise unless ``rew`` is ``(T, B, ...)`` and the other shapes fit it."""
     shape = tuple(rew.shape)
     if len(shape) < 2 or shape[0] == 0:
-        raise ValueError(f"`rew` must be (T, B, ...) with T >= 1, got {shape}; of a single stream take `rew[:, None]`.")
+        raise ValueError(f"`rew` must be (T, B, ...) with T >= 1, got {shape}; convert (T,) by `rew[:, None]`.")
     for name, x in (("fin", fin), ("omega", omega)):
         if x is not None and (x.ndim < 2 or tuple(x.shape) != shape[: x.ndim]):
             _refuse(name, x, f"{shape[:2]}, as `rew` is (T, B, ...) = {shape}")
@@ -185,6 +185,6 @@ def _check_shapes(rew: Any, fin: Any, val: Any, omega: Any, end: Any) -> None:
 
 def _refuse(name: str, x: Any, expected: str) -> NoReturn:
     raise ValueError(
-        f"`{name}` must be {expected}; got {tuple(x.shape)}. All is time-major: is something batch-major, or does a "
-        f"dimension of one want `.squeeze(-1)`?"
+        f"`{name}` must be {expected}; got {tuple(x.shape)}. All arrays are time-major: transpose those that "
+        f"are batch-major. If the last dimension has size 1, remove it with `.squeeze(-1)`."
     )

@@ -6,8 +6,8 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
 
-Recurrent networks learn from sequences. Their priorities by Kapturowski et al. (2019, "Recurrent Experience Replay in
-Distributed Reinforcement Learning")::
+Recurrent networks learn from sequences. This example sets the priorities of sequences as Kapturowski et al. (2019,
+"Recurrent Experience Replay in Distributed Reinforcement Learning") do::
 
     columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # from a buffer made with `sequences=True`
     loss, info = dqn.loss(columns, actor, target=target, gamma=0.99, weight=weight)
@@ -77,23 +77,23 @@ def loss(
         The error above which Huber's loss is linear, with this slope, instead of half the square. ``None``: half the
         square everywhere.
     weight : float tensor, optional
-        Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: all one.
+        Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: all are 1.
 
     Returns
     -------
     loss : float tensor, ``()``
         With gradients to the actor's parameters.
     info : dict of float tensors
-        Detached, on the device: ``td_error``, ``(T, B)``, that is ``y_t - Q(s_t, a_t)``, zero where not valid; and the
-        means ``q`` and ``target``, ``()``. The host does not wait for the device, except once for each recurrent
-        network, in :func:`rlplay.algo.unroll`.
+        Detached, on the device: ``td_error``, ``(T, B)``, that is ``y_t - Q(s_t, a_t)``, zero for transitions that are
+        not valid; and the means ``q`` and ``target``, ``()``. The host does not wait for the device, except once for
+        each recurrent network, in :func:`rlplay.algo.unroll`.
 
     Raises
     ------
     TypeError
-        An info is no mapping, or the actions are of another kind.
+        An info is no mapping, or the actions are of another kind of space.
     ValueError
-        An info has no ``"q"``, or it has another shape; a number is out of range.
+        An info has no ``"q"``, or ``"q"`` has another shape; a number is out of range.
     """
     _check_huber(huber)
     if n_lookahead is not None and n_lookahead < 1:
@@ -101,24 +101,24 @@ def loss(
     inputs, valid = blank_padding(fragment), fragment.env.valid
     has_final = isinstance(fragment.env.final, Final)
     info, _, final = unroll(inputs, actor)
-    q = _values(info, fragment.state.act)
+    q = _action_values(info, fragment.state.act)
     with torch.no_grad():
         target_info, _, target_final = (info, None, final) if target is None else unroll(inputs, target)
-        value = _greedy(info, target_info, double)
-        final_value = _greedy(final, target_final, double) if has_final else ()
+        value = _greedy_values(info, target_info, double)
+        final_value = _greedy_values(final, target_final, double) if has_final else ()
         x = transitions(fragment, value, final_value, gamma=gamma)
         y = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
 
     q = q[:-1].masked_fill(~valid.unsqueeze(-1), 0)
     act = taken(fragment).masked_fill(~valid, 0).unsqueeze(-1)
     chosen = q.gather(-1, act).squeeze(-1)
-    errors = _errors(chosen, y, huber)
+    element_losses = _elementwise_loss(chosen, y, huber)
     if weight is not None:
         if weight.shape not in (valid.shape, valid.shape[1:]):
             expected = f"(T, B) = {tuple(valid.shape)} or (B,) = {tuple(valid.shape[1:])}"
             raise ValueError(f"`weight` must be {expected}, got {tuple(weight.shape)}.")
-        errors = errors * weight
-    total = masked.mean(errors, valid)
+        element_losses = element_losses * weight
+    total = masked.mean(element_losses, valid)
     return total, {
         "td_error": (y - chosen).detach(),
         "q": masked.mean(chosen.detach(), valid),
@@ -167,14 +167,14 @@ def replayed(
         As for :func:`loss`.
     """
     _check_huber(huber)
-    q = _values(_react(actor, batch.state), batch.act)
+    q = _action_values(_info_for(actor, batch.state), batch.act)
     with torch.no_grad():
-        info = _react(actor, batch.next) if double or target is None else ()
-        value = _greedy(info, info if target is None else _react(target, batch.next), double)
+        info = _info_for(actor, batch.next) if double or target is None else ()
+        value = _greedy_values(info, info if target is None else _info_for(target, batch.next), double)
         y = batch.rew + torch.where(batch.discount == 0, 0, batch.discount * value)
 
     chosen = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
-    total = (_errors(chosen, y, huber) * batch.weight).mean()
+    total = (_elementwise_loss(chosen, y, huber) * batch.weight).mean()
     return total, {
         "td_error": (y - chosen).detach().squeeze(0),
         "q": chosen.detach().mean(),
@@ -182,8 +182,8 @@ def replayed(
     }
 
 
-def _values(info: Nested, act: Nested) -> Tensor:
-    """Return ``info["q"]``, after checking that it fits the actions and that these are of a single Discrete space."""
+def _action_values(info: Nested, act: Nested) -> Tensor:
+    """Return ``info["q"]``, and check its shape against the actions, which must be of a single Discrete space."""
     if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.ndim != 2:
         got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
         raise TypeError(f"Q-learning is for the actions of a single Discrete space, int64 (n_seq, B); got {got}.")
@@ -193,8 +193,12 @@ def _values(info: Nested, act: Nested) -> Tensor:
     return q.to(torch.promote_types(q.dtype, torch.float32))
 
 
-def _greedy(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
-    """Compute ``V(s)`` by double Q-learning or not: network ``chosen_by`` chooses, ``evaluated_by`` evaluates."""
+def _greedy_values(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
+    """Compute ``V(s)``, given the infos of two networks.
+
+    With ``double``, the network of ``chosen_by`` chooses the action whose value the network of ``evaluated_by`` gives.
+    Otherwise ``V(s)`` is the largest value of the latter.
+    """
     q = entry(evaluated_by, "q").detach()
     if not double:
         return q.amax(-1)
@@ -202,7 +206,7 @@ def _greedy(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
     return q.gather(-1, best).squeeze(-1)
 
 
-def _errors(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
+def _elementwise_loss(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
     """Compute Huber's loss, or half the square, of each ``y - q``."""
     y = y.to(q.dtype)
     if huber is None:
@@ -210,12 +214,12 @@ def _errors(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
     return F.huber_loss(q, y, reduction="none", delta=huber)
 
 
-def _react(actor: BaseActorModule, state: State) -> Nested:
-    """Return the info of an actor without recurrent state for the states of a batch."""
+def _info_for(actor: BaseActorModule, state: State) -> Nested:
+    """Compute the info for the states of a batch; the actor must have no recurrent state."""
     info, hx = react(actor, state, None)
     if nested.leaves(hx):
         raise ValueError(
-            f"{type(actor).__qualname__} has a recurrent state, of which single transitions know nothing: sample "
+            f"{type(actor).__qualname__} has a recurrent state, which single transitions do not contain: sample "
             f"sequences, and use `dqn.loss` on their fragment."
         )
     return info

@@ -1,7 +1,8 @@
 """Masks, and means over the valid transitions, for the losses.
 
-Elements that are not valid must still be finite: a mean multiplies them by zero, and zero times infinity is NaN. So
-mask the inputs of a computation, not only its result: a zero gradient times an infinite activation is NaN, too.
+Elements that are not valid must still be finite, since a mean multiplies them by zero, and zero times infinity is NaN.
+Therefore mask the inputs of a computation and not only its result: a zero gradient times an infinite activation is NaN
+as well.
 
 The host never waits for the device.
 """
@@ -14,7 +15,7 @@ __all__ = ["like", "mean", "normalised"]
 
 
 def like(mask: Tensor, x: Tensor) -> Tensor:
-    """Append dimensions of one to a mask, so that it broadcasts over the trailing dimensions of ``x``."""
+    """Append dimensions of size 1 to a mask, so that it broadcasts over the trailing dimensions of ``x``."""
     return mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim))
 
 

@@ -12,8 +12,8 @@ A training loop::
             loss.backward()
             optim.step()
 
-With ``torch.compile``, compile the function that contains the inner loop. ``torch.compile(ppo.losses)`` brings little:
-``losses`` returns an iterator, and the losses are computed when the loop advances it.
+With ``torch.compile``, compile the function that contains the inner loop. ``torch.compile(ppo.losses)`` has little
+effect, since ``losses`` returns an iterator and the losses are computed when the loop advances the iterator.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..dtypes import move
 from ..engine import BaseActorModule, Final, Fragment
 from ..nested import Nested
 from . import masked
-from .actor_critic import objective, reaction, valued
+from .actor_critic import objective, policy_terms, transitions_with_values
 from .returns import gae
 from .transitions import blank_padding, taken
 from .unroll import unroll
@@ -49,11 +49,11 @@ class _Batch(NamedTuple):
     log_p: Tensor
     """Float ``(T, B)``: the log-probabilities of the actions under the behaviour policy."""
     advantage: Tensor
-    """Float ``(T, B)``."""
+    """Float ``(T, B)``: the advantages, normalised if the user chose so."""
     target: Tensor
     """Float ``(T, B)``: the critic's targets."""
     valid: Tensor
-    """Bool ``(T, B)``."""
+    """Bool ``(T, B)``: the transitions that the means are over."""
 
 
 def loss(
@@ -92,7 +92,8 @@ def loss(
     C : float in [0, 1]
         GAE's lambda.
     clip : float > 0
-        The distance of the ratio ``w_t`` from one beyond which the policy gains nothing more.
+        The loss has no gradient to the policy where ``w_t`` has already moved from one by more than this distance, in
+        the direction that the advantage favours.
     value_weight, entropy_weight : float
         The coefficients of the critic's squared error and of the policy's entropy (in nats).
     normalise : bool
@@ -105,19 +106,19 @@ def loss(
         With gradients to the actor's parameters.
     info : dict of float tensors, ``()``
         Detached, on the device: ``policy_loss``, ``value_loss``, ``entropy``, and the means ``value``, ``kl`` (an
-        estimate of ``KL(mu || pi)``, in nats, never negative) and ``clipped`` (the share of ratios
-        outside of the bounds). The host does not wait for the device, except once for a recurrent actor, in
+        estimate of ``KL(mu || pi)``, in nats, never negative) and ``clipped`` (the fraction of transitions whose
+        ``w_t`` is outside of the bounds). The host does not wait for the device, except once for a recurrent actor, in
         :func:`rlplay.algo.unroll`.
 
     Raises
     ------
     TypeError
-        An info is no mapping, or the actions are of another kind.
+        An info is no mapping, or the actions are of another kind of space.
     ValueError
-        An info lacks an entry, or it has another shape; a number is out of range.
+        An info lacks an entry, or an entry has another shape; a number is out of range.
     """
     _check_clip(clip)
-    batch = _prepared(fragment, gamma=gamma, C=C, normalise=normalise)
+    batch = _prepare(fragment, gamma=gamma, C=C, normalise=normalise)
     return _loss(batch, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
 
 
@@ -138,8 +139,9 @@ def losses(
     """Yield the loss of each random minibatch of a fragment, over several epochs.
 
     Each loss is computed when the iterator is advanced, with the actor's weights at that time. A minibatch consists of
-    single transitions if the actor has no recurrent state, and of whole columns if it has one. Transitions that are not
-    valid are drawn as well and left out of the means, so minibatches of a sticky fragment have fewer valid transitions.
+    single transitions if the actor has no recurrent state, and of whole columns if the actor has one. Transitions that
+    are not valid are drawn as well and left out of the means, so minibatches of a sticky fragment have fewer valid
+    transitions.
 
     Parameters
     ----------
@@ -149,7 +151,7 @@ def losses(
         The number of passes over the fragment.
     n_minibatches : int
         The number of minibatches in each epoch. The ``T B`` transitions (or the ``B`` columns) are divided among them
-        evenly; sizes differ by one at most.
+        evenly: the sizes of minibatches differ by one at most.
     generator : torch.Generator, optional
         Draws the minibatches; on the fragment's device. ``None``: torch's global one.
 
@@ -161,14 +163,14 @@ def losses(
     Raises
     ------
     TypeError, ValueError
-        As :func:`loss`, at the call; or there are more minibatches than transitions or columns.
+        As for :func:`loss`; or there are more minibatches than transitions or columns. Wrong
+        arguments raise at the call, not when the iterator is advanced.
     """
     _check_clip(clip)
-    batch = _prepared(fragment, gamma=gamma, C=C, normalise=normalise)
+    batch = _prepare(fragment, gamma=gamma, C=C, normalise=normalise)
     if not nested.leaves(fragment.hx):
-        batch = nested.map(
-            lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch
-        )  # each transition becomes a column
+        # each transition becomes a column of one step
+        batch = nested.map(lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch)
     n_columns, unit = batch.valid.shape[1], "columns" if nested.leaves(fragment.hx) else "transitions"
     if not (isinstance(n_epochs, int) and isinstance(n_minibatches, int)):
         raise TypeError(f"`n_epochs` and `n_minibatches` must be integers, got {n_epochs!r} and {n_minibatches!r}.")
@@ -182,26 +184,25 @@ def losses(
         for _ in range(n_epochs):
             order = torch.randperm(n_columns, generator=generator, device=batch.valid.device)
             for chosen in order.tensor_split(n_minibatches):
-                part = nested.map(partial(move, itemgetter((slice(None), chosen))), batch)
-                yield _loss(part, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
+                minibatch = nested.map(partial(move, itemgetter((slice(None), chosen))), batch)
+                yield _loss(minibatch, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
 
     iterate = minibatches
-    if (
-        torch.compiler.is_compiling()
-    ):  # compile each loss by itself; tracing the generator would compute all of them first
+    if torch.compiler.is_compiling():
+        # each loss is compiled by itself: tracing the generator would compute all losses before the first is returned
         iterate = torch.compiler.disable(minibatches, recursive=False)
     return iterate()
 
 
-def _prepared(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> _Batch:
+def _prepare(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> _Batch:
     """Compute the constants of the loss (advantages, targets, old log-probabilities) from ``fragment.actor``."""
     final = fragment.env.final.actor if isinstance(fragment.env.final, Final) else ()
-    x = valued(fragment, fragment.actor, final, gamma=gamma)
+    x = transitions_with_values(fragment, fragment.actor, final, gamma=gamma)
     act = taken(fragment)
-    behaviour = reaction(fragment.actor, act, x.valid)
+    behaviour = policy_terms(fragment.actor, act, x.valid)
     advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
     scaled = masked.normalised(advantage, x.valid) if normalise else advantage
-    # `final` is not needed any more: the values of the last states are in the rewards
+    # `final` is not needed any more, since the rewards contain the values of the last states
     inputs = blank_padding(fragment)._replace(actor=(), env=fragment.env._replace(info={}, final=()))
     return _Batch(inputs, act, behaviour.log_p, scaled, advantage + x.val, x.valid)
 
@@ -209,7 +210,8 @@ def _prepared(fragment: Fragment, *, gamma: float, C: float, normalise: bool) ->
 def _loss(
     batch: _Batch, actor: BaseActorModule, *, clip: float, value_weight: float, entropy_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    current = reaction(unroll(batch.fragment, actor).info, batch.act, batch.valid)
+    """Compute the clipped loss and its info, with gradients to the actor's parameters."""
+    current = policy_terms(unroll(batch.fragment, actor).info, batch.act, batch.valid)
     omega = current.log_p - batch.log_p
     ratio = omega.exp()
     gain = torch.minimum(ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage)
@@ -217,8 +219,8 @@ def _loss(
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
     loss, terms = objective(current, gain, batch.target, batch.valid, **weights)
     with torch.no_grad():
-        more = {"kl": omega.expm1() - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
-        return loss, terms | {name: masked.mean(y, batch.valid) for name, y in more.items()}
+        further = {"kl": omega.expm1() - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
+        return loss, terms | {name: masked.mean(y, batch.valid) for name, y in further.items()}
 
 
 def _check_clip(clip: float) -> None:

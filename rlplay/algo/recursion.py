@@ -2,20 +2,22 @@
 
 There are two implementations.
 
-The *walk* is for NumPy arrays. It goes from the last row to the first, with two operations per row. On the host this is
-fast: a row fits into the first-level cache, an operation takes a fraction of a microsecond, and each number is read
-once.
+The *walk* is for NumPy arrays. The walk goes from the last row to the first, with two operations per row. On the host
+this is fast: a row fits into the first-level cache, an operation takes a fraction of a microsecond, and each number is
+read once.
 
 The *scan* is for torch tensors. On a device every operation is a kernel launch, and the ``2 T`` launches of a walk
-would take most of the time. (Under ``torch.compile`` the scan is used on the host, too: it becomes a few loops, which
-compile fast.) Row ``t`` is the affine map ``x -> a_t + b_t x``. Composing two maps over ``k`` rows gives one over
-``2 k`` rows. So the maps over 1, 2, 4, ... rows, called windows, are computed for all rows at once, until they reach
-the end: five launches for each doubling (Hillis and Steele, 1986, "Data Parallel Algorithms"). A tree over the rows
-would need fewer operations on numbers but more launches, and the rounding of a row would depend on its position in the
-tree. Here, as in the walk, a row depends only on the rows from it to the end of its episode, to the last bit.
+would take most of the time. (Under ``torch.compile`` the scan is used on the host as well, since the compiler turns the
+scan into a few loops, which compile fast.) Row ``t`` is the affine map ``x -> a_t + b_t x``. Composing two maps over
+``k`` rows gives a map over ``2 k`` rows. So the maps over 1, 2, 4, ... rows, called windows, are computed for all rows
+at once, until they reach the end: five launches for each doubling (Hillis and Steele, 1986, "Data Parallel
+Algorithms"). A tree over the rows would need fewer operations on numbers but more launches, and the rounding of a row
+would depend on its position in the tree. Here, as in the walk, a row depends only on the rows from it to the end of its
+episode, to the last bit.
 
-In both, a coefficient of zero stops NaN and infinity: zero times either counts as zero. Nothing is divided, and the
-host never waits for the device. In the scan, a product of coefficients that underflows counts as zero in this sense.
+In both implementations a coefficient of zero stops NaN and infinity: the product counts as zero. Nothing is divided,
+and the host never waits for the device. In the scan, a product of coefficients that underflows counts as zero in this
+sense.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ def _scan(a: Any, b: Any, end: Any) -> Any:
 def _windows(a: Any, b: Any, end: Any, longest: int) -> Iterator[tuple[int, Any]]:
     """Yield ``k = 1, 2, 4, ... <= longest``, each with the maps ``(a, b)`` over the ``k`` rows from ``t`` on.
 
-    The maps are one tensor ``(2, 1+T, B, ...)``, which the following ones overwrite. Row ``T`` is the constant map
+    The maps are one tensor ``(2, 1+T, B, ...)``, which the next iteration overwrites. Row ``T`` is the constant map
     ``x -> end + 0 x``. So the windows of the last ``k`` rows reach the end: their ``a`` is already the solution.
     """
     zeros = torch.zeros_like(end)[None]
@@ -129,7 +131,7 @@ def _windows(a: Any, b: Any, end: Any, longest: int) -> Iterator[tuple[int, Any]
             near_a, near_b = window[:, :-k]
             product_a, product_b = times(near_b, window[:, k:])
             near_a += product_a
-            torch.clamp(product_b, max=largest, out=near_b)  # coefficients must stay finite
+            torch.clamp(product_b, max=largest, out=near_b)  # the coefficients must stay finite
         k *= 2
 
 

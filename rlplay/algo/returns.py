@@ -1,4 +1,4 @@
-"""Returns, temporal differences, GAE and V-trace: arrays in, arrays out.
+"""Functions of arrays: returns, temporal differences, GAE and V-trace.
 
 Each is a backward recursion ``x_t = a_t + b_t x_{t+1}``, for its own ``a``, ``b`` and ``x_T``::
 
@@ -8,14 +8,13 @@ Each is a backward recursion ``x_t = a_t + b_t x_{t+1}``, for its own ``a``, ``b
     vtrace         D_t         gamma n_t c_t       0             V + x
 
 with ``n_t = 1 - fin_t``, ``rho_t = min(exp(omega_t), r_bar)`` and ``c_t = min(exp(omega_t), c_bar)``. A coefficient of
-zero stops NaN and infinity, too: numbers beyond the end of an episode have no effect on the rows before it.
+zero stops NaN and infinity as well: numbers beyond the end of an episode have no effect on the rows before it.
 
 Arguments
 =========
 
 The arguments are those of transitions: row ``t`` describes the transition from ``s_t`` to ``s_{t+1}``.
-:func:`rlplay.algo.transitions` makes them from a fragment; time limits and rows that are no transition are handled
-there.
+:func:`rlplay.algo.transitions` makes them from a fragment, and handles time limits and rows that are no transition.
 
 rew : float array, ``(T, B, ...)``
     ``r_{t+1}``. Integer rewards are refused, not converted, since they do not determine a float dtype.
@@ -24,7 +23,8 @@ fin : bool array, ``(T, B)``
 val : float array, the shape of ``rew``
     ``V(s_t)``.
 omega : float array, ``(T, B)``
-    ``log pi(a_t | s_t) - log mu(a_t | s_t)``: of the target and of the behaviour policy. ``None``: weights of one.
+    ``log pi(a_t | s_t) - log mu(a_t | s_t)``, where ``pi`` is the target policy and ``mu`` the behaviour policy.
+    ``None``: all importance weights are 1.
 bootstrap : float, or float array ``(B, ...)`` or ``(1, B, ...)``
     ``V(s_T)``.
 gamma, C : float in [0, 1]
@@ -64,7 +64,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _quiet(function: _Function) -> _Function:
     """Suppress NumPy's warnings about overflow and invalid values.
 
-    Skipped under ``torch.compile``, which cannot trace ``errstate``; no NumPy is used there.
+    Under ``torch.compile`` nothing is suppressed: the compiler cannot trace ``errstate``, and NumPy is not used then.
     """
 
     @wraps(function)
@@ -176,9 +176,9 @@ def deltas(
         ``D_t``.
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
-    found = x.deltas()
-    found *= x.weight("r_bar", r_bar)
-    return x.converted(found)
+    weighted = x.deltas()
+    weighted *= x.weight("r_bar", r_bar)
+    return x.converted(weighted)
 
 
 @_quiet
@@ -211,8 +211,8 @@ def gae(
     Notes
     -----
     Schulman et al. (2016), "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16. The
-    paper's reward ``r_t`` is ``rew_t = r_{t+1}`` here; its sums are infinite, while these end with the episode or at
-    ``T``.
+    paper's reward ``r_t`` is ``rew_t = r_{t+1}`` here; its sums are infinite, while the sums here end with the episode
+    or at ``T``.
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap)
     a, b = x.deltas(), x.discount
@@ -235,8 +235,9 @@ def vtrace(
     """Compute the V-trace value targets ``v_t``.
 
     ``v_t - V_t = D_t + gamma n_t c_t (v_{t+1} - V_{t+1})``, where ``D_t`` are the :func:`deltas`, and ``v_T = V_T``.
-    On-policy (``omega`` zero, neither bar below one) it equals :func:`returns`. The advantage of V-trace's policy
-    gradient is ``rho_t (rew_t + gamma n_t v_{t+1} - V_t)``: the :func:`deltas` with ``v_{t+1}`` instead of ``V_{t+1}``.
+    On-policy (``omega`` zero, neither upper bound below one) the targets equal :func:`returns`. The advantage of
+    V-trace's policy gradient is ``rho_t (rew_t + gamma n_t v_{t+1} - V_t)``: the :func:`deltas` with ``v_{t+1}``
+    instead of ``V_{t+1}``.
 
     Parameters
     ----------
@@ -257,6 +258,6 @@ def vtrace(
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap, omega=omega)
     a = x.deltas()
     a *= x.weight("r_bar", r_bar)
-    found = solve(a, x.weighted_discount("c_bar", c_bar), x.xp.zeros_like(x.end))
-    found += x.val
-    return x.converted(found)
+    targets = solve(a, x.weighted_discount("c_bar", c_bar), x.xp.zeros_like(x.end))
+    targets += x.val
+    return x.converted(targets)

@@ -1,4 +1,4 @@
-"""From a fragment's rows to transitions. Time limits and rows that are no transition are handled here and only here.
+"""Converts a fragment's rows to transitions. Only this module handles time limits and rows that are no transition.
 
 A fragment has ``1+T`` rows of states and ``T`` transitions between them (:mod:`rlplay.engine.core` has the tables). The
 functions of :mod:`rlplay.algo.returns` take arrays of ``T`` transitions with one flag, ``fin``, for all kinds of ends.
@@ -27,13 +27,13 @@ class Transitions(NamedTuple):
     rew: Tensor
     """Float ``(T, B, ...)``: ``r_{t+1}``, plus ``gamma V(last state)`` where a time limit truncated the episode."""
     fin: Tensor
-    """Bool ``(T, B)``: the return does not continue at ``s_{t+1}``: an episode ended, or ``valid`` is False."""
+    """Bool ``(T, B)``: the return does not continue at ``s_{t+1}``, since an episode ended or ``valid`` is False."""
     val: Tensor
     """Float ``(T, B, ...)``: ``V(s_t)``."""
     bootstrap: Tensor
     """Float ``(B, ...)``: ``V(s_T)``."""
     valid: Tensor
-    """Bool ``(T, B)``: the transitions to take means over. Elsewhere ``rew`` and ``val`` are zero."""
+    """Bool ``(T, B)``: the transitions that the means are over. For all others ``rew`` and ``val`` are zero."""
 
 
 def transitions(
@@ -47,8 +47,8 @@ def transitions(
     :func:`~rlplay.algo.returns.gae`, :func:`~rlplay.algo.returns.deltas` and :func:`~rlplay.algo.returns.vtrace`, and
     for returns without importance weights.
 
-    Without ``final`` the last state is not known, and truncation counts as termination: returns are too small there.
-    Use ``rollout(..., final=True)`` where episodes have a time limit.
+    Without ``final`` the last state is not known, and truncation counts as termination, so that the returns of
+    truncated episodes are too small. Use ``rollout(..., final=True)`` where episodes have a time limit.
 
     A transition that is not valid gets reward zero and value zero and counts as an end. So its content, even NaN, has
     no effect on other transitions. Exclude it from sums and counts by ``valid``.
@@ -72,14 +72,14 @@ def transitions(
     Raises
     ------
     ValueError
-        The shapes of the values do not fit the fragment, or ``final_value`` is missing although the fragment has
-        ``final``, or the other way round.
+        The shapes of the values do not fit the fragment; ``final_value`` is missing although the fragment has
+        ``final``, or given although the fragment has none.
     """
     state, env = fragment.state, fragment.env
     if value.shape != state.rew.shape:
         raise ValueError(
             f"`value` must be (1+T, B) = {tuple(state.rew.shape)}, one for each row of the fragment, the look-ahead "
-            f"row included; got {tuple(value.shape)}. A trailing dimension of one goes by `.squeeze(-1)`."
+            f"row included; got {tuple(value.shape)}. If the last dimension has size 1, remove it with `.squeeze(-1)`."
         )
     _check_final_value(env.final, final_value, trailing=value.shape[2:])
 
@@ -104,10 +104,10 @@ def taken(fragment: Fragment) -> Nested:
 
 
 def blank_padding(fragment: Fragment) -> Fragment:
-    """Replace the actor's inputs by zeros in the rows where its reaction is not used.
+    """Replace the actor's inputs by zeros in the rows for which the actor's output is not used.
 
     Masking a loss does not keep NaN out of its gradients: a zero gradient times a NaN activation is NaN. So the inputs
-    are masked as well, in rows from which no valid transition starts, and in a look-ahead row to which no valid
+    are masked as well: in rows from which no valid transition starts, and in a look-ahead row to which no valid
     transition leads. With a recurrent actor, such a row is kept if the recurrent state is carried over from it to a row
     without ``fin`` (in the NEXT_STEP mode of vector environments).
 
@@ -126,7 +126,7 @@ def blank_padding(fragment: Fragment) -> Fragment:
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
     unused = torch.cat([unused, ~valid[-1:]])
-    # `act` and `rew` of a row belong to the transition that led to it: they are used in losses and for the last states
+    # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
     unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
 
     def blank(x: Tensor) -> Tensor:
@@ -145,11 +145,11 @@ def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing:
     if isinstance(final, Final) != isinstance(final_value, Tensor):
         has, given = ("has", "but not given") if isinstance(final, Final) else ("has no", "but given")
         raise ValueError(
-            f"The fragment {has} `final`, {given}: `final_value`. It is needed where `rollout(..., final=True)` was "
-            f"asked for, and only there; `rlplay.algo.unroll(fragment, actor).final` is what an actor makes of them."
+            f"The fragment {has} `final`, {given}: `final_value`. It is needed if the fragment was collected with "
+            f"`rollout(..., final=True)`, and only then; compute it from `rlplay.algo.unroll(fragment, actor).final`."
         )
     if isinstance(final_value, Tensor) and final_value.shape != (*final.t.shape, *trailing):
         raise ValueError(
             f"`final_value` must be (K,) = {(*final.t.shape, *trailing)}, one for each episode that ended; got "
-            f"{tuple(final_value.shape)}. A trailing dimension of one goes by `.squeeze(-1)`."
+            f"{tuple(final_value.shape)}. If the last dimension has size 1, remove it with `.squeeze(-1)`."
         )

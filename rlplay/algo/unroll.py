@@ -19,12 +19,13 @@ __all__ = ["Unrolled", "react", "unroll"]
 
 
 class Unrolled(NamedTuple):
-    """An actor's reactions to a fragment, with gradients."""
+    """The outputs of an actor for all rows of a fragment, with gradients."""
 
     info: Nested
     """Nested ``(1+T, B, ...)``: the info for all rows, including the look-ahead row, as in ``fragment.actor``."""
     hx: Nested
-    """The recurrent state at row ``T``, reset where ``fin``: with the same weights, the next fragment's ``hx``."""
+    """Nested ``(L, B, ...)``: the recurrent state at row ``T``, reset where ``fin``. With the same weights, this is the
+    ``hx`` of the next fragment."""
     final: Nested
     """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``."""
 
@@ -33,12 +34,12 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     """Run an actor over a fragment, with gradients.
 
     The recurrent state starts from ``fragment.hx`` and is reset at every row with ``fin``. Consecutive rows without a
-    reset between them are one call of ``actor.step``; the padding of a sticky fragment does not split them, and is one
-    further call. The look-ahead row is a virtual step. So are the last states ``fragment.env.final``, whose inputs are
-    those of the engine: ``stepno + 1``, the last observation, the action and the reward that led to it, ``fin`` False,
-    and the recurrent state at that time, before the reset.
+    reset between them are one call of ``actor.step``. The padding of a sticky fragment does not split such a run of
+    rows, and is one further call. The look-ahead row is a virtual step. The last states ``fragment.env.final`` are a
+    virtual step as well, with the same inputs as in the engine: ``stepno + 1``, the last observation, the action and
+    the reward that led to it, ``fin`` False, and the recurrent state before the reset.
 
-    An actor without recurrent state is called once for all rows. That call is virtual, since none of its actions is
+    An actor without recurrent state is called once for all rows. This call is virtual, since none of its actions is
     carried out and no recurrent state advances.
 
     For a recurrent actor the host waits for the device once, as the resets determine the calls. Under
@@ -64,11 +65,11 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
         none.
     """
     if nested.leaves(fragment.hx) and torch.compiler.is_compiling():
-        # the calls depend on where episodes begin: the compiler would recompile for each fragment
+        # the calls depend on the rows where episodes begin, so the compiler would recompile for each fragment
         eagerly: Unrolled = torch.compiler.disable(unroll)(fragment, actor)
         return eagerly
     if nested.leaves(fragment.hx):
-        info, hx, before = _unroll_recurrent(fragment, actor)
+        info, hx, hx_final = _unroll_recurrent(fragment, actor)
     else:
         info, hx = react(actor, fragment.state, None, virtual=True)
         if nested.leaves(hx):
@@ -76,14 +77,14 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
                 f"{type(actor).__qualname__} has a recurrent state, but `fragment.hx` is {fragment.hx!r}: the fragment "
                 f"was collected by an actor without one. Unroll an actor of the same kind."
             )
-        before = hx = fragment.hx
+        hx_final = hx = fragment.hx
 
     if not isinstance(fragment.env.final, Final):
         return Unrolled(info, hx, ())
     if len(fragment.env.final.t) == 0:
         # not every network accepts an empty batch (batch norm, cuDNN), and the shapes follow from `info`
         return Unrolled(info, hx, nested.map(lambda x: x[-1, :0], info))
-    final, _ = react(actor, _last_states(fragment), before, virtual=True)
+    final, _ = react(actor, _last_states(fragment), hx_final, virtual=True)
     return Unrolled(info, hx, nested.map(lambda x: x[0], final))
 
 
@@ -96,30 +97,30 @@ def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Neste
         For all rows.
     hx : nested ``(L, B, ...)``
         The recurrent state at row ``T``.
-    before : nested ``(L, K, ...)``
+    hx_final : nested ``(L, K, ...)``
         The recurrent states for the last states of the episodes that ended; ``()`` without ``final``.
     """
     state, final, hx = fragment.state, fragment.env.final, fragment.hx
-    # rows that are reset and whose recurrent state is discarded (in a sticky fragment, those after an end) do not split
-    # a run: they are computed separately below
+    # padding: rows that are reset and whose recurrent state is discarded, such as the rows after the end of an episode
+    # in a sticky fragment. Padding does not split a run, and is computed separately below
     padding = state.fin[:-1] & state.fin[1:] & ~fragment.env.valid
     resets = torch.cat([state.fin[:-1] & ~padding, state.fin[-1:]])
-    cut = resets[1:-1].any(dim=1)
-    if isinstance(final, Final):  # a run ends with each episode, since the recurrent state there is needed
-        cut = cut | (state.fin[1:-1] & fragment.env.valid[:-1]).any(dim=1)
+    splits = resets[1:-1].any(dim=1)  # (T-1,): True if a run begins at row 1, 2, ..., T-1
+    if isinstance(final, Final):  # a run ends with each episode, since the recurrent state at the end is needed
+        splits = splits | (state.fin[1:-1] & fragment.env.valid[:-1]).any(dim=1)
     n_steps, n_envs = padding.shape
-    packed = torch.cat([resets, padding, cut[:, None].expand(-1, n_envs)]).cpu()  # the only wait for the device
-    host_resets, host_padding, cuts = packed.split([n_steps + 1, n_steps, n_steps - 1])
-    starts = [0, *(cuts[:, 0].nonzero().flatten() + 1).tolist(), n_steps]
+    packed = torch.cat([resets, padding, splits[:, None].expand(-1, n_envs)]).cpu()  # the only wait for the device
+    host_resets, host_padding, host_splits = packed.split([n_steps + 1, n_steps, n_steps - 1])
+    starts = [0, *(host_splits[:, 0].nonzero().flatten() + 1).tolist(), n_steps]
 
-    infos, after = [], []
+    infos, hx_after_run = [], []
     for start, stop in pairwise([*starts, n_steps + 1]):
         hx = _reset(actor, hx, resets[start], host_resets[start])
         info, advanced = react(actor, nested.map(itemgetter(slice(start, stop)), state), hx, virtual=start == n_steps)
         infos.append(info)
         if start < n_steps:
             hx = advanced
-            after.append(hx)
+            hx_after_run.append(hx)
     info = nested.map(partial(move, lambda *xs: torch.cat(xs)), *infos)
 
     if host_padding.any():
@@ -130,13 +131,14 @@ def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Neste
         padding_info, _ = react(actor, rows, fresh, virtual=True)
         info = nested.map(partial(move, lambda x, y: x.index_put((t, b), y[0])), info, padding_info)
 
-    before: Nested = ()
+    hx_final: Nested = ()
     if isinstance(final, Final):
-        run = torch.cat([cut[:0].new_zeros(1), cut]).cumsum(0)[final.t]  # the run that ends with the episode
+        # the index of the run that ends with the episode
+        run = torch.cat([splits[:0].new_zeros(1), splits]).cumsum(0)[final.t]
         # contiguous, as cuDNN requires
         chosen = partial(move, lambda *xs: torch.stack(xs)[run, :, final.b].movedim(0, 1).contiguous())
-        before = nested.map(chosen, *after)
-    return info, hx, before
+        hx_final = nested.map(chosen, *hx_after_run)
+    return info, hx, hx_final
 
 
 def _reset(actor: BaseActorModule, hx: Nested, mask: Tensor, host_mask: Tensor) -> Nested:
@@ -199,8 +201,8 @@ def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = T
     if any(_leading(x) != tuple(lead) for x in nested.leaves(info)):
         found = dict(zip(nested.names(info, "info"), [_leading(x) for x in nested.leaves(info)], strict=True))
         raise ValueError(
-            f"Every leaf of the actor's info must begin with the dimensions (n_seq, B) = {tuple(lead)} of what it was "
-            f"shown; {type(actor).__qualname__} gave {found}."
+            f"Every leaf of the actor's info must begin with the dimensions (n_seq, B) = {tuple(lead)} of the "
+            f"inputs; {type(actor).__qualname__} gave {found}."
         )
     return info, hx
 

@@ -2,8 +2,8 @@
 
 Espeholt et al. (2018), "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures",
 section 4. The behaviour policy ``mu`` collected the fragment; its parameters are in ``fragment.actor``. The target
-policy ``pi`` is the current actor. They differ by the updates since then: the feed's ``lag``, or the fragment's age in
-a buffer.
+policy ``pi`` is the current actor. The two differ by the updates made since the collection: by the feed's ``lag``, or
+by the fragment's age in a replay buffer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine import BaseActorModule, Fragment
 from . import masked, returns
-from .actor_critic import objective, reaction, valued
+from .actor_critic import objective, policy_terms, transitions_with_values
 from .transitions import blank_padding, taken
 from .unroll import unroll
 
@@ -39,8 +39,8 @@ def loss(
         A_t = r_{t+1} + gamma v_{t+1} - V(s_t)
 
     where ``v_t`` are the V-trace targets (eq. 1), ``rho_t = min(pi / mu, r_bar)``, and ``H_t`` is the policy's entropy.
-    All but ``log pi``, ``V`` and ``H`` are constants. Means are over the valid transitions. Where a time limit
-    truncated an episode, its return is bootstrapped from its last state if the fragment has ``final`` (see
+    All factors except ``log pi``, ``V`` and ``H`` are constants. Means are over the valid transitions. Where a time
+    limit truncated an episode, its return is bootstrapped from its last state if the fragment has ``final`` (see
     :func:`rlplay.algo.transitions`).
 
     Parameters
@@ -55,7 +55,8 @@ def loss(
         The discount.
     r_bar, c_bar : float >= 0, or None
         The upper bounds of the importance weights in the temporal differences and in the traces. ``r_bar`` determines
-        which policy's values the critic converges to (``None``, no bound: those of ``pi``), ``c_bar`` only how fast.
+        which policy's values the critic converges to; with ``None`` (no bound) these are the values of ``pi``.
+        ``c_bar`` determines only the speed of convergence.
     value_weight, entropy_weight : float
         The coefficients of the critic's squared error and of the policy's entropy (in nats).
 
@@ -70,23 +71,23 @@ def loss(
     Raises
     ------
     TypeError
-        An info is no mapping, or the actions are of another kind.
+        An info is no mapping, or the actions are of another kind of space.
     ValueError
-        An info lacks an entry, or it has another shape; a number is out of range.
+        An info lacks an entry, or an entry has another shape; a number is out of range.
     """
     info, _, final = unroll(blank_padding(fragment), actor)
     act, valid = taken(fragment), fragment.env.valid
-    current, behaviour = reaction(info, act, valid), reaction(fragment.actor, act, valid)
+    current, behaviour = policy_terms(info, act, valid), policy_terms(fragment.actor, act, valid)
     omega = (current.log_p - behaviour.log_p).detach()
 
-    x = valued(fragment, info, final, gamma=gamma)
-    bars = {"r_bar": r_bar, "c_bar": c_bar}
-    v = returns.vtrace(x.rew, x.fin, x.val, omega, gamma=gamma, bootstrap=x.bootstrap, **bars)
+    x = transitions_with_values(fragment, info, final, gamma=gamma)
+    bounds = {"r_bar": r_bar, "c_bar": c_bar}
+    v = returns.vtrace(x.rew, x.fin, x.val, omega, gamma=gamma, bootstrap=x.bootstrap, **bounds)
     one_step = returns.multistep(x.rew, x.fin, v, gamma=gamma, n_lookahead=1, bootstrap=x.bootstrap)
     rho = omega.exp().clamp(max=math.inf if r_bar is None else r_bar)
     advantage = one_step - x.val
 
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
     loss, terms = objective(current, current.log_p * rho * advantage, v, valid, **weights)
-    more = {"advantage": advantage, "rho": rho, "kl": -omega}
-    return loss, terms | {name: masked.mean(y, valid) for name, y in more.items()}
+    further = {"advantage": advantage, "rho": rho, "kl": -omega}
+    return loss, terms | {name: masked.mean(y, valid) for name, y in further.items()}

@@ -26,7 +26,7 @@ From then on one fragment is collected for each one received. So a window of n f
 fragment to the receipt of the n-th after it, holds the work of exactly n fragments. The first round does not count: it
 warms everything up, and finds out how many fragments fill a window.
 
-A measurement of an engine has three windows: collection alone; training alone, on a fragment that was received before;
+In each round an engine has three windows: collection alone; training alone, on a fragment that was received before;
 and both. The learner's optimiser has a learning rate of 0: it does all of its work, but the policy stays the same, and
 with it the length of the episodes. The overlap of training and collection is
 

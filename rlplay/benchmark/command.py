@@ -51,7 +51,7 @@ def bench(
     n_envs : sequence of int
         Each work is measured with each of these numbers of environments.
     repeats : int
-        Number of measurements of each engine and each limit.
+        Number of rounds: each round measures every limit and every engine once.
     window_seconds : float
         Approximate duration of one window.
     learner_cost : float, ``equal`` or None

@@ -1,8 +1,8 @@
 """Figures of a GPU: the share of time in which it was idle, and the speed of copies from the host to the device.
 
-The idle share is not measured by CUDA events, because every engine would need events at both ends of everything that
-it launches. It is taken from a trace of the device (``torch.profiler``), recorded in one additional window that is not
-timed: tracing slows down the host, but hardly the kernels. The share is::
+The idle share is not measured by CUDA events, because every engine would need an event before and after everything that
+it launches. The share is taken from a trace of the device (``torch.profiler``), recorded in one additional window that
+is not timed: tracing slows down the host, but hardly the kernels. The share is::
 
     idle = 1 - (time in which anything ran, per fragment, in the trace) / (median time per fragment, without tracing)
 
@@ -34,7 +34,7 @@ _N_COPIES = 10
 
 
 class DeviceActivity(NamedTuple):
-    """What the device did in one window."""
+    """The activity of the device in one window."""
 
     busy_seconds: float = 0.0
     """Time in which any kernel, copy or memset ran."""

@@ -1,6 +1,10 @@
-"""Measurements: one timed window, the interleaving of all cases, their statistics, and the two limits.
+"""The measurements of the benchmark: timed windows, the rounds of all cases, statistics, and the two limits.
 
-The cases that run an engine are in ``runs``.
+A *case* is a limit or an engine. A *window* is one timed run over a number of fragments, and a :class:`Measurement` is
+its result. A *round* runs all windows of all cases once, one after the other.
+
+The limits are plain loops without an engine: limit a is the plain loop that steps the environments, and limit b is the
+same loop, which also runs the actor's networks before each step. The cases that run an engine are in ``runs``.
 """
 
 from __future__ import annotations
@@ -24,26 +28,26 @@ __all__ = [
     "Measurement",
     "Spread",
     "forward_pass",
+    "fragments_per_window",
     "measure_interleaved",
     "overlap_efficiency",
-    "repetitions",
     "seconds_per_fragment",
     "steps_per_second",
 ]
 
 _N_ACTION_ROWS = 1024
-"""Number of steps whose actions a limit draws in advance; it uses them again and again."""
+"""Number of action rows drawn in advance; the loop repeats them."""
 
 
 class Measurement(NamedTuple):
-    """The result of one timed window."""
+    """The result of one window."""
 
     fragments: int
-    """Number of fragments collected, trained on, or both. For a limit: the number of times that T steps were made."""
+    """Number of fragments collected, trained on, or both. A limit counts T steps as a fragment."""
     steps: int
-    """Number of transitions of all environments together; 0 if nothing was collected."""
+    """Number of transitions of all environments together; 0 in a window that only trains."""
     seconds: float
-    """Wall-clock time."""
+    """Wall-clock time of the window."""
     collector_seconds: dict[str, float]
     """Seconds of the collector by activity (the fields of ``CollectorTime``); empty for limits and for training."""
 
@@ -52,36 +56,39 @@ class Case(Protocol):
     """A limit or an engine that the benchmark measures."""
 
     def warm_up(self) -> None:
-        """Run everything once without recording it, and choose how many fragments fill a window."""
+        """Run each window without storing a measurement, and choose the number of fragments in each window."""
 
     def measure(self) -> None:
-        """Record one more measurement. All other cases are paused meanwhile."""
+        """Run each window once, and store its measurement.
+
+        The other cases are between their measurements, and their feeds are paused.
+        """
 
 
-def measure_interleaved(cases: Sequence[Case], repeats: int, on_progress: Callable[[], object]) -> None:
-    """Warm up all cases, then measure each of them once per round, for ``repeats`` rounds.
+def measure_interleaved(cases: Sequence[Case], n_rounds: int, on_progress: Callable[[], object]) -> None:
+    """Warm up all cases, then measure each of them once per round, for ``n_rounds`` rounds.
 
-    ``on_progress`` is called after each warm-up and after each measurement.
+    ``on_progress`` is called after each warm-up and after each call of ``measure``.
     """
     for case in cases:
         case.warm_up()
         on_progress()
-    for _ in range(repeats):
+    for _ in range(n_rounds):
         for case in cases:
             case.measure()
             on_progress()
 
 
-def repetitions(seconds: float, seconds_each: float) -> int:
-    """Return how many repetitions of ``seconds_each`` last about ``seconds`` in total: at least one."""
-    return max(1, round(seconds / seconds_each))
+def fragments_per_window(window_seconds: float, fragment_seconds: float) -> int:
+    """Return how many fragments of ``fragment_seconds`` each fill a window of ``window_seconds``; at least one."""
+    return max(1, round(window_seconds / fragment_seconds))
 
 
 class Spread(NamedTuple):
-    """Repeated measurements of one quantity."""
+    """The values of one quantity in all rounds, with their median and range."""
 
     values: list[float]
-    """In the order in which they were measured."""
+    """One value for each round, in the order of the rounds."""
 
     @property
     def median(self) -> float:
@@ -112,13 +119,15 @@ def seconds_per_fragment(measurements: Iterable[Measurement]) -> Spread:
 def overlap_efficiency(
     collection: Iterable[Measurement], training: Iterable[Measurement], both: Iterable[Measurement]
 ) -> float:
-    """Return the longer of the two times alone, divided by the time of both together (medians, per fragment)."""
-    alone = max(seconds_per_fragment(collection).median, seconds_per_fragment(training).median)
-    return alone / seconds_per_fragment(both).median
+    """Return max(collection, training) / both: medians of seconds per fragment; 1 is perfect overlap."""
+    longer = max(seconds_per_fragment(collection).median, seconds_per_fragment(training).median)
+    return longer / seconds_per_fragment(both).median
 
 
 class Limit:
-    """A plain loop over the environments: limit a or limit b of the benchmark.
+    """A plain loop over the environments, without an engine: limit a or limit b.
+
+    Limit a only steps the environments. Limit b also runs the actor's networks before each step.
 
     Parameters
     ----------
@@ -127,9 +136,10 @@ class Limit:
     n_envs, n_steps : int
         ``B`` and ``T``.
     before_step : callable or None
-        Called with the list of observations before each step: :func:`forward_pass` for limit b, None for limit a.
+        Called with the list of observations before each step. Limit a: None. Limit b: the function that
+        :func:`forward_pass` returns.
     seconds : float
-        Approximate duration of one measurement.
+        Approximate duration of one window.
 
     Attributes
     ----------
@@ -150,16 +160,16 @@ class Limit:
         self.measurements: list[Measurement] = []
 
     def warm_up(self) -> None:
-        """Step without recording, and choose how many fragments a measurement has."""
+        """Step without storing a measurement, and choose the number of fragments in a window."""
         self._step_fragments(1)
-        self._n_fragments = repetitions(self._seconds, self._step_fragments(1).seconds)
+        self._n_fragments = fragments_per_window(self._seconds, self._step_fragments(1).seconds)
 
     def measure(self) -> None:
-        """Record one more measurement."""
+        """Run one window, and store its measurement."""
         self.measurements.append(self._step_fragments(self._n_fragments))
 
     def _step_fragments(self, n_fragments: int) -> Measurement:
-        """Make the steps of ``n_fragments`` fragments."""
+        """Make ``n_fragments * T`` steps in all environments, and return their measurement."""
         started = perf_counter()
         for _ in range(n_fragments * self._n_steps):
             if self._before_step is not None:
@@ -185,18 +195,18 @@ def _step_all(envs: Sequence[Any], actions: Sequence[Any], observations: list[An
 
 
 def forward_pass(actor: ActorCritic, lane: Lane) -> Callable[[list[Any]], tuple[Tensor, Tensor]]:
-    """Return a function that evaluates the actor's networks on a list of observations.
+    """Return a function that runs the actor's networks on a list of observations.
 
-    The function runs on the lane's device, waits for the device, and returns the policy's and the value's outputs for
-    the batch ``(1, B, ...)``.
+    The function copies the observations to the lane's device as one batch ``(1, B, ...)``, runs the networks there,
+    waits for the device, and returns the outputs of the policy network and of the value network.
     """
     body, policy, value = actor.body, actor.policy, actor.value
 
     @torch.no_grad()
-    def evaluate(observations: list[Any]) -> tuple[Tensor, Tensor]:
+    def run_networks(observations: list[Any]) -> tuple[Tensor, Tensor]:
         features = body(torch.from_numpy(np.stack(observations)).to(lane.device)[None])
         outputs = policy(features), value(features)
         lane.host_wait(lane.record())
         return outputs
 
-    return evaluate
+    return run_networks

@@ -1,4 +1,4 @@
-"""The report: rows of figures for the JSON file, the printed table, and the picture."""
+"""The report: rows of figures for the JSON file, the table that is printed, and the picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .runs import EngineRun
 __all__ = ["LEGEND", "Row", "draw", "gpu_row", "limit_row", "machine_row", "panel", "run_row", "table"]
 
 Row = dict[str, Any]
-"""Figures by name, as in the JSON file."""
+"""Figures of one limit or engine, by name, as in the JSON file."""
 
 LEGEND = """\
 steps/s   of all environments together: the median and the range of all measurements
@@ -47,7 +47,7 @@ _GPU_COLUMNS = ["idle", "learning", "copying"]
 
 
 def limit_row(limit: Limit, limit_a: Limit, limit_b: Limit) -> Row:
-    """Return the figures of a limit, with its ratios to both limits."""
+    """Return the figures of a limit, with its ratios to limit a and to limit b."""
     return {"alone": _collection_row(limit.measurements, limit_a, limit_b)}
 
 
@@ -65,18 +65,18 @@ def run_row(run: EngineRun, limit_a: Limit, limit_b: Limit) -> Row:
 
 
 def gpu_row(activity: DeviceActivity, profiled: Measurement, timed: Sequence[Measurement], *, complete: bool) -> Row:
-    """Return the device's figures in one window.
+    """Return the figures of a GPU for one kind of window.
 
     Parameters
     ----------
     activity : DeviceActivity
-        What the device did in the profiled window.
+        The activity of the GPU in the profiled window.
     profiled : Measurement
-        The window that was profiled.
+        The measurement of the profiled window.
     timed : sequence of Measurement
-        The same window, measured without the profiler.
+        The measurements of windows of the same kind without the profiler.
     complete : bool
-        Whether the trace has all work of the engine: False for engines that act in other processes (see ``gpu``).
+        Whether the trace contains all work of the engine; False for engines that act in other processes (see ``gpu``).
     """
     busy = activity.busy_seconds / profiled.fragments
     return {
@@ -88,7 +88,7 @@ def gpu_row(activity: DeviceActivity, profiled: Measurement, timed: Sequence[Mea
 
 
 def machine_row(device: torch.device) -> Row:
-    """Return the date, the machine, and the versions of the packages."""
+    """Return the date, a description of the machine, and the versions of the packages."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
@@ -100,6 +100,7 @@ def machine_row(device: torch.device) -> Row:
 
 
 def _collection_row(measurements: Sequence[Measurement], limit_a: Limit, limit_b: Limit) -> Row:
+    """Return the figures of windows that collect, with their ratios to limit a and to limit b."""
     rate = steps_per_second(measurements)
     return {
         "steps per second": _spread_row(rate),
@@ -115,7 +116,7 @@ def _spread_row(spread: Spread) -> Row:
 
 
 def _microseconds_per_step(measurements: Sequence[Measurement]) -> Row:
-    """Return the collector's time per step by activity: the median of the measurements, in microseconds."""
+    """Return the collector's microseconds per step by activity, as medians of the measurements."""
     return {
         activity: Spread([1e6 * each.collector_seconds[activity] / each.steps for each in measurements]).median
         for activity in measurements[0].collector_seconds
@@ -123,6 +124,7 @@ def _microseconds_per_step(measurements: Sequence[Measurement]) -> Row:
 
 
 def _version(package: str) -> str | None:
+    """Return the version of a package; None if the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -130,6 +132,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_model() -> str:
+    """Return the model of the CPU: from ``/proc/cpuinfo`` if possible, else as the ``platform`` module reports it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -142,7 +145,7 @@ def _cpu_model() -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Format the rows of one work and one number of environments as a table. Cells without a figure stay blank."""
+    """Format the rows of one work and one number of environments as a table. Cells without a figure are empty."""
     learning, gpu = (any(key in row for row in rows) for key in ("learner", "gpu"))
     title = "{work}: {n_envs} environments, fragments of {n_steps} steps".format(**rows[0])
     header = ["", *_COLLECTION_COLUMNS, *_TIME_COLUMNS.values()]
@@ -190,6 +193,7 @@ def _rate_cells(collection: Row) -> list[str]:
 
 
 def _format_ratio(x: float) -> str:
+    """Write a ratio with two decimals, or with two significant digits if it is below 0.1."""
     return f"{x:.2f}" if x >= 0.1 else f"{x:.2g}"
 
 
@@ -204,7 +208,7 @@ def _format_rate(x: float) -> str:
 
 
 def draw(summary: Row, path: Path) -> None:
-    """Draw a panel for each work and number of environments; write no file if nothing was measured."""
+    """Draw a panel for each work and number of environments, and write the picture; do nothing without rows."""
     rows = [row for row in summary["rows"] if "n_envs" in row]
     works, n_envs = (list(dict.fromkeys(row[key] for row in rows)) for key in ("work", "n_envs"))
     if not rows:
@@ -224,7 +228,10 @@ def draw(summary: Row, path: Path) -> None:
 
 
 def panel(rows: Sequence[Row]) -> Panel:
-    """Return the content of one panel, from the rows of one work and one number of environments, limits first."""
+    """Return the content of one panel.
+
+    ``rows`` are those of one work and one number of environments: limit a, limit b, and the engines.
+    """
     limit_a, limit_b, *engines = rows
     unit = limit_b["alone"]["steps per second"]["median"]
 

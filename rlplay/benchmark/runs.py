@@ -1,4 +1,4 @@
-"""The measured engines: the feed of an engine, and a learner that makes one A2C update per fragment."""
+"""The cases of the benchmark that run an engine: its feed, and a learner that makes one A2C update per fragment."""
 
 from __future__ import annotations
 
@@ -16,39 +16,41 @@ from ..engine.feed.feed import Feed
 from ..engine.memory.lane import Lane
 from ..engine.rollout import multi, same, single, threaded
 from ..zoo.actors import ActorCritic
-from .measure import Measurement, repetitions
+from .measure import Measurement, fragments_per_window
 from .spec import Engine
 from .works import Work
 
 __all__ = ["EngineRun", "Learner", "Settings", "make_actor", "open_feed"]
 
-_CALIBRATIONS, _PRODUCTS_EACH = 15, 16
-"""The time of a matrix product is the median of so many trials, of so many products each."""
+_N_TRIALS = 15
+"""Number of trials whose median gives the time of a matrix product."""
+
+_PRODUCTS_PER_TRIAL = 16
 
 _NO_PROFILER = nullcontext()
 
 
 class Settings(NamedTuple):
-    """Settings that hold for all measurements of one run of the benchmark."""
+    """Settings that hold for all windows of one run of the benchmark."""
 
     lane: Lane
-    """Actor and learner are on its device."""
+    """The actor and the learner are on the lane's device."""
     threads: int
     """Number of torch threads in each process."""
     window_seconds: float
     """Approximate duration of one window."""
     learner_cost: float | str | None
-    """Seconds of work in addition to each update; ``equal``: so many that training takes as long as collection;
-    None: no learner."""
+    """Seconds of additional work in each update. ``equal``: as many seconds as make training take as long as
+    collection. None: there is no learner."""
 
 
 class Learner:
-    """A learner that does all the work of A2C, but never changes the actor, since its learning rate is 0.
+    """A learner that does all the work of A2C, but does not change the actor, since the learning rate is 0.
 
     Parameters
     ----------
     actor : ActorCritic
-        On the lane's device.
+        The actor, on the lane's device.
     lane : Lane
         Used to wait for the device.
     """
@@ -63,7 +65,7 @@ class Learner:
         self._n_products = 0
 
     def learn(self, fragment: Fragment) -> None:
-        """Make one update and the additional work. On CUDA this only launches the kernels, without waiting."""
+        """Make one update and the additional work. On CUDA the kernels are launched, and the host does not wait."""
         loss, _ = a2c.loss(fragment, self._actor, gamma=0.99, C=0.95)
         self._optim.zero_grad()
         loss.backward()
@@ -71,17 +73,18 @@ class Learner:
         self._multiply(self._n_products)
 
     def set_extra_cost(self, seconds: float) -> None:
-        """Add work to each later update that lasts ``seconds`` when nothing disturbs it.
+        """Set the additional work of each later update, so that it takes ``seconds`` on an idle machine.
 
-        The work is a fixed number of matrix products, found by trials: contention makes them slower, not fewer.
+        The work is a number of matrix products, which is found by trials and then fixed. So on a busy machine the same
+        work takes longer.
         """
         trials = []
-        for _ in range(_CALIBRATIONS):
+        for _ in range(_N_TRIALS):
             started = perf_counter()
-            self._multiply(_PRODUCTS_EACH)
+            self._multiply(_PRODUCTS_PER_TRIAL)
             self._lane.host_wait(self._lane.record())
             trials.append(perf_counter() - started)
-        self._n_products = round(seconds * _PRODUCTS_EACH / median(trials))
+        self._n_products = round(seconds * _PRODUCTS_PER_TRIAL / median(trials))
 
     def _multiply(self, n_products: int) -> None:
         for _ in range(n_products):
@@ -89,12 +92,14 @@ class Learner:
 
 
 class EngineRun:
-    """The feed of one engine and its learner, as a case of the benchmark. Between measurements the feed is paused.
+    """A case of the benchmark: the feed of one engine, and a learner. Between windows the feed is paused.
+
+    There are three windows: collection alone, training alone, and both.
 
     Attributes
     ----------
     collection, training, both : list of Measurement
-        One for each call of :meth:`measure`; without a learner ``training`` and ``both`` stay empty.
+        One for each call of :meth:`measure`. Without a learner ``training`` and ``both`` stay empty.
     latest : Fragment or None
         The last fragment received in a window; None before the first window.
     """
@@ -118,68 +123,74 @@ class EngineRun:
         self.latest: Fragment | None = None
 
     def warm_up(self) -> None:
-        """Run all windows, and choose their numbers of fragments and the learner's additional work."""
-        n_fragments, window = self._n_fragments, self._settings.window_seconds
+        """Run each window, and choose the number of fragments in each window and the learner's additional work."""
+        n_fragments, window_seconds = self._n_fragments, self._settings.window_seconds
         self.measure_collection()
         collection = self.measure_collection()
-        collecting = collection.seconds / collection.fragments
-        n_fragments["collection"] = repetitions(window, collecting)
+        collection_seconds = collection.seconds / collection.fragments
+        n_fragments["collection"] = fragments_per_window(window_seconds, collection_seconds)
         learner = self._learner
         if learner is None:
             return
         self._measure_training(learner)
         training = self._measure_training(learner)
-        update = training.seconds / training.fragments
+        update_seconds = training.seconds / training.fragments
         cost = self._settings.learner_cost
-        extra = max(0.0, collecting - update) if cost == "equal" else float(cost or 0.0)
-        learner.set_extra_cost(extra)
-        n_fragments["training"] = repetitions(window, update + extra)
-        n_fragments["both"] = repetitions(window, collecting + update + extra)
+        extra_seconds = max(0.0, collection_seconds - update_seconds) if cost == "equal" else float(cost or 0.0)
+        learner.set_extra_cost(extra_seconds)
+        training_seconds = update_seconds + extra_seconds
+        n_fragments["training"] = fragments_per_window(window_seconds, training_seconds)
+        n_fragments["both"] = fragments_per_window(window_seconds, collection_seconds + training_seconds)
         self.measure_both()
 
     def measure(self) -> None:
-        """Measure each window once."""
+        """Run each window once, and store its measurement."""
         self.collection.append(self.measure_collection())
         if self._learner is not None:
             self.training.append(self._measure_training(self._learner))
             self.both.append(self.measure_both())
 
     def measure_collection(self, profiler: AbstractContextManager[Any] = _NO_PROFILER) -> Measurement:
-        """Measure collection alone, inside ``with profiler``."""
+        """Run the window of collection alone, inside ``with profiler``."""
         return self._measure_window(self._n_fragments["collection"], None, profiler)
 
     def measure_both(self, profiler: AbstractContextManager[Any] = _NO_PROFILER) -> Measurement:
-        """Measure collection and training, inside ``with profiler``: train on each fragment, then ask for the next."""
+        """Run the window of collection and training, inside ``with profiler``.
+
+        The learner trains on each fragment before the next fragment is requested.
+        """
         return self._measure_window(self._n_fragments["both"], self._learner, profiler)
 
     def _measure_window(
         self, n_fragments: int, learner: Learner | None, profiler: AbstractContextManager[Any]
     ) -> Measurement:
+        """Resume the feed, and run a window that collects."""
         with self._resumed():
-            fragment = next(self.feed)  # not measured: the pause interrupted its collection
+            fragment = next(self.feed)  # not measured, since the pause interrupted the collection of this fragment
             self._synchronize()
             with profiler:
                 return self._receive(fragment, n_fragments, learner)
 
     def _receive(self, fragment: Fragment, n_fragments: int, learner: Learner | None) -> Measurement:
-        """Time the receipt of ``n_fragments``; the learner, if any, trains on each before the next is asked for."""
-        before, steps, started = self.feed.stats.collector, self.feed.steps, perf_counter()
+        """Receive ``n_fragments`` fragments, and train on each if there is a learner; return the measurement."""
+        time_before, steps_before, started = self.feed.stats.collector, self.feed.steps, perf_counter()
         for _ in range(n_fragments):
             if learner is not None:
                 learner.learn(fragment)
             fragment = next(self.feed)
         self._synchronize()
         seconds = perf_counter() - started
-        after = self.feed.stats.collector
+        time_after = self.feed.stats.collector
         self.latest = fragment
-        spent = {name: end - start for name, start, end in zip(after._fields, before, after, strict=True)}
-        return Measurement(n_fragments, self.feed.steps - steps, seconds, spent)
+        activities = zip(time_after._fields, time_before, time_after, strict=True)
+        collector_seconds = {activity: end - start for activity, start, end in activities}
+        return Measurement(n_fragments, self.feed.steps - steps_before, seconds, collector_seconds)
 
     def _measure_training(self, learner: Learner) -> Measurement:
-        """Measure training alone, on the latest fragment, while the feed is paused."""
+        """Run the window of training alone, on the latest fragment, while the feed is paused."""
         fragment, n_fragments = self.latest, self._n_fragments["training"]
         if fragment is None:
-            raise RuntimeError("training alone needs a fragment: measure the collection before it.")
+            raise RuntimeError("training alone needs a fragment: measure collection first.")
         self._synchronize()
         started = perf_counter()
         for _ in range(n_fragments):

@@ -1,16 +1,17 @@
-"""Replay buffers: fragments are stored, transitions or sequences are sampled, on any device.
+"""Replay buffers, which store fragments and return random samples of transitions or sequences, on any device.
 
 ``Uniform``, ``Prioritized``
-    The buffers. ``commit(fragment)`` stores; ``sample`` returns transitions, ``sample_sequences`` whole columns.
+    The buffers. ``commit(fragment)`` stores a fragment, ``sample`` returns transitions, and ``sample_sequences`` whole
+    columns.
 ``Batch``, ``Sequences``
     The types of the samples.
 ``SumTree``
-    The data structure that items are drawn from.
+    The data structure that draws items in proportion to their priorities.
 
-Inside, ``store`` holds the fragments, ``indices`` draws the ids of items, ``batches`` gathers these items from the
+The modules: ``store`` holds the fragments, ``indices`` draws the ids of items, ``batches`` gathers these items from the
 store, and ``buffer`` combines the three.
 
-This package imports ``Fragment`` and its parts from :mod:`rlplay.engine`. It imports no losses and no networks.
+This package imports ``Fragment`` and its parts from :mod:`rlplay.engine`. It must not import losses or networks.
 """
 
 from .batches import Batch, Sequences

@@ -1,7 +1,7 @@
-"""The batches that sampling returns, and gathering them from the store: multi-step transitions and whole columns.
+"""The types of samples (multi-step transitions, whole columns), and functions that gather samples from the store.
 
-An item's id, ``i``, encodes its place: transition ``(t, b)`` of fragment number ``k`` is ``i = (k T + t) B + b``,
-column ``b`` of fragment number ``k`` is ``i = k B + b``.
+The id ``i`` of an item determines where the item is. Transition ``(t, b)`` of fragment number ``k`` has the id
+``i = (k T + t) B + b``; column ``b`` of fragment number ``k`` has the id ``i = k B + b``.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ __all__ = ["Batch", "Sequences", "gather_sequences", "gather_transitions"]
 class Batch(NamedTuple):
     """``N`` transitions over ``m`` steps each: new tensors on the buffer's device.
 
-    ``m`` is the number of steps asked for, or smaller where the episode or the fragment ends earlier, as in
-    :func:`rlplay.algo.returns.multistep`. The ``m`` steps are all valid. The leading dimension of states is one step,
-    so that ``actor.step(*batch.state, hx=None, virtual=True)`` reacts to them. The target of a value is
-    ``batch.rew + batch.discount * value_of(batch.next)``.
+    ``m`` is the ``n_steps`` of the call, or smaller if the episode or the fragment ends earlier, as in
+    :func:`rlplay.algo.returns.multistep`. All ``m`` steps are valid. The leading dimension of states is a single row,
+    so that they can be passed to the actor: ``actor.step(*batch.state, hx=None, virtual=True)``. The target of a value
+    is ``batch.rew + batch.discount * value_of(batch.next)``.
     """
 
     state: State
-    """``(1, N, ...)``: s_t, as the actor saw it."""
+    """``(1, N, ...)``: ``s_t``, the inputs of the actor."""
     act: Nested
-    """Nested ``(1, N, ...)``, in the action space's own dtypes: a_t."""
+    """Nested ``(1, N, ...)``, in the dtypes of the action space: ``a_t``."""
     rew: Tensor
     """float32 ``(1, N)``: ``r_{t+1} + gamma r_{t+2} + ... + gamma^{m-1} r_{t+m}``."""
     discount: Tensor
     """float32 ``(1, N)``: ``gamma^m``; 0 if the environment terminated the episode, or if the episode was truncated and
     its true last state is not known."""
     next: State
-    """``(1, N, ...)``: s_{t+m}. Where an episode ended it is the true last state, as the engine passes it to the actor:
-    the last observation, ``stepno + 1``, the action and the reward that led to it, ``fin`` False. If the fragments have
-    no ``final`` it is the first row of the next episode instead, and ``discount`` is 0."""
+    """``(1, N, ...)``: ``s_{t+m}``. Where an episode ended, this is the true last state, as the engine passes it to the
+    actor: the last observation, ``stepno + 1``, the action and the reward that led to it, ``fin`` False. If the
+    fragments have no ``final``, this is the first row of the next episode instead, and ``discount`` is 0."""
     ids: Tensor
     """int64 ``(N,)``: the items' ids, for :meth:`rlplay.replay.Prioritized.update`."""
     weight: Tensor
-    """float32 ``(N,)``: importance weights, of which the largest is 1; all 1 from a uniform buffer."""
+    """float32 ``(N,)``: importance weights, of which the largest is 1. All are 1 from a uniform buffer."""
 
 
 class Sequences(NamedTuple):
@@ -53,12 +53,12 @@ class Sequences(NamedTuple):
 
     fragment: Fragment
     """A fragment of ``N`` environments: state and actor ``(1+T, N, ...)``, env ``(T, N, ...)``, the recurrent state
-    ``(L, N, ...)``. It has ``final`` if the stored fragments have it, ordered by ``(t, b)`` with ``b`` the index in the
-    batch. A column may occur more than once."""
+    ``(L, N, ...)``. If the stored fragments have ``final``, this one has it as well, ordered by ``(t, b)`` where
+    ``b`` is the index in the batch. A column may occur more than once."""
     ids: Tensor
     """int64 ``(N,)``: the items' ids, for :meth:`rlplay.replay.Prioritized.update`."""
     weight: Tensor
-    """float32 ``(N,)``: importance weights, of which the largest is 1; all 1 from a uniform buffer."""
+    """float32 ``(N,)``: importance weights, of which the largest is 1. All are 1 from a uniform buffer."""
 
 
 def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: int, gamma: float) -> Batch:
@@ -67,8 +67,8 @@ def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: in
     t, b = ids // store.n_envs % store.n_steps, ids % store.n_envs
     position = ids // (store.n_envs * store.n_steps) % store.n_fragments
 
-    # the steps ahead, (n_steps, N): a step is taken if it is in the fragment and valid, the step before it was taken,
-    # and that one did not end the episode
+    # the steps from t on, (n_steps, N). A step is taken if it is in the fragment and valid, and if the step before it
+    # was taken and did not end the episode
     steps = torch.arange(n_steps, device=ids.device)[:, None]
     ahead = (t + steps).clamp(max=store.n_steps - 1)
     ended = env.terminated[position, ahead, b] | env.truncated[position, ahead, b]
@@ -96,7 +96,8 @@ def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: in
 def gather_sequences(store: Store, ids: Tensor, weight: Tensor) -> Sequences:
     """Gather the columns with these ids.
 
-    If the store has ``final``, the host waits for the device once: the number of ends is the shape of ``final``.
+    If the store has ``final``, the host waits for the device once, since the number of episodes that ended determines
+    the shape of ``final``.
     """
     position, b = ids // store.n_envs % store.n_fragments, ids % store.n_envs
 
@@ -135,8 +136,8 @@ def _next_states(store: Store, position: Tensor, t: Tensor, b: Tensor, final_num
 def _gather(x: Tensor, position: Tensor, t: Tensor, b: Tensor) -> Tensor:
     """Return ``x[position, t, b]``.
 
-    ``index_select`` on the flattened dimensions copies whole rows; on the CPU, indexing would copy each number by
-    itself.
+    ``index_select`` on the flattened dimensions copies whole rows. On the CPU, indexing would copy each number by
+    itself, which is slower.
     """
     _, n_rows, n_envs = x.shape[:3]
     at = (position * n_rows + t) * n_envs + b

@@ -17,9 +17,9 @@ __all__ = ["Buffer", "check_fraction"]
 
 
 class Buffer:
-    """Storing, saving and sampling. A subclass adds the public sampling methods and the priorities.
+    """Stores, saves and samples. A subclass adds the public sampling methods and the priorities.
 
-    Store and sampler are made when the first fragment is committed: it decides the shapes.
+    The store and the sampler are made when the first fragment is committed, since this fragment determines the shapes.
     """
 
     def __init__(self, capacity: int, sequences: bool, device: torch.device | str | None) -> None:
@@ -40,20 +40,22 @@ class Buffer:
     def commit(self, fragment: Fragment) -> None:
         """Copy a fragment into the buffer, over the oldest one if the buffer is full.
 
-        The first fragment decides T, B, structure, shapes and dtypes, and whether there is ``final``; all memory is
-        allocated then. A buffer of transitions keeps states, outcomes and true last observations. A buffer of sequences
-        keeps the whole fragment: strip what is not needed beforehand, ``fragment._replace(actor=())``. The host does
-        not wait for the device, unless fragment and buffer are on different devices.
+        The first fragment determines T, B, structure, shapes and dtypes, and whether there is ``final``. All memory is
+        allocated at this commit, except that the memory of ``final`` grows with the number of episodes that end. A
+        buffer of transitions keeps states, outcomes and true last observations. A buffer of sequences keeps the whole
+        fragment; remove parts that are not needed before the commit, such as with ``fragment._replace(actor=())``. The
+        host does not wait for the device, unless the fragment and the buffer are on different devices.
 
         Parameters
         ----------
         fragment : Fragment
-            On any device. It stays the caller's.
+            On any device. The buffer keeps no reference to its tensors.
 
         Raises
         ------
         ValueError
-            The fragment is larger than the capacity, or unlike the first one. The buffer is unchanged.
+            The fragment is larger than the capacity, or differs from the first fragment in T, B, structure, shapes,
+            dtypes or the presence of ``final``. The buffer is unchanged.
         """
         if not self._holds_sequences:
             fragment = _strip_for_transitions(fragment)
@@ -69,22 +71,22 @@ class Buffer:
     def state_dict(self) -> dict[str, Any]:
         """Return the buffer's state, for ``torch.save``.
 
-        The large tensors are the buffer's own, as those of a torch module are: save or copy them before the next
-        commit. ``torch.load(..., weights_only=True)`` reads the file back; if observations, actions or actor info are
-        named tuples, their classes must be allowed by ``torch.serialization.add_safe_globals``.
+        The large tensors share memory with the buffer, like the state of a torch module. Save or copy them before the
+        next commit. ``torch.load(..., weights_only=True)`` reads the file back; if observations, actions or actor info
+        are named tuples, their classes must be allowed by ``torch.serialization.add_safe_globals``.
         """
         parts = None if self._store_and_sampler is None else [part.state_dict() for part in self._store_and_sampler]
         return {"made_with": self._arguments(), "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the content by a copy of that of a buffer made with the same arguments; ``device`` may differ.
+        """Replace the content by a copy of another buffer's, made with the same arguments; ``device`` may differ.
 
         With the same generator state, both buffers then return the same samples.
 
         Raises
         ------
         ValueError
-            The other buffer was made with other arguments. This one is unchanged.
+            The other buffer was made with other arguments. This buffer is unchanged.
         """
         if state["made_with"] != self._arguments():
             raise ValueError(
@@ -99,7 +101,7 @@ class Buffer:
         self._store_and_sampler = store, sampler
 
     def _arguments(self) -> dict[str, Any]:
-        """Return the class and the arguments that two buffers must share for one to load the other's state."""
+        """Return the class and the arguments that must be equal for a buffer to load the state of another."""
         return {"kind": type(self).__name__, "capacity": self.capacity, "sequences": self._holds_sequences}
 
     def _with_sampler(self, store: Store) -> tuple[Store, IndexSampler]:
@@ -110,6 +112,7 @@ class Buffer:
     def _sample_transitions(
         self, n: int, beta: float, generator: torch.Generator | None, n_steps: int, gamma: float
     ) -> Batch:
+        """Draw ``n`` transitions over at most ``n_steps`` steps, with importance weights."""
         if self._holds_sequences:
             raise RuntimeError("This is a buffer of sequences: call `sample_sequences`, or make it `sequences=False`.")
         _check_count("n_steps", n_steps)
@@ -118,12 +121,16 @@ class Buffer:
         return gather_transitions(store, ids, weight, n_steps=n_steps, gamma=gamma)
 
     def _sample_sequences(self, n: int, beta: float, generator: torch.Generator | None) -> Sequences:
+        """Draw ``n`` columns, with importance weights."""
         if not self._holds_sequences:
             raise RuntimeError("This is a buffer of transitions: call `sample`, or make it `sequences=True`.")
         return gather_sequences(*self._draw(n, beta, generator))
 
     def _draw(self, n: int, beta: float, generator: torch.Generator | None) -> tuple[Store, Tensor, Tensor]:
-        """Draw ids, with importance weights ``(N P(i))^-beta`` divided by their maximum (``N`` cancels out)."""
+        """Draw ids, with importance weights ``(N P(i))^-beta`` divided by their maximum (``N`` cancels out).
+
+        Return the store, the ids, and the weights: float32 ``(n,)``.
+        """
         _check_count("n", n)
         check_fraction("beta", beta)
         if self._store_and_sampler is None:
@@ -135,7 +142,7 @@ class Buffer:
 
 
 def _strip_for_transitions(fragment: Fragment) -> Fragment:
-    """Return a fragment without what a transition does not use: actor info, environment info, recurrent state."""
+    """Return a fragment without actor info, environment info and recurrent state, which transitions do not use."""
     env = fragment.env._replace(info={})
     if isinstance(env.final, Final):
         env = env._replace(final=env.final._replace(actor=()))
@@ -143,6 +150,7 @@ def _strip_for_transitions(fragment: Fragment) -> Fragment:
 
 
 def _check_count(name: str, x: Any) -> None:
+    """Raise unless ``x`` is a whole number of at least 1."""
     if not isinstance(x, Integral):
         raise TypeError(f"`{name}` must be a whole number, got {x!r}.")
     if x < 1:

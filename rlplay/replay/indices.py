@@ -1,10 +1,10 @@
-"""Draws the ids of items (transitions or columns) in proportion to priorities. Nothing here reads what an item holds.
+"""Draws the ids of items (transitions or columns) in proportion to priorities, without reading the items' contents.
 
 Ids and positions
 =================
 
 An *item* is a transition of a fragment, or a whole column of it. The ``k``-th item that was ever stored has the *id*
-``k``. Ids never repeat, so a priority for an item that has been evicted cannot reach the item that replaced it. An
+``k``. Ids never repeat, so a priority for an item that has been evicted is not given to the item that replaced it. An
 item's *position* is its id modulo the number of items that the ring holds.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["IndexSampler"]
 
 
 class IndexSampler:
-    """A ring of items with priorities. The items of one fragment enter together, and evict those of the oldest.
+    """A ring of items with priorities. The items of a fragment are added together, and evict the oldest fragment's.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ class IndexSampler:
         Parameters
         ----------
         eligible : bool tensor, ``(n_items,)``
-            Which of its items may be drawn.
+            Which of the fragment's items may be drawn.
         """
         positions = self._n_issued % self._n_positions + torch.arange(self._n_items, device=self._tree.device)
         self._tree.set(positions, eligible * self._largest)
         self._n_issued += self._n_items
 
     def update(self, ids: Tensor, priorities: Tensor) -> None:
-        """Set the priorities of some items. Where an id is repeated, the largest is taken.
+        """Set the priorities of some items. If an id is repeated, the largest of its priorities is stored.
 
         Parameters
         ----------
@@ -75,8 +75,8 @@ class IndexSampler:
     def draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Draw ``n`` items, one from each of ``n`` equal segments of the priorities' sum (stratified sampling).
 
-        The items come in the order of their positions. An item with the share ``P`` of the sum is drawn ``n P`` times
-        on average, and always less than two times more or fewer, so that counts vary less than in independent draws.
+        The items are in the order of their positions. An item whose fraction of the sum is ``P`` is drawn ``n P`` times
+        on average. Every count differs from ``n P`` by less than two, so counts vary less than in independent draws.
 
         Returns
         -------
@@ -86,8 +86,8 @@ class IndexSampler:
         Raises
         ------
         RuntimeError
-            No item is eligible. This is checked on the CPU only, as on another device the host would have to wait:
-            there the priorities returned are zero and the ids are arbitrary.
+            No item is eligible. This is checked on the CPU only, since the host would have to wait for another device.
+            On another device the priorities returned are zero and the ids are arbitrary.
         """
         device, total = self._tree.device, self._tree.total
         if device.type == "cpu" and not total > 0:

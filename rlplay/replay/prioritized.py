@@ -21,17 +21,18 @@ class Prioritized(Buffer):
     """A replay buffer that draws items in proportion to priorities, which are powers of the learner's errors on them.
 
     An item's probability is ``P(i) = p_i / sum_k p_k`` with ``p_i = (|delta_i| + epsilon)^alpha``. New items get the
-    largest ``p`` so far, 1 at first. Batches are stratified by ``p``, and otherwise like those of :class:`Uniform`.
+    largest ``p`` so far, which is 1 at first. Batches are stratified by ``p``, and otherwise like those of
+    :class:`Uniform`.
 
     Parameters
     ----------
     capacity, sequences, device
         As for :class:`Uniform`.
     alpha : float in [0, 1]
-        The exponent of the priorities; 0: all items are drawn alike.
+        The exponent of the priorities; 0: all items are drawn with the same probability.
     epsilon : float > 0
-        Added to each error, so that items with error zero are still drawn: with the defaults, 16 times less often than
-        items with error 1.
+        Added to each error, so that items with error zero are still drawn. With the defaults, an item with error zero
+        is drawn 16 times less often than an item with error 1.
 
     Notes
     -----
@@ -64,8 +65,8 @@ class Prioritized(Buffer):
         n, gamma, n_steps, generator
             As for :meth:`Uniform.sample`.
         beta : float in [0, 1]
-            The exponent of the importance weights, ``w_i = (N P(i))^-beta``, which are divided by the largest in the
-            batch. 0: no correction of the bias; 1: full correction. The paper raises it to 1 during training.
+            The exponent of the importance weights, ``w_i = (N P(i))^-beta``, which are divided by the largest weight of
+            the batch. 0: no correction of the bias; 1: full correction. The paper raises it to 1 during training.
 
         Raises
         ------
@@ -95,17 +96,16 @@ class Prioritized(Buffer):
     def update(self, ids: Tensor | Array, priorities: Tensor | Array) -> None:
         """Set the priorities of some items from the learner's errors. The host does not wait for the device.
 
-        Items that have been evicted meanwhile, or are not valid, are ignored. Where an id is repeated, the largest of
-        its priorities is taken.
+        Items that have been evicted meanwhile, or are not valid, are ignored. If an id is repeated, the largest of its
+        priorities is stored.
 
         Parameters
         ----------
         ids : int64 tensor, ``(N,)``
-            ``ids`` of a sample; or a NumPy array of integers.
-        priorities : float tensor, ``(N,)``
-            Or a NumPy array;
-            ``|delta_i|``, the magnitudes of the temporal differences. For a column, reduce those of its steps to one
-            number in any way (:mod:`rlplay.algo.dqn` has an example).
+            The ``ids`` of a sample; or a NumPy array of integers.
+        priorities : float tensor or NumPy array, ``(N,)``
+            ``|delta_i|``, the magnitudes of the temporal differences. For a column, reduce the magnitudes of its
+            steps to one number in any way (:mod:`rlplay.algo.dqn` has an example).
 
         Raises
         ------
@@ -115,8 +115,8 @@ class Prioritized(Buffer):
             ``ids`` are no integers, or ``priorities`` no numbers.
         ValueError
             The shapes differ, or a priority is negative, not finite, or so large that the sum of such priorities would
-            not be finite. The latter is checked only if ``priorities`` are on the CPU, as on another device the host
-            would have to wait: there such a priority is ignored, and the item keeps its own.
+            not be finite. Values are checked only if ``priorities`` is on the CPU, since the host would have to wait
+            for another device. On another device, such a priority is ignored, and the item keeps its present one.
         """
         if self._store_and_sampler is None:
             raise RuntimeError("There is nothing to update: the buffer is empty; `commit` a fragment first.")
@@ -152,7 +152,7 @@ def _as_ids(ids: Any) -> Tensor:
     """Convert ids, a tensor or what NumPy makes an array of, to an int64 tensor."""
     if not isinstance(ids, Tensor):
         array = np.asarray(ids)
-        if array.dtype.kind not in "iu":
+        if array.dtype.kind not in "iu" and array.size:
             raise TypeError(f"`ids` must be integers, those of `batch.ids`; got an array of dtype {array.dtype}.")
         return torch.from_numpy(array.astype(np.int64))
     if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():

@@ -19,19 +19,19 @@ __all__ = ["FinalRing", "Store"]
 
 
 class FinalRing:
-    """The true last observations of the stored fragments, and the actor's reactions to them, as rows of a ring.
+    """A ring of rows: the true last observations of the stored fragments, and the actor's info for them.
 
-    A fragment has any number of such rows, so the ring doubles its size when they would not fit; it never shrinks.
-    Row number ``k`` of all that were ever appended is at index ``k % R``.
+    The number of these rows differs between fragments. The ring doubles its size when the rows of a new fragment would
+    not fit, and never shrinks. Row number ``k``, counted from the first row ever appended, is at index ``k % R``.
 
     Parameters
     ----------
     rows : nested tensors, ``(R, ...)``
-        The ring's memory, which is written to.
+        The memory of the ring. The ring writes to it.
     n_fragments : int
         The number of fragments whose rows are kept.
     n_rows_of : sequence of int
-        The number of rows of each fragment that is held already, oldest first.
+        The number of rows of each fragment whose rows are in ``rows`` already, oldest first.
     n_appended : int
         The number of rows that were ever appended.
     """
@@ -42,12 +42,12 @@ class FinalRing:
         self._n_appended = n_appended
 
     def append(self, rows: Nested, k: int) -> Tensor:
-        """Copy the ``k`` rows of the next fragment, evicting those of the oldest if ``n_fragments`` are held.
+        """Copy the ``k`` rows of the next fragment; evict those of the oldest one if ``n_fragments`` are held.
 
         Returns
         -------
         int64 tensor, ``(k,)``
-            Their numbers.
+            The numbers of the new rows.
         """
         full = len(self._n_rows_of) == self._n_rows_of.maxlen
         self._make_room(sum(self._n_rows_of) - (self._n_rows_of[0] if full else 0), k)
@@ -60,49 +60,49 @@ class FinalRing:
         return numbers
 
     def __getitem__(self, numbers: Tensor) -> Nested:
-        """Return copies of the rows of these numbers; arbitrary rows for numbers that are not held, such as -1."""
+        """Return copies of the rows with these numbers; arbitrary rows for numbers that are not held, such as -1."""
         return nested.map(partial(move, lambda leaf: leaf.index_select(0, numbers % len(leaf))), self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the ring's state. The tensors are shared with it."""
+        """Return the ring's state. The tensors share memory with the ring."""
         return {"rows": self.rows, "held": list(self._n_rows_of), "n_rows": self._n_appended}
 
     @classmethod
     def restored(cls, state: dict[str, Any], n_fragments: int, device: torch.device) -> FinalRing:
-        """Make a ring from what :meth:`state_dict` returned, with copies of the tensors."""
+        """Make a ring from the result of :meth:`state_dict`, with copies of the tensors."""
         rows = nested.map(lambda leaf: leaf.to(device, copy=True), state["rows"])
         return cls(rows, n_fragments, state["held"], int(state["n_rows"]))
 
     def _make_room(self, n_kept: int, k: int) -> None:
         """Double the ring until it has room for the newest ``n_kept`` rows and ``k`` more."""
-        size = old = len(nested.leaves(self.rows)[0])
+        size = old_size = len(nested.leaves(self.rows)[0])
         while size < n_kept + k:
             size *= 2
-        if size == old:
+        if size == old_size:
             return
 
         def grown(leaf: Tensor) -> Tensor:
             numbers = torch.arange(self._n_appended - n_kept, self._n_appended, device=leaf.device)
             new = leaf.new_zeros(size, *leaf.shape[1:])
-            new[numbers % size] = leaf[numbers % old]
+            new[numbers % size] = leaf[numbers % old_size]
             return new
 
         self.rows = nested.map(partial(move, grown), self.rows)
 
 
 class Store:
-    """A ring of the newest ``N`` fragments. Fragment number ``k`` of all that were ever committed is at ``k % N``.
+    """A ring of the newest ``N`` fragments. Fragment number ``k``, counted from the first commit, is at ``k % N``.
 
     Parameters
     ----------
     columns : Fragment
-        All fragments, stacked, without ``env.final``: state and actor ``(N, 1+T, B, ...)``, env ``(N, T, B, ...)``,
-        the recurrent state ``(N, L, B, ...)``.
+        All fragments, stacked, without ``env.final``. Shapes: state and actor ``(N, 1+T, B, ...)``,
+        env ``(N, T, B, ...)``, the recurrent state ``(N, L, B, ...)``.
     final_numbers : int64 tensor, ``(N, T, B)``
-        For each transition, the number in ``finals`` of the true last observation that it led to; -1: it ended no
-        episode.
+        For each transition that ended an episode, the number of its true last observation in ``finals``; -1 for all
+        other transitions.
     finals : FinalRing, or None
-        The true last observations and the reactions to them, ``(obs, actor)``; None if fragments have no ``final``.
+        The true last observations and the actor's info for them, ``(obs, actor)``; None if fragments have no ``final``.
     n_committed : int
         The number of fragments that were ever committed.
     """
@@ -122,9 +122,9 @@ class Store:
         Parameters
         ----------
         fragment : Fragment
-            All others must have its T, B, structure, shapes and dtypes.
+            All other fragments must have the same T, B, structure, shapes and dtypes.
         capacity : int
-            In environment steps: there is room for ``capacity // (T * B)`` fragments.
+            In environment steps. There is room for ``capacity // (T * B)`` fragments.
         device : torch.device, or None
             The device of the store; None: the fragment's.
 
@@ -160,12 +160,13 @@ class Store:
         return min(self._n_committed, self.n_fragments)
 
     def check(self, fragment: Fragment) -> None:
-        """Refuse a fragment that is not like the others.
+        """Raise if a fragment differs from the stored fragments in structure, shapes or dtypes.
 
         Raises
         ------
         ValueError
-            Its structure, or the shape or dtype of a leaf, is another; or only one of it and the others has ``final``.
+            The structure, or the shape or dtype of a leaf, differs; or ``final`` is present in the fragment and not in
+            the store, or the other way round.
         """
         final = fragment.env.final
         if isinstance(final, Final) != (self.finals is not None):
@@ -193,7 +194,7 @@ class Store:
         self._n_committed += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the store's state, with rlplay's named tuples as dicts. The tensors are shared with it."""
+        """Return the store's state, with rlplay's named tuples as dicts. The tensors share memory with the store."""
         state, actor, env, hx = self.columns
         outcome = {name: column for name, column in env._asdict().items() if name != "final"}
         return {
@@ -205,7 +206,7 @@ class Store:
 
     @classmethod
     def restored(cls, state: dict[str, Any], device: torch.device | None) -> Store:
-        """Make a store from what :meth:`state_dict` returned, copied to a device (None: the tensors' own)."""
+        """Make a store from the result of :meth:`state_dict`, copied to a device (None: the device of the tensors)."""
         device = state["last"].device if device is None else device
         saved = state["columns"]
         columns = Fragment(State(**saved["state"]), saved["actor"], Outcome(**saved["env"], final=()), saved["hx"])
@@ -219,7 +220,7 @@ def _without_final(fragment: Fragment) -> Fragment:
 
 
 def _check_leading(fragment: Fragment) -> None:
-    """Refuse a fragment whose leaves disagree on the number of steps or environments."""
+    """Raise if the leaves of a fragment differ in the number of steps or environments."""
     state, actor, env, hx = fragment
     n_steps, n_envs = env.valid.shape
     trees = (
@@ -241,7 +242,7 @@ def _check_leading(fragment: Fragment) -> None:
 
 
 def _check_alike(root: str, tree: Nested, columns: Nested, dropped: int = 0) -> None:
-    """Refuse a tree whose structure, shapes or dtypes are not those of one element of ``columns``.
+    """Raise unless structure, shapes and dtypes of a tree are those of one element of ``columns``.
 
     An element is what remains of a leaf of ``columns`` without its first dimension. The first ``dropped`` dimensions of
     the leaves of ``tree`` are not compared.

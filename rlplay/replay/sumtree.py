@@ -1,6 +1,6 @@
-"""A sum tree: non-negative numbers, and a search in logarithmic time for where their cumulative sum passes a point.
+"""A sum tree: stores non-negative values, and finds in logarithmic time where their cumulative sum passes a point.
 
-On a device other than the CPU the host never waits, except in :meth:`SumTree.check_valid`. Imports torch only.
+The host does not wait for the device, except in :meth:`SumTree.check_valid`. The module must import only torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SumTree:
         self.capacity = capacity
         self._depth = (capacity - 1).bit_length()
         self._first = 1 << self._depth  # the node of the first value
-        # node 0 is not part of the tree: values for position -1 are written there
+        # node 0 is not part of the tree; values for position -1 are written to it
         self._nodes = torch.zeros(2 * self._first, dtype=torch.float64, device=device)
 
     @property
@@ -64,7 +64,7 @@ class SumTree:
         Parameters
         ----------
         positions : int64 tensor, ``(N,)``
-            From 0 to ``capacity - 1``; -1 is ignored. Where a position is repeated, the largest of its values is taken,
+            From 0 to ``capacity - 1``; -1 is ignored. If a position is repeated, the largest of its values is stored,
             on every device.
         values : float tensor, ``(N,)``
             Not negative, and at most :attr:`limit`.
@@ -73,7 +73,7 @@ class SumTree:
         ------
         ValueError
             A position is out of range, or a value is negative, not finite or above :attr:`limit`. This is checked on
-            the CPU only, as on another device the host would have to wait.
+            the CPU only, since the host would have to wait for another device.
         """
         if self.device.type == "cpu":
             self._check(positions, values)
@@ -89,25 +89,25 @@ class SumTree:
         Parameters
         ----------
         points : float64 tensor, ``(N,)``
-            From 0 to the total. A point at or above the total, by rounding, counts as just below.
+            From 0 to the total. Points that rounding has moved to the total or above count as just below it.
 
         Returns
         -------
         int64 tensor, ``(N,)``
-            The positions ``i`` with ``sum(values[:i]) <= point < sum(values[:i + 1])``, up to rounding. Values at these
-            positions are never zero, unless all values are zero.
+            The positions ``i`` with ``sum(values[:i]) <= point < sum(values[:i + 1])``, up to rounding. The values at
+            these positions are not zero, unless all values are zero.
         """
         node = torch.ones_like(points, dtype=torch.int64)
         for _ in range(self._depth):
             left = 2 * node
-            below = self._nodes[left]  # the sum of all values in the left subtree
-            go_right = ~(points < below) & (self._nodes[left + 1] > 0)
-            points = torch.where(go_right, points - below, points)
+            left_sum = self._nodes[left]  # the sum of all values in the left subtree
+            go_right = ~(points < left_sum) & (self._nodes[left + 1] > 0)
+            points = torch.where(go_right, points - left_sum, points)
             node = left + go_right
         return node - self._first
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the values: float64 ``(capacity,)``, a new tensor. The sums are computed from them on loading."""
+        """Return the values: float64 ``(capacity,)``, a new tensor. Loading computes the sums from the values."""
         return {"values": self._nodes[self._first : self._first + self.capacity].clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -116,7 +116,7 @@ class SumTree:
         Raises
         ------
         ValueError
-            The capacities differ.
+            The capacity of the other tree differs.
         """
         values = state["values"]
         if values.shape != (self.capacity,):
@@ -137,7 +137,7 @@ class SumTree:
         -------
         ok : bool
         message : str
-            Which node is wrong, and how; empty if none is.
+            Names the first node that is wrong, and says how; empty if every node is right.
         """
         nodes, first = self._nodes.cpu(), self._first
         wrong = {

@@ -14,19 +14,19 @@ class Uniform(Buffer):
     """A replay buffer that draws every valid item with the same probability.
 
     Randomness comes only from ``generator``, which must be on the buffer's device (None: torch's global one). A batch
-    is stratified: the items are split into ``n`` equal parts by their position in the buffer, and one is drawn from
-    each. So a batch has fewer repetitions than one of independent draws, and is ordered by position: shuffle it before
-    splitting it.
+    is stratified: the items are split into ``n`` equal parts by their position in the buffer, and one item is drawn
+    from each part. So a batch has fewer repetitions than a batch of independent draws. The batch is ordered by
+    position; shuffle it before you split it into minibatches.
 
     Parameters
     ----------
     capacity : int >= 1
-        In environment steps; there is room for ``capacity // (T * B)`` whole fragments.
+        In environment steps. There is room for ``capacity // (T * B)`` whole fragments.
     sequences : bool
         Whether an item is a whole column of a fragment, of ``T`` steps, rather than a transition. Transitions that are
         not valid, and columns without a valid transition, are never drawn.
     device : torch.device or str, optional
-        The device that fragments are stored on and samples returned on; None: that of the first fragment.
+        The device of the stored fragments and of the samples; None: the device of the first fragment.
 
     Notes
     -----
@@ -54,8 +54,8 @@ class Uniform(Buffer):
         Raises
         ------
         RuntimeError
-            Nothing has been committed, this is a buffer of sequences, or no stored transition is valid. The last is
-            checked on the CPU only; on another device the weights returned are zero instead.
+            Nothing has been committed, this is a buffer of sequences, or no stored transition is valid. The last
+            condition is checked on the CPU only; on another device the weights returned are zero instead.
         """
         return self._sample_transitions(n, 0.0, generator, n_steps, gamma)
 
@@ -72,6 +72,7 @@ class Uniform(Buffer):
         Raises
         ------
         RuntimeError
-            As for :meth:`sample`, except that this is a buffer of transitions.
+            Nothing has been committed, this is a buffer of transitions, or no stored transition is valid. The last
+            condition is checked as in :meth:`sample`.
         """
         return self._sample_sequences(n, 0.0, generator)

@@ -1,17 +1,28 @@
-"""Helpers for tests: environments and actors whose numbers identify their origin, and a simulated device.
+"""Helpers for tests: environments and actors whose numbers encode environment, episode and step; a lagging device.
 
-``make_ledger``, ``LedgerEnv``, ``OldLedgerEnv``
-    An environment whose observations and rewards encode the environment, the episode and the step.
-``FORMS``, ``ACTIONS``
-    The names of its observation spaces and of its action spaces.
+``LedgerEnv``
+    An environment with the API of gym 0.26 and gymnasium. Its observations and rewards encode the environment, the
+    episode and the step.
+``OldLedgerEnv``
+    The same environment with the API of gym up to 0.25.
+``make_ledger``
+    Makes a ``LedgerEnv`` or an ``OldLedgerEnv``.
+``FORMS``
+    The names of the observation spaces that a ledger environment can have.
+``ACTIONS``
+    The names of the action spaces that a ledger environment can have.
 ``observation_space``, ``action_space``
     Make a space from its name.
-``Origin``, ``encode``, ``decode``
-    An environment, episode and step; encoded as a number, and decoded.
+``Origin``
+    A tuple of environment, episode and step.
+``encode``, ``decode``
+    Convert an environment, episode and step to one number, and back to an ``Origin``.
 ``CountingActor``
     An actor that returns its inputs as its info, and whose recurrent state counts rows.
 ``LaggingLane``
-    A simulated accelerator that runs all work as late as its streams allow.
+    A lagging device: a simulated accelerator that runs queued work as late as possible, or earlier with ``haste``.
+
+The engine must not import this package.
 """
 
 from .actors import CountingActor

@@ -17,27 +17,31 @@ class CountingActor(BaseActorModule):
     """An actor that returns its inputs as its info, and counts rows in its recurrent state.
 
     Its recurrent state is ``{"count": int64 (1, B, 1), "sums": float64 (1, B, 2)}``: the number of rows since the last
-    reset, and the sums over these rows of the observations (all numbers of all leaves) and of the rewards (except in
-    rows with ``fin``, whose reward belongs to the previous episode). It advances in virtual steps too, so that tests
-    notice a caller that does not discard the recurrent state of a virtual step.
+    reset, and two sums over these rows: of all numbers in all leaves of the observations, and of the rewards. The
+    reward of a row with ``fin`` is left out, since this reward belongs to the previous episode. The recurrent state
+    advances in virtual steps as well, so that tests notice a caller that does not discard the recurrent state of a
+    virtual step.
 
-    Its info contains the inputs ``stepno``, ``obs``, ``act``, ``rew`` and ``fin``; ``hx``, the recurrent state before
-    each row, with leaves ``(n_seq, B, ...)``; ``virtual`` (bool) and ``weight`` (float32).
+    Its info contains the inputs ``stepno``, ``obs``, ``act``, ``rew`` and ``fin``. The info also contains ``hx``, the
+    recurrent state before each row, with leaves ``(n_seq, B, ...)``; the argument ``virtual`` (bool); and ``weight``
+    (float32).
 
-    Its action is a function of an integer ``m``, see :meth:`act`: ``m = floor(4 sum(obs)) + count``, with the ``count``
-    before this row. All these numbers are exact if the observations are those of a ledger environment.
+    Its action is a function of an integer, ``m = floor(4 sum(obs)) + count``, with the ``count`` before this row; see
+    :meth:`action_of`. Because of the factor 4, observations whose sums differ by a quarter or more give different
+    ``m``. All these numbers are exact if the observations come from a ledger environment.
 
     Parameters
     ----------
     action : str
         The action space, see :func:`rlplay.testing.action_space`.
     sampled : bool
-        Draw ``m`` uniformly from 0 to 59 instead, with ``self.generator``.
+        If True, ``m`` is drawn uniformly from 0 to 59 with ``self.generator`` and does not depend on the inputs.
 
     Attributes
     ----------
     weight : parameter, float32, no dimensions
-        Only copied into the info: change it to see in a fragment which snapshot the behaviour copy had.
+        The actor only copies it into the info. Change it between asks; a fragment then shows which snapshot collected
+        it.
     """
 
     def __init__(self, action: str = "discrete", *, sampled: bool = False) -> None:
@@ -66,44 +70,50 @@ class CountingActor(BaseActorModule):
                 "sums": torch.zeros(1, n_envs, 2, dtype=torch.float64, device=fin.device),
             }
         obs_sums = sum(leaf.double().reshape(*fin.shape, -1).sum(-1) for leaf in nested.leaves(obs))
-        steps = torch.stack([torch.as_tensor(obs_sums), rew.double().masked_fill(fin, 0.0)], -1)
-        states = []
-        for step in steps:
-            states.append(hx)
-            hx = {"count": hx["count"] + 1, "sums": hx["sums"] + step}
-        before = nested.map(lambda *rows: torch.cat(rows), *states)
+        row_sums = torch.stack([torch.as_tensor(obs_sums), rew.double().masked_fill(fin, 0.0)], -1)
+        hxs = []
+        for row_sum in row_sums:
+            hxs.append(hx)
+            hx = {"count": hx["count"] + 1, "sums": hx["sums"] + row_sum}
+        hx_before = nested.map(lambda *rows: torch.cat(rows), *hxs)
         if self.sampled:
             m = sampling.categorical(torch.zeros(*fin.shape, 60, device=fin.device), generator=self.generator)
         else:
-            m = (4 * steps[..., 0]).floor().long() + before["count"][..., 0]
+            m = (4 * row_sums[..., 0]).floor().long() + hx_before["count"][..., 0]
         info = {
             "stepno": stepno,
             "obs": obs,
             "act": act,
             "rew": rew,
             "fin": fin,
-            "hx": before,
+            "hx": hx_before,
             "virtual": torch.full_like(fin, virtual),
             "weight": self.weight.expand(fin.shape),
         }
-        return self.act(self.action, m), hx, info
+        return self.action_of(self.action, m), hx, info
 
     @staticmethod
-    def act(action: str, m: Tensor) -> Nested:
-        """Return the action that an integer stands for.
+    def action_of(action: str, m: Tensor) -> Nested:
+        """Return the action that the integer ``m`` determines.
 
         Parameters
         ----------
         action : str
-            discrete: ``m % 5``; multidiscrete: ``[m % 3, (m // 3) % 4]``; box: ``[m % 9 - 4, m % 7 - 3] / 2``, which
-            may be out of bounds; multibinary: the three lowest bits, lowest first; dict: ``move`` discrete of
-            ``m``, ``aim.box`` of ``m + 1``, ``aim.bits`` of ``m + 2``, ``gears`` multidiscrete of ``m + 3``.
+            The name of the action space. The action is
+
+            - in ``discrete``: ``m % 5``;
+            - in ``multidiscrete``: ``[m % 3, (m // 3) % 4]``;
+            - in ``box``: ``[m % 9 - 4, m % 7 - 3] / 2``, which may be outside the bounds of the space;
+            - in ``multibinary``: the three lowest bits of ``m``, the lowest one first;
+            - in ``dict``: ``move``, the discrete action of ``m``; ``aim.box``, the box action of ``m + 1``;
+              ``aim.bits``, the multibinary action of ``m + 2``; ``gears``, the multidiscrete action of ``m + 3``.
         m : int64 tensor, ``(n_seq, B)``
+            One integer for each row and environment.
 
         Returns
         -------
         nested tensors, ``(n_seq, B, ...)``
-            int64, or float32 for the box.
+            float32 for a box, int64 for all other spaces.
         """
         if action == "discrete":
             return m % 5
@@ -113,6 +123,6 @@ class CountingActor(BaseActorModule):
             return torch.stack([m % 9 - 4, m % 7 - 3], -1).float() / 2
         if action == "multibinary":
             return torch.stack([m >> bit & 1 for bit in range(3)], -1)
-        act = CountingActor.act
-        aim = {"box": act("box", m + 1), "bits": act("multibinary", m + 2)}
-        return {"move": act("discrete", m), "aim": aim, "gears": act("multidiscrete", m + 3)}
+        action_of = CountingActor.action_of
+        aim = {"box": action_of("box", m + 1), "bits": action_of("multibinary", m + 2)}
+        return {"move": action_of("discrete", m), "aim": aim, "gears": action_of("multidiscrete", m + 3)}

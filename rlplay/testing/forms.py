@@ -1,6 +1,7 @@
 """The numbers and spaces of ledger environments: codes of origins, observation spaces and action spaces.
 
-Imports neither gym nor gymnasium: the module of spaces, ``gym.spaces`` or ``gymnasium.spaces``, is an argument.
+The module must import neither gym nor gymnasium: the module that defines spaces (``gym.spaces`` or
+``gymnasium.spaces``) is an argument.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = [
     "N_EPISODES",
     "N_STEPS",
     "Origin",
-    "Sight",
+    "TupleObservation",
     "action_space",
     "decode",
     "encode",
@@ -30,12 +31,16 @@ FORMS = ("vector", "dict", "tuple", "pair", "scalar", "discrete")
 ACTIONS = ("discrete", "multidiscrete", "box", "multibinary", "dict")
 """The names of the action spaces, see :func:`action_space`."""
 
-N_STEPS, N_EPISODES, N_ENVS = 64, 1024, 256  # their product is 2**24: float32 holds all integers up to it
-FINE = 2.0**-20  # the sum with a code needs float64
+N_STEPS, N_EPISODES, N_ENVS = 64, 1024, 256
+"""Numbers of steps, episodes and environments that have a code. Their product is 2**24, and float32 holds all integers
+up to 2**24."""
+
+FINE = 2.0**-20
+"""A fraction whose sum with a code needs float64."""
 
 
 class Origin(NamedTuple):
-    """The environment, episode and step that a number comes from."""
+    """The environment, episode and step that a code stands for."""
 
     env: int
     """The number of the environment, from 0 to 255."""
@@ -45,11 +50,13 @@ class Origin(NamedTuple):
     """The number of transitions since the reset, from 0 to 63."""
 
 
-class Sight(NamedTuple):
+class TupleObservation(NamedTuple):
     """An observation of the space ``"tuple"``."""
 
     vector: Any
+    """The vector of ``LedgerEnv.vector``, float32 ``(6,)``."""
     step: Any
+    """The number of transitions since the reset, an int."""
 
 
 def encode(env: int, episode: int, step: int) -> int:
@@ -82,8 +89,8 @@ def observation_space(spaces: Any, form: str) -> Any:
     form : str
         ``"vector"``: float32 ``(6,)``, see ``LedgerEnv.vector``. ``"dict"``: nested, with that vector, a uint8 image
         ``(2, 3)``, a Discrete whose values are Python integers, and float64 numbers that float32 cannot hold.
-        ``"tuple"``: a named tuple of vector and Discrete. ``"pair"``: a tuple of vector and dict, which has the form of
-        what ``reset`` returns. ``"scalar"``: the code in a float32 array without dimensions. ``"discrete"``: the code
+        ``"tuple"``: a named tuple of vector and Discrete. ``"pair"``: a tuple of vector and dict, like the return value
+        of ``reset``. ``"scalar"``: the code in a float32 array without dimensions. ``"discrete"``: the code
         as a Python integer.
     """
     vector = spaces.Box(-np.inf, np.inf, (6,), np.float32)
@@ -113,7 +120,7 @@ def action_space(spaces: Any, kind: str) -> Any:
         ``gym.spaces`` or ``gymnasium.spaces``.
     kind : str
         ``"discrete"``: 5 actions. ``"multidiscrete"``: 3 and 4 actions. ``"box"``: float32 ``(2,)`` in [-1, 1].
-        ``"multibinary"``: 3 bits. ``"dict"``: all of these, nested.
+        ``"multibinary"``: 3 bits. ``"dict"``: the four other spaces, nested.
     """
     if kind == "discrete":
         return spaces.Discrete(5)

@@ -1,9 +1,10 @@
-"""The lagging device: a simulated accelerator that runs queued work as late as its streams allow.
+"""The lagging device: a simulated accelerator that runs queued work as late as possible, or earlier with ``haste``.
 
 Its memory is separate from the host's, and is filled with garbage when it is allocated and when it is released. Work is
-queued on two streams. It runs when something waits for it (``haste=0``), when it is queued (``haste=1``), or at random
-moments in between, drawn from a seeded generator. No clock is involved, so every run is the same. An engine with a
-missing synchronization, which a real device would often hide by being fast, gives wrong numbers here.
+queued on two streams. Work runs when something waits for it (``haste=0``), when it is queued (``haste=1``), or at
+random moments in between, drawn from a seeded generator. No clock is involved, so every run is the same. If an engine
+lacks a synchronization, the numbers are wrong here; on a real device they would often be right by luck, because the
+device is fast.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..engine.acting.torch_context import TorchContext
 from ..engine.envs.rows import Array
 from ..engine.memory.lane import Lane, Place
 from ..nested import Nested, leaves
-from .recording import Recording
+from .operation_log import OperationLog
 
 __all__ = ["LaggingLane"]
 
@@ -33,7 +34,7 @@ _GARBAGE = 0xFF  # NaN in every float format, -1 in every integer
 
 
 class _BlockView(np.ndarray[Any, np.dtype[np.uint8]]):
-    """The bytes of a block in use. Finalized together with the last tensor in this memory, which releases the block."""
+    """The bytes of a block in use. Its finalizer releases the block once no tensor in this memory is alive."""
 
 
 class _Stream:
@@ -42,9 +43,9 @@ class _Stream:
     Attributes
     ----------
     pending : deque
-        The work that has not run yet; an event stands for waiting until it is reached.
+        The work that has not run yet. An event among the work is a wait until the event is reached.
     done : int
-        How many pieces of work have run.
+        The number of pieces of work that have run.
     """
 
     def __init__(self) -> None:
@@ -74,38 +75,40 @@ class _Block:
     Attributes
     ----------
     bytes : uint8 array
+        The memory.
     stream : _Stream
-    readers : list of _Stream
-        Streams that have borrowed the memory since it was allocated.
+        The stream that the block belongs to.
+    borrowers : list of _Stream
+        The streams that have borrowed the memory since it was last allocated.
     """
 
     def __init__(self, size: int, stream: _Stream) -> None:
         self.bytes: Array = np.full(size, _GARBAGE, np.uint8)
         self.stream = stream
-        self.readers: list[_Stream] = []
+        self.borrowers: list[_Stream] = []
 
 
 class LaggingLane(Lane):
-    """The operations of a lane on the lagging device: pass an instance as ``device=`` to a ``rollout``.
+    """A lane between the host and the lagging device; pass an instance as ``device=`` to a ``rollout``.
 
-    PyTorch operations outside of this class run at once. A learner whose fragments are on the device has to read them
-    and to update weights inside :meth:`launch`, or to call :meth:`synchronize` first.
+    PyTorch operations outside of this class run at once. A learner whose fragments are on the device must read them
+    and update weights inside :meth:`launch`, or to call :meth:`synchronize` first.
 
     Parameters
     ----------
     actor_on_host, consumer_on_host : bool
-        Whether the behaviour copy, and the consumer, are on the host rather than on the device.
+        Whether the behaviour copy is on the host rather than on the device; the same for the consumer's memory.
     haste : float
-        The probability, whenever work is queued, that a stream runs its next piece of work, again and again until the
-        first failure. 0: work runs only when something waits for it. 1: work runs when it is queued, as far as the
-        streams allow.
+        Whenever work is queued, each stream runs pieces of its work one after the other, and continues after each piece
+        with this probability. 0: work runs only when something waits for it. 1: work runs as soon as it is queued,
+        except work behind a wait for an event that is not reached yet.
     seed : int
-        The seed of the generator that decides this.
+        The seed of the generator that draws these random decisions.
 
     Attributes
     ----------
     consumer, collector : stream
-        The two streams.
+        The consumer's stream and the collector's stream.
     """
 
     asynchronous = True
@@ -118,11 +121,11 @@ class LaggingLane(Lane):
         self._haste, self._random = haste, random.Random(seed)
         self._lock = threading.RLock()
         self.consumer, self.collector = _Stream(), _Stream()
-        self._thread = threading.local()  # has the thread's current stream as `stream`, inside of `collecting`
-        self._blocks: dict[int, _Block] = {}  # all, by address
+        self._thread = threading.local()  # inside of `collecting`, `stream` is the thread's current stream
+        self._blocks: dict[int, _Block] = {}  # all blocks, by address
         self._free: list[_Block] = []
         self._released: deque[_Block] = deque()
-        self._error: BaseException | None = None  # the first error of any work since the last wait of the host
+        self._error: BaseException | None = None  # the first error of queued work since the host last waited
 
     @property
     def current(self) -> _Stream:
@@ -132,17 +135,17 @@ class LaggingLane(Lane):
 
     @property
     def _current_on_host(self) -> bool:
-        """True if the side that this thread works for, collector or consumer, has its memory on the host."""
+        """True if the memory of the current stream's side, collector or consumer, is on the host."""
         return self._on_host[Place.CONSUMER if self.current is self.consumer else Place.ACTOR]
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Make the collector's stream this thread's current one inside the ``with`` block."""
-        before, self._thread.stream = self.current, self.collector
+        previous, self._thread.stream = self.current, self.collector
         try:
             yield
         finally:
-            self._thread.stream = before
+            self._thread.stream = previous
 
     def shared(self, one: Place, other: Place) -> bool:
         """Return True if both places are on the host, or both on the device."""
@@ -163,7 +166,7 @@ class LaggingLane(Lane):
             else:
                 self._free.remove(block)
         view = block.bytes.view(_BlockView)
-        # the finalizer may run in any thread, even while the lock is held: it only appends, which is atomic
+        # the finalizer may run in any thread, even while the lock is held, so it only appends, which is atomic
         weakref.finalize(view, self._released.append, block)
         return torch.from_numpy(view).view(dtype).view(tuple(shape))
 
@@ -177,11 +180,11 @@ class LaggingLane(Lane):
                 self._queue(lambda one=get_one, other=get_other: one().copy_(other()))  # type: ignore[misc]
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
-        """Return copies if the learner is on the host; a learner on the device changes tensors only by queued work."""
+        """Return copies if the learner is on the host, else the tensors, which only queued work changes."""
         return [x.clone() for x in sources] if self._on_host[Place.CONSUMER] else sources
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Queue some work, to run in the torch context of this thread; run it at once if this side is on the host."""
+        """Queue work that runs in this thread's torch context; if this side's memory is on the host, run it at once."""
         if self._current_on_host:
             work()
             return
@@ -194,21 +197,21 @@ class LaggingLane(Lane):
         self._queue(in_context)
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-        """Record the work, and return a function that repeats it. The recording does not keep device memory alive."""
+        """Log the operations of the work; return a function that repeats them. It does not keep device memory alive."""
         if self._current_on_host:
             return work
-        self.synchronize()  # recording runs the work on the present contents of memory, and then undoes it
-        with self._lock, Recording(generators, self._getter) as recording:
+        self.synchronize()  # logging runs the work on the present contents of memory, and then undoes its effects
+        with self._lock, OperationLog(generators, self._getter) as log:
             work()
-        return recording.replay
+        return log.replay
 
     def borrow(self, tree: Nested) -> None:
-        """Let the memory be reused only behind all work that this stream has queued when the memory is released."""
+        """Delay the reuse of the memory: all work that this stream has queued by the time of its release runs first."""
         with self._lock:
             for leaf in leaves(tree):
                 block = self._block_of(leaf)
                 if block is not None:
-                    block.readers.append(self.current)
+                    block.borrowers.append(self.current)
 
     def record(self) -> Any:
         """Return an event behind all work that is queued on the current stream."""
@@ -239,7 +242,7 @@ class LaggingLane(Lane):
         self.host_wait(self.record())
 
     def _queue(self, work: Callable[[], None] | _Event) -> None:
-        """Queue work on the current stream, then run pending work of both streams at random, see ``haste``."""
+        """Queue work on the current stream, then run a random amount of both streams' work, see ``haste``."""
         with self._lock:
             self.current.pending.append(work)
             self._reclaim_released()
@@ -248,11 +251,11 @@ class LaggingLane(Lane):
                     pass
 
     def _reach(self, event: _Event) -> None:
-        """Run work until the event is reached, that of the other stream included where this one waits for it."""
+        """Run work until the event is reached, including work of the other stream that this stream waits for."""
         while not event.reached:
-            head = event.stream.pending[0]
-            if isinstance(head, _Event):
-                self._reach(head)
+            next_work = event.stream.pending[0]
+            if isinstance(next_work, _Event):
+                self._reach(next_work)
             self._run_next(event.stream)
 
     def _run_next(self, stream: _Stream) -> bool:
@@ -263,17 +266,17 @@ class LaggingLane(Lane):
         if not isinstance(work, _Event):
             try:
                 work()
-            except BaseException as error:  # raised by the next `host_wait`, as on a real device
+            except BaseException as error:  # the next `host_wait` raises it, as on a real device
                 self._error = self._error or error
         stream.done += 1
         return True
 
     def _reclaim_released(self) -> None:
-        """Queue the filling with garbage of each released block, and offer the block for reuse on its stream."""
+        """For each released block, queue work that fills it with garbage, and offer it for reuse on its stream."""
         while self._released:
             block = self._released.popleft()
-            block.stream.pending.extend(reader.record() for reader in block.readers)
-            block.readers.clear()
+            block.stream.pending.extend(borrower.record() for borrower in block.borrowers)
+            block.borrowers.clear()
             block.stream.pending.append(lambda block=block: block.bytes.fill(_GARBAGE))  # type: ignore[misc]
             self._free.append(block)
 
@@ -282,7 +285,7 @@ class LaggingLane(Lane):
         return self._blocks.get(tensor.untyped_storage().data_ptr())
 
     def _getter(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Return a function that returns the tensor. It keeps the tensor alive only if the tensor is on the host."""
+        """Return a function that returns the tensor, and keeps the tensor alive only if it is on the host."""
         block = self._block_of(tensor)
         if block is None:
             return lambda: tensor

@@ -1,7 +1,8 @@
 """The ledger environment: its observations and rewards encode the environment, the episode and the step.
 
-The lengths of episodes and the ways they end are given in advance, and the environment records seeds and actions.
-Imports neither gym nor gymnasium: the module of spaces, ``gym.spaces`` or ``gymnasium.spaces``, is an argument.
+The lengths of episodes and the ways in which they end are arguments, and the environment keeps lists of all seeds and
+actions. The module must import neither gym nor gymnasium: the module that defines spaces (``gym.spaces`` or
+``gymnasium.spaces``) is an argument.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .forms import FINE, N_ENVS, N_EPISODES, N_STEPS, Sight, action_space, encode, observation_space
+from .forms import FINE, N_ENVS, N_EPISODES, N_STEPS, TupleObservation, action_space, encode, observation_space
 
 __all__ = ["LedgerEnv", "OldLedgerEnv", "make_ledger"]
 
@@ -42,7 +43,7 @@ def make_ledger(spaces: Any, index: int, *, api: str = "new", **options: Any) ->
 
 
 class _BaseLedgerEnv:
-    """What the new and the old API have in common."""
+    """The behaviour that both APIs share. Subclasses add ``reset`` and ``step``."""
 
     metadata: Mapping[str, Any] = {}
     render_mode = None
@@ -68,12 +69,12 @@ class _BaseLedgerEnv:
         self.observation_space = observation_space(spaces, form)
         self.action_space = action_space(spaces, action)
         self._reuse, self._reward = reuse, reward
-        self._arrays: dict[str, Any] = {}  # by name, if `reuse`
+        self._arrays: dict[str, Any] = {}  # the arrays that are overwritten, by name; empty unless `reuse`
         self.seeds: list[int | None] = []
         self.actions: list[Any] = []
         self.resets = self.closed = 0
         self.episode, self.stepno, self.over = -1, 0, True
-        self._last_action = -1  # a digest; -1 if the episode has had no action yet
+        self._last_action = -1  # the digest of the last action; -1 if the episode has had no action yet
 
     @property
     def unwrapped(self) -> _BaseLedgerEnv:
@@ -91,11 +92,14 @@ class _BaseLedgerEnv:
 
     def end(self, episode: int) -> tuple[bool, bool]:
         """Return how an episode ends, as ``(terminated, truncated)``."""
-        how = self.ends[(episode + self.index) % len(self.ends)]
-        return how != "truncated", how != "terminated"
+        kind = self.ends[(episode + self.index) % len(self.ends)]
+        return kind != "truncated", kind != "terminated"
 
     def vector(self) -> list[float]:
-        """Return environment, episode, step, digest of the last action (-1: none), two 16-bit halves of the seed."""
+        """Return environment, episode, step, digest of the last action, and the two 16-bit halves of the last seed.
+
+        The digest is -1 before the first action of an episode. The halves are -1 if no seed was given.
+        """
         seed = next((seed for seed in reversed(self.seeds) if seed is not None), None)
         halves = (-1, -1) if seed is None else divmod(seed, 2**16)
         return [self.index, self.episode % N_EPISODES, self.stepno, self._last_action, *halves]
@@ -113,10 +117,10 @@ class _BaseLedgerEnv:
         self.stepno += 1
         self.over = self.stepno >= self.length(self.episode)
         terminated, truncated = self.end(self.episode) if self.over else (False, False)
-        return self._observe(), self._reward(self.code), terminated, truncated, self._inform(truncated)
+        return self._observe(), self._reward(self.code), terminated, truncated, self._make_info(truncated)
 
-    def _inform(self, truncated: bool) -> dict[str, Any]:
-        """Make the info dict of a step: some keys are always present, some in every other step, some at an end."""
+    def _make_info(self, truncated: bool) -> dict[str, Any]:
+        """Make the info dict of a step. Some keys are in every step, some in every other step, some at an end only."""
         deep: dict[str, Any] = {"step": self.stepno}
         info: dict[str, Any] = {
             "code": float(self.code),
@@ -143,7 +147,7 @@ class _BaseLedgerEnv:
         if self.form == "vector":
             return vector
         if self.form == "tuple":
-            return Sight(vector, self.stepno)
+            return TupleObservation(vector, self.stepno)
         if self.form == "pair":
             return vector, {"step": np.int64(self.stepno)}
         numbers = [*self.vector()[:4], self.code, 255]
@@ -152,7 +156,7 @@ class _BaseLedgerEnv:
         return {"vector": vector, "image": image, "inner": {"step": self.stepno, "exact": exact}}
 
     def _array(self, name: str, numbers: Any, dtype: Any) -> Any:
-        """Return a new array, or the one of the previous call with new contents if ``reuse``."""
+        """Return a new array; with ``reuse``, the same array at each call with the same name, with new contents."""
         array = np.array(numbers, dtype)
         if not self._reuse:
             return array
@@ -161,19 +165,19 @@ class _BaseLedgerEnv:
         return reused
 
     def close(self) -> None:
-        """Count the call."""
+        """Count the calls."""
         self.closed += 1
 
 
 class LedgerEnv(_BaseLedgerEnv):
     """The ledger environment, with the API of gym 0.26 and gymnasium.
 
-    The reward of a step is the code (:func:`encode`) of the environment, the episode and the number of the step, from 1
-    on. Episode ``k`` of environment ``j`` has
-    ``lengths[(k + j) % len(lengths)]`` steps, and ends as ``ends[(k + j) % len(ends)]``. The info dict of each step
-    has ``"code"``, ``"place"`` (int32 ``(2,)``: episode, step), ``"first"`` (bool), ``"nested"`` (with
-    ``"deep.step"``, and at an end ``"deep.over"``) and ``"a.b"`` (a key with a dot); every other step has ``"even"``;
-    the end of an episode has ``"episode"`` (return ``"r"`` and length ``"l"``) and ``"TimeLimit.truncated"``.
+    The reward of a step is the code (:func:`encode`) of the environment, the episode and the number of the step, which
+    counts from 1. Episode ``k`` of environment ``j`` has ``lengths[(k + j) % len(lengths)]`` steps, and ends as
+    ``ends[(k + j) % len(ends)]`` says. The info dict of each step has ``"code"``, ``"place"`` (int32 ``(2,)``: episode,
+    step), ``"first"`` (bool), ``"nested"`` (with ``"deep.step"``, and at an end ``"deep.over"``) and ``"a.b"`` (a key
+    with a dot); every other step has ``"even"``; the end of an episode has ``"episode"`` (return ``"r"`` and length
+    ``"l"``) and ``"TimeLimit.truncated"``.
 
     Parameters
     ----------
@@ -190,12 +194,13 @@ class LedgerEnv(_BaseLedgerEnv):
     reuse : bool
         Whether all steps and resets return the same array, overwritten each time, as some simulators do.
     reward : callable
-        Converts the reward, a float, to what ``step`` returns: ``numpy.asarray`` gives arrays without dimensions.
+        Converts the reward, a float, to the object that ``step`` returns. For example, ``numpy.asarray`` gives arrays
+        without dimensions.
 
     Attributes
     ----------
     seeds : list of int or None
-        The seed of each reset; with the old API, of each call of ``seed``.
+        The seed of each reset; with the old API, the seed of each call of ``seed``.
     actions : list
         The objects that ``step`` was called with.
     resets, closed : int
@@ -228,7 +233,7 @@ class OldLedgerEnv(_BaseLedgerEnv):
     """
 
     def seed(self, seed: int | None = None) -> list[int | None]:
-        """Record the seed."""
+        """Append the seed to ``seeds``."""
         self.seeds.append(seed)
         return [seed]
 
@@ -257,6 +262,7 @@ def _digest(action: Any) -> int:
 
 
 def _numbers(action: Any) -> list[float]:
+    """Return all numbers of an action, those of a dict in the order of its sorted keys."""
     if isinstance(action, Mapping):
         return [number for key in sorted(action) for number in _numbers(action[key])]
     return [float(number) for number in np.asarray(action).ravel()]

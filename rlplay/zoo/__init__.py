@@ -1,4 +1,4 @@
-"""Small actors and environments: examples to read and to copy, and to try an algorithm on.
+"""Small actors and environments: examples to read, to copy, and to test an algorithm with.
 
 :mod:`rlplay.zoo.actors`
     Actor-critics and Q-networks, feed-forward and recurrent.

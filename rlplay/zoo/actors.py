@@ -1,8 +1,8 @@
-"""Small actors: a body, an optional recurrent core, and the heads of an actor-critic or a Q-network.
+"""Small actors made of a body, an optional recurrent core, and the heads of an actor-critic or a Q-network.
 
 Their info has the entries that the losses of :mod:`rlplay.algo` need; the docstrings of :class:`ActorCritic`,
-:class:`GaussianActorCritic` and :class:`QNetwork` list them. The parts are plain torch modules that the user passes in,
-and thereby chooses widths, shared or separate networks, and recurrence::
+:class:`GaussianActorCritic` and :class:`QNetwork` list them. The parts are plain torch modules that the user passes in.
+The user thereby chooses widths, shared or separate networks, and recurrence::
 
     ActorCritic(mlp(4, 64, 64, 2), mlp(4, 64, 64, 1))                                # two separate networks
     ActorCritic(nn.Linear(512, 6), nn.Linear(512, 1), body=NatureCNN(4))             # shared features
@@ -39,7 +39,7 @@ class NatureCNN(nn.Module):
     """The convolutional body of Mnih et al. (2015), "Human-level control through deep reinforcement learning".
 
     Takes uint8 images ``(n_seq, B, in_channels, 84, 84)`` (frames stacked as channels), scales them from 0..255 to
-    0..1 on their device, and returns features ``(n_seq, B, 512)``.
+    0..1 on the images' device, and returns features ``(n_seq, B, 512)``.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -57,7 +57,7 @@ class NatureCNN(nn.Module):
         )
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Compute features of images. Convolutions take one batch dimension, so steps and environments are merged."""
+        """Compute features of images. Convolutions take one batch dimension, so rows and environments are merged."""
         features: Tensor = self.layers(obs.flatten(0, 1) / 255)
         return features.view(*obs.shape[:2], -1)
 
@@ -122,7 +122,7 @@ class Modular(BaseActorModule):
 
 
 class ActorCritic(Modular):
-    """An actor-critic for a Discrete space. In train mode actions are sampled, in eval mode the likeliest is taken.
+    """An actor-critic for a Discrete space. It samples actions in train mode, and takes the likeliest in eval mode.
 
     Its action is int64 ``(n_seq, B)``, its info ``{"logits": float (n_seq, B, A), "value": float (n_seq, B)}``.
 

@@ -25,7 +25,7 @@ host = importlib.import_module("rlplay.algo.columns")
 def kind(request, monkeypatch):
     """Bring a problem to a kind of array: two are walked over; the third is scanned, as if not on the host."""
     if request.param == "device":
-        monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+        monkeypatch.setattr(host, "_uses_numpy", lambda x: isinstance(x, np.ndarray))
     return (lambda x: x) if request.param == "numpy" else Problem.torch
 
 
@@ -156,7 +156,7 @@ def test_returns_of_every_length_by_loop_and_by_scan(T, monkeypatch):
             assert_close(expected, literal(x, **args), 1e-12)
         assert_close(x.every(**args), expected)
         with monkeypatch.context() as patch:
-            patch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+            patch.setattr(host, "_uses_numpy", lambda x: isinstance(x, np.ndarray))
             assert_close(x.torch().every(**args), expected)
 
 
@@ -281,12 +281,12 @@ def test_infinities_and_nans_spread_alike_by_loop_and_by_scan(seed, monkeypatch)
         y[bad] = rng.choice([np.nan, np.inf, -np.inf], bad.sum())
     walked = x.every(h=5)
     assert not any(np.isfinite(y).all() for y in walked.values())
-    monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+    monkeypatch.setattr(host, "_uses_numpy", lambda x: isinstance(x, np.ndarray))
     assert_close(walked, x.torch().map(torch.clone).every(h=5))
 
 
 def test_an_end_splits_the_scan_to_the_last_bit(monkeypatch):
-    monkeypatch.setattr(host, "_on_host", lambda x: isinstance(x, np.ndarray))
+    monkeypatch.setattr(host, "_uses_numpy", lambda x: isinstance(x, np.ndarray))
     for cut in range(1, 23):
         x = Problem(cut, 23).torch()
         x.fin[cut - 1] = True

@@ -21,9 +21,9 @@ from rlplay.benchmark.measure import (
     Measurement,
     Spread,
     forward_pass,
+    fragments_per_window,
     measure_interleaved,
     overlap_efficiency,
-    repetitions,
     seconds_per_fragment,
     steps_per_second,
 )
@@ -253,7 +253,7 @@ def test_all_runs_warm_up_and_then_alternate():
 
 @pytest.mark.parametrize(("seconds", "each", "n"), [(1.0, 0.1, 10), (1.0, 0.4, 2), (1.0, 3.0, 1), (0.0, 1.0, 1)])
 def test_the_number_of_calls_in_a_measurement(seconds, each, n):
-    assert repetitions(seconds, each) == n
+    assert fragments_per_window(seconds, each) == n
 
 
 def turns(*seconds, fragments=2, steps=100, **places):

@@ -7,7 +7,6 @@ This module must not import queues, threads or environments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,22 +24,12 @@ from .copying.parcel import packed
 from .copying.shared_memory import check_shared
 from .fast_modules import make_fast
 from .group import Group
-from .plain_attributes import NO_CHANGES, PlainChanges, PlainWatch, apply_changes
+from .plain_attributes import PlainWatch, apply_changes
+from .snapshot import Snapshot
 from .torch_context import global_generator_kept
 from .weights import check_same_names, check_same_weights, named_weights, weight_places
 
 __all__ = ["Behaviour", "Snapshot"]
-
-
-class Snapshot(NamedTuple):
-    """An actor's weights and modes at one moment."""
-
-    weights: list[Tensor]
-    """The parameters, then the buffers; empty if the copy has taken them over already."""
-    modes: list[bool]
-    """The train/eval mode of each module, in the order of ``named_modules()``."""
-    plain: PlainChanges = NO_CHANGES
-    """The learner's changes of plain attributes."""
 
 
 class Behaviour:

@@ -6,7 +6,9 @@ A child ends as a Python program does: the interpreter waits for threads that ar
 
 from __future__ import annotations
 
+import atexit
 import gc
+import io
 import os
 import pickle
 import select
@@ -24,6 +26,7 @@ __all__ = ["main"]
 def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     """Run the target in a child process of the process ``parent``; returning ends the child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(_flush_files)  # the first one registered is the last one called
     for fd in (link_fd, pipe_fd):
         os.set_inheritable(fd, False)  # a program that an environment starts must not keep the link open
     link = Link(socket.socket(fileno=link_fd))
@@ -33,8 +36,14 @@ def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     gc.freeze()  # else each collection at the end searches all of torch, if it has been imported: seconds under load
     with suppress(Disconnected):
         target(link, *args)
-    del target, args
-    gc.collect()  # environments in reference cycles are finalized while all modules are still whole
+
+
+def _flush_files() -> None:
+    """Flush all files: the garbage collector may close a file in a reference cycle before its buffer is written."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), io.IOBase):
+            with suppress(Exception):  # it is closed, or not open for writing
+                thing.flush()
 
 
 def _end_with_parent(link_fd: int, pipe_fd: int, parent: int) -> None:

@@ -248,7 +248,7 @@ def check_not_overwritten(last: Nested, first: Nested) -> None:
     """
     for one in nested.leaves(last):
         for other in nested.leaves(first):
-            if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.may_share_memory(one, other):
+            if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.shares_memory(one, other):
                 raise ValueError(
                     "the environment resets itself (AutoResetWrapper), and returns the same array each time, so that "
                     "the true last observation of the episode is overwritten: take the wrapper off, since rlplay "

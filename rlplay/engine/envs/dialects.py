@@ -118,7 +118,8 @@ def split_reset(description: Nested, result: Any) -> tuple[Nested, bool]:
         return result, False
     obs, info = result
     if info is None or isinstance(info, Mapping):
-        has_info = _fits(description, obs) or not _fits(description, result)
+        # of two misfits, a named tuple is rather an observation
+        has_info = _fits(description, obs) or not (hasattr(result, "_fields") or _fits(description, result))
         return (obs, True) if has_info else (result, False)
     if _fits(description, obs) and not _fits(description, result):
         raise ValueError(

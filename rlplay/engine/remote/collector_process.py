@@ -123,7 +123,7 @@ class CollectorService:
         """Collect a fragment into the shared memory, with the weights that are there now."""
         shared = self._shared
         assert shared is not None, "call `share` first"
-        token = Token(version, Snapshot(shared.weights, modes, plain), shared.blank, None, self._lane.record())
+        token = Token(version, Snapshot(shared.weights, modes, plain), shared.fragment, None, self._lane.record())
         delivery = self._collector.serve(token)
         self._progress.begin("waiting for the learner")
         finals = delivery.staged

@@ -104,8 +104,8 @@ class RemoteCollector:
             process.service.request("prepare", torch_context)
         self.layout, self.warnings = self._receive_one_each()[0]
         self.torch_context = torch_context
-        weights = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
-        spec = SharedFragmentSpec(self.layout, self._plan, self._n_envs_each, weights)
+        weight_forms = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
+        spec = SharedFragmentSpec(self.layout, self._plan, self._n_envs_each, weight_forms)
         for process in self._processes:
             process.share(spec, self._lane.lock)
         self._receive_one_each()
@@ -137,7 +137,7 @@ class RemoteCollector:
             taken = self._wait_for_parts()
             progress.begin("the hand-over")
             for columns, process in zip(self._split_columns(token.blank), taken, strict=True):
-                lane.copy(columns, process.shared.blank)
+                lane.copy(columns, process.shared.fragment)
             staged = self._stage_finals(taken) if self._plan.final else ()
             self._copied = copied = lane.record()
             if lane.shared(Place.CONSUMER, Place.HOST):
@@ -204,7 +204,7 @@ class RemoteCollector:
                 by_environment[fields[0]].append(Episode(*fields))
         ends = []
         for process in taken:
-            env = process.shared.blank.env
+            env = process.shared.fragment.env
             over = (env.terminated | env.truncated) & env.valid
             ends += [(t, process.columns.start + b) for t, b in over.nonzero().tolist()]
         return [by_environment[b].popleft() for _, b in sorted(ends)]

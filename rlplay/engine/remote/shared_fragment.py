@@ -1,4 +1,4 @@
-"""The memory that a collector process and the consumer's process share: one fragment and its weights."""
+"""Memory shared by a collector process and the consumer's process: a fragment and the weights to collect it with."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ALIGNMENT = 64
 
 
 class SharedFragment(NamedTuple):
-    """Tensors in shared memory."""
+    """Tensors in the memory that a collector process and the consumer's process share."""
 
-    blank: Fragment
+    fragment: Fragment
     """``T`` steps of the process's environments; written by the collector process."""
     final: Nested
-    """A ``Final`` with ``T * B`` rows, of which the first K are filled in; ``()`` if the plan has no ``final``. Pages
-    that are never written to take no memory."""
+    """A ``Final`` with ``T * B`` entries; the first K are filled in, K = number of episodes that ended. ``()`` if the
+    plan has no ``final``. The system allocates a page of this memory at the first write to it."""
     weights: list[Tensor]
     """The weights for the next fragment; written by the consumer's process."""
 
@@ -37,9 +37,12 @@ class SharedFragmentSpec(NamedTuple):
     """The shapes and dtypes of all tensors of a :class:`SharedFragment`."""
 
     layout: Fragment
+    """The fragment's structure, with a ``Leaf`` (shape and dtype, without rows and environments) for each tensor."""
     plan: Plan
     n_envs: int
-    weights: list[tuple[tuple[int, ...], torch.dtype]]
+    """The number of environments of the collector process, ``B``."""
+    weight_forms: list[tuple[tuple[int, ...], torch.dtype]]
+    """Shape and dtype of each weight."""
 
     @property
     def size(self) -> int:
@@ -53,15 +56,15 @@ class SharedFragmentSpec(NamedTuple):
         return self._allocate(Allocator(memory))
 
     def _allocate(self, allocator: Allocator) -> SharedFragment:
-        layout, plan, n_envs, weights = self
-        blank = blank_fragment(layout, plan.n_steps, n_envs, allocator)
+        layout, plan, n_envs, weight_forms = self
+        fragment = blank_fragment(layout, plan.n_steps, n_envs, allocator)
         final: Nested = ()
         if plan.final:
-            n_rows = plan.n_steps * n_envs
-            t, b = allocator((n_rows,), torch.int64), allocator((n_rows,), torch.int64)
-            obs, actor = (blank_rows(tree, 1, n_rows, allocator) for tree in (layout.state.obs, layout.actor))
+            n_entries = plan.n_steps * n_envs  # every step may end an episode
+            t, b = allocator((n_entries,), torch.int64), allocator((n_entries,), torch.int64)
+            obs, actor = (blank_rows(tree, 1, n_entries, allocator) for tree in (layout.state.obs, layout.actor))
             final = Final(t, b, *nested.map(lambda x: x[0], (obs, actor)))
-        return SharedFragment(blank, final, [allocator(*weight) for weight in weights])
+        return SharedFragment(fragment, final, [allocator(*form) for form in weight_forms])
 
 
 class SharedWeights(NamedTuple):
@@ -84,13 +87,13 @@ class SharedWeights(NamedTuple):
 
 
 class Allocator:
-    """Allocates consecutive tensors from a block of memory; without one it only counts their bytes."""
+    """Allocates consecutive tensors from a block of memory; without a block it only counts their bytes."""
 
     def __init__(self, memory: Tensor | None) -> None:
         self._memory, self.used = memory, 0
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Allocate a tensor; without a block of memory it is on the meta device."""
+        """Allocate a tensor; without a block of memory the tensor is on the meta device."""
         start, size = self.used, prod(shape) * dtype.itemsize
         self.used += -(-size // _ALIGNMENT) * _ALIGNMENT
         if self._memory is None:

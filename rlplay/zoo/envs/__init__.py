@@ -1,21 +1,21 @@
 """Small environments that are learnt in seconds and whose optimum is known.
 
 All have the API of gym 0.26, draw random numbers only from their own ``np_random``, and return new float32 arrays as
-observations. ``optimum`` is the expected undiscounted return of the best policy, ``chance`` that of the uniformly
-random policy.
+observations. Where an environment has these attributes, ``optimum`` is the expected undiscounted return of the best
+policy, and ``chance`` the expected undiscounted return of uniformly random actions.
 
 ``NarrowPath``
-    The observation shows the right action; a wrong one terminates the episode.
+    The observation shows the right action, and a wrong action terminates the episode.
 ``Chain``
-    A walk between two rewards, with exact action values.
+    A chain of states with a reward at either end, whose action values are known exactly.
 ``Catch``
-    A paddle has to catch a falling ball: reward only at the end.
+    A paddle has to catch a falling ball. The reward comes only at the end of an episode.
 ``Recall``
-    A cue has to be remembered: needs a recurrent actor.
+    A cue has to be remembered, which needs a recurrent actor.
 ``Regulator``
     Continuous control: linear dynamics, quadratic costs.
 ``Endless``
-    Truncated by a time limit and never terminated: needs bootstrapping at time limits.
+    Episodes never terminate; a time limit truncates them. The value function needs bootstrapping at time limits.
 """
 
 from .catch import Catch

@@ -30,13 +30,14 @@ class Catch(gym.Env[Obs, int]):
     Attributes
     ----------
     observation_space : Box, float32, ``(rows * columns,)``
-        The board, row by row: 1 at the ball and at the paddle, else 0.
+        The board, row by row: 1 at the ball and at the paddle, 0 elsewhere.
     action_space : Discrete(3)
         Left, stay, right.
     optimum : float
-        1.
+        The best return: 1.
     chance : float
-        ``2 / columns - 1``, as the ball's column is independent of the paddle's.
+        The expected return of random actions: ``2 / columns - 1``, since the ball's column is independent of the
+        paddle's column.
     """
 
     def __init__(self, rows: int = 10, columns: int = 5) -> None:
@@ -49,11 +50,11 @@ class Catch(gym.Env[Obs, int]):
         self.chance = 2 / columns - 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        """Start a new ball in a random column."""
+        """Put a new ball into a random column of the top row."""
         super().reset(seed=seed)
         self._row, self._column = 0, int(self.np_random.integers(self.columns))
         self._paddle = self.columns // 2
-        return self._look(), {}
+        return self._observe(), {}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Move the paddle, then the ball."""
@@ -61,9 +62,10 @@ class Catch(gym.Env[Obs, int]):
         self._row += 1
         landed = self._row == self.rows - 1
         rew = (1.0 if self._paddle == self._column else -1.0) if landed else 0.0
-        return self._look(), rew, landed, False, {}
+        return self._observe(), rew, landed, False, {}
 
-    def _look(self) -> Obs:
+    def _observe(self) -> Obs:
+        """Return the board, row by row."""
         board = np.zeros((self.rows, self.columns), np.float32)
         board[self._row, self._column] = board[-1, self._paddle] = 1
         return board.ravel()

@@ -17,8 +17,8 @@ Obs = npt.NDArray[np.float32]
 class Endless(gym.Env[Obs, int]):
     """Gives reward 1 at every step, whatever the action, until a time limit truncates the episode.
 
-    The observation is always the same, so every state has the same value, ``1 / (1 - gamma)``. A critic that does not
-    bootstrap from the last state of an episode learns a smaller one.
+    The observation is always the same, and so is the value of each state, ``1 / (1 - gamma)``. A critic that does not
+    bootstrap from the last state of an episode learns a smaller value.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Endless(gym.Env[Obs, int]):
     action_space : Discrete(2)
         The action has no effect.
     optimum, chance : float
-        ``limit``, before discounting.
+        The undiscounted return of every policy: ``limit``.
     """
 
     def __init__(self, limit: int = 20) -> None:
@@ -42,7 +42,7 @@ class Endless(gym.Env[Obs, int]):
         self.optimum = self.chance = float(limit)
 
     def value(self, gamma: float) -> float:
-        """Compute the value of the one state under a discount in [0, 1)."""
+        """Compute the value of every state under a discount in [0, 1)."""
         return 1 / (1 - gamma)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:

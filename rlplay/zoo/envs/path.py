@@ -17,10 +17,12 @@ Obs = npt.NDArray[np.float32]
 class NarrowPath(gym.Env[Obs, int]):
     """Take the action that the observation shows, for ``length`` steps.
 
-    - At each step one action, drawn uniformly, is right, and the observation shows which. It gives reward 1.
-    - Any other action gives reward 0 and terminates the episode. After ``length`` right actions it terminates, too.
-    - The best action maximises the immediate reward. The value of a state depends on the number of steps left, which
-      the observation shows, so that there is something to learn for the critic.
+    - At each step one action, drawn uniformly, is right, and the observation shows which one. The right action gives
+      reward 1.
+    - Any other action gives reward 0 and terminates the episode. After ``length`` right actions the episode terminates
+      as well.
+    - The greedy policy, which maximises the immediate reward, is optimal. The value of a state depends on the number of
+      steps left, so a critic has to use the last element of the observation.
 
     Parameters
     ----------
@@ -32,13 +34,14 @@ class NarrowPath(gym.Env[Obs, int]):
     Attributes
     ----------
     observation_space : Box, float32, ``(n_actions + 1,)``
-        The right action, one-hot, and the fraction of the path that has been walked.
+        The right action, one-hot, and the number of right actions so far divided by ``length``.
     action_space : Discrete
         ``n_actions``.
     optimum : float
-        ``length``.
+        The best return: ``length``.
     chance : float
-        ``p + p^2 + ... + p^length`` with ``p = 1 / n_actions``: the k-th reward needs k right actions.
+        The expected return of random actions: ``p + p^2 + ... + p^length`` with ``p = 1 / n_actions``, since the k-th
+        reward needs k right actions.
     """
 
     def __init__(self, length: int = 10, n_actions: int = 3) -> None:
@@ -51,19 +54,19 @@ class NarrowPath(gym.Env[Obs, int]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Go back to the beginning of the path."""
         super().reset(seed=seed)
-        self._n_walked = 0
-        return self._look(), {}
+        self._n_right = 0
+        return self._draw_and_observe(), {}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Take a step. The episode terminates if the action is wrong, or at the end of the path."""
         right = bool(action == self._right_action)
-        self._n_walked += right
-        return self._look(), float(right), not right or self._n_walked == self.length, False, {}
+        self._n_right += right
+        return self._draw_and_observe(), float(right), not right or self._n_right == self.length, False, {}
 
-    def _look(self) -> Obs:
+    def _draw_and_observe(self) -> Obs:
         """Draw the next right action, and return the observation that shows it."""
         self._right_action = int(self.np_random.integers(self.n_actions))
         obs = np.zeros(self.n_actions + 1, np.float32)
         obs[self._right_action] = 1
-        obs[-1] = self._n_walked / self.length
+        obs[-1] = self._n_right / self.length
         return obs

@@ -1,4 +1,4 @@
-"""A cue at the beginning of an episode has to be named at its end."""
+"""An environment with a memory task: the cue of the first observation is the right action of the last step."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ Obs = npt.NDArray[np.float32]
 
 
 class Recall(gym.Env[Obs, int]):
-    """Remember a cue, and name it after a delay.
+    """Remember a cue, and choose the action with its index after a delay.
 
-    - The first observation shows a cue, drawn uniformly. Then follow ``delay`` blank observations, then the question.
-    - The action taken at the question is the answer: reward 1 if it is the index of the cue, else 0, and the episode
-      terminates, after ``delay + 2`` steps. The actions before it have no effect.
-    - Without memory no actor is better than chance, so this tests recurrent states, their resets and their replay.
+    - The first observation shows a cue, drawn uniformly. ``delay`` observations of zeros come next, then the question.
+    - The action taken at the question is the answer. The reward is 1 if the answer is the index of the cue, else 0, and
+      the episode terminates, after ``delay + 2`` steps. The actions before the question have no effect.
+    - An actor without memory is not better than chance. So this environment tests recurrent states, their resets and
+      their replay.
 
     Parameters
     ----------
     n_cues : int
-        The number of cues.
+        The number of cues, and of actions.
     delay : int
-        The number of blank observations between the cue and the question.
+        The number of observations of zeros between the cue and the question.
 
     Attributes
     ----------
     observation_space : Box, float32, ``(n_cues + 1,)``
-        The cue, one-hot, in the first observation only; the last element is 1 at the question only.
+        The first observation has the cue, one-hot. The question has 1 as its last element. All other elements are 0.
     action_space : Discrete
         ``n_cues``.
     optimum : float
-        1.
+        The best return: 1.
     chance : float
-        ``1 / n_cues``; no actor without memory is better.
+        The expected return of random actions: ``1 / n_cues``. No actor without memory does better.
     """
 
     def __init__(self, n_cues: int = 3, delay: int = 5) -> None:
@@ -52,15 +53,16 @@ class Recall(gym.Env[Obs, int]):
         """Draw and show a new cue."""
         super().reset(seed=seed)
         self._cue, self._stepno = int(self.np_random.integers(self.n_cues)), 0
-        return self._look(), {}
+        return self._observe(), {}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Go to the next observation; at the question, take the action as the answer."""
         answered = self._stepno > self.delay
         self._stepno += 1
-        return self._look(), float(answered and action == self._cue), answered, False, {}
+        return self._observe(), float(answered and action == self._cue), answered, False, {}
 
-    def _look(self) -> Obs:
+    def _observe(self) -> Obs:
+        """Return the cue at the first step, the question at the last one, zeros between them."""
         obs = np.zeros(self.n_cues + 1, np.float32)
         obs[self._cue] = self._stepno == 0
         obs[-1] = self._stepno == self.delay + 1

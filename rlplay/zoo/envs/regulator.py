@@ -18,16 +18,17 @@ Array = npt.NDArray[np.float32]
 class Regulator(gym.Env[Array, Array]):
     """Push a noisy number towards zero, at a cost for the number's size and for the push.
 
-    - ``x' = a x + b u + noise N(0, 1)``, starting from ``x ~ N(0, 1)``; ``u`` is the action, of any size.
-    - The reward is ``-(q x^2 + r u^2)``, with the state and the action before the step.
+    - The state is a number ``x``, at first drawn from ``N(0, 1)``. A step with the action ``u``, a number of any size,
+      leads to ``x' = a x + b u + noise N(0, 1)``.
+    - The reward is ``-(q x^2 + r u^2)``, with the ``x`` before the step.
     - An episode never terminates, and is truncated after ``limit`` steps. The observation does not contain the time, so
       the policy to learn is that of the infinite horizon: ``u = -gain(gamma) x``, with the value ``value(x, gamma)``.
 
     Parameters
     ----------
     a, b, q, r, noise : float
-        As above; ``b`` is not zero, ``q`` and ``r`` are positive. With the defaults, a policy that pushes in the wrong
-        direction at first makes ``x`` grow slowly enough to learn from it.
+        The coefficients above; ``b`` is not zero, ``q`` and ``r`` are positive. With the defaults, an untrained policy
+        that pushes in the wrong direction makes ``x`` grow slowly enough for the learner to improve the policy.
     limit : int
         The length of an episode, in steps.
 
@@ -53,7 +54,7 @@ class Regulator(gym.Env[Array, Array]):
 
             p = q + gamma a^2 p - (gamma a b p)^2 / (r + gamma b^2 p)
 
-        Multiplied by its denominator it becomes ``gamma b^2 p^2 + c p = q r``, of which ``p`` is the positive root.
+        Multiplied by its denominator, the equation becomes ``gamma b^2 p^2 + c p = q r``; ``p`` is its positive root.
         """
         c = self.r - gamma * (self.a**2 * self.r + self.b**2 * self.q)
         p = 2 * self.q * self.r / (c + math.sqrt(c**2 + 4 * gamma * self.b**2 * self.q * self.r))
@@ -62,8 +63,8 @@ class Regulator(gym.Env[Array, Array]):
     def value(self, x: float, gamma: float, gain: float | None = None) -> float:
         """Compute the value of the policy ``u = -gain x`` at ``x``, over an infinite horizon, for a discount in [0, 1).
 
-        By default the gain is the optimal one, and the value the optimal one. The value is minus infinity if the costs
-        grow faster than they are discounted.
+        By default the gain is the optimal gain, and the value the optimal value. The value is minus infinity if the
+        costs grow faster than they are discounted.
         """
         gain = self.gain(gamma) if gain is None else gain
         growth = gamma * (self.a - self.b * gain) ** 2
@@ -76,14 +77,15 @@ class Regulator(gym.Env[Array, Array]):
         """Draw ``x`` from ``N(0, 1)``."""
         super().reset(seed=seed)
         self._x, self._stepno = float(self.np_random.normal()), 0
-        return self._look(), {}
+        return self._observe(), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Return the reward of the current ``x`` and the action, and go to the next ``x``."""
         x, u = self._x, float(action[0])
         self._x = self.a * x + self.b * u + self.noise * float(self.np_random.normal())
         self._stepno += 1
-        return self._look(), -(self.q * x**2 + self.r * u**2), False, self._stepno == self.limit, {}
+        return self._observe(), -(self.q * x**2 + self.r * u**2), False, self._stepno == self.limit, {}
 
-    def _look(self) -> Array:
+    def _observe(self) -> Array:
+        """Return ``x`` as an array."""
         return np.array([self._x], np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import copy
 import functools
-import re
 import threading
 import types
 import weakref
@@ -186,7 +185,9 @@ FOLLOWED = {
     "one in a named tuple": stored(lambda actor: Pair(lambda x: actor.head(x), 2), lambda kept, x: kept.first(x)),
     "one in a deque": stored(lambda actor: collections.deque([lambda x: actor.head(x)]), lambda kept, x: kept[0](x)),
     "one in a set": stored(lambda actor: {lambda x: actor.head(x)}, lambda kept, x: next(iter(kept))(x)),
-    "one in a frozenset": stored(lambda actor: frozenset([lambda x: actor.head(x)]), lambda kept, x: next(iter(kept))(x)),
+    "one in a frozenset": stored(
+        lambda actor: frozenset([lambda x: actor.head(x)]), lambda kept, x: next(iter(kept))(x)
+    ),
     "one in slots": stored(lambda actor: Slotted(lambda x: actor.head(x)), lambda kept, x: kept.call(x)),
     "one that is a key": stored(lambda actor: {(lambda x: actor.head(x)): 1}, lambda kept, x: next(iter(kept))(x)),
     "a factory": stored(lambda actor: collections.defaultdict(lambda: actor.head), lambda kept, x: kept["new"](x)),
@@ -194,7 +195,9 @@ FOLLOWED = {
     "a keyword's default": stored(lambda actor: lambda x, *, weight=actor.head.w: x * weight, call),
     "a partial": stored(lambda actor: functools.partial(lambda head, x: head(x), actor.head), call),
     "a partial of a closure": stored(lambda actor: functools.partial(lambda x: actor.head(x)), call),
-    "a partial of a partial": stored(lambda actor: [functools.partial(functools.partial(lambda x: actor.head(x)))], lambda kept, x: kept[0](x)),
+    "a partial of a partial": stored(
+        lambda actor: [functools.partial(functools.partial(lambda x: actor.head(x)))], lambda kept, x: kept[0](x)
+    ),
     "one closure deeper": stored(lambda actor: (lambda inner: lambda x: inner(x))(lambda x: actor.head(x)), call),
     "containers in a closure": stored(deeper, call),
     "an object in a closure": stored(lambda actor: (lambda held: lambda x: held(x))(Bare(head=actor.head)), call),
@@ -205,7 +208,9 @@ FOLLOWED = {
     "a bound method of another object": stored(lambda actor: Bare(head=actor.head).__call__, call),
     "a closure bound to an object": stored(lambda actor: types.MethodType(lambda own, x: actor.head(x), Bare()), call),
     "a built-in method": stored(lambda actor: [actor.head].__getitem__, lambda kept, x: kept(0)(x)),
-    "a built-in method in a closure": stored(lambda actor: (lambda get: lambda x: get(0)(x))([actor.head].copy().__getitem__), call),
+    "a built-in method in a closure": stored(
+        lambda actor: (lambda get: lambda x: get(0)(x))([actor.head].copy().__getitem__), call
+    ),
     "a wrapped function": stored(lambda actor: torch.no_grad()(lambda x: actor.head(x)), call),
     "a weak reference": stored(lambda actor: weakref.ref(actor.head), lambda kept, x: kept()(x)),
     "one to the actor in a list": stored(lambda actor: [weakref.ref(actor)], lambda kept, x: kept[0]().head(x)),
@@ -219,12 +224,13 @@ FOLLOWED = {
     "a kept view with a gradient": stored(lambda actor: actor.head.w.view(1, 1), lambda kept, x: x * kept),
     "a kept view in a closure": stored(lambda actor: (lambda view: lambda x: x * view)(actor.head.w.detach()[:]), call),
     "the data": stored(lambda actor: {"d": actor.head.w.data}, lambda kept, x: x * kept["d"]),
-    "an array": stored(lambda actor: actor.head.w.detach().numpy()[::-1], lambda kept, x: x * torch.tensor(kept.copy())),
+    "an array": stored(
+        lambda actor: actor.head.w.detach().numpy()[::-1], lambda kept, x: x * torch.tensor(kept.copy())
+    ),
     "a hook": hooked,
     "a hook before": hooked_before,
     "a parametrization": parametrized,
-    "a list that a __deepcopy__ shares": stored(lambda actor: Shallow(items=[actor.head]), lambda kept, x: kept.items[0](x)),
-}  # fmt: skip
+}
 
 
 def both(build):
@@ -238,7 +244,7 @@ def both(build):
         assert value_of(actor) == 1
 
 
-@pytest.mark.parametrize("form", [form for form in FOLLOWED if form != "a list that a __deepcopy__ shares"])
+@pytest.mark.parametrize("form", FOLLOWED)
 def test_the_copy_uses_its_own_weights_and_the_actor_its_own(form):
     actor, copied = both(FOLLOWED[form])
     shift(actor, 1)
@@ -247,9 +253,7 @@ def test_the_copy_uses_its_own_weights_and_the_actor_its_own(form):
     assert (value_of(actor), value_of(copied)) == (2, 11)
 
 
-@pytest.mark.parametrize(
-    "form", [form for form in FOLLOWED if form not in ("a list that a __deepcopy__ shares", "an array")]
-)
+@pytest.mark.parametrize("form", [form for form in FOLLOWED if form != "an array"])
 def test_so_does_a_copy_of_the_copy(form):
     _, copied = both(FOLLOWED[form])
     twin = copy_actor(copied, CPU).module
@@ -278,7 +282,7 @@ def class_attribute(actor):
 
 def by_name(actor):
     class Local:
-        shared = [actor.head]
+        shared = (actor.head,)
 
         def __call__(self, x):
             return getattr(self, "shared")[0](x)  # noqa: B009
@@ -319,19 +323,37 @@ def cached(actor):
 
 
 REFUSED = {
-    "a class made in a function": (stored(local_class, call), r"__class__\.__call__` is a function .* the actor itself"),
+    "a class made in a function": (
+        stored(local_class, call),
+        r"__class__\.__call__` is a function .* the actor itself",
+    ),
     "a class attribute": (stored(class_attribute, call), r"`actor\.kept\.__class__\.shared`.*`actor\.head`"),
     "a class attribute by getattr": (stored(by_name, call), r"shared\[0\]`.*`actor\.head`"),
-    "a global": (stored(global_one, call), r"`actor\.kept` is a function .* the actor itself by its variable `the_actor`"),
+    "a global": (
+        stored(global_one, call),
+        r"`actor\.kept` is a function .* the actor itself by its variable `the_actor`",
+    ),
     "a global's view, by another function": (stored(global_view, call), r"helper > the_view"),
-    "a __deepcopy__ that returns the original": (stored(lambda actor: Itself(head=actor.head), call), r"`actor\.kept\.head`"),
+    "a __deepcopy__ that returns the original": (
+        stored(lambda actor: Itself(head=actor.head), call),
+        r"`actor\.kept\.head`",
+    ),
     "a module with such a __deepcopy__": (stored(own_module, lambda kept, x: x), r"`actor\.head`"),
-    "a __deepcopy__ without memo": (stored(lambda actor: Forgetful(head=actor.head), call), r"kept\.head.*copy\.deepcopy\(part, memo\)"),
-    "what cannot be copied": (stored(lambda actor: (lambda held: lambda x: held(x))(locked(actor)), call), r"`held\.head`"),
+    "a __deepcopy__ without memo": (
+        stored(lambda actor: Forgetful(head=actor.head), call),
+        r"kept\.head.*copy\.deepcopy\(part, memo\)",
+    ),
+    "what cannot be copied": (
+        stored(lambda actor: (lambda held: lambda x: held(x))(locked(actor)), call),
+        r"`held\.head`",
+    ),
     "a generator": (stored(running, call), r"`actor\.kept` is a function .*`generator"),
     "a cache": (stored(cached, call), r"`actor\.kept.*the actor itself"),
-    "a list that a __deepcopy__ shares": (FOLLOWED["a list that a __deepcopy__ shares"], None),
-}  # fmt: skip
+    "a list that a __deepcopy__ shares": (
+        stored(lambda actor: Shallow(items=[actor.head]), lambda kept, x: kept.items[0](x)),
+        r"`actor\.kept\.items",
+    ),
+}
 
 
 @pytest.mark.parametrize("form", REFUSED)
@@ -339,19 +361,13 @@ def test_what_cannot_be_followed_is_refused_with_its_path(form):
     build, message = REFUSED[form]
     actor = Actor(lambda actor: build(actor))
     before = dict(vars(actor))
-    try:
-        copied = copy_actor(actor, CPU).module
-    except TypeError as error:
-        assert message is None or re.search(message, str(error)), str(error)
-    else:
-        assert message is None
-        shift(actor, 1)
-        assert value_of(copied) == 0
+    with pytest.raises(TypeError, match=message):
+        copy_actor(actor, CPU)
     assert vars(actor) == before
 
 
 class Registered(Actor):
-    everyone = []
+    everyone = []  # noqa: RUF012
     latest = None
 
     def __init__(self):

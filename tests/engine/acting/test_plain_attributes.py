@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 
 import gymnasium.spaces
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from rlplay.engine import BaseActorModule
+from rlplay.engine.acting.compile import compiled, inductor
 from rlplay.engine.rollout import evaluate, multi, same, single, threaded
-from rlplay.testing import make_ledger
+from rlplay.testing import LaggingLane, make_ledger
 
 factory = functools.partial(make_ledger, gymnasium.spaces, 0)
 
@@ -169,3 +172,104 @@ def test_an_evaluation_in_the_background_has_the_attributes_of_its_moment():
         next(examiner)
         with pytest.raises(RuntimeError, match="eps is 7"):
             next(examiner)
+
+
+# ---- compiled and captured steps
+
+
+@pytest.fixture(autouse=True)
+def no_monitor(monkeypatch):
+    """Turn off the monitor of the progress bars of the compiler: its thread does not end."""
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Return a list to which each traced graph is added, and one for each that is compiled."""
+    graphs, programs, make, compile_graph = [], [], compiled.make_graph, inductor.compile_graph
+    monkeypatch.setattr(compiled, "make_graph", lambda *args: graphs.append(make(*args)) or graphs[-1])
+    monkeypatch.setattr(inductor, "compile_graph", lambda graph: programs.append(graph) or compile_graph(graph))
+    return graphs, programs
+
+
+class Steps(Reports):
+    """Has a counter of the learner's, one of the class's, a threshold, and an epsilon."""
+
+    n_updates = 0
+
+    def __init__(self):
+        super().__init__(eps=0.5, count=0, threshold=0.0)
+
+    def update(self):
+        self.n_updates += 1
+
+    def number(self):
+        return self.eps * (2 if self.threshold > 1 else 1)
+
+
+LANES = ["compiled", "captured"]
+
+
+def opened_fast(where, actor, lag=0):
+    options = {} if where == "compiled" else {"device": LaggingLane(consumer_on_host=True), "lag": lag}
+    return same.rollout([make_ledger(gymnasium.spaces, j) for j in range(2)], actor, 3, seed=0, compile=True, **options)
+
+
+@pytest.mark.parametrize("where", LANES)
+def test_counters_that_the_step_does_not_read_cost_nothing(where, traced):
+    graphs, programs = traced
+    actor = Steps()
+    with opened_fast(where, actor) as feed:
+        for k in range(4):
+            next(feed)
+            actor.count += 1
+            actor.update()
+            if k == 1:
+                so_far = len(graphs), len(programs)
+        assert (len(graphs), len(programs)) == so_far
+        assert feed._driver.collector._behaviour._module.count == 3
+        assert feed._driver.collector._behaviour.eager_because == ""
+
+
+@pytest.mark.parametrize("where", LANES)
+def test_a_change_that_alters_the_step_is_never_frozen(where, traced):
+    _, programs = traced
+    actor, shown = Steps(), []
+    with warnings.catch_warnings(record=True) as caught, opened_fast(where, actor) as feed:
+        warnings.simplefilter("always")
+        for change in ({}, {"threshold": 0.5}, {"eps": 0.25}, {"threshold": 2.0}, {"eps": 0.5, "threshold": 0.5}):
+            vars(actor).update(change)
+            shown.append(next(feed).actor["shown"].unique().item())
+    assert shown == [0.5, 0.5, 0.25, 0.5, 0.5]
+    complaints = [str(w.message) for w in caught if "compile=" in str(w.message)]
+    if where == "compiled":
+        assert not complaints
+        assert len({str(graph.code) for graph in programs}) == len(programs)  # none was compiled twice
+    else:
+        assert len(complaints) == 1
+        assert "`eps`" in complaints[0]
+        assert "register_buffer" in complaints[0]
+
+
+def test_a_schedule_that_alters_a_compiled_step_again_and_again_makes_it_eager_with_one_warning(traced):
+    _graphs, programs = traced
+    actor = Steps()
+    with warnings.catch_warnings(record=True) as caught, opened_fast("compiled", actor) as feed:
+        warnings.simplefilter("always")
+        for k in range(12):
+            actor.eps = k / 8
+            assert (next(feed).actor["shown"] == k / 8).all()
+    complaints = [str(w.message) for w in caught if "compile=" in str(w.message)]
+    assert len(complaints) == 1
+    assert "`eps`" in complaints[0]
+    assert "register_buffer" in complaints[0]
+    assert len(programs) <= 7
+
+
+def test_a_compiled_step_in_another_process_is_not_frozen_either():
+    actor = Steps()
+    with single.rollout(factory, actor, 3, 2, lag=1, seed=0, compile=True) as feed:
+        for k in range(4):
+            assert (next(feed).actor["shown"] == (0.5 if k < 3 else 0.25)).all()
+            if k == 1:
+                actor.eps = 0.25

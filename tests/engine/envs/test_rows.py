@@ -240,7 +240,7 @@ def test_info_may_be_named_by_torch_dtypes():
 
 def test_a_literal_key_with_a_dot_is_found_before_a_path():
     class Both(LedgerEnv):
-        def _inform(self, truncated):
+        def _make_info(self, truncated):
             return {"x.y": 1.0, "x": {"y": 2.0, "z": 3.0}}
 
     with same.rollout([Both(gym.spaces)], CountingActor(), 3, info=("x.y", "x.z")) as feed:
@@ -253,8 +253,8 @@ def test_a_literal_key_with_a_dot_is_found_before_a_path():
 @pytest.mark.parametrize("engine", ["same", "threaded"])
 def test_an_info_entry_that_does_not_fit_names_environment_step_and_entry(engine, name):
     class Late(LedgerEnv):
-        def _inform(self, truncated):
-            return super()._inform(truncated) if self.index == 1 and self.stepno == 2 else {}
+        def _make_info(self, truncated):
+            return super()._make_info(truncated) if self.index == 1 and self.stepno == 2 else {}
 
     envs = [Late(gym.spaces, j, lengths=[9]) for j in range(3)]
     with ENGINES[engine][0].rollout(envs, CountingActor(), 3, info=(name,)) as feed:

@@ -282,7 +282,7 @@ def test_unrolling_over_a_vector_environment_repeats_the_recorded_reactions():
 class Plain(LedgerEnv):
     """With nothing that wrappers add."""
 
-    def _inform(self, truncated):
+    def _make_info(self, truncated):
         return {"code": float(self.code)}
 
 
@@ -308,6 +308,7 @@ def test_info_entries_of_wrappers_around_a_vector_environment_are_recorded(kind)
     assert torch.equal(env.info["code"][env.valid], fragments[0].state.rew[1:][env.valid].double())
 
 
+@untold
 def test_info_of_a_reset_is_not_recorded_with_the_step_before():
     class Lives(LedgerEnv):
         def reset(self, **how):
@@ -332,7 +333,7 @@ def test_an_info_entry_that_is_no_batch_counts_for_all_parts():
 
 def test_an_info_entry_that_does_not_fit_is_an_error_that_names_the_part():
     class Tells(LedgerEnv):
-        def _inform(self, truncated):
+        def _make_info(self, truncated):
             return {"odd": np.zeros(2 if self.index == 1 else 1)[: None if self.stepno > 1 else 1]}
 
     envs = vector_of("gym", ledgers("gym", Tells))

@@ -15,7 +15,16 @@ from ..copying.walk import Walk
 from ..plain_attributes import AttributeName, PlainChanges, dotted
 from .step_checks import Modes
 
-__all__ = ["AttributeReads", "Operations", "Values", "Variant", "advise_buffer", "is_unread", "values_of"]
+__all__ = [
+    "Alterations",
+    "AttributeReads",
+    "Operations",
+    "Values",
+    "Variant",
+    "advise_buffer",
+    "is_unread",
+    "values_of",
+]
 
 Values = tuple[tuple[AttributeName, bool, type, str], ...]
 """Values of plain attributes that the learner has changed: name, whether it is there, type and ``repr``."""
@@ -107,6 +116,51 @@ def advise_buffer(names: Iterable[AttributeName], where: str) -> str:
         f"`compile=True`: the actor's step runs eagerly {where}, since its plain attribute {listed} changes what the "
         "step does: keep it in a buffer (`register_buffer`), which compiled and captured steps read."
     )
+
+
+class Alterations:
+    """Whether changes of plain attributes have made a step differ from the captured one.
+
+    Attributes
+    ----------
+    operations : dict
+        The operations of the captured steps, by the modes.
+    """
+
+    def __init__(self) -> None:
+        self.operations: dict[Modes, list[str]] = {}
+        self._reads = AttributeReads()
+        self._altered: dict[Variant, bool] = {}
+
+    def begin(self, captured: Iterable[Modes], plain: PlainChanges) -> None:
+        """Note that steps were captured in these modes, with these attributes."""
+        self._altered = {(modes, values_of(plain, ())): False for modes in captured}
+
+    def known(self, modes: Modes, plain: PlainChanges) -> bool | None:
+        """Return whether the step differs with these attributes; None if :meth:`judge` has to find out."""
+        return self._altered.get((modes, values_of(plain, self._reads.unread(modes))))
+
+    def judge(
+        self,
+        twin: nn.Module,
+        modes: Modes,
+        plain: PlainChanges,
+        before: PlainChanges,
+        operations_of_twin: Callable[[], list[str]],
+    ) -> str:
+        """Find out whether the step differs with these attributes, which ``twin`` has; return the first warning."""
+        expected, warned = self.operations[modes], any(self._altered.values())
+        changed = self._reads.changed_since(modes, plain, before)
+        altered = operations_of_twin() != expected
+        if not altered:
+            unread = [name for name in changed if is_unread(twin, name, lambda: operations_of_twin() == expected)]
+            self._reads.note_unread(modes, unread)
+            known = {self._reads.without(at, modes, unread): differs for at, differs in self._altered.items()}
+            self._altered = known | self._altered
+        altered = altered or bool(self._reads.count(changed, altered=False))
+        self._altered[modes, values_of(plain, self._reads.unread(modes))] = altered
+        why = advise_buffer(changed, "while it has another value than at the first fragment")
+        return why if altered and not warned else ""
 
 
 class Operations(TorchDispatchMode):

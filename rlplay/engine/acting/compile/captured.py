@@ -22,8 +22,10 @@ from ...memory.lane import Lane, Place
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
+from ..plain_attributes import NO_CHANGES, PlainChanges
 from ..torch_context import global_generator_kept
 from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
+from .attribute_reads import Alterations, Operations
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
     FILLS_OR_EMPTIES,
@@ -59,6 +61,8 @@ class CapturedBehaviour(Behaviour):
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
         self._captured_steps: dict[Modes, dict[int, Callable[[], None]]] = {}
         self._active_steps: dict[int, Callable[[], None]] = {}  # in the present modes; empty while the step is eager
+        self._plain = NO_CHANGES  # of the snapshot that is in use
+        self._alterations = Alterations()
         # also lists the buffers that were empty at the call and are filled now, unlike the places of the base class
         self._all_places: list[WeightPlace] = []
         self._may_be_replaced = False  # True if an eager step may have replaced buffers since they were put back
@@ -109,7 +113,7 @@ class CapturedBehaviour(Behaviour):
             self._refuse_all_modes(f"capturing it failed with {describe_error(error)}", present)
         finally:
             set_modes(self._module, present)
-        self._trial_memory = []
+        self._alterations.begin(self._captured_steps, self._plain)
         self._active_steps = self._captured_steps.get(present, {})
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -119,11 +123,31 @@ class CapturedBehaviour(Behaviour):
         if self._captured_steps and modes not in self._captured_steps and modes not in self._refusals:
             self._refusals[modes] = "it is captured at the first fragment, and its modules were in no such modes then"
             self._report(modes, self._refusals[modes])
-        self._lane.launch(partial(self._activate, modes))
+        before, self._plain = self._plain, snapshot.plain
+        altered = modes in self._captured_steps and self._is_altered(modes, before)
+        self._lane.launch(partial(self._activate, {} if altered else self._captured_steps.get(modes, {})))
 
-    def _activate(self, modes: Modes) -> None:
-        """Select the steps that were captured in these modes."""
-        self._active_steps = self._captured_steps.get(modes, {})
+    def _activate(self, steps: dict[int, Callable[[], None]]) -> None:
+        """Take these steps from now on."""
+        self._active_steps = steps
+
+    def _is_altered(self, modes: Modes, before: PlainChanges) -> bool:
+        """Return whether plain attributes have changed so that the captured step is not what the step does now."""
+        alterations, plain = self._alterations, self._plain
+        if alterations.known(modes, plain) is None:
+            self._lane.host_wait(self._lane.record())  # weights and attributes have arrived
+            twin = self._copy_module()[0]
+            warning = alterations.judge(twin, modes, plain, before, partial(self._operations_of, twin, modes))
+            self._pending_warning = self._pending_warning or warning
+        return bool(alterations.known(modes, plain))
+
+    def _operations_of(self, twin: BaseActorModule, modes: Modes) -> list[str]:
+        """Step a copy in these modes; return what it does."""
+        set_modes(twin, modes)
+        with (operations := Operations()):
+            for memory in self._trial_memory:
+                memory.step_from_first_row(partial(self._step, twin, weight_places(twin), memory))
+        return operations.listed
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
@@ -192,8 +216,8 @@ class CapturedBehaviour(Behaviour):
     def _copy_module(self) -> tuple[BaseActorModule, torch.Generator]:
         """Copy the module, with a generator of its own; ``to`` makes the weights of recurrent layers contiguous."""
         generator = torch.Generator(self._lane.actor_device).manual_seed(0)
-        device = self._lane.actor_device
-        return copy_actor(self._module, device, {id(self._drawn_from): generator}).module, generator
+        known = {id(self._drawn_from): generator}
+        return copy_actor(self._module, self._lane.actor_device, known).module, generator
 
     def _check_step(self, modes: Modes) -> None:
         """Check whether a captured step would do in these modes what the eager one does; note why not."""
@@ -220,10 +244,8 @@ class CapturedBehaviour(Behaviour):
         """Step a copy in this thread, so that libraries initialise themselves and choose kernels before the capture."""
         twin, _ = self._copy_module()
         for modes in wanted:
-            set_modes(twin, modes)
-            for memory in self._trial_memory:
-                for _ in range(2):
-                    memory.step_from_first_row(partial(self._step, twin, weight_places(twin), memory))
+            for _ in range(2):
+                self._alterations.operations[modes] = self._operations_of(twin, modes)
         self._lane.host_wait(self._lane.record())
 
     def _capture(self, group: Group) -> Callable[[], None]:

@@ -26,7 +26,7 @@ from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes
 from ..torch_context import TorchContext
 from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import AttributeReads, Variant, advise_buffer, is_unread, values_of
-from .graph import StepGraph, make_graph
+from .graph import StepGraph, keys_of, make_graph
 from .inductor import Program, copy_all
 from .step_checks import (
     FILLS_OR_EMPTIES,
@@ -172,8 +172,8 @@ class CompiledBehaviour(Behaviour):
         """Select the programs for these modes, and let them recompute what depends on the weights alone."""
         warning = self._compile_in(modes, plain)  # no work left, unless the snapshot was published in another process
         self._pending_warning = self._pending_warning or warning
-        graphs = self._graphs[self._variant(modes, plain)]
-        self._active_programs = {at: self._programs[graph.key] for at, graph in graphs.items()}
+        graphs = self._graphs[self._variant(modes, plain)].items()
+        self._active_programs = {at: self._programs[graph.key] for at, graph in graphs}
         for program in {id(program): program for program in self._active_programs.values()}.values():
             program.update_derived()
 
@@ -184,8 +184,7 @@ class CompiledBehaviour(Behaviour):
         """Trace and compile the step in these modes, unless that is done already or has failed; return a warning."""
         variant, warning = self._variant(modes, plain), ""
         if variant not in self._graphs:
-            if plain.changes:
-                apply_changes(dict(self._twin.named_modules()), plain, 0)
+            apply_changes(dict(self._twin.named_modules()), plain, 0)
             self._trace_all(variant)
             warning = self._note_reads(variant, plain)
             variant = self._variant(modes, plain)
@@ -211,14 +210,14 @@ class CompiledBehaviour(Behaviour):
         """
         modes = variant[0]
         before, seen = self._latest.get(modes, ((modes, ()), NO_CHANGES))
-        keys = _keys(self._graphs.get(before, {}))
+        keys = keys_of(self._graphs.get(before, {}))
         changed = self._reads.changed_since(modes, plain, seen) if keys else []
-        if keys == _keys(self._graphs[variant]):
+        if keys == keys_of(self._graphs[variant]):
             unread = {name for name in changed if is_unread(self._twin, name, lambda: self._traced_keys(modes) == keys)}
             graphs = {self._reads.without(at, modes, unread): found for at, found in self._graphs.items()}
             self._graphs = graphs | self._graphs
             self._reads.note_unread(modes, unread)
-        often = self._reads.count(changed, altered=keys != _keys(self._graphs[variant]))
+        often = self._reads.count(changed, altered=keys != keys_of(self._graphs[variant]))
         if not often:
             return ""
         self._eager_for_ever = True
@@ -229,7 +228,7 @@ class CompiledBehaviour(Behaviour):
     def _traced_keys(self, modes: Modes) -> list[Any]:
         """Trace the step as the twin is now; return the keys of the graphs."""
         with torch.random.fork_rng([]):
-            return _keys(self._traced(modes))
+            return keys_of(self._traced(modes))
 
     def _trace_all(self, variant: Variant) -> None:
         """Trace the step in one variant, for each width of a group, virtual and not; note why if that fails."""
@@ -299,7 +298,3 @@ class CompiledBehaviour(Behaviour):
         (modes, _), why = next(iter(self._refusals.items()))
         self.eager_because = eager_warning(modes, why, always=self._refusals.keys() == self._graphs.keys())
         return self.eager_because if self._probed else ""
-
-
-def _keys(graphs: dict[tuple[int, bool], StepGraph]) -> list[Any]:
-    return [graph.key for graph in graphs.values()]

@@ -1,4 +1,4 @@
-"""Fingerprints of what a module stores besides parameters and buffers, to see whether a step has changed any of it."""
+"""Fingerprints of a module's attributes other than parameters and buffers, to find those that a step has changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["fingerprints"]
 def fingerprints(module: nn.Module) -> dict[str, Any]:
     """Return a fingerprint of each attribute of a module and its submodules, by the attribute's dotted name.
 
-    Two fingerprints of an attribute are equal if it has not changed in between. Parameters, buffers, submodules and
-    ``generator`` have none.
+    Two fingerprints of an attribute are equal if the attribute has not changed in between. Parameters, buffers,
+    submodules and ``generator`` have no fingerprint.
     """
     weights = {id(x) for x in (*module.parameters(), *module.buffers())}
     return {
@@ -31,9 +31,9 @@ def _fingerprint(value: Any, weights: set[int]) -> Any:
     pickler = _FingerprintPickler(file := BytesIO(), weights)
     try:
         pickler.dump(value)
-    except Exception:  # cannot be pickled, such as a lambda or a lock: compared by identity
+    except Exception:  # a lambda or a lock, for example, cannot be pickled, and is compared by identity
         return id(value)
-    return file.getvalue(), _KeptAlive(pickler.by_identity)
+    return file.getvalue(), _References(pickler.by_identity)
 
 
 class _FingerprintPickler(pickle.Pickler):
@@ -46,28 +46,31 @@ class _FingerprintPickler(pickle.Pickler):
     file : BytesIO
         Receives the pickle.
     weights : set of int
-        The ``id`` of parameters and buffers, whose versions are ignored.
+        The ``id`` of parameters and buffers. Their version counters are ignored, since a step may write to buffers.
 
     Attributes
     ----------
     by_identity : list
-        The objects that are described by their ``id``, which is unique only while they are alive.
+        The objects that are described by their ``id``, which is unique only while the object is alive.
     """
 
     def __init__(self, file: BytesIO, weights: set[int]) -> None:
         super().__init__(file)
         self._weights, self.by_identity = weights, list[Any]()
 
-    def persistent_id(self, thing: Any) -> Any:
-        """Return identity and version of an object that is not to be pickled, None for any other."""
-        if not isinstance(thing, Tensor | nn.Module | Generator):
+    def persistent_id(self, value: Any) -> Any:
+        """Return identity and version of a tensor, module or generator; None for an object that is to be pickled."""
+        if not isinstance(value, Tensor | nn.Module | Generator):
             return None
-        self.by_identity.append(thing)
-        return id(thing), thing._version if isinstance(thing, Tensor) and id(thing) not in self._weights else 0
+        self.by_identity.append(value)
+        return id(value), value._version if isinstance(value, Tensor) and id(value) not in self._weights else 0
 
 
-class _KeptAlive(list[Any]):
-    """Objects that a fingerprint keeps alive. All such lists are equal, since only the pickles are to be compared."""
+class _References(list[Any]):
+    """References that keep the objects of a fingerprint alive.
+
+    ``==`` of two such lists is always True, so that comparing fingerprints compares only the pickles.
+    """
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _KeptAlive)
+        return isinstance(other, _References)

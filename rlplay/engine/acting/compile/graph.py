@@ -8,7 +8,7 @@ neither actors nor compilers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .step_checks import NoGraph, ReplayedNoise
 
-__all__ = ["StepGraph", "compiling", "make_graph"]
+__all__ = ["StepGraph", "compiling", "keys_of", "make_graph"]
 
 Operand = tuple[str, int]
 """Kind and number of a tensor: ``("parameter", 3)`` is the fourth parameter. See :attr:`StepGraph.operands`."""
@@ -47,6 +47,11 @@ class StepGraph(NamedTuple):
     """Shape and dtype of each noise operand."""
     key: Any
     """Equal for graphs that do the same with the same constants."""
+
+
+def keys_of(graphs: Mapping[Any, StepGraph]) -> list[Any]:
+    """Return the keys of several graphs, in their order."""
+    return [graph.key for graph in graphs.values()]
 
 
 @contextmanager

@@ -49,8 +49,8 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
     for place in originals:
         if hasattr(place.value, "_torchdynamo_orig_callable"):
             raise TypeError(
-                f"`{place.path}` is a function made by torch.compile, so that the copy would go on using the original's "
-                "weights: leave the actor as it is, and keep what the learner compiles outside of it."
+                f"`{place.path}` is a function made by torch.compile, so that the copy would go on using the "
+                "original's weights: leave the actor as it is, and keep what the learner compiles outside of it."
             )
     modules = dict(actor.named_modules())
     weights = named_weights(modules)
@@ -75,7 +75,8 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
     for original, empty in containers:
         follower.fill(original, empty)
     for module in own.values():
-        module.__dict__.pop("_compiled_call_impl", None)
+        for name in ("_compiled_call_impl", *module._modules):  # what makes calls of the original fast
+            module.__dict__.pop(name, None)
     _check(copied, originals, memo, {id(x) for mine, _ in pairs for x in mine.values()}, weights)
     return ActorCopy(copied, shared)
 

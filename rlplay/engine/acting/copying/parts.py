@@ -10,7 +10,6 @@ import functools
 import gc
 import logging
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ _ATOMIC = (
     *(types.ModuleType, types.CodeType, types.FrameType, types.TracebackType, types.GetSetDescriptorType),
     *(types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, torch.Generator, np.dtype, np.generic),
-    *(logging.Logger, logging.Handler, threading.Thread),
+    *(logging.Logger, logging.Handler),
 )
 
 _NOT_RUN = frozenset(

@@ -1,7 +1,7 @@
-"""Records the operations of some work with the tensors they use, as a device does when it captures a graph.
+"""Logs the operations of some work with the tensors that they use, as a device does when it captures a graph.
 
-The Python code of the work runs once. A replay runs the same operations on the same memory in the same order, whatever
-the Python code would do by then. Random numbers are drawn anew.
+The Python code of the work runs once. A replay runs the same operations on the same memory in the same order, even if
+the Python code would now behave differently. Random numbers are drawn anew.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from ..engine.acting.compile.step_checks import reads_values, same_generator
 
-__all__ = ["Recording"]
+__all__ = ["OperationLog"]
 
 TensorGetter = Callable[[], Tensor]
 """Returns the same tensor at each call, without necessarily keeping its memory alive."""
 
 
-class Recording(TorchDispatchMode):
-    """Records the operations of this thread inside the ``with`` block, and undoes their effects when the block ends.
+class OperationLog(TorchDispatchMode):
+    """Logs the operations of this thread inside the ``with`` block, and undoes their effects when the block ends.
 
     Parameters
     ----------
     generators : sequence of torch.Generator
         The generators that the work may draw from, besides torch's global one.
     getter : callable
-        Makes a :data:`TensorGetter` of a tensor.
+        Makes a :data:`TensorGetter` for a tensor.
 
     Raises
     ------
     RuntimeError
-        By an operation that a device could not capture: the host would need the values of a tensor, or it draws from
-        another generator.
+        Raised for an operation that needs a tensor's value on the host, or that draws from a generator not in
+        ``generators``. A device could not capture such an operation.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], getter: Callable[[Tensor], TensorGetter]) -> None:
         super().__init__()
         self._getter = getter
         self._generators = [*generators, torch.default_generator]
-        self._states: list[Tensor] = []  # of the generators, when the block begins
+        self._states: list[Tensor] = []  # states of the generators at the start of the block
         self._operations: list[_Operation] = []
-        # by address: memory that existed before, and a copy of its contents
+        # by address: memory that was not allocated by the work, and a copy of its contents at the start of the block
         self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._allocated: set[int] = set()  # addresses of memory that the work itself has allocated
 
-    def __enter__(self) -> Recording:
-        """Start to record."""
+    def __enter__(self) -> OperationLog:
+        """Start to log operations."""
         self._states = [generator.get_state() for generator in self._generators]
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Stop; restore all memory that was written to, and the states of the generators."""
+        """Stop, and restore the contents of all memory and the states of the generators."""
         super().__exit__(*error)
         for memory, contents in self._saved.values():
             memory.copy_(contents)
@@ -66,52 +66,56 @@ class Recording(TorchDispatchMode):
                 generator.set_state(state)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run and record one operation."""
+        """Run and log one operation."""
         kwargs = kwargs or {}
         if reads_values(func, args, kwargs):
+            # the text of CUDA's own error
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
-        given, spec = tree_flatten((args, kwargs))
-        for x in given:
-            if isinstance(x, torch.Generator) and not any(same_generator(x, known) for known in self._generators):
+        arguments, spec = tree_flatten((args, kwargs))
+        for x in arguments:
+            if isinstance(x, torch.Generator) and not any(same_generator(x, y) for y in self._generators):
                 raise RuntimeError("a generator that is drawn from was not registered with the graph")
             if isinstance(x, Tensor):
                 self._save(x.untyped_storage())
-        known = {x.untyped_storage().data_ptr() for x in given if isinstance(x, Tensor)} - {0}
+        input_addresses = {x.untyped_storage().data_ptr() for x in arguments if isinstance(x, Tensor)} - {0}
         result = func(*args, **kwargs)
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        new = [x.untyped_storage().data_ptr() not in known for x in outputs]
-        self._allocated |= {x.untyped_storage().data_ptr() for x in outputs} - known
-        if any(new) or _writes(func):  # any other operation only makes views, and need not be repeated
-            targets = [self._getter(x) if is_new else None for x, is_new in zip(outputs, new, strict=True)]
-            inputs = [self._getter(x) if isinstance(x, Tensor) else x for x in given]
-            self._operations.append(_Operation(func, inputs, [isinstance(x, Tensor) for x in given], spec, targets))
+        is_new = [x.untyped_storage().data_ptr() not in input_addresses for x in outputs]
+        self._allocated |= {x.untyped_storage().data_ptr() for x in outputs} - input_addresses
+        if any(is_new) or _writes(func):  # any other operation only makes views, and need not be repeated
+            targets = [self._getter(x) if new else None for x, new in zip(outputs, is_new, strict=True)]
+            is_tensor = [isinstance(x, Tensor) for x in arguments]
+            inputs = [self._getter(x) if isinstance(x, Tensor) else x for x in arguments]
+            self._operations.append(_Operation(func, inputs, is_tensor, spec, targets))
         return result
 
     def _save(self, memory: torch.UntypedStorage) -> None:
-        """Save the contents of memory that an operation is given; not every operation declares what it writes to."""
+        """Save the contents of an input. All inputs are saved, since some operations do not declare what they write."""
         address = memory.data_ptr()
         if address and address not in self._allocated and address not in self._saved:
             self._saved[address] = memory, memory.clone()
 
     def replay(self) -> None:
-        """Run all recorded operations again."""
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):  # the casts are among the operations
+        """Run all logged operations again."""
+        # the casts were logged; autocast must not cast again
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             for operation in self._operations:
                 operation.run()
 
 
 class _Operation:
-    """One recorded operation.
+    """One logged operation.
 
     Parameters
     ----------
     func : torch operator
+        The operation.
     inputs : list
-        A :data:`TensorGetter` for each tensor among the arguments, other arguments as they are.
+        The arguments, with a :data:`TensorGetter` in place of each tensor.
     is_tensor : list of bool
         Which of ``inputs`` are tensors.
     spec : TreeSpec
-        Makes args and kwargs of a list of inputs.
+        Converts the list of arguments to args and kwargs.
     targets : list of TensorGetter or None
         The memory of each output of the first run; None for an output in the memory of an input.
     """
