@@ -1,11 +1,17 @@
 """Functions to draw actions with a given random generator, so that a seeded run repeats exactly.
 
 Actors pass ``generator=self.generator``. With ``None`` the functions draw from torch's global generator.
+
+No action is drawn from NaN: where a row of logits, probabilities or action values has a NaN, the functions give -1,
+which is no action: before it reaches an environment it is refused, with the environment and the step. The functions
+raise no error themselves, so that they can be compiled and captured, and so that the host does not wait for a device.
+
 Imports nothing of ``rlplay``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -81,9 +87,9 @@ def categorical(logits: Tensor, *, generator: torch.Generator | None = None) -> 
     Returns
     -------
     int64 tensor, ``(...)``
-        On the device of ``logits``.
+        On the device of ``logits``. -1 where any of the ``n`` logits is NaN.
     """
-    return (logits.detach() - _noise_like(logits, generator)).argmax(dim=-1)
+    return _best(logits.detach() - _noise_like(logits, generator), generator)
 
 
 def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -99,9 +105,9 @@ def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> T
     Returns
     -------
     int64 tensor, ``(...)``
-        On the device of ``probs``.
+        On the device of ``probs``. -1 where any of the ``n`` weights is NaN or negative.
     """
-    return (probs.detach().log() - _noise_like(probs, generator)).argmax(dim=-1)
+    return _best(probs.detach().log() - _noise_like(probs, generator), generator)
 
 
 def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -120,12 +126,29 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Gener
     Returns
     -------
     int64 tensor, ``(...)``
-        On the device of ``q``.
+        On the device of ``q``. -1 where any of the ``n`` values is NaN, whether or not a random action was due.
     """
-    greedy = q.detach().argmax(dim=-1)
+    greedy = _best(q.detach(), generator)
     random = torch.empty(greedy.shape, dtype=torch.int64, device=q.device).random_(0, q.shape[-1], generator=generator)
     explore = torch.rand(greedy.shape, device=q.device, generator=generator) < epsilon
-    return torch.where(explore, random, greedy)
+    return torch.where(explore & (greedy >= 0), random, greedy)
+
+
+def _best(scores: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return the index of the largest score, the first if there are several; -1 where any score is NaN.
+
+    ``generator`` tells whether this may be a step of a behaviour copy on the host, where a look at the numbers is
+    cheaper than tensor operations, and nobody traces them.
+    """
+    if type(generator) is Source and not torch.compiler.is_compiling():
+        try:
+            total = float(scores.sum())
+        except RuntimeError:  # inside a transformation such as vmap a tensor has no numbers that could be looked at
+            total = math.nan
+        if not math.isnan(total):
+            return scores.argmax(dim=-1)
+    largest, index = scores.max(dim=-1)
+    return index.masked_fill_(largest.isnan(), -1)  # a NaN counts as the largest
 
 
 def _noise_like(like: Tensor, generator: torch.Generator | None) -> Tensor:

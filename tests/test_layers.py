@@ -17,7 +17,8 @@ LAYERS = """
     engine.concurrency
     engine.envs
     engine.stepping
-    sampling engine.core
+    dtypes sampling
+    engine.core
     engine.memory
     engine.acting
     engine.collector

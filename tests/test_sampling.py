@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
+import gym
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from tqdm import tqdm
 
+from rlplay.engine import BaseActorModule
+from rlplay.engine.rollout import same
 from rlplay.sampling import Source, categorical, epsilon_greedy, multinomial
+from rlplay.testing import LaggingLane, LedgerEnv
 
 N = 20_000
 
@@ -79,3 +87,110 @@ def test_epsilon_greedy_explores_with_probability_epsilon():
     got = epsilon_greedy(q, 0.3, generator=torch.Generator().manual_seed(0)).bincount() / N
     assert torch.allclose(got, torch.tensor([0.1, 0.8, 0.1]), atol=0.02)
     assert (epsilon_greedy(q, 0.0) == 1).all()
+
+
+# no action is drawn from NaN
+
+NAN, INF = float("nan"), float("inf")
+SAMPLERS = {
+    "categorical": categorical,
+    "multinomial": lambda x, **how: multinomial(x.exp(), **how),
+    "epsilon_greedy": lambda x, **how: epsilon_greedy(x, 0.0, **how),
+    "epsilon_greedy, always random": lambda x, **how: epsilon_greedy(x, 1.0, **how),
+}
+samplers = pytest.mark.parametrize("sample", SAMPLERS.values(), ids=SAMPLERS)
+GENERATORS = {"global": lambda: None, "own": torch.Generator, "in stock": Source}
+generators = pytest.mark.parametrize("make_generator", GENERATORS.values(), ids=GENERATORS)
+
+
+@samplers
+@generators
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_row_with_nan_gives_minus_one_and_others_are_drawn(sample, make_generator, dtype):
+    rows = [[NAN, 0, 0], [0, NAN, 0], [0, 0, NAN], [NAN] * 3, [-INF, NAN, 0], [INF, NAN, 0], [0, 1, 2], [0, -INF, 3]]
+    x = torch.tensor(rows, dtype=dtype).expand(1, 5, 8, 3)
+    drawn = sample(x, generator=make_generator())
+    assert drawn.shape == (1, 5, 8)
+    assert drawn.dtype == torch.int64
+    assert (drawn[..., :6] == -1).all()
+    assert ((drawn[..., 6:] >= 0) & (drawn[..., 6:] < 3)).all()
+
+
+@samplers
+@generators
+def test_infinities_of_both_signs_are_not_taken_for_nan(sample, make_generator):
+    x = torch.tensor([[INF, -INF, 0.0], [-INF, 0.0, -INF], [-INF, -INF, 1.0]]).expand(4, 3, 3)
+    assert (sample(x, generator=make_generator()) >= 0).all()
+
+
+@samplers
+def test_a_nan_in_one_row_does_not_change_what_is_drawn_in_the_others(sample):
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    for make in (torch.Generator, Source):
+        clean = sample(x, generator=make().manual_seed(0))
+        spoilt = sample(x.index_fill(0, torch.arange(0, 50, 7), NAN), generator=make().manual_seed(0))
+        assert (spoilt[::7] == -1).all()
+        others = torch.arange(50) % 7 != 0
+        assert torch.equal(spoilt[others], clean[others])
+
+
+@generators
+def test_greedy_ties_give_the_first_action_as_argmax_does(make_generator):
+    q = torch.randint(3, (500, 6), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(epsilon_greedy(q, 0.0, generator=make_generator()), q.argmax(-1))
+
+
+def test_negative_weights_give_minus_one():
+    assert multinomial(torch.tensor([[1.0, -1.0], [1.0, 0.0]])).tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("sample", [categorical, SAMPLERS["multinomial"]])
+def test_samplers_give_minus_one_where_they_have_been_traced(sample):
+    x = torch.tensor([[0.0, NAN], [NAN, 0.0], [0.0, -50.0]])
+    traced = make_fx(lambda x: sample(x, generator=None))(torch.zeros(3, 2))
+    assert traced(x)[:2].tolist() == [-1, -1]
+    assert traced(x)[2] >= 0
+
+
+def test_noise_in_stock_can_be_used_inside_vmap():
+    source, x = Source().manual_seed(0), torch.tensor([[0.0, NAN], [NAN, 0.0], [0.0, -50.0]])
+    categorical(x[0], generator=source)
+    drawn = torch.vmap(lambda row: categorical(row, generator=source))(x)
+    assert drawn.tolist() == [-1, -1, 0]
+
+
+class Diverges(BaseActorModule):
+    """Its logits of one environment become NaN where the observed number of steps is 2."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, obs, *, stepno, fin, hx=None, **ignored):
+        here = (stepno == 2) & (torch.arange(fin.shape[1], device=fin.device) == 1)
+        logits = torch.zeros(*fin.shape, 3, device=fin.device).masked_fill(here[..., None], NAN)
+        drawn = SAMPLERS[self.how](logits, generator=self.generator)
+        return drawn.clamp(min=0), (), {"drawn": drawn, "here": here}
+
+
+OPTIONS = {"eager": {}, "compiled": {"compile": True}, "captured": {"compile": True, "device": "lagging"}}
+
+
+@pytest.mark.parametrize("how", ["categorical", "multinomial", "epsilon_greedy"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_compiled_and_captured_steps_give_minus_one_too(how, options, monkeypatch):
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # the compiler's progress bars have a thread that does not end
+    if how == "epsilon_greedy" and options.get("compile") and not options.get("device"):
+        pytest.skip("a step that draws otherwise than from noise in stock is not compiled on the host")
+    if options.get("device"):
+        options = {**options, "device": LaggingLane()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the step must not become eager
+        with same.rollout(
+            [LedgerEnv(gym.spaces, j, lengths=[5]) for j in range(3)], Diverges(how), 9, **options
+        ) as feed:
+            fragment = next(feed)
+            next(feed)
+            drawn, here = fragment.actor["drawn"].clone(), fragment.actor["here"].clone()
+    assert here.any()
+    assert torch.equal(drawn == -1, here)

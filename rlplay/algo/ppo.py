@@ -19,12 +19,15 @@ effect, since ``losses`` returns an iterator and the losses are computed when th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import move
 from ..engine import BaseActorModule, Final, Fragment
 from ..nested import Nested
 from . import masked
@@ -181,7 +184,7 @@ def losses(
         for _ in range(n_epochs):
             order = torch.randperm(n_columns, generator=generator, device=batch.valid.device)
             for chosen in order.tensor_split(n_minibatches):
-                minibatch = nested.map(lambda x, chosen=chosen: x[:, chosen], batch)
+                minibatch = nested.map(partial(move, itemgetter((slice(None), chosen))), batch)
                 yield _loss(minibatch, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
 
     iterate = minibatches

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import move
 from ..engine import Final, Fragment
 from ..nested import Nested
 from .masked import like
@@ -129,7 +130,8 @@ def blank_padding(fragment: Fragment) -> Fragment:
     unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
 
     def blank(x: Tensor) -> Tensor:
-        return x.masked_fill(like(unused_act, x), 0)
+        blanked: Tensor = move(lambda x: x.masked_fill(like(unused_act, x), 0), x)
+        return blanked
 
     def blank_float(x: Tensor) -> Tensor:
         return x.masked_fill(like(unused, x), 0) if x.is_floating_point() else x

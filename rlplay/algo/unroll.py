@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import move
 from ..engine import BaseActorModule, Final, Fragment, State
 from ..nested import Nested
 
@@ -119,21 +121,23 @@ def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Neste
         if start < n_steps:
             hx = advanced
             hx_after_run.append(hx)
-    info = nested.map(lambda *xs: torch.cat(xs), *infos)
+    info = nested.map(partial(move, lambda *xs: torch.cat(xs)), *infos)
 
     if host_padding.any():
         t, b = (index.to(padding.device) for index in host_padding.nonzero(as_tuple=True))
         fresh = _reset(actor, fragment.hx, torch.ones_like(resets[0]), torch.ones_like(host_resets[0]))
-        rows, fresh = nested.map(lambda x: x[t, b][None], state), nested.map(lambda x: x[:, b], fresh)
+        rows = nested.map(partial(move, lambda x: x[t, b][None]), state)
+        fresh = nested.map(partial(move, lambda x: x[:, b]), fresh)
         padding_info, _ = react(actor, rows, fresh, virtual=True)
-        info = nested.map(lambda x, y: x.index_put((t, b), y[0]), info, padding_info)
+        info = nested.map(partial(move, lambda x, y: x.index_put((t, b), y[0])), info, padding_info)
 
     hx_final: Nested = ()
     if isinstance(final, Final):
         # the index of the run that ends with the episode
         run = torch.cat([splits[:0].new_zeros(1), splits]).cumsum(0)[final.t]
         # contiguous, as cuDNN requires
-        hx_final = nested.map(lambda *xs: torch.stack(xs)[run, :, final.b].movedim(0, 1).contiguous(), *hx_after_run)
+        chosen = partial(move, lambda *xs: torch.stack(xs)[run, :, final.b].movedim(0, 1).contiguous())
+        hx_final = nested.map(chosen, *hx_after_run)
     return info, hx, hx_final
 
 
@@ -154,7 +158,8 @@ def _last_states(fragment: Fragment) -> State:
     state, final = fragment.state, fragment.env.final
 
     def next_row(x: Tensor) -> Tensor:
-        return x[final.t + 1, final.b][None]
+        row: Tensor = move(lambda x: x[final.t + 1, final.b][None], x)
+        return row
 
     stepno = state.stepno[final.t, final.b][None] + 1
     return State(

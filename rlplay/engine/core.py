@@ -80,6 +80,7 @@ import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import move
 from ..nested import Nested
 from .envs.rows import Episode
 
@@ -224,7 +225,9 @@ class BaseActorModule(torch.nn.Module):
 
         def zeroed(x: Tensor) -> Tensor:
             if isinstance(at, Tensor):
-                return x.masked_fill(at.view(1, -1, *(1,) * (x.ndim - 2)), 0)
+                mask = at.view(1, -1, *(1,) * (x.ndim - 2))
+                cleared: Tensor = move(lambda x: x.masked_fill(mask, 0), x)
+                return cleared
             x = x.clone()
             x[:, at] = 0
             return x

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import move
 from ..engine import Final, Fragment, State
 from ..nested import Nested
 from .store import Store
@@ -121,7 +122,9 @@ def _next_states(store: Store, position: Tensor, t: Tensor, b: Tensor, final_num
     obs, _ = store.finals[final_numbers]
 
     def replaced(x: Tensor, final: Tensor) -> Tensor:
-        return torch.where(is_final.view(-1, *(1,) * (x.ndim - 1)), final, x)
+        chosen = is_final.view(-1, *(1,) * (x.ndim - 1))
+        result: Tensor = move(lambda x, final: torch.where(chosen, final, x), x, final)
+        return result
 
     return row._replace(
         stepno=replaced(row.stepno, state.stepno[position, t, b] + 1),
@@ -138,4 +141,5 @@ def _gather(x: Tensor, position: Tensor, t: Tensor, b: Tensor) -> Tensor:
     """
     _, n_rows, n_envs = x.shape[:3]
     at = (position * n_rows + t) * n_envs + b
-    return x.flatten(0, 2).index_select(0, at.flatten()).view(*at.shape, *x.shape[3:])
+    rows: Tensor = move(lambda x: x.flatten(0, 2).index_select(0, at.flatten()), x)
+    return rows.view(*at.shape, *x.shape[3:])

@@ -38,6 +38,11 @@ class IndexSampler:
         self._tree = SumTree(self._n_positions, device)
         self._largest = torch.ones((), dtype=torch.float64, device=device)
 
+    @property
+    def limit(self) -> float:
+        """The largest priority that is accepted: the sum of all is then finite."""
+        return self._tree.limit
+
     def append(self, eligible: Tensor) -> None:
         """Add the items of the next fragment, with the largest priority so far, which is 1 at first.
 
@@ -58,11 +63,11 @@ class IndexSampler:
         ids : int64 tensor, ``(N,)``
             Ids of items that have been evicted or are not eligible are ignored.
         priorities : float64 tensor, ``(N,)``
-            Priorities that are not finite, or negative, are ignored.
+            Priorities that are negative, not finite or above :attr:`limit` are ignored.
         """
         positions = ids % self._n_positions
         held = (ids >= max(0, self._n_issued - self._n_positions)) & (ids < self._n_issued)
-        accepted = held & (self._tree[positions] > 0) & (priorities >= 0) & priorities.isfinite()
+        accepted = held & (self._tree[positions] > 0) & (priorities >= 0) & (priorities <= self.limit)
         priorities = torch.where(accepted, priorities, 0.0)
         self._tree.set(torch.where(accepted, positions, -1), priorities)
         self._largest = torch.cat([self._largest[None], priorities]).amax()

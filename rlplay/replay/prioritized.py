@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from .batches import Batch, Sequences
 from .buffer import Buffer, check_fraction
 
 __all__ = ["Prioritized"]
+
+Array: TypeAlias = npt.NDArray[Any]
 
 
 class Prioritized(Buffer):
@@ -89,7 +93,7 @@ class Prioritized(Buffer):
         return self._sample_sequences(n, beta, generator)
 
     @torch.no_grad()
-    def update(self, ids: Tensor, priorities: Tensor) -> None:
+    def update(self, ids: Tensor | Array, priorities: Tensor | Array) -> None:
         """Set the priorities of some items from the learner's errors. The host does not wait for the device.
 
         Items that have been evicted meanwhile, or are not valid, are ignored. If an id is repeated, the largest of its
@@ -98,8 +102,8 @@ class Prioritized(Buffer):
         Parameters
         ----------
         ids : int64 tensor, ``(N,)``
-            The ``ids`` of a sample.
-        priorities : float tensor, ``(N,)``
+            The ``ids`` of a sample; or a NumPy array of integers.
+        priorities : float tensor or NumPy array, ``(N,)``
             ``|delta_i|``, the magnitudes of the temporal differences. For a column, reduce the magnitudes of its
             steps to one number in any way (:mod:`rlplay.algo.dqn` has an example).
 
@@ -107,26 +111,65 @@ class Prioritized(Buffer):
         ------
         RuntimeError
             Nothing has been committed.
+        TypeError
+            ``ids`` are no integers, or ``priorities`` no numbers.
         ValueError
-            The shapes differ, or a priority is negative or not finite. Values are checked only if ``priorities`` is on
-            the CPU, since the host would have to wait for another device. On another device, a priority that is
-            negative or not finite is ignored, and the item keeps its present one.
+            The shapes differ, or a priority is negative, not finite, or so large that the sum of such priorities would
+            not be finite. Values are checked only if ``priorities`` is on the CPU, since the host would have to wait
+            for another device. On another device, such a priority is ignored, and the item keeps its present one.
         """
         if self._store_and_sampler is None:
             raise RuntimeError("There is nothing to update: the buffer is empty; `commit` a fragment first.")
+        ids, priorities = _as_ids(ids), _as_numbers(priorities)
         if ids.ndim != 1 or ids.shape != priorities.shape:
             raise ValueError(
                 f"`ids` and `priorities` must both be (N,), got {tuple(ids.shape)} and {tuple(priorities.shape)}."
             )
+        store, sampler = self._store_and_sampler
         accepted = (priorities >= 0) & priorities.isfinite()
         if accepted.device.type == "cpu" and not accepted.all():
             raise ValueError(
                 f"`priorities` must be finite and not negative, got {priorities[~accepted][0].item()}; they are the "
                 f"magnitudes of temporal differences, `delta.abs()`."
             )
-        store, sampler = self._store_and_sampler
-        errors = priorities.to(store.device, torch.float64)
-        sampler.update(ids.to(store.device), torch.where(errors >= 0, (errors + self._epsilon) ** self._alpha, -1))
+        on_host = priorities.device.type == "cpu"
+        powers = (priorities if on_host else priorities.to(store.device)).to(torch.float64)
+        powers = (powers + self._epsilon) ** self._alpha
+        fits = powers <= sampler.limit
+        if on_host and not fits.all():
+            raise ValueError(
+                f"`(priorities + epsilon) ** alpha` must be at most {sampler.limit:.3g}, so that the sum over the "
+                f"buffer is finite; got a priority of {priorities[~fits][0].item()}. The learner has diverged."
+            )
+        powers = torch.where(accepted.to(powers.device) & fits, powers, -1)
+        sampler.update(ids.to(store.device), powers.to(store.device))
 
     def _arguments(self) -> dict[str, Any]:
         return {**super()._arguments(), "alpha": self._alpha, "epsilon": self._epsilon}
+
+
+def _as_ids(ids: Any) -> Tensor:
+    """Convert ids, a tensor or what NumPy makes an array of, to an int64 tensor."""
+    if not isinstance(ids, Tensor):
+        array = np.asarray(ids)
+        if array.dtype.kind not in "iu" and array.size:
+            raise TypeError(f"`ids` must be integers, those of `batch.ids`; got an array of dtype {array.dtype}.")
+        return torch.from_numpy(array.astype(np.int64))
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+        raise TypeError(
+            f"`ids` must be integers, those of `batch.ids`; got a tensor of dtype {ids.dtype}. (A float cannot hold "
+            "every id exactly.)"
+        )
+    return ids.to(torch.int64)
+
+
+def _as_numbers(priorities: Any) -> Tensor:
+    """Convert priorities, a tensor or what NumPy makes an array of, to a tensor of numbers."""
+    if not isinstance(priorities, Tensor):
+        array = np.asarray(priorities)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"`priorities` must be numbers, got an array of dtype {array.dtype}.")
+        return torch.from_numpy(array.astype(np.float64))
+    if priorities.dtype == torch.bool or priorities.is_complex():
+        raise TypeError(f"`priorities` must be numbers, got a tensor of dtype {priorities.dtype}.")
+    return priorities if priorities.is_floating_point() else priorities.to(torch.float64)

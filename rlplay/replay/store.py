@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import as_movable, move
 from ..engine import Final, Fragment, Outcome, State
 from ..nested import Nested
 
@@ -53,13 +55,13 @@ class FinalRing:
         ring = nested.leaves(self.rows)
         numbers = self._n_appended + torch.arange(k, device=ring[0].device)
         for leaf, new in zip(ring, nested.leaves(rows), strict=True):
-            leaf[numbers % len(leaf)] = new.to(leaf.device)
+            as_movable(leaf)[numbers % len(leaf)] = as_movable(new.to(leaf.device))
         self._n_appended += k
         return numbers
 
     def __getitem__(self, numbers: Tensor) -> Nested:
         """Return copies of the rows with these numbers; arbitrary rows for numbers that are not held, such as -1."""
-        return nested.map(lambda leaf: leaf.index_select(0, numbers % len(leaf)), self.rows)
+        return nested.map(partial(move, lambda leaf: leaf.index_select(0, numbers % len(leaf))), self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ring's state. The tensors share memory with the ring."""
@@ -85,7 +87,7 @@ class FinalRing:
             new[numbers % size] = leaf[numbers % old_size]
             return new
 
-        self.rows = nested.map(grown, self.rows)
+        self.rows = nested.map(partial(move, grown), self.rows)
 
 
 class Store:
@@ -184,7 +186,7 @@ class Store:
         """Copy a fragment, which :meth:`check` has accepted, over the oldest one."""
         position = self._n_committed % self.n_fragments
         for column, leaf in zip(nested.leaves(self.columns), nested.leaves(_without_final(fragment)), strict=True):
-            column[position].copy_(leaf)
+            as_movable(column[position]).copy_(as_movable(leaf))
         final_numbers, final = self.final_numbers[position].fill_(-1), fragment.env.final
         if self.finals is not None:
             numbers = self.finals.append((final.obs, final.actor), len(final.t))

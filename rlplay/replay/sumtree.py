@@ -45,6 +45,11 @@ class SumTree:
         return self._nodes.device
 
     @property
+    def limit(self) -> float:
+        """The largest value that is accepted: the sum of ``capacity`` such values is a finite float64 number."""
+        return float(torch.finfo(torch.float64).max / (2 * self._first))
+
+    @property
     def total(self) -> Tensor:
         """The sum of all values: float64, no dimensions, a new tensor."""
         return self._nodes[1].clone()
@@ -62,13 +67,13 @@ class SumTree:
             From 0 to ``capacity - 1``; -1 is ignored. If a position is repeated, the largest of its values is stored,
             on every device.
         values : float tensor, ``(N,)``
-            Finite and not negative.
+            Not negative, and at most :attr:`limit`.
 
         Raises
         ------
         ValueError
-            A position is out of range, or a value is negative or not finite. This is checked on the CPU only, since the
-            host would have to wait for another device.
+            A position is out of range, or a value is negative, not finite or above :attr:`limit`. This is checked on
+            the CPU only, since the host would have to wait for another device.
         """
         if self.device.type == "cpu":
             self._check(positions, values)
@@ -152,6 +157,9 @@ class SumTree:
         inside = (positions >= -1) & (positions < self.capacity)
         if not inside.all():
             raise ValueError(f"`positions` must be from -1 to {self.capacity - 1}, got {positions[~inside][0].item()}.")
-        fits = (values >= 0) & values.isfinite()
+        fits = (values >= 0) & (values <= self.limit)
         if not fits.all():
-            raise ValueError(f"`values` must be finite and not negative, got {values[~fits][0].item()}.")
+            raise ValueError(
+                f"`values` must be finite and not negative, and at most {self.limit:.3g} so that their sum is finite; "
+                f"got {values[~fits][0].item()}."
+            )

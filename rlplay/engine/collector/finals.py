@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import nested
+from ...dtypes import as_movable
 from ...nested import Nested
 from ..acting.behaviour import Behaviour
 from ..acting.group import Group
@@ -128,9 +129,9 @@ def stage_final(finals: Finals, layout: Fragment, lane: Lane) -> Final:
 
     def stack() -> None:
         for column, leaf in enumerate(nested.leaves(stacked[0])):
-            torch.stack([parts[column] for parts in finals.obs], out=leaf)
+            torch.stack([as_movable(parts[column]) for parts in finals.obs], out=as_movable(leaf))
         for column, leaf in enumerate(nested.leaves(stacked[1])):
-            torch.stack([parts[column] for parts in finals.actor], out=leaf)
+            torch.stack([as_movable(parts[column]) for parts in finals.actor], out=as_movable(leaf))
 
     if k:
         lane.launch(stack)

@@ -61,7 +61,8 @@ class Examiner(Iterator[Array]):
         self._finalizer = weakref.finalize(self, _end_unreferenced, self._child, self._progress, os.getpid())
         try:
             self._receive(start_timeout)
-            self._shared = self._share_weights()
+            with torch.inference_mode(False):  # the shared memory is written to later
+                self._shared = self._share_weights()
             self._receive(timeout)
             self._start_evaluation()
         except BaseException as error:

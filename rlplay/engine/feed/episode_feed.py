@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ... import nested
+from ...dtypes import move
 from ..core import Episode, Final, Fragment
 from ..envs.environment_list import EnvironmentList
 from .episode_log import EpisodeLog
@@ -177,8 +179,8 @@ def _join(fragments: Sequence[Fragment], episode: Episode, k: int) -> Fragment:
     def join_transitions(*xs: Tensor) -> Tensor:
         return torch.cat([*(x[:, b] for x in xs[:-1]), xs[-1][: t + 1, b]])
 
-    state, actor = nested.map(join_rows, *((fragment.state, fragment.actor) for fragment in fragments))
-    env = nested.map(join_transitions, *(fragment.env._replace(final=()) for fragment in fragments))
+    state, actor = nested.map(partial(move, join_rows), *((fragment.state, fragment.actor) for fragment in fragments))
+    env = nested.map(partial(move, join_transitions), *(fragment.env._replace(final=()) for fragment in fragments))
     for row, last in zip(nested.leaves((state.obs, actor)), nested.leaves((final.obs, final.actor)), strict=True):
         row[-1] = last[k]
     state.stepno[-1] = episode.length

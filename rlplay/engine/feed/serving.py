@@ -1,4 +1,7 @@
-"""Records which open feed each environment serves: an environment serves one feed at a time."""
+"""Records which open feed each environment serves: an environment serves one feed at a time.
+
+An environment counts as the same one inside a wrapper (``env``) or a vector environment (``envs``).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from typing import Any
 from ..envs.dialects import is_factory
 from .feed import Feed
 
-__all__ = ["claim", "register"]
+__all__ = ["check_unclaimed", "claim", "register"]
 
 _feed_by_id: weakref.WeakValueDictionary[int, Feed] = weakref.WeakValueDictionary()
 """The feed that each environment serves, by the environment's ``id()``.
 
-The feed keeps its environments alive, so no other object has the same id while the entry exists."""
+The feed keeps its environments alive, so no other object has the same id while the entry exists. (A wrapper that drops
+the environment inside of it while the feed is open is not provided for.)"""
 
 
 def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
@@ -24,8 +28,8 @@ def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
     ``stacklevel`` is that of :func:`warnings.warn`, called from here: the warning is to show the user's line.
     """
     for j, source in enumerate(sources):
-        older = _feed_by_id.pop(id(source), None)
-        if older is not None and older.open:
+        older = _open_feed_of(source)
+        if older is not None:
             older.close()
             warnings.warn(
                 f"environment {j} still served an open feed, which is closed now: an environment serves one feed.",
@@ -34,8 +38,45 @@ def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
             )
 
 
+def check_unclaimed(sources: Iterable[Any]) -> None:
+    """Check that none of these environments serves an open feed, which would be disturbed if it were stepped.
+
+    Raises
+    ------
+    RuntimeError
+        If one does. The feed stays open.
+    """
+    for j, source in enumerate(sources):
+        if _open_feed_of(source) is not None:
+            raise RuntimeError(
+                f"environment {j} serves an open feed, whose episodes an evaluation would break off: evaluate in "
+                "environments of its own (such as the same `gym.make(...)` again), or close the feed first "
+                "(`feed.close()`). The feed is unchanged."
+            )
+
+
 def register(sources: Iterable[Any], feed: Feed) -> None:
     """Record that these environments serve this feed. Factories make environments of their own, and are left out."""
     for source in sources:
         if not is_factory(source):
-            _feed_by_id[id(source)] = feed
+            for part in _parts(source):
+                _feed_by_id[id(part)] = feed
+
+
+def _open_feed_of(source: Any) -> Feed | None:
+    """Return an open feed that an environment, or one inside of it, serves."""
+    if is_factory(source):
+        return None
+    feeds = [_feed_by_id.get(id(part)) for part in _parts(source)]
+    return next((feed for feed in feeds if feed is not None and feed.open), None)
+
+
+def _parts(source: Any) -> list[Any]:
+    """Return an environment, and those inside of it. Reads no properties, since these may run code."""
+    found = [source]
+    for part in found:
+        own = getattr(part, "__dict__", {})
+        several = own.get("envs")
+        inside = [own.get("env"), *(several if isinstance(several, list | tuple) else ())]
+        found += [one for one in inside if hasattr(one, "step") and not any(one is other for other in found)]
+    return found

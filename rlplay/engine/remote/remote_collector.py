@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from time import monotonic
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ... import nested
+from ...dtypes import move
 from ...nested import Nested
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.torch_context import TorchContext
@@ -183,9 +185,9 @@ class RemoteCollector:
             n = process.reply.n_finals if process.reply is not None else 0
             part = nested.map(lambda x, n=n: x[:n], process.shared.final)
             parts.append(part._replace(b=part.b + k * self._n_envs_each))
-        finals = nested.map(lambda *xs: torch.cat(xs), *parts)
+        finals = nested.map(partial(move, lambda *xs: torch.cat(xs)), *parts)
         order = torch.argsort(finals.t * len(taken) * self._n_envs_each + finals.b)
-        finals = nested.map(lambda x: x[order], finals)
+        finals = nested.map(partial(move, itemgetter(order)), finals)
         if self._lane.shared(Place.CONSUMER, Place.HOST):
             return Final(*finals)
         staged = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), finals)

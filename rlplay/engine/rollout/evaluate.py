@@ -37,7 +37,8 @@ def evaluate(
     Parameters
     ----------
     envs : list of environments, list of factories, or one vector environment
-        As for :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset at the call.
+        As for :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset at the call. Environments that serve an
+        open feed are refused: evaluate in environments of their own.
     actor : BaseActorModule
         Copied at the call, with its train/eval mode.
     n_steps : int, optional
@@ -61,6 +62,8 @@ def evaluate(
     ------
     TypeError, ValueError
         If the arguments are not as described, as for ``rollout``.
+    RuntimeError
+        If an environment serves an open feed. The feed goes on.
     """
     return play_episodes(envs, actor, n_steps, render, device, Progress())
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gym.spaces import Box, Discrete
 from gym.vector import SyncVectorEnv
+from tqdm import tqdm
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, multi, same, single, threaded
@@ -279,7 +280,9 @@ class Second(Learning):
 
 @pytest.mark.parametrize("kind", [Learning, Second])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_an_environment_that_differentiates_gives_the_same_fragments_in_every_engine(kind, compiled):
+def test_an_environment_that_differentiates_gives_the_same_fragments_in_every_engine(kind, compiled, monkeypatch):
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # the compiler's progress bars have a thread that does not end
+
     def fragments(engine, *args, **options):
         with engine.rollout(*args, seed=0, lag=0, compile=compiled, **options) as feed, torch.autocast("cpu"):
             return torch.cat([next(feed).state.obs, next(feed).state.obs])
