@@ -5,6 +5,8 @@ Each error message says what is wrong and what to do about it.
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,10 @@ from torch import Tensor, nn
 
 from ... import nested
 from ...nested import Nested
-from ..core import BaseActorModule
+from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
 
-__all__ = ["SLOW_RESET", "check_actor", "check_answer", "honours_mask"]
+__all__ = ["SLOW_RESET", "check_actor", "check_answer", "first_answer", "honours_mask"]
 
 SLOW_RESET = (
     "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
@@ -32,14 +34,21 @@ def check_actor(actor: Any) -> None:
     Raises
     ------
     TypeError
-        If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, or
-        a module whose ``forward``, ``reset`` or ``step`` is set on the instance.
+        If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, a
+        TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance.
     ValueError
         If parameters or buffers are not initialised yet, or are on the meta device.
     """
-    parts = list(actor.modules()) if isinstance(actor, nn.Module) else []
-    for part in parts:
-        inner = next((name for name in ("_orig_mod", "module") if _wraps(part, name)), None)
+    parts = list(actor.named_modules()) if isinstance(actor, nn.Module) else []
+    for name, part in parts:
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(
+                f"the actor{f' has in `{name}`' if name else ' is'} a TorchScript module (`torch.jit.script` or "
+                "`torch.jit.trace`), whose weights lie outside of Python, where snapshots of the learner's weights "
+                "cannot be written: leave the Python module in its place. `rollout(..., compile=True)` compiles the "
+                "actor's step."
+            )
+        inner = next((attribute for attribute in ("_orig_mod", "module") if _wraps(part, attribute)), None)
         if inner is not None:
             raise TypeError(
                 f"the actor is or contains a {type(part).__name__}, whose copy would go on using the original's "
@@ -68,6 +77,55 @@ def _wraps(module: nn.Module, name: str) -> bool:
     kind = type(module).__name__
     wrapper = kind == "OptimizedModule" if name == "_orig_mod" else "DataParallel" in kind
     return wrapper and isinstance(getattr(module, name, None), nn.Module)
+
+
+def first_answer(actor: BaseActorModule, state: State) -> Any:
+    """Return what a virtual step without a recurrent state answers: the first call of an actor.
+
+    Raises
+    ------
+    TypeError
+        If the actor's ``forward`` does not take the arguments that ``step`` calls it with.
+    """
+    try:
+        return actor.step(*state, hx=None, virtual=True)
+    except TypeError as error:
+        misfit = _misfit(actor)
+        if not misfit or _has_run(error, type(actor).forward):
+            raise
+        raise TypeError(misfit) from error
+
+
+def _misfit(actor: BaseActorModule) -> str:
+    """Return why ``forward`` of an actor cannot be called by the default ``step``; an empty string if it can be."""
+    kind = type(actor)
+    if kind.step is not BaseActorModule.step:
+        return ""
+    signature = inspect.signature(kind.forward, follow_wrapped=False)
+    keywords = ("act", "rew", "fin", "stepno", "hx", "virtual")
+    taken = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+    refused = [f"`{k}`" for k in keywords if k not in {p.name for p in taken}]
+    if any(p.kind is p.VAR_KEYWORD for p in taken):
+        refused = []
+    try:
+        signature.bind(actor, None, **dict.fromkeys(keywords))
+    except TypeError as error:
+        code = inspect.unwrap(kind.forward).__code__
+        what, remedy = f"but: {error}", "give it those parameters"
+        if refused:
+            what = f"but does not take {', '.join(refused)}"
+            remedy = "end its parameters with `**ignored`, or list them by name"
+        return (
+            f"{kind.__qualname__}.forward{signature} (line {code.co_firstlineno} of {code.co_filename}) is called as "
+            f"`forward(obs, {', '.join(f'{k}=...' for k in keywords)})`, {what}: {remedy}."
+        )
+    return ""
+
+
+def _has_run(error: BaseException, function: Any) -> bool:
+    """Return whether an exception was raised inside a function, rather than by calling it."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.device) -> bool:

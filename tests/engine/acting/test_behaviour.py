@@ -98,10 +98,10 @@ def test_a_default_dtype_that_is_changed_later_changes_nothing_in_the_fragments(
     before = torch.get_default_dtype()
     try:
         with same.rollout(envs(), Ones(), 3, lag=0) as feed:
-            torch.set_default_dtype(torch.float64)  # this is what counts: it holds at the first ask
-            assert next(feed).actor["ones"].dtype == torch.float64
-            torch.set_default_dtype(torch.float32)
-            assert next(feed).actor["ones"].dtype == torch.float64
+            assert next(feed).actor["ones"].dtype == torch.float32
+            torch.set_default_dtype(torch.float64)
+            assert next(feed).actor["ones"].dtype == torch.float32
+            assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(before)
 

@@ -4,13 +4,14 @@ import os
 import signal
 
 import gym
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from rlplay import sampling
 from rlplay.engine import BaseActorModule
-from rlplay.engine.rollout import same
+from rlplay.engine.rollout import episodic, same, threaded
 from rlplay.engine.rollout.evaluate import background, evaluate
 
 
@@ -85,15 +86,6 @@ def test_the_mode_of_the_actor_decides_whether_evaluation_is_greedy():
     torch.manual_seed(0)
     sampled, _ = evaluate(envs, actor.train())
     assert sampled.shape != first.shape or not np.array_equal(first, sampled)
-
-
-def test_evaluate_closes_an_open_feed_over_the_same_environments():
-    env = Countdown(3)
-    feed = same.rollout([env], GreedyInEvalMode(), 2)
-    with pytest.warns(RuntimeWarning, match="open feed"):
-        evaluate([env], GreedyInEvalMode())
-    with pytest.raises(RuntimeError, match="closed"):
-        next(feed)
 
 
 def test_evaluate_closes_what_factories_made_and_notes_errors():
@@ -194,3 +186,105 @@ class Late(Ender):
 def test_background_evaluation_refuses_wrong_arguments_at_the_call(wrong):
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         background(**{"factory": Ender, "actor": Leaning(), "n_envs": 1, **wrong})
+
+
+# evaluation beside a feed
+
+
+def lengths(n=2):
+    return [Countdown(3 + j) for j in range(n)]
+
+
+def wrapped(env):
+    return gym.Wrapper(gym.Wrapper(env))
+
+
+class Parts(gym.vector.SyncVectorEnv):
+    """The vector environment of some environments that exist already."""
+
+    def __init__(self, envs):
+        super().__init__([lambda env=env: env for env in envs])
+
+
+class Plain(gymnasium.Env):
+    """One of gymnasium's."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    t = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full(4, self.t / 9, np.float32), float(self.t), self.t == 4, False, {}
+
+
+def make_vector():
+    return gymnasium.vector.SyncVectorEnv([Plain] * 2)
+
+
+BESIDE = {
+    "the same list": (same, lengths, lambda envs: envs, "environment 0"),
+    "one of them": (same, lengths, lambda envs: [Countdown(2), envs[1]], "environment 1"),
+    "in another order": (threaded, lengths, lambda envs: [Countdown(2), Countdown(2), envs[0]], "environment 2"),
+    "in wrappers": (threaded, lengths, lambda envs: [Countdown(2), wrapped(envs[0])], "environment 1"),
+    "taken out of wrappers": (same, lambda: [wrapped(Countdown(3))], lambda envs: [envs[0].env.env], "environment 0"),
+    "one of gymnasium's": (same, lambda: [Plain(), Plain()], lambda envs: envs[1:], "environment 0"),
+    "a vector environment": (same, make_vector, lambda envs: envs, "environment 0"),
+    "the parts of a vector environment": (threaded, make_vector, lambda envs: [envs.envs[1]], "environment 0"),
+    "in a vector environment": (same, lengths, Parts, "environment 0"),
+}
+
+
+@pytest.mark.parametrize(("engine", "make", "beside", "message"), BESIDE.values(), ids=BESIDE)
+def test_environments_of_an_open_feed_are_refused_and_the_feed_goes_on(engine, make, beside, message):
+    def fragments(*, between):
+        envs = make()
+        with engine.rollout(envs, actor, 5, seed=0) as feed:
+            for _ in range(3):
+                yield next(feed).state
+                if between:
+                    with pytest.raises(RuntimeError, match=rf"{message} serves an open feed.*close"):
+                        evaluate(beside(envs), actor)
+                    assert feed.open
+        evaluate(beside(envs), actor)  # the feed is closed
+
+    actor = GreedyInEvalMode()
+    for undisturbed, got in zip(fragments(between=False), fragments(between=True), strict=True):
+        assert torch.equal(undisturbed.obs, got.obs)
+        assert torch.equal(undisturbed.stepno, got.stepno)
+        assert torch.equal(undisturbed.act, got.act)
+
+
+def test_environments_of_a_feed_of_episodes_are_refused_and_those_of_a_forgotten_feed_are_not():
+    envs, actor = lengths(), GreedyInEvalMode()
+    with episodic.rollout(envs, actor, batch_size=2, seed=0) as feed:
+        with pytest.raises(RuntimeError, match="environment 0 serves an open feed"):
+            evaluate(envs, actor)
+        assert len(next(feed)) == 2
+    feed = same.rollout(envs, actor, 3)
+    next(feed)
+    del feed
+    assert evaluate(envs, actor)[0].shape == (4, 2)
+
+
+def test_factories_and_other_environments_are_evaluated_beside_a_feed():
+    actor = GreedyInEvalMode()
+    with same.rollout([Plain, Plain], actor, 3, seed=0) as feed:
+        next(feed)
+        assert evaluate([Plain], actor)[0].shape == (4, 1)
+        assert evaluate([Plain()], actor)[0].shape == (4, 1)
+        next(feed)
+
+
+def test_a_rollout_over_an_environment_in_a_wrapper_closes_the_older_feed_with_a_warning():
+    envs, actor = lengths(), GreedyInEvalMode()
+    older = same.rollout(envs, actor, 3)
+    with pytest.warns(RuntimeWarning, match="environment 1 still served an open feed"):
+        feed = same.rollout([Countdown(2), wrapped(envs[0])], actor, 3)
+    with feed:
+        assert not older.open
+        next(feed)
