@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
     """
     originals = Walk(actor, with_code=False)
     for place in originals:
-        if hasattr(place.value, "_torchdynamo_orig_callable"):
+        if type(place.value) is FunctionType and hasattr(place.value, "_torchdynamo_orig_callable"):
             raise TypeError(
                 f"`{place.path}` is a function made by torch.compile, so that the copy would go on using the "
                 "original's weights: leave the actor as it is, and keep what the learner compiles outside of it."

@@ -35,6 +35,9 @@ class _ProxyOf:
 
 _IMMUTABLE = (tuple, frozenset, types.MethodType, weakref.ref, _ProxyOf, *BUILTIN_METHODS)
 
+_ANNOTATIONS = "__annotate__" if hasattr(types.FunctionType, "__annotate__") else "__annotations__"
+"""From Python 3.14 on, looking at the annotations of a function evaluates them, which may fail."""
+
 
 def note_weak(memo: dict[Any, Any], found: Walk) -> list[tuple[Any, Any]]:
     """Note in the memo of ``copy.deepcopy`` what stands for weak containers and proxies, which it copies wrongly.
@@ -104,16 +107,16 @@ class Follower:
         return replacement
 
     def fill(self, original: Any, empty: Any) -> None:
-        """Fill the copy of a weak container."""
+        """Fill the copy of a weak container. What only the original refers to, weakly, is referred to by both."""
         if isinstance(original, weakref.WeakSet):
             for item in list(original):
                 empty.add(self.follow(item))
-        else:
-            strong = {} if isinstance(original, weakref.WeakValueDictionary) else dict(original.items())
+        elif isinstance(original, weakref.WeakKeyDictionary):
             for key, item in list(original.items()):
-                empty[self._copied(key) if not strong else self.follow(key)] = (
-                    self._copied(item) if strong else self.follow(item)
-                )
+                empty[self.follow(key)] = self._copied(item)
+        else:
+            for key, item in list(original.items()):
+                empty[self._copied(key)] = self.follow(item)
 
     def _copied(self, value: Any) -> Any:
         """Return a copy of a value that the copy of the actor reaches, or the value itself if it cannot be copied."""
@@ -170,7 +173,7 @@ class Follower:
         made = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)
         self._followed[id(function)] = function, made
         self.copies.add(id(made))
-        for name in ("__module__", "__qualname__", "__doc__", "__annotations__"):
+        for name in ("__module__", "__qualname__", "__doc__", _ANNOTATIONS):
             setattr(made, name, getattr(function, name))
         for cell, new in new_cells:
             if cell != types.CellType():
