@@ -135,7 +135,7 @@ def test_a_message_is_not_changed_by_pickling():
     ("error", "starts"),
     [
         (Silent("x"), "Silent"),
-        (Reduced("y"), "Reduced: y"),
+        (Reduced("y"), "y"),
         (KeyError(threading.Lock()), "KeyError: <unlocked _thread.lock"),
     ],
 )
