@@ -130,7 +130,8 @@ def _restore(packed: _Packed) -> BaseException:
     if packed.members:
         kind, members = _BaseExceptionGroup, [unpack(member) for member in packed.members]
         message = packed.message.rpartition(" (")[0]  # without the number of members
-        restored = kind(f"{packed.name}: {message}", members)
+        named = packed.name in ("BaseExceptionGroup", "ExceptionGroup")
+        restored = kind(message if named else f"{packed.name}: {message}", members)
     else:
         restored = RuntimeError(f"{packed.name}: {packed.message}")
     if packed.notes:

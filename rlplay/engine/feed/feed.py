@@ -170,7 +170,7 @@ class Feed(Iterator[Fragment]):
 
         May be called repeatedly, and from any thread. A ``next()`` that waits in another thread raises RuntimeError.
         Delivered fragments stay valid. An environment that does not return from its step within a few seconds is left
-        behind, with a RuntimeWarning that names it.
+        behind, or killed with its process and what this has started; a RuntimeWarning names it.
         """
         self._close()
 
