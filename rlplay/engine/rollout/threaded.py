@@ -119,6 +119,14 @@ def rollout(
     Feed
         An iterator over :class:`~rlplay.engine.Fragment`, and a context manager. Close it when done.
 
+    Notes
+    -----
+    PyTorch's settings are alike in every engine. The default dtype and the default device at this call hold for the
+    environments and for the actor; if one of them is another at the first ``next()``, that ``next()`` is refused.
+    Autocast at the first ``next()`` holds for the actor alone. Environments are made, reset and stepped with gradients
+    enabled and without autocast. (The default dtype belongs to the whole process: an environment in a thread of this
+    process sees it if another part of your program changes it later.)
+
     Raises
     ------
     TypeError, ValueError
