@@ -78,11 +78,12 @@ class Shop:
         return Env()
 
 
+LOCK = threading.Lock()
 FACTORIES = {
     "closure": (closing_over(), "the variable `lock` that .*factory.* uses, of type lock"),
     "partial": (functools.partial(lambda lock: Env(), lock=threading.Lock()), r"keywords\['lock'\], of type lock"),
     "method": (Shop().make, r"__self__.stock\['doors'\]\[0\], of type lock"),
-    "default": (lambda lock=threading.Lock(): Env(), r"__defaults__\[0\], of type lock"),
+    "default": (lambda lock=LOCK: Env(), r"__defaults__\[0\], of type lock"),
 }
 
 
