@@ -152,8 +152,8 @@ def _work(
             progress.finish_fragment()
             deliveries.put(delivery)
             del token, delivery  # else this frame would keep the consumer's memory alive
-    except Closed:
-        pass
+    except Closed as closed:  # while the collector was being made, its notes say what went wrong in ending that
+        complaints += [note.removeprefix("rlplay: ") for note in getattr(closed, "__notes__", ())]
     except BaseException as error:  # SystemExit too: the consumer has to receive it
         (made if collector is None else deliveries).put(Failure(error))
     finally:
