@@ -160,6 +160,6 @@ class SumTree:
         fits = (values >= 0) & (values <= self.limit)
         if not fits.all():
             raise ValueError(
-                f"`values` must be finite and not negative, and at most {self.limit:.3g} so that their sum is finite; "
-                f"got {values[~fits][0].item()}."
+                f"`values` must be finite and not negative, got {values[~fits][0].item()}; each may be at most "
+                f"{self.limit:.3g}, so that their sum is finite."
             )

@@ -33,7 +33,7 @@ class Tells(LedgerEnv):
         super().__init__(gym.spaces, index, lengths=[LENGTH])
         self.told = info
 
-    def _inform(self, truncated):
+    def _make_info(self, truncated):
         return self.told(self) if callable(self.told) else self.told
 
 

@@ -31,7 +31,7 @@ from tests.support.threads import LONG, InThread, until
 def impatient(monkeypatch):
     """Closing does not wait long for a step that is under way."""
     monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
-    monkeypatch.setattr(Child, "grace", 0.2)
+    monkeypatch.setattr(Child, "grace", 2.0)  # longer than a process that is not stuck takes to end
 
 
 @pytest.fixture
@@ -209,8 +209,10 @@ def test_a_process_that_is_killed_in_a_step_is_named_although_another_is_busy(ma
     assert isinstance(error, RuntimeError)
     assert "collector process 1 (environment 1)" in str(error)
     assert "SIGKILL" in str(error)
-    (note,) = error.__notes__
+    note, killed = error.__notes__
     assert note == "rlplay: collector process 1 (environment 1): environment 1, in env.step, at step 1 of fragment 0"
+    assert "collector process 0 (environment 0)" in killed
+    assert "was killed" in killed
     assert has_ended(feed)
 
 
