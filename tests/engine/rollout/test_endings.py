@@ -11,6 +11,8 @@ from tests.support.processes import is_alive
 from tests.support.scripts import start_script
 from tests.support.threads import LONG, until
 
+pytestmark = pytest.mark.soak  # each case starts a program with four feeds in processes
+
 SCRIPT = """
 import multiprocessing, os, subprocess
 from pathlib import Path
