@@ -7,14 +7,14 @@ Autoreset modes
 ===============
 
 A vector environment is stepped as a whole, so a sub-environment whose episode has ended must be reset at some point.
-:func:`rlplay.engine.envs.autoreset.read_autoreset_mode` finds out which of three modes it has.
+``envs/autoreset.py`` finds out which of three modes it has.
 
 ``SAME_STEP`` (gym's only one)
     The step that ends an episode also resets the sub-environment. It returns the first observation of the next episode;
     the true last observation and the last info are in the info. (ale-py puts no last info there, so that info entries
     are absent. A last observation whose array the reset overwrites is lost to ``final``.)
 ``DISABLED``
-    The step does not reset the sub-environment. :meth:`VectorEnvironment.step` resets those that ended, by a mask.
+    The step does not reset the sub-environment. ``VectorEnvironment.step`` resets those that ended, by a mask.
 
 In both modes the rows are those of a list of the same environments (:mod:`rlplay.engine.core` has the table).
 
