@@ -140,6 +140,22 @@ def test_greedy_ties_give_the_first_action_as_argmax_does(make_generator):
     assert torch.equal(epsilon_greedy(q, 0.0, generator=make_generator()), q.argmax(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 8, 2), (40, 200)])
+def test_noise_in_stock_gives_the_same_actions_by_numpy_and_by_torch(shape, dtype):
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[..., 0] = -INF
+    for _ in range(3):
+        drawn, noise = categorical(logits, generator=Source().manual_seed(2)), Source().manual_seed(2)
+        scores = logits - noise.log_exponential(logits.shape, torch.promote_types(dtype, torch.float32))
+        assert torch.equal(drawn, scores.argmax(-1))
+        logits = logits.transpose(0, -1).contiguous().transpose(0, -1)  # not contiguous any more
+
+
+def test_action_values_may_be_integers():
+    assert epsilon_greedy(torch.tensor([[1, 3, 2]]), 0.0, generator=Source()).tolist() == [1]
+
+
 def test_negative_weights_give_minus_one():
     assert multinomial(torch.tensor([[1.0, -1.0], [1.0, 0.0]])).tolist() == [-1, 0]
 

@@ -85,7 +85,7 @@ class Collector:
         try:
             self._environments = _lay_out(self.stepper, plan, lane)
             self._groups = [
-                Group(i, columns, plan.seed, lane, key=plan.first + i) for i, columns in enumerate(plan.groups)
+                Group(i, columns, plan.seed, lane, key=plan.first_group + i) for i, columns in enumerate(plan.groups)
             ]
         except BaseException as error:
             for complaint in self._close_environments():
@@ -161,9 +161,9 @@ class Collector:
         lane, plan, progress, behaviour = self._lane, self._plan, self._progress, self._behaviour
         progress.fragment, progress.row = self._n_collected, 0
         progress.begin("the hand-over")
-        lane.wait(token.asked)  # edge: asked -> first write
+        lane.wait(token.ready)  # edge: ready -> first write
         if lane.shared(Place.ACTOR, Place.HOST):
-            lane.host_wait(token.asked)  # the host itself reads the snapshot
+            lane.host_wait(token.ready)  # the host itself reads the snapshot
         behaviour.adopt(token.snapshot)
         staging, previous = self._next_staging(), self._previous
         for group in self._groups:
@@ -188,16 +188,16 @@ class Collector:
             lane.host_wait(copied)
         self._previous, self._n_collected = staging, self._n_collected + 1
         episodes = self.stepper.episodes()
-        complaints = [behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
+        found = [behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
         return Delivery(
             version=token.version,
             fragment=token.blank,
-            staged=staged,
+            final=staged,
             copied=copied,
-            home=token.home,
+            consumer_stream=token.consumer_stream,
             snapshot=token.snapshot,
             steps=int(staging.slot.env.valid.sum()),
-            complaint="\n".join(filter(None, complaints)),
+            warning="\n".join(filter(None, found)),
             episodes=episodes,
         )
 

@@ -21,9 +21,9 @@ class Token(NamedTuple):
     snapshot: Snapshot
     blank: Fragment
     """Uninitialised memory of the consumer's."""
-    home: Any
+    consumer_stream: Any
     """The consumer's stream, on which snapshot and blank fragment were allocated."""
-    asked: Any
+    ready: Any
     """An event of that stream: the snapshot is copied, and earlier uses of the blank fragment's memory are over."""
 
 
@@ -34,19 +34,19 @@ class Delivery(NamedTuple):
     """The version of the token; one for each part, if several collectors have collected parts of the fragment."""
     fragment: Fragment
     """The token's blank fragment, filled, but for ``env.final``."""
-    staged: Nested
+    final: Nested
     """A :class:`~rlplay.engine.core.Final` in memory of the collector's, or ``()``."""
     copied: Any
     """An event of the collector's stream: all copies into the fragment are done."""
-    home: Any
-    """The token's ``home``."""
+    consumer_stream: Any
+    """As in the token."""
     snapshot: Snapshot
     """The token's snapshot, so that the consumer releases its memory."""
     steps: int
     """The number of transitions that were carried out."""
     episodes: list[Episode]
     """The episodes that ended, ordered by time and environment."""
-    complaint: str
+    warning: str
     """A warning for the user, or an empty string."""
 
 
@@ -62,7 +62,7 @@ class Plan(NamedTuple):
     final: bool
     entries: Entries
     """The entries of the environments' info that are recorded."""
-    first: int = 0
+    first_group: int = 0
     """The number of the first group, among the groups of all collectors."""
 
 

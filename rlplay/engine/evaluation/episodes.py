@@ -23,7 +23,7 @@ from ..envs.make import list_sources, make_environments
 from ..envs.protocol import Environments
 from ..envs.rows import Array
 from ..feed.options import at_least, home_of, seed_of
-from ..feed.serving import check_unclaimed
+from ..feed.serving import check_not_served
 from ..memory.cuda import lane_between
 from ..memory.lane import Place
 from ..memory.layout import fields_to_leaves, state_layout
@@ -48,7 +48,7 @@ def play_episodes(
         at_least("n_steps", n_steps, 1)
     sources, seed = list_sources(envs), seed_of(None)
     lane = lane_between(device, None, home_of(actor))
-    check_unclaimed(sources)
+    check_not_served(sources)
     with torch.inference_mode(False):
         behaviour = Behaviour(actor, lane)
     with note_progress(progress):

@@ -40,7 +40,7 @@ from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
 from .options import Options, home_of, plan_for, plan_for_processes
-from .serving import claim, register
+from .serving import close_older_feeds, register
 
 __all__ = ["open_feed", "open_remote"]
 
@@ -78,13 +78,13 @@ def open_feed(
     with torch.inference_mode(False):  # the tensors made here are written to later
         in_place = not options.background and options.lag == 0 and not lane.asynchronous
         behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
-        claim(sources, stacklevel=4)
+        close_older_feeds(sources, stacklevel=4)
         torch_context = TorchContext.here(lane.actor_device, sets_dtype=not options.background)
         progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
             make_stepper = partial(_make_stepper, sources, options, plan, progress, make_list, gate, defaults)
-            return _prepared(Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults), torch_context)
+            return _prepare(Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults), torch_context)
 
         driver = _make_driver(make_collector, progress, options)
     _warn_of_slow_actor(driver.collector)
@@ -109,7 +109,7 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
 
         def make_collector(gate: Gate) -> Collecting:
             collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
-            return _prepared(collector, torch_context)
+            return _prepare(collector, torch_context)
 
         driver = _make_driver(make_collector, progress, options)
     _warn_of_slow_actor(driver.collector)
@@ -161,7 +161,7 @@ def _collector_specs(
             actor=actor,
             actor_device=str(actor_device),
             defaults=defaults,
-            plan=plan._replace(first=number),
+            plan=plan._replace(first_group=number),
             threads=options.threads,
             compile=options.compile,
         )
@@ -169,7 +169,7 @@ def _collector_specs(
     ]
 
 
-def _prepared(collector: Collector | RemoteCollector, torch_context: TorchContext) -> Collecting:
+def _prepare(collector: Collector | RemoteCollector, torch_context: TorchContext) -> Collecting:
     """Prepare a collector for its first token, and return it; close it if that fails."""
     try:
         collector.prepare(torch_context)

@@ -128,15 +128,15 @@ class Feed(Iterator[Fragment]):
     def _fragment_of(self, delivery: Delivery) -> Fragment:
         """Return the fragment of a delivery, safe to read on the current stream, and count its steps and episodes."""
         self._lane.wait(delivery.copied)  # edge: copied -> read
-        if delivery.home != self._lane.current:  # the user has changed the current stream since the ask
+        if delivery.consumer_stream != self._lane.current:  # the user has changed the current stream since the ask
             self._lane.borrow((delivery.fragment, delivery.snapshot.weights))
         blank = delivery.fragment
-        fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.staged)))
+        fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.final)))
         self._version = delivery.version
         self._steps += delivery.steps
         self._episodes.add(delivery.episodes)
-        if delivery.complaint:
-            warnings.warn(delivery.complaint, RuntimeWarning, stacklevel=4)
+        if delivery.warning:
+            warnings.warn(delivery.warning, RuntimeWarning, stacklevel=4)
         return fragment
 
     def _copy_of_final(self, staged: Nested) -> Nested:

@@ -13,7 +13,7 @@ from typing import Any
 from ..envs.dialects import is_factory
 from .feed import Feed
 
-__all__ = ["check_unclaimed", "claim", "register"]
+__all__ = ["check_not_served", "close_older_feeds", "register"]
 
 _feed_by_id: weakref.WeakValueDictionary[int, Feed] = weakref.WeakValueDictionary()
 """The feed that each environment serves, by the environment's ``id()``.
@@ -22,7 +22,7 @@ The feed keeps its environments alive, so no other object has the same id while 
 the environment inside of it while the feed is open is not provided for.)"""
 
 
-def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
+def close_older_feeds(sources: Iterable[Any], *, stacklevel: int) -> None:
     """Close the open feeds that any of these environments still serve, with a warning for each.
 
     ``stacklevel`` is that of :func:`warnings.warn`, called from here: the warning is to show the user's line.
@@ -38,7 +38,7 @@ def claim(sources: Iterable[Any], *, stacklevel: int) -> None:
             )
 
 
-def check_unclaimed(sources: Iterable[Any]) -> None:
+def check_not_served(sources: Iterable[Any]) -> None:
     """Check that none of these environments serves an open feed, which would be disturbed if it were stepped.
 
     Raises

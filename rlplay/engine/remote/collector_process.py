@@ -65,7 +65,7 @@ class Reply(NamedTuple):
     steps: int
     episodes: list[tuple[int, float, int]]
     """The fields of each Episode: bare tuples are pickled in half the time."""
-    complaint: str
+    warning: str
     untold: list[str]
     """The names of ``info`` that none of the process's environments has told so far."""
 
@@ -126,13 +126,13 @@ class CollectorService:
         token = Token(version, Snapshot(shared.weights, modes, plain), shared.fragment, None, self._lane.record())
         delivery = self._collector.serve(token)
         self._progress.begin("waiting for the learner")
-        finals = delivery.staged
+        finals = delivery.final
         episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
         n_finals = 0
         if isinstance(finals, Final):
             n_finals = len(finals.t)
             nested.map(lambda rows, x: rows[:n_finals].copy_(x), shared.final, finals)
-        return Reply(n_finals, delivery.steps, episodes, delivery.complaint, list(self._entries.untold))
+        return Reply(n_finals, delivery.steps, episodes, delivery.warning, list(self._entries.untold))
 
     def run_short(self, head: bytes) -> None:
         """Do nothing: a collector process gets no short requests."""

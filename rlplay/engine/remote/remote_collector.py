@@ -127,8 +127,8 @@ class RemoteCollector:
         lane, progress = self._lane, self._progress
         with torch.inference_mode(False), torch.no_grad(), lane.collecting():
             progress.begin("the hand-over")
-            lane.wait(token.asked)  # edge: asked -> first write
-            lane.host_wait(token.asked)  # the host reads the snapshot
+            lane.wait(token.ready)  # edge: ready -> first write
+            lane.host_wait(token.ready)  # the host reads the snapshot
             lane.host_wait(self._copied)  # edge: copied -> refill
             for process in self._processes:
                 if process.version is None:
@@ -173,10 +173,19 @@ class RemoteCollector:
             process.take_fragment()
         for reply in replies:
             self._plan.entries.keep_untold(reply.untold)
-        complaints = [reply.complaint for reply in replies if reply.complaint][:1]
-        complaints += [self._plan.entries.take_warning()] if episodes else []
-        complaint = "\n".join(filter(None, complaints))
-        return Delivery(version, token.blank, staged, copied, token.home, token.snapshot, steps, episodes, complaint)
+        found = [reply.warning for reply in replies if reply.warning][:1]
+        found += [self._plan.entries.take_warning()] if episodes else []
+        return Delivery(
+            version=version,
+            fragment=token.blank,
+            final=staged,
+            copied=copied,
+            consumer_stream=token.consumer_stream,
+            snapshot=token.snapshot,
+            steps=steps,
+            episodes=episodes,
+            warning="\n".join(filter(None, found)),
+        )
 
     def _stage_finals(self, taken: Sequence[CollectorProcess]) -> Final:
         """Gather the finals of all parts, ordered by time and environment, in memory of the collector's."""

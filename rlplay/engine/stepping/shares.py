@@ -99,16 +99,16 @@ def split_into_shares(
     The remainder of a group goes to the workers that keep the fewest environments so far.
     """
     shares_by_worker: list[list[Share]] = [[] for _ in range(n_workers)]
-    load = [0] * n_workers
+    n_kept = [0] * n_workers
     for group in groups:
         each, remainder = divmod(group.stop - group.start, n_workers)
-        lightest = sorted(range(n_workers), key=load.__getitem__)[:remainder]
+        emptiest = sorted(range(n_workers), key=n_kept.__getitem__)[:remainder]
         start = group.start
         for worker, shares in enumerate(shares_by_worker):
-            if n := each + (worker in lightest):
+            if n := each + (worker in emptiest):
                 columns = slice(start, start + n)
                 shares.append(Share(columns, list(sources[columns]), list(seeds[columns])))
-                load[worker], start = load[worker] + n, columns.stop
+                n_kept[worker], start = n_kept[worker] + n, columns.stop
     return shares_by_worker
 
 

@@ -245,10 +245,14 @@ def test_an_error_in_a_worker_keeps_its_type_its_message_and_its_traceback(kind,
 
 @kinds
 def test_an_error_in_a_worker_does_not_wait_for_a_slow_worker(kind, blocker, impatient):
-    error = check_end(rollout({0: {3: blocker}, 3: {3: raise_value_error}}, worker=kind), ValueError, "cannot close")
+    def raise_once_the_other_worker_is_blocked():
+        blocker.wait_until_entered()
+        raise_value_error()
+
+    acts = {0: {3: blocker}, 3: {3: raise_once_the_other_worker_is_blocked}}
+    error = check_end(rollout(acts, worker=kind), ValueError, "cannot close")
     assert "environment 3, in env.step" in error.__notes__[0]
     if kind == "thread":
-        blocker.wait_until_entered()
         blocker.release()
         until(lambda: not any(thread.name.startswith("rlplay") for thread in threading.enumerate()))
 
