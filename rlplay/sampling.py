@@ -68,6 +68,9 @@ class Source(torch.Generator):
         return noise
 
 
+_FEW = 4096
+"""Up to so many numbers NumPy compares faster than torch."""
+
 _STOCK = 4096
 """How many numbers are drawn at once, unless a single tensor has more."""
 
@@ -140,7 +143,7 @@ def _best(scores: Tensor, noise: Tensor | None, generator: torch.Generator | Non
     ``generator`` tells whether this may be a step of a behaviour copy on the host. No compiler traces such a step, and
     NumPy needs less than half of torch's time for few numbers.
     """
-    if type(generator) is Source and scores.numel() <= _STOCK and not torch.compiler.is_compiling():
+    if type(generator) is Source and scores.numel() <= _FEW and not torch.compiler.is_compiling():
         index = _best_by_numpy(scores, noise)
         if index is not None:
             return index

@@ -107,9 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     here, other = Path(__file__).resolve().parents[2], options.other.resolve()
     for engine in options.engine or ["same"]:
-        rounds = [
-            measure([other, here, other], engine, options.turns, options.fragments) for _ in range(options.pairs)
-        ]
+        rounds = [measure([other, here, other], engine, options.turns, options.fragments) for _ in range(options.pairs)]
         before, after, _ = (median(times) for times in zip(*rounds, strict=True))
         ratios, of_one_commit = ([times[k] / times[0] for times in rounds] for k in (1, 2))
         step = 1e6 / (options.fragments * 128 * 8)
