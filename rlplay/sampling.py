@@ -31,7 +31,7 @@ class Source(torch.Generator):
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """Start with an empty stock. ``device`` is passed on to ``torch.Generator.__new__``."""
-        self._stock: dict[tuple[torch.Size, torch.dtype], Iterator[Tensor]] = {}
+        self._stock: dict[tuple[torch.Size, torch.dtype], Iterator[tuple[Tensor, Any]]] = {}
 
     def manual_seed(self, seed: int) -> Source:
         """Set the seed, and empty the stock."""
@@ -58,18 +58,26 @@ class Source(torch.Generator):
         tensor
             Of this shape and dtype, on the generator's device. It must not be written to.
         """
+        return self.take(shape, dtype)[0]
+
+    def take(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Any]:
+        """Return the same as :meth:`log_exponential`, and a NumPy view of it (None on a device)."""
         stock = self._stock.get((shape, dtype))
         noise = next(stock, None) if stock is not None else None
         if noise is None:
             n = max(1, _STOCK // max(1, shape.numel()))
-            stock = iter(_log_exponential((n, *shape), dtype, self.device, self).unbind())
+            tensor = _log_exponential((n, *shape), dtype, self.device, self)
+            stock = zip(tensor.unbind(), tensor.numpy() if tensor.is_cpu else [None] * n, strict=True)
             self._stock[shape, dtype] = stock
             noise = next(stock)
         return noise
 
 
-_FEW = 4096
+_FEW = 256
 """Up to so many numbers NumPy compares faster than torch."""
+
+_NOISE_DTYPES = (torch.float32, torch.float64)
+"""The dtypes of noise: that of the scores if it is one of these, else float32."""
 
 _STOCK = 4096
 """How many numbers are drawn at once, unless a single tensor has more."""
@@ -92,7 +100,11 @@ def categorical(logits: Tensor, *, generator: torch.Generator | None = None) -> 
     int64 tensor, ``(...)``
         On the device of ``logits``. -1 where any of the ``n`` logits is NaN.
     """
-    return _best(logits.detach(), _noise_like(logits, generator), generator)
+    if type(generator) is Source:
+        numbers = _few_numbers(logits)
+        if numbers is not None:
+            return _best_of_few(numbers - generator.take(logits.shape, logits.dtype)[1])
+    return _best(logits.detach() - _noise_like(logits, generator))
 
 
 def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -110,7 +122,7 @@ def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> T
     int64 tensor, ``(...)``
         On the device of ``probs``. -1 where any of the ``n`` weights is NaN or negative.
     """
-    return _best(probs.detach().log(), _noise_like(probs, generator), generator)
+    return categorical(probs.detach().log(), generator=generator)
 
 
 def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -131,40 +143,39 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Gener
     int64 tensor, ``(...)``
         On the device of ``q``. -1 where any of the ``n`` values is NaN, whether or not a random action was due.
     """
-    greedy = _best(q.detach(), None, generator)
+    numbers = _few_numbers(q) if type(generator) is Source else None
+    greedy = _best(q.detach()) if numbers is None else _best_of_few(numbers)
     random = torch.empty(greedy.shape, dtype=torch.int64, device=q.device).random_(0, q.shape[-1], generator=generator)
     explore = torch.rand(greedy.shape, device=q.device, generator=generator) < epsilon
     return torch.where(explore & (greedy >= 0), random, greedy)
 
 
-def _best(scores: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
-    """Return the index of the largest of ``scores - noise``, the first if there are several; -1 where any is NaN.
-
-    ``generator`` tells whether this may be a step of a behaviour copy on the host. No compiler traces such a step, and
-    NumPy needs less than half of torch's time for few numbers.
-    """
-    if type(generator) is Source and scores.numel() <= _FEW and not torch.compiler.is_compiling():
-        index = _best_by_numpy(scores, noise)
-        if index is not None:
-            return index
-    if noise is not None:
-        scores = scores - noise
+def _best(scores: Tensor) -> Tensor:
+    """Return the index of the largest score, the first if there are several; -1 where any score is NaN."""
     largest, index = scores.max(dim=-1)
     return index.masked_fill_(largest.isnan(), -1)  # a NaN counts as the largest
 
 
-def _best_by_numpy(scores: Tensor, noise: Tensor | None) -> Tensor | None:
-    """Return the same as :func:`_best`; None if a number is NaN, or if NumPy would not compute the same."""
-    try:
-        numbers = scores.numpy()
-    except (RuntimeError, TypeError):  # inside of a transformation such as vmap, or a dtype that NumPy does not have
+def _few_numbers(scores: Tensor) -> Any:
+    """Return a NumPy view of the scores, in a step of a behaviour copy on the host, if they are few; else None.
+
+    NumPy is faster than torch then.
+    """
+    if scores.numel() > _FEW or scores.dtype not in _NOISE_DTYPES or torch.compiler.is_compiling():
         return None
-    if noise is not None:
-        if noise.dtype != scores.dtype:
-            return None
-        numbers = numbers - noise.numpy()
-    squares = np.vdot(numbers, numbers)  # NaN if and only if a number is NaN
-    return torch.from_numpy(np.asarray(numbers.argmax(axis=-1))) if squares == squares else None
+    try:
+        return scores.numpy()
+    except RuntimeError:  # with gradients, or inside of a transformation such as vmap
+        return None
+
+
+def _best_of_few(numbers: Any) -> Tensor:
+    """Return the same as :func:`_best` for a NumPy array."""
+    index = np.asarray(numbers.argmax(axis=-1))
+    total = sum(numbers.ravel().tolist())
+    if total != total:  # NaN, or both infinities
+        index = np.where(np.isnan(numbers).any(axis=-1), -1, index)
+    return torch.from_numpy(index)
 
 
 def _noise_like(like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ... import nested
-from ...nested import Structure
+from ...nested import Nested, Structure
 
 __all__ = ["NOT_PROBED", "ActorSpec", "check_dtypes", "check_shapes"]
 
@@ -19,19 +20,29 @@ __all__ = ["NOT_PROBED", "ActorSpec", "check_dtypes", "check_shapes"]
 class ActorSpec:
     """What a trial step has shown about an actor. It holds for all groups."""
 
-    act: Structure
-    """The structure of an action."""
-    info: Structure
-    """The structure of the info."""
+    answer: Structure
+    """The structure of a pair of action and info."""
+    n_acts: int
+    """The number of leaves of an action, which come first among those of an answer."""
     dtypes: list[torch.dtype]
-    """The dtypes of the leaves of the action, then of the info."""
+    """The dtypes of the leaves of an answer."""
     recurrent: bool
     """Whether the actor has a recurrent state."""
     resets_by_mask: bool
     """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.checks.honours_mask`)."""
 
+    def leaves(self, act: Nested, info: Nested) -> list[Tensor]:
+        """Return the leaves of an answer: those of the action, then those of the info.
 
-NOT_PROBED = ActorSpec(nested.structure(()), nested.structure(()), [], recurrent=False, resets_by_mask=True)
+        Raises
+        ------
+        ValueError
+            If the structure of either has changed.
+        """
+        return self.answer.flatten_up_to((act, info))  # type: ignore[return-value, arg-type]
+
+
+NOT_PROBED = ActorSpec(nested.structure(((), ())), 0, [], recurrent=False, resets_by_mask=True)
 """The spec before the trial step: an actor that answers with nothing."""
 
 

@@ -177,9 +177,7 @@ class Behaviour:
         """
         group.hx = nested.map(torch.clone, group.hx)
 
-    def react(
-        self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def react(self, group: Group, state: State, *, begun: Sequence[int], virtual: bool) -> list[Tensor]:
         """React to one row of one group, and return the answer. A virtual step leaves the recurrent state unchanged.
 
         Parameters
@@ -192,8 +190,8 @@ class Behaviour:
 
         Returns
         -------
-        act, info : lists of tensors, ``(1, b, ...)``
-            The leaves of the action, and of the info.
+        list of tensors, ``(1, b, ...)``
+            The leaves of the answer: ``spec.n_acts`` of the action, then those of the info.
 
         Raises
         ------
@@ -210,14 +208,12 @@ class Behaviour:
         if not virtual:
             group.hx = new
         spec = self.spec
-        acts: list[Tensor] = spec.act.flatten_up_to(act)  # type: ignore[assignment]
-        infos: list[Tensor] = spec.info.flatten_up_to(info)  # type: ignore[assignment]
-        answers = acts + infos
-        check_shapes("answer (act or info)", group.answer_shapes, [part.shape for part in answers])
-        dtypes = [part.dtype for part in answers]
+        answer = spec.leaves(act, info)
+        check_shapes("answer (act or info)", group.answer_shapes, [part.shape for part in answer])
+        dtypes = [part.dtype for part in answer]
         if dtypes != spec.dtypes:
             check_dtypes(spec.dtypes, dtypes)
-        return acts, infos
+        return answer
 
     def react_into(
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
@@ -226,9 +222,9 @@ class Behaviour:
 
         ``rows`` are for the leaves of the action, then of the info; if the step is virtual, of the info alone.
         """
-        acts, infos = self.react(group, state, begun=begun, virtual=virtual)
+        answer = self.react(group, state, begun=begun, virtual=virtual)
         if rows:
-            torch._foreach_copy_(rows, infos if virtual else acts + infos, non_blocking=True)
+            torch._foreach_copy_(rows, answer[self.spec.n_acts :] if virtual else answer, non_blocking=True)
 
     def _draw_from(self, generator: torch.Generator) -> None:
         self._drawn_from = generator
@@ -273,18 +269,18 @@ class Behaviour:
             with global_generator_kept(device):
                 acted, hx, info = check_answer(first_answer(self._module, part), act, group.width)
                 if group is groups[0]:
-                    act_structure = nested.structure(along(act, acted, "act"))
+                    structure = nested.structure((along(act, acted, "act"), info))
+                    leaves: list[Tensor] = structure.flatten_up_to((acted, info))  # type: ignore[assignment,arg-type]
                     self.spec = ActorSpec(
-                        act=act_structure,
-                        info=nested.structure(info),
-                        dtypes=[leaf.dtype for leaf in [*act_structure.flatten_up_to(acted), *nested.leaves(info)]],
+                        answer=structure,
+                        n_acts=len(nested.leaves(act)),
+                        dtypes=[leaf.dtype for leaf in leaves],
                         recurrent=bool(nested.leaves(hx)),
                         resets_by_mask=honours_mask(self._module, hx, group.width, device),
                     )
                 everybody = torch.ones(group.width, dtype=torch.bool, device=device)
                 hx = self._reset(hx, everybody, range(group.width))
-            answers = [*self.spec.act.flatten_up_to(acted), *nested.leaves(info)]
-            group.start(hx, [leaf.shape for leaf in answers])
+            group.start(hx, [leaf.shape for leaf in self.spec.leaves(acted, info)])
         return (
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
             nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), hx),

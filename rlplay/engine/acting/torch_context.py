@@ -8,9 +8,10 @@ inference mode. So an environment that is written in torch does the same in ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -128,8 +129,8 @@ class TorchContext:
                 torch.set_default_dtype(self.defaults.dtype)
             yield
 
-    def enter_environments(self) -> None:
-        """Switch the calling thread, inside :meth:`applied`, to what environments are stepped under.
+    def call_environments(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function under what environments are stepped under, inside :meth:`applied`; return its result.
 
         Costs less than :meth:`TorchDefaults.for_environments`, since it is called at each step. Nothing need be undone
         after an exception: the end of :meth:`applied` restores the settings of the thread.
@@ -137,12 +138,11 @@ class TorchContext:
         torch._C._set_grad_enabled(True)
         if self.autocast:
             torch.set_autocast_enabled(self.kind, False)
-
-    def leave_environments(self) -> None:
-        """Switch the calling thread back to what the actor runs under."""
+        result = function(*args)
         torch._C._set_grad_enabled(False)
         if self.autocast:
             torch.set_autocast_enabled(self.kind, True)
+        return result
 
 
 def _enabled_kinds() -> list[str]:

@@ -104,7 +104,7 @@ def react_to_last(
             last = staging.lasts[group.number]
             inside = [j - group.columns.start for j in ended if group.columns.start <= j < group.columns.stop]
             if inside:
-                _, info = behaviour.react(group, last, begun=(), virtual=True)
+                info = behaviour.react(group, last, begun=(), virtual=True)[behaviour.spec.n_acts :]
                 obs = nested.leaves(last.obs)
                 finals.obs.extend([leaf[0, j].clone() for leaf in obs] for j in inside)
                 finals.actor.extend([leaf[0, j].clone() for leaf in info] for j in inside)

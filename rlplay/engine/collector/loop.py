@@ -87,9 +87,7 @@ def collect(
             if on_device:
                 lane.host_wait(lane.record())  # the environments read the actions in host row t + 1
             progress.begin("env.step")
-            torch_context.enter_environments()
-            stepper.start_step(turn, step)
-            torch_context.leave_environments()
+            torch_context.call_environments(stepper.start_step, turn, step)
     for turn in range(len(turns)):
         finish_step(turn, staging.n_steps - 1)
     progress.row = staging.n_steps
@@ -127,7 +125,7 @@ def _react(
     """React to row ``t``: the infos are written into row ``t``, the actions into host row ``t + 1``."""
     # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
     # kept: it is done again at row 0 of the next fragment.
-    begun = _begun(staging, behaviour, groups, t) if t else [()] * len(groups)
+    begun = _begun(staging, behaviour, groups, t) if t and behaviour.spec.recurrent else [()] * len(groups)
 
     def react() -> None:
         for group, where in zip(groups, begun, strict=True):

@@ -44,7 +44,9 @@ class ActionForm:
         self._n_envs, self._first = n_envs, first
         self._is_array = isinstance(fields, Field)
         self._as_they_are = all(not field.start and field.own_dtype is None for field in self._fields)
-        tests = ((k, _test_of(field, n_envs)) for k, field in enumerate(self._fields))
+        sets = {k: values for k, field in enumerate(self._fields) if (values := _few_values(field, n_envs))}
+        self._supersets = [(k, values.issuperset) for k, values in sets.items()]
+        tests = ((k, _test_of(field)) for k, field in enumerate(self._fields) if k not in sets)
         self._tests = [(k, test) for k, test in tests if test is not None]
 
     def check(self, leaves: list[Array], ignored: Collection[int], progress: Progress) -> None:
@@ -64,6 +66,9 @@ class ActionForm:
         ValueError
             An action of Discrete, MultiDiscrete or MultiBinary is not among its values, or a number of a Box is NaN.
         """
+        for k, includes in self._supersets:
+            if not includes(leaves[k].ravel().tolist()):
+                self._raise(k, leaves[k], ignored, progress)
         for k, is_wrong in self._tests:
             if is_wrong(leaves[k]):
                 self._raise(k, leaves[k], ignored, progress)
@@ -102,18 +107,21 @@ class ActionForm:
         return [field.given(leaf) for field, leaf in zip(self._fields, leaves, strict=True)]
 
 
-def _test_of(field: Field, n_envs: int) -> Callable[[Array], bool] | None:
+def _few_values(field: Field, n_envs: int) -> frozenset[int]:
+    """Return the values of a Discrete or MultiDiscrete space, if a set is the fastest way to check; else nothing."""
+    if field.n is None or field.dtype.kind not in "iu":
+        return frozenset()
+    n = int(np.min(field.n))
+    few = n == np.max(field.n) and n_envs * int(np.prod(field.shape)) <= _FEW and n <= 2**12
+    return frozenset(range(n)) if few else frozenset()
+
+
+def _test_of(field: Field) -> Callable[[Array], bool] | None:
     """Return a fast function that tells whether any number of a leaf is wrong; None if all numbers are right."""
     if field.n is None:
         return _has_nan if field.dtype.kind == "f" else None
     if field.dtype.kind not in "iu":
         return None
-    least = int(np.min(field.n))
-    if least == np.max(field.n) and n_envs * int(np.prod(field.shape)) <= _FEW and least <= 2**12:
-        contains = frozenset(range(least)).issuperset
-        if field.shape:
-            return lambda leaf: not contains(leaf.ravel().tolist())
-        return lambda leaf: not contains(leaf.tolist())
     unsigned = np.dtype(f"u{field.dtype.itemsize}")  # in which negative numbers are large ones
     bounds = np.array(field.n, unsigned)
     return lambda leaf: bool((leaf.view(unsigned) >= bounds).any())

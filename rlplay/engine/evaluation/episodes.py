@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,23 +107,19 @@ def _play(
         if progress.halted:
             raise Closed
         if render:
-            torch_context.enter_environments()
-            envs.render()
-            torch_context.leave_environments()
+            torch_context.call_environments(envs.render)
         last = not running.any() or len(rewards) == n_steps
         progress.doing, progress.row = "actor.step", len(rewards)
         begun = now.fin.nonzero()[0].tolist()
-        act, info = behaviour.react(group, _first_row(slot, device), begun=begun, virtual=last)
-        infos.append([_numpy(leaf[0]) for leaf in info])
+        answer = behaviour.react(group, _first_row(slot, device), begun=begun, virtual=last)
+        infos.append([_numpy(leaf[0]) for leaf in answer[behaviour.spec.n_acts :]])
         if last:
             break
-        for value, row in zip(act, then.act, strict=True):
+        for value, row in zip(answer, then.act, strict=False):  # the leaves of the action come first
             row[...] = _numpy(value[0])
         slot.clear()
         progress.doing = "env.step"
-        torch_context.enter_environments()
-        ended = envs.step(now, then, outcome, None, sticky=sticky)
-        torch_context.leave_environments()
+        ended = torch_context.call_environments(partial(envs.step, now, then, outcome, None, sticky=sticky))
         rewards.append(np.where(running, then.rew, np.float32(0)))
         running[ended] = False
         for leaf in nested.leaves(slot.state):

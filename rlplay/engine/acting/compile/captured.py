@@ -164,9 +164,7 @@ class CapturedBehaviour(Behaviour):
         else:
             super().copy_recurrent_state(group)
 
-    def react(
-        self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def react(self, group: Group, state: State, *, begun: Sequence[int], virtual: bool) -> list[Tensor]:
         """React to one row, eagerly."""
         self._may_be_replaced = True
         return super().react(group, state, begun=begun, virtual=virtual)
@@ -265,13 +263,13 @@ class CapturedBehaviour(Behaviour):
                 put_back(places)
         if fills_or_empties(replaced) or len(weight_places(module)) != len(places):
             raise NoGraph(FILLS_OR_EMPTIES)
-        acts: list[Any] = self.spec.act.flatten_up_to(act)
-        infos: list[Any] = self.spec.info.flatten_up_to(info)
+        answer: list[Any] = self.spec.leaves(act, info)
+        acts, infos = answer[: self.spec.n_acts], answer[self.spec.n_acts :]
         hx_pairs = zip(memory.hx_leaves, nested.leaves(new_hx), strict=True)
         pairs = [*zip(memory.acts, acts, strict=True), *hx_pairs, *replaced]
         if (
             nested.structure(new_hx) != nested.structure(memory.hx)
-            or [x.dtype for x in acts + infos] != self.spec.dtypes
+            or [x.dtype for x in answer] != self.spec.dtypes
             or [x.shape for x in infos] != [x[:1].shape for x in memory.infos]
             or [x.shape for x, _ in pairs] != [x.shape for _, x in pairs]
             or [x.dtype for x, _ in pairs[len(acts) :]] != [x.dtype for _, x in pairs[len(acts) :]]

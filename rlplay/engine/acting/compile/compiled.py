@@ -126,15 +126,13 @@ class CompiledBehaviour(Behaviour):
         else:
             super().copy_recurrent_state(group)
 
-    def react(
-        self, group: Group, state: State, *, begun: Sequence[int], virtual: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def react(self, group: Group, state: State, *, begun: Sequence[int], virtual: bool) -> list[Tensor]:
         """React to one row. The tensors returned by a compiled step are overwritten by the group's next step."""
         if not self._active_programs:
             return super().react(group, state, begun=begun, virtual=virtual)
         workspace = self._workspaces[group.number]
         self.react_into(group, state, workspace.infos if virtual else workspace.rows, begun=begun, virtual=virtual)
-        return workspace.acts, workspace.infos
+        return workspace.rows
 
     def react_into(
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
@@ -267,11 +265,7 @@ class CompiledBehaviour(Behaviour):
         """Run a step of the twin; write answers, recurrent state and changed buffers in place."""
         state, hx, rows = workspace.split_inputs(inputs)
         act, new_hx, info = self._twin.step(*state, hx=workspace.hx_structure.unflatten(hx), virtual=virtual)
-        values: list[Any] = [
-            *self.spec.act.flatten_up_to(act),
-            *self.spec.info.flatten_up_to(info),
-            *nested.leaves(new_hx),
-        ]
+        values: list[Any] = [*self.spec.leaves(act, info), *nested.leaves(new_hx)]
         replaced: list[Any] = replaced_weights(self._twin_places)
         if replaced:
             put_back(self._twin_places)
