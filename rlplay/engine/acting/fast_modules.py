@@ -20,7 +20,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _global_hooks, _global_pre_hooks = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
 _tanh = torch.tanh
 _linear: Callable[..., Any] = torch.nn.functional.linear
-_FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Linear, nn.Tanh, nn.Sequential)}
+_FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Linear, nn.Tanh, nn.Identity, nn.Sequential)}
 """The ``forward`` of these classes, as torch has it."""
 
 
@@ -134,6 +134,11 @@ def _direct_call(part: nn.Module) -> Callable[..., Any]:
             return with_hooks(input)
         return _tanh(input)
 
+    def call_identity(input: Any) -> Any:
+        if hooks or pre_hooks or _global_hooks or _global_pre_hooks:
+            return with_hooks(input)
+        return input
+
     def call_sequential(input: Any) -> Any:
         if hooks or pre_hooks or _global_hooks or _global_pre_hooks:
             return with_hooks(input)
@@ -145,6 +150,7 @@ def _direct_call(part: nn.Module) -> Callable[..., Any]:
     special: dict[Any, Callable[..., Any]] = {
         nn.Linear: call_linear,
         nn.Tanh: call_tanh,
+        nn.Identity: call_identity,
         nn.Sequential: call_sequential,
     }
     kind = type(part)

@@ -44,7 +44,7 @@ class Finals:
         self.actor: list[list[Tensor]] = []
 
 
-def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence[int], first: int) -> None:
+def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence[int], columns: slice) -> None:
     """Complete the row of true last observations to a row that the actor can react to as one batch.
 
     The environments whose episode goes on get their current observation: the batch keeps its width, and each of its
@@ -58,15 +58,16 @@ def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence
         The rows before and after the step.
     ended : sequence of int
         The environments whose episode ended.
-    first : int
-        The environment in column 0 of the three rows.
+    columns : slice
+        The environments that have made the step.
     """
-    np.add(now.stepno, 1, out=last.stepno)
-    last.rew[:], last.fin[:] = then.rew, False
+    np.add(now.stepno[columns], 1, out=last.stepno[columns])
+    last.rew[columns], last.fin[columns] = then.rew[columns], False
     for source, target in zip(then.act, last.act, strict=True):
-        target[...] = source
-    going_on = np.ones(len(now.stepno), bool)
-    going_on[[j - first for j in ended]] = False
+        target[columns] = source[columns]
+    going_on = np.zeros(len(now.stepno), bool)
+    going_on[columns] = True
+    going_on[ended] = False
     for source, target in zip(then.obs, last.obs, strict=True):
         target[going_on] = source[going_on]
 

@@ -67,8 +67,8 @@ def collect(
             upload(staging, lane, turn, t + 1)  # edge: filled -> copy (`finish_step` has filled the row)
         progress.begin("actor.step")
         if final and ended:
-            part, now, then = staging.columns[turn], *staging.slot.rows[t : t + 2]
-            complete_last(staging.slot.last_row.part(part), now.part(part), then.part(part), ended, part.start)
+            now, then = staging.slot.rows[t : t + 2]
+            complete_last(staging.slot.last_row, now, then, ended, staging.columns[turn])
             react_to_last(staging, behaviour, turns[turn], lane, turn, t, ended, finals)
 
     progress.begin("actor.reset")
@@ -81,8 +81,9 @@ def collect(
         for turn, members in enumerate(turns):
             if t:
                 finish_step(turn, t - 1)
+            else:
+                progress.begin("actor.step")
             progress.row = t
-            progress.begin("actor.step")
             _react(staging, behaviour, members, lane, t, virtual=False)
             if on_device:
                 lane.host_wait(lane.record())  # the environments read the actions in host row t + 1

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 from ...nested import Nested
 from ..concurrency.exceptions import add_note
@@ -29,7 +28,7 @@ from .dialects import (
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flag, to_reward
-from .rows import Array, Episode, OutcomeRow, StateRow, flat_view, vector_slices
+from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 
 __all__ = ["EnvironmentList"]
 
@@ -100,13 +99,9 @@ class EnvironmentList:
             progress.doing = "env.reset"
             own = ((j, find_self_resetting(env, first + j)) for j, env in enumerate(self._envs))
             self._self_resetting: dict[int, SelfResetting] = {j: how for j, how in own if how is not None}
-            self.obs, self._first_obs, self._reset_returns_info = self._reset_all(seeds)
+            self.obs, self._first_obs, self._writer, self._reset_returns_info = self._reset_all(seeds)
             progress.doing, progress.env = "getting ready", -1
             self._actions = ActionForm(self.act, self.n_envs, first)
-            # most spaces are a single array that is written as it is, for which flattening can be left out
-            plain = isinstance(self.obs, spaces.Field) and not self.obs.start
-            self._array_form = (self.obs.dtype, self.obs.shape) if plain else (None, None)
-            self._vector_slices = vector_slices(self.obs.shape, self.obs.dtype, self.n_envs) if plain else []
             self._columns_numbers_envs = range(self.n_envs), range(first, first + self.n_envs), self._envs
             self._returns = [0.0] * self.n_envs
             self._stopped: dict[int, tuple[bool, bool]] = {}  # column -> (terminated, truncated), see `release`
@@ -133,7 +128,9 @@ class EnvironmentList:
             envs.append(env)
         return envs
 
-    def _reset_all(self, seeds: Sequence[int | None]) -> tuple[Nested, list[list[Array]], list[bool]]:
+    def _reset_all(
+        self, seeds: Sequence[int | None]
+    ) -> tuple[Nested, list[list[Array]], ObservationWriter, list[bool]]:
         """Reset each environment with its seed.
 
         Returns
@@ -142,10 +139,13 @@ class EnvironmentList:
             Shape and dtype of one observation, in the containers that the first one came in.
         first_obs : list of lists of arrays
             The leaves of each environment's first observation, copied: an environment may reuse its arrays.
+        writer : ObservationWriter
+            Of the form of the first environment's observation.
         returns_info : list of bool
             Whether ``reset`` of each environment returns a pair of observation and info.
         """
         obs: Nested = None
+        writer: Any = None
         first_obs: list[list[Array]] = []
         returns_info: list[bool] = []
         for j, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
@@ -156,9 +156,10 @@ class EnvironmentList:
                 self._self_resetting[j].note_reset_info(result[1] or ())
             first_obs.append([np.array(leaf) for leaf in spaces.cast(self._obs_description, value)])
             returns_info.append(has_info)
-            if obs is None:
+            if writer is None:
                 obs = spaces.along(self._obs_description, value)
-        return obs, first_obs, returns_info
+                writer = ObservationWriter(self._obs_description, value, self.n_envs)
+        return obs, first_obs, writer, returns_info
 
     def begin(self, row: StateRow) -> None:
         """Write row 0 of the first fragment."""
@@ -188,8 +189,8 @@ class EnvironmentList:
         """
         progress, stopped, returns = self._progress, self._stopped, self._returns
         records_info, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
-        (dtype, shape), leaf, slices = self._array_form, then.obs[0] if then.obs else then.rew, self._vector_slices
-        flat, np_false = flat_view(leaf) if slices else None, np.False_
+        write, slices, np_false = self._writer.write, self._writer.slices, np.False_
+        vectors: Any = then.flat[0] if slices else None
         self._actions.check(then.act, stopped, progress)
         np.add(now.stepno, 1, out=then.stepno)
         for j, number, env, action in zip(*self._columns_numbers_envs, self._actions.each(then.act), strict=True):
@@ -214,16 +215,13 @@ class EnvironmentList:
                 obs = self._end_episode(j, obs, info, ends, then, outcome, last, sticky=sticky)
             elif records_info:
                 self._entries.record(info, outcome.info, j)
-            # the first two branches write the common case, a single array of exactly the space's shape and dtype
-            if flat is not None:
-                try:
-                    flat[slices[j]] = obs  # raises unless `obs` is a vector of this length and dtype
-                except (TypeError, ValueError):
-                    self._write_obs(then.obs, j, obs)
-            elif type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
-                leaf[j] = obs
+            if vectors is None:
+                write(then, j, obs)
             else:
-                self._write_obs(then.obs, j, obs)
+                try:
+                    vectors[slices[j]] = obs  # raises unless `obs` is a vector of this length and dtype
+                except (TypeError, ValueError):
+                    write(then, j, obs)
         return ended
 
     def _end_episode(
@@ -249,7 +247,7 @@ class EnvironmentList:
         self.episodes.append(Episode(self._first_number + j, self._returns[j], int(then.stepno[j])))
         self._returns[j], then.stepno[j], then.fin[j] = 0.0, 0, True
         if last is not None:
-            self._write_obs(last.obs, j, obs)
+            self._writer.write(last, j, obs)
         if sticky:
             self._stopped[j] = ends
         if self._single_episode:
@@ -263,7 +261,7 @@ class EnvironmentList:
     def _step_into_next_episode(self, j: int, action: Any, then: StateRow) -> None:
         """Have an environment reset itself by a step, and write the first observation of the next episode."""
         self._progress.env = self._first_number + j
-        self._write_obs(then.obs, j, self._envs[j].step(action)[0])
+        self._writer.write(then, j, self._envs[j].step(action)[0])
         del self._stopped[j]
         self._reset_next.remove(j)
 
@@ -280,14 +278,6 @@ class EnvironmentList:
         then.stepno[j], then.rew[j], then.fin[j] = 0, 0.0, True
         outcome.terminated[j], outcome.truncated[j] = self._stopped[j]
         outcome.valid[j] = False
-
-    def _write_obs(self, leaves: list[Array], j: int, obs: Nested) -> None:
-        """Write an observation of any form that can be cast to the space."""
-        if type(obs) is ndarray and (obs.dtype, obs.shape) == self._array_form:
-            leaves[0][j] = obs
-            return
-        for leaf, part in zip(leaves, spaces.cast(self._obs_description, obs), strict=True):
-            leaf[j] = part
 
     def render(self) -> None:
         """Call ``render`` of each environment."""

@@ -1,26 +1,32 @@
-"""The rows that environments write into: numpy views of one contiguous slab of host memory.
+"""The rows that environments write into, numpy views of one slab of host memory, and how observations are written.
 
-Imports numpy only, so that a process that only steps environments need not load torch.
+Imports neither torch nor environments, so that a process that only steps environments need not load torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from ... import nested
+from ...nested import Nested
+from . import spaces
+from .spaces import Field
 
 __all__ = [
     "Array",
     "ArrayLocation",
     "SlabLayout",
     "Episode",
+    "ObservationWriter",
     "OutcomeRow",
     "StateRow",
-    "flat_view",
-    "vector_slices",
     "view_rows",
 ]
 
@@ -42,18 +48,22 @@ class Episode(NamedTuple):
 
 
 class StateRow(NamedTuple):
-    """Row ``t`` of the states, as numpy views: leaves have shape ``(B, ...)``; ``obs`` and ``act`` are flat lists."""
+    """Row ``t`` of the states, as numpy views: leaves have shape ``(B, ...)``; ``obs`` and ``act`` are flat lists.
+
+    ``flat`` has a memoryview without dimensions for each leaf of ``obs``; None if memoryviews lack its dtype.
+    """
 
     stepno: Array
     obs: list[Array]
     act: list[Array]
     rew: Array
     fin: Array
+    flat: list[memoryview | None]
 
     def part(self, columns: slice) -> StateRow:
         """Return views of some of the environments only."""
         obs, act = ([leaf[columns] for leaf in leaves] for leaves in (self.obs, self.act))
-        return StateRow(self.stepno[columns], obs, act, self.rew[columns], self.fin[columns])
+        return StateRow(self.stepno[columns], obs, act, self.rew[columns], self.fin[columns], _flat_views(obs))
 
     def begin(self) -> None:
         """Write all of row 0 of the first fragment but the observations: ``fin`` is True, all else is zero."""
@@ -113,10 +123,11 @@ def view_rows(slab: Array, slab_layout: SlabLayout) -> tuple[list[StateRow], lis
 
     def rows(locations: list[ArrayLocation]) -> list[StateRow]:
         stepno, *between, rew, fin = map(view, locations)
-        obs, act = between[: slab_layout.n_obs], between[slab_layout.n_obs :]
+        obs_rows = [[leaf[t] for leaf in between[: slab_layout.n_obs]] for t in range(len(rew))]
+        act_rows = [[leaf[t] for leaf in between[slab_layout.n_obs :]] for t in range(len(rew))]
         return [
-            StateRow(stepno[t], [leaf[t] for leaf in obs], [leaf[t] for leaf in act], rew[t], fin[t])
-            for t in range(len(rew))
+            StateRow(stepno[t], obs, act, rew[t], fin[t], _flat_views(obs))
+            for t, (obs, act) in enumerate(zip(obs_rows, act_rows, strict=True))
         ]
 
     terminated, truncated, valid, *info = map(view, slab_layout.outcomes)
@@ -127,18 +138,142 @@ def view_rows(slab: Array, slab_layout: SlabLayout) -> tuple[list[StateRow], lis
     return rows(slab_layout.state), outcomes, last
 
 
-def flat_view(leaf: Array) -> memoryview:
-    """Return a view of a contiguous array without its dimensions."""
-    char: Any = leaf.dtype.char
-    return leaf.data.cast("B").cast(char)
+def _flat_views(leaves: list[Array]) -> list[memoryview | None]:
+    def flat(leaf: Array) -> memoryview | None:
+        char: Any = leaf.dtype.char
+        return leaf.data.cast("B").cast(char) if _has_memoryview(leaf) else None
+
+    return [flat(leaf) for leaf in leaves]
 
 
-def vector_slices(shape: tuple[int, ...], dtype: np.dtype[Any], n_envs: int) -> list[slice]:
-    """Return each environment's slice of a flat row if an observation is a vector, else an empty list.
+def _has_memoryview(leaf: Array) -> bool:
+    return leaf.dtype.char in _MEMORYVIEW_DTYPES and leaf.size > 0
 
-    Assigning to a slice of a memoryview checks length and dtype and copies, in half the time of a numpy assignment.
+
+class ObservationWriter:
+    """Writes observations into rows.
+
+    Which part of an observation goes where, and in which form it came first, is found once. A step walks no tree then,
+    as long as observations keep that form; any other form that the space allows is cast to the space.
+
+    Attributes
+    ----------
+    slices : list of slice
+        If an observation is a single vector that a memoryview copies, which needs half of NumPy's time: each
+        environment's slice of ``row.flat[0]``. Else empty.
     """
-    if len(shape) != 1 or shape[0] == 0 or dtype.char not in _MEMORYVIEW_DTYPES:
-        return []
-    (n,) = shape
-    return [slice(j * n, (j + 1) * n) for j in range(n_envs)]
+
+    def __init__(self, description: Nested, first: Nested, n_envs: int | None) -> None:
+        """Find the form of the observations.
+
+        Parameters
+        ----------
+        description : nested Field
+            Of the observation space, by :func:`rlplay.engine.envs.spaces.fields`.
+        first : nested
+            An observation.
+        n_envs : int or None
+            The number of environments in a row. None: an observation is a whole row, of a vector environment.
+        """
+        self._description = description
+        self._n_parts = 1
+        self._containers: list[tuple[int, type, int, Callable[[Any], Sequence[Any]]]] = []
+        self._scalars: list[tuple[int, int, frozenset[type]]] = []
+        self._vectors: list[tuple[int, int, list[slice]]] = []
+        self._arrays: list[tuple[int, int, tuple[int, ...], frozenset[np.dtype[Any]]]] = []
+        self._casts: list[tuple[int, int, Field]] = []
+        fields = spaces.along(description, first)
+        positions, parts = nested.leaves(self._open(fields, first, 0)), nested.structure(fields).flatten_up_to(first)
+        for k, (at, field, part) in enumerate(zip(positions, nested.leaves(fields), parts, strict=True)):
+            self._add(at, k, field, part, n_envs)
+        plain = isinstance(fields, Field) and bool(self._vectors)
+        self.slices = self._vectors[0][2] if plain else []
+
+    def _open(self, fields: Nested, value: Nested, at: int) -> Nested:
+        """List the containers from outside to inside; return for each leaf its position among all parts."""
+        if isinstance(fields, Field):
+            return at
+        keys = list(fields) if isinstance(fields, dict) else list(range(len(fields)))
+        first, self._n_parts = self._n_parts, self._n_parts + len(keys)
+        self._containers.append((at, type(value), len(keys), _items(fields)))
+        inside = [self._open(fields[key], value[key], first + i) for i, key in enumerate(keys)]
+        return dict(zip(keys, inside, strict=True)) if isinstance(fields, dict) else tuple(inside)
+
+    def _add(self, at: int, k: int, field: Field, part: Any, n_envs: int | None) -> None:
+        """Choose how leaf ``k``, which is at a position among all parts, is written."""
+        memoryview_has = field.dtype.char in _MEMORYVIEW_DTYPES and 0 not in field.shape
+        if field.start:
+            self._casts.append((at, k, field))
+        elif n_envs is not None and field.shape == () and memoryview_has and not isinstance(part, np.ndarray):
+            self._scalars.append((at, k, _scalar_types(field)))
+        elif n_envs is not None and len(field.shape) == 1 and memoryview_has and _is_exactly(part, field):
+            (n,) = field.shape
+            self._vectors.append((at, k, [slice(j * n, (j + 1) * n) for j in range(n_envs)]))
+        else:
+            accepted = frozenset(dtype for dtype in _DTYPES if field.accepts(dtype))
+            self._arrays.append((at, k, field.shape, accepted))
+
+    def write(self, row: StateRow, j: Any, obs: Nested) -> None:
+        """Write an observation into column ``j`` of a row; ``...`` stands for all columns.
+
+        Raises
+        ------
+        ValueError
+            It does not fit the space; the message names the leaf.
+        """
+        try:
+            if self._write_in_known_form(row, j, obs):
+                return
+        except (KeyError, TypeError, ValueError, OverflowError):
+            pass  # of another form, or wrong
+        for leaf, part in zip(row.obs, spaces.cast(self._description, obs), strict=True):
+            leaf[j] = part
+
+    def _write_in_known_form(self, row: StateRow, j: Any, obs: Nested) -> bool:
+        """Write an observation; return False, or raise an error, if it has not the form of the first one."""
+        parts, flat = [obs], row.flat
+        for at, kind, n, items in self._containers:
+            container: Any = parts[at]
+            if type(container) is not kind or len(container) != n:
+                return False
+            parts += items(container)
+        for at, k, types in self._scalars:
+            part = parts[at]
+            if type(part) not in types:
+                return False
+            flat[k][j] = part  # type: ignore[index]
+        for at, k, slices in self._vectors:
+            flat[k][slices[j]] = parts[at]  # type: ignore[index]
+        for at, k, shape, dtypes in self._arrays:
+            part = parts[at]
+            if type(part) is not np.ndarray or part.shape != shape or part.dtype not in dtypes:
+                return False
+            row.obs[k][j] = part
+        for at, k, field in self._casts:
+            row.obs[k][j] = field.cast(parts[at])
+        return True
+
+
+_DTYPES = tuple(map(np.dtype, "?bBhHiIlLqQefd"))
+
+
+def _items(fields: Nested) -> Callable[[Any], Sequence[Any]]:
+    """Return a function that returns the values of a container like this one, in this order."""
+    if not isinstance(fields, dict):
+        return tuple
+    if len(fields) == 1:
+        (key,) = fields
+        return lambda container: (container[key],)
+    return itemgetter(*fields) if fields else lambda container: ()
+
+
+def _is_exactly(part: Any, field: Field) -> bool:
+    return type(part) is np.ndarray and part.dtype == field.dtype
+
+
+def _scalar_types(field: Field) -> frozenset[type]:
+    """Return the types of the single numbers that can be cast to a field, and that a memoryview takes."""
+    types = {dtype.type for dtype in _DTYPES if field.accepts(dtype)}
+    own = {bool: np.bool_, float: np.float64, int: np.int64}
+    types |= {kind for kind, same in own.items() if same in types or (kind is int and field.dtype.kind in "iu")}
+    return frozenset(types)

@@ -57,7 +57,7 @@ from .actions import ActionForm
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flags, to_rewards
-from .rows import Array, Episode, OutcomeRow, StateRow
+from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 
 __all__ = ["VectorEnvironment"]
 
@@ -117,10 +117,8 @@ class VectorEnvironment:
         obs, info = autoreset.seeded_reset(env, seeds)
         self._first_obs = spaces.cast(self._batch_description, obs)
         self.obs: Nested = spaces.along(self._obs_description, obs)
+        self._writer = ObservationWriter(self._batch_description, obs, None)
         progress.doing = "getting ready"
-        # most spaces are a single array that is written as it is, for which flattening can be left out
-        batch = self._batch_description
-        self._batch_field = batch if isinstance(batch, spaces.Field) and not batch.start else None
         self._names_in_reset_info = set(info)
         names = {"final_info"}.union(*({entry.name, entry.name.partition(".")[0]} for entry in entries.entries))
         self._names_to_read = names | {f"_{name}" for name in names}  # with their masks
@@ -159,7 +157,7 @@ class VectorEnvironment:
         reward = then.rew[:] = to_rewards(reward, self.n_envs)
         outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
         outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
-        self._write_obs(then.obs, obs)
+        self._writer.write(then, ..., obs)
         if self._reset_next.any():
             self._invalidate_resets(now, then, outcome)
         self._returns += np.where(outcome.valid, reward, 0.0)
@@ -181,14 +179,6 @@ class VectorEnvironment:
         elif self._mode == "DISABLED" and ended:
             self._reset(then.obs, has_ended)
         return ended
-
-    def _write_obs(self, leaves: list[Array], obs: Nested) -> None:
-        field = self._batch_field
-        if field is not None and type(obs) is np.ndarray and obs.dtype == field.dtype and obs.shape == field.shape:
-            leaves[0][...] = obs
-            return
-        for leaf, part in zip(leaves, spaces.cast(self._batch_description, obs), strict=True):
-            leaf[...] = part
 
     def _invalidate_resets(self, now: StateRow, then: StateRow, outcome: OutcomeRow) -> None:
         """NEXT_STEP: write the columns that this step has reset as no transition (the module's table, 2 -> 3)."""
