@@ -231,9 +231,10 @@ class ObservationWriter:
 
     def _write_in_known_form(self, row: StateRow, j: Any, obs: Nested) -> bool:
         """Write an observation; return False, or raise an error, if it has not the form of the first one."""
-        parts, flat = [obs], row.flat
+        parts: list[Any] = [obs]
+        flat: list[Any] = row.flat
         for at, kind, n, items in self._containers:
-            container: Any = parts[at]
+            container = parts[at]
             if type(container) is not kind or len(container) != n:
                 return False
             parts += items(container)
@@ -241,9 +242,9 @@ class ObservationWriter:
             part = parts[at]
             if type(part) not in types:
                 return False
-            flat[k][j] = part  # type: ignore[index]
+            flat[k][j] = part
         for at, k, slices in self._vectors:
-            flat[k][slices[j]] = parts[at]  # type: ignore[index]
+            flat[k][slices[j]] = parts[at]
         for at, k, shape, dtypes in self._arrays:
             part = parts[at]
             if type(part) is not np.ndarray or part.shape != shape or part.dtype not in dtypes:
