@@ -1,21 +1,21 @@
 """Compares the CPU time of collecting in two checkouts of rlplay, in processes that take turns.
 
-    python tests/bench/two_checkouts.py PATH_OF_ANOTHER_CHECKOUT --engine same --engine same+compile --engine single
+    python -m tests.bench.two_checkouts PATH_OF_ANOTHER_CHECKOUT --engine same --engine same+compile --engine single
 
 A round starts three fresh processes: one of this checkout and two of the other. Each makes a feed of eight CartPoles
 and collects a few fragments at a time while the other two wait, so that all three see the same state of the machine.
 What is reported is the CPU time, that of child processes included. The two processes of the other checkout show what
-two runs of one commit differ by. Needs Linux, for the CPU time of living children.
+two runs of one commit differ by. Engines that collect ahead in the background need turns of many fragments
+(``--turns 6 --fragments 10``). Needs Linux, for the CPU time of living children.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
+
+from tests.bench.checkouts import HERE, one_round
 
 MEASURED = '''
 import os, sys, time
@@ -56,46 +56,6 @@ with feed:
 '''
 
 
-class Run:
-    """One process that collects in one checkout, when it is asked to."""
-
-    def __init__(self, checkout: Path, engine: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", MEASURED, engine],
-            cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(checkout)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.seconds: list[float] = []
-        if self._read() != "ready":
-            raise SystemExit(f"{engine} could not be started in {checkout}")
-
-    def _read(self) -> str:
-        return self._process.stdout.readline().strip() if self._process.stdout is not None else ""
-
-    def collect(self, n_fragments: int) -> None:
-        """Collect, and note the CPU seconds."""
-        print(n_fragments, file=self._process.stdin, flush=True)
-        self.seconds.append(float(self._read()))
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
-def measure(checkouts: list[Path], engine: str, turns: int, fragments: int) -> list[float]:
-    """Run one round; return the median CPU seconds of a turn in each checkout."""
-    runs = [Run(checkout, engine) for checkout in checkouts]
-    for k in range(turns):
-        for run in runs[k % 3 :] + runs[: k % 3]:  # no run is always the first
-            run.collect(fragments)
-    for run in runs:
-        run.close()
-    return [median(run.seconds) for run in runs]
-
-
 def main() -> None:
     """Measure, and print a line an engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,9 +65,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30, help="turns of each process of a round")
     parser.add_argument("--fragments", type=int, default=2, help="fragments in a turn")
     options = parser.parse_args()
-    here, other = Path(__file__).resolve().parents[2], options.other.resolve()
+    other = options.other.resolve()
     for engine in options.engine or ["same"]:
-        rounds = [measure([other, here, other], engine, options.turns, options.fragments) for _ in range(options.pairs)]
+        rounds = [
+            one_round(MEASURED, [other, HERE, other], engine, turns=options.turns, n=options.fragments)
+            for _ in range(options.pairs)
+        ]
         before, after, _ = (median(times) for times in zip(*rounds, strict=True))
         ratios, of_one_commit = ([times[k] / times[0] for times in rounds] for k in (1, 2))
         step = 1e6 / (options.fragments * 128 * 8)

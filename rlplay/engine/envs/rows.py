@@ -177,7 +177,7 @@ class ObservationWriter:
         """
         self._description = description
         self._n_parts = 1
-        self._containers: list[tuple[int, type, int, Callable[[Any], Sequence[Any]]]] = []
+        self._containers: list[tuple[int, Any, int, Callable[[Any], Sequence[Any]]]] = []
         self._scalars: list[tuple[int, int, frozenset[type]]] = []
         self._vectors: list[tuple[int, int, list[slice]]] = []
         self._arrays: list[tuple[int, int, tuple[int, ...], frozenset[np.dtype[Any]]]] = []
@@ -275,6 +275,5 @@ def _is_exactly(part: Any, field: Field) -> bool:
 def _scalar_types(field: Field) -> frozenset[type]:
     """Return the types of the single numbers that can be cast to a field, and that a memoryview takes."""
     types = {dtype.type for dtype in _DTYPES if field.accepts(dtype)}
-    own = {bool: np.bool_, float: np.float64, int: np.int64}
-    types |= {kind for kind, same in own.items() if same in types or (kind is int and field.dtype.kind in "iu")}
-    return frozenset(types)
+    own = {bool: bool(np.bool_ in types), float: bool(np.float64 in types), int: field.dtype.kind in "iu"}
+    return frozenset(types | {kind for kind, fits in own.items() if fits})

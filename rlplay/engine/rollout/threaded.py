@@ -91,8 +91,11 @@ def rollout(
         first changes, if the step depends on the mode. The step's Python code runs only while it is traced: everything
         that this code reads must stay as it is, except tensors, parameters, buffers, modes and ``virtual``. A step runs
         eagerly, with one RuntimeWarning that states the reason, if it branches on the values of a tensor, changes
-        attributes that are not buffers, or draws random numbers otherwise than by ``sampling.categorical`` or
-        ``multinomial``.
+        attributes that are not buffers, draws from a third generator, or draws otherwise than by: ``rlplay.sampling``;
+        the functions and methods of torch whose distribution numbers describe (``rand``, ``normal_``, dropout);
+        ``torch.normal``; ``torch.multinomial`` of one sample, which gives -1 where the eager function raises an error;
+        and what rests on these, such as ``Categorical`` and ``Normal`` of ``torch.distributions`` without checks of
+        their arguments (``validate_args=False``).
 
         On CUDA (not run on a GPU yet), a step is captured as a CUDA graph during the ``next()`` of the first fragment,
         and replayed with one launch. It returns, bit for bit, what an eager step returns. There, too, the Python code

@@ -12,9 +12,10 @@ from torch import nn
 from tqdm import tqdm
 
 from rlplay import sampling
+from rlplay.engine import BaseActorModule
 from rlplay.engine.acting.compile import inductor
+from rlplay.engine.acting.compile.draws import RecordedNoise
 from rlplay.engine.acting.compile.graph import make_graph
-from rlplay.engine.acting.compile.step_checks import ReplayedNoise
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.testing import CountingActor, LaggingLane
 from tests.support import collecting
@@ -29,9 +30,7 @@ from tests.support.actors import (
     CountsInAttribute,
     DrawsFirstState,
     DrawsFromNumpyRandom,
-    DrawsFromOwnGenerator,
     DrawsFromPythonRandom,
-    DrawsFromTorchGenerator,
     RemembersObservation,
     ReportsModes,
     SwapsState,
@@ -193,7 +192,7 @@ def test_the_thread_that_calls_next_compiles(monkeypatch):
 
 def test_making_a_feed_takes_nothing_from_the_global_generator():
     state = torch.get_rng_state()
-    compile_warnings_of(lambda: same.rollout(ledgers(), DrawsFromTorchGenerator(), 3, seed=0, compile=True).close())
+    compile_warnings_of(lambda: same.rollout(ledgers(), DrawsBy("rand_like"), 3, seed=0, compile=True).close())
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -224,7 +223,7 @@ def test_mixed_modes_are_compiled_when_a_snapshot_has_them(programs):
 
 def traced(step, *inputs, parameters=()):
     step(*inputs)
-    return make_graph(step, inputs, len(inputs) - 1, parameters, [], ReplayedNoise())
+    return make_graph(step, inputs, len(inputs) - 1, parameters, [], RecordedNoise())
 
 
 @pytest.mark.parametrize(("n", "copied"), [(64, True), (512, False)])
@@ -251,6 +250,86 @@ def test_graphs_over_equal_constants_are_equal():
         return traced(lambda x, out: out.copy_(x * torch.tensor(constant)), torch.rand(3), torch.rand(3)).key
 
     assert key(0.5) == key(0.5) != key(0.25)
+
+
+# ---- random numbers
+
+
+def drawn_from(mean, generator):
+    """Return the ways to draw, by name; `mean` has shape (n_seq, B, 3)."""
+    own = {"generator": generator}
+    std, probs = mean.exp() + 0.1, mean.softmax(-1)
+    return {
+        "categorical": lambda: sampling.categorical(mean, **own),
+        "multinomial of rlplay": lambda: sampling.multinomial(probs, **own),
+        "epsilon_greedy": lambda: sampling.epsilon_greedy(mean, 0.5, **own),
+        "multinomial": lambda: torch.multinomial(probs.flatten(0, 1), 1, **own),
+        "multinomial, with replacement": lambda: torch.multinomial(probs.flatten(0, 1), 1, True, **own),
+        "Categorical": lambda: torch.distributions.Categorical(logits=mean, validate_args=False).sample(),
+        "exponential_": lambda: (mean - torch.empty_like(mean).exponential_(2.0, **own).log()).argmax(-1),
+        "randn": lambda: mean + std * torch.randn(mean.shape, **own),
+        "randn_like": lambda: mean + std * torch.randn_like(mean),
+        "normal_": lambda: torch.empty_like(mean).normal_(0.5, 2.0, **own) + mean,
+        "normal, both": lambda: torch.normal(mean, std, **own),
+        "normal, mean": lambda: torch.normal(mean, 2.0, **own),
+        "normal, std": lambda: torch.normal(0.5, std, **own),
+        "normal, neither": lambda: torch.normal(0.5, 2.0, mean.shape, **own) + mean,
+        "Normal": lambda: torch.distributions.Normal(mean, std, validate_args=False).sample(),
+        "Normal, rsample": lambda: torch.distributions.Normal(mean, std, validate_args=False).rsample(),
+        "Uniform": lambda: torch.distributions.Uniform(mean, mean + std, validate_args=False).sample(),
+        "rand": lambda: torch.rand(mean.shape, **own) < probs,
+        "rand, float64": lambda: torch.rand(mean.shape, dtype=torch.float64, **own) + mean,
+        "rand_like": lambda: torch.rand_like(mean) + mean,
+        "uniform_": lambda: torch.zeros_like(mean).uniform_(-1.0, 2.0, **own) + mean,
+        "uniform_, transposed": lambda: torch.zeros_like(mean.mT).uniform_(**own) + mean.mT,
+        "bernoulli_": lambda: torch.empty_like(mean).bernoulli_(0.3, **own) * mean,
+        "randint": lambda: torch.randint(5, mean.shape, **own) + mean,
+        "randint, from 2": lambda: torch.randint(2, 5, mean.shape, **own) + mean,
+        "randint_like": lambda: torch.randint_like(mean, 5) + mean,
+        "random_": lambda: torch.empty(mean.shape, dtype=torch.int64).random_(0, 7, **own) + mean,
+        "dropout": lambda: nn.functional.dropout(mean, 0.5),
+        "several": lambda: torch.rand(mean.shape, **own) * torch.randn_like(mean) + sampling.categorical(mean).sum(),
+    }
+
+
+WAYS_TO_DRAW = list(drawn_from(torch.zeros(1, 1, 3), None))
+
+
+class DrawsBy(AnswerActor):
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.layer = way, nn.Linear(6, 3)
+
+    def answer(self, obs, fin):
+        mean = self.layer(obs.sin())
+        return drawn_from(mean, self.generator)[self.way]().reshape(*fin.shape, -1)
+
+
+@pytest.mark.parametrize("way", WAYS_TO_DRAW)
+def test_compiled_steps_draw_the_numbers_of_eager_ones(way, programs):
+    make_actor = partial(DrawsBy, way)
+    got, caught = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True))
+    assert not caught
+    assert programs
+    assert_equal_up_to_rounding(collected_seeded(make_actor), got)
+
+
+class DrawsOneByProbs(BaseActorModule):
+    """Takes an action by `torch.multinomial`; weights of the third step are wrong."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, obs, *, stepno, fin, hx=None, **ignored):
+        probs = torch.where((stepno == 2)[..., None], self.wrong, torch.ones(*fin.shape, 5))
+        return torch.multinomial(probs[0], 1, generator=self.generator).view(fin.shape), (), ()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0, 0.0])
+def test_compiled_multinomial_of_wrong_weights_gives_no_action(wrong):
+    with pytest.raises(ValueError, match="is outside of its action space: got -1"):
+        collected(partial(DrawsOneByProbs, wrong), compile=True)
 
 
 # ---- steps that run eagerly
@@ -285,10 +364,9 @@ class OverlappingBuffers(AnswerActor):
 class DropsOut(AnswerActor):
     def __init__(self):
         super().__init__()
-        self.layer = nn.Dropout(0.5)
 
     def answer(self, obs, fin):
-        return self.layer(obs)
+        return torch.bernoulli(torch.full_like(obs, 0.5)) * obs if self.training else obs
 
 
 class BranchesInTrainMode(AnswerActor):
@@ -311,6 +389,31 @@ class DrawsMoreWhenTraced(AnswerActor):
         return sampling.categorical(obs.repeat(1, 1, 1 + wide), generator=self.generator)
 
 
+class DrawsFromThirdGenerator(AnswerActor):
+    def __init__(self):
+        super().__init__()
+        self.third = [torch.Generator().manual_seed(0)]
+
+    def answer(self, obs, fin):
+        return torch.rand(obs.shape, generator=self.third[0])
+
+
+class SeedsOwnGenerator(AnswerActor):
+    def answer(self, obs, fin):
+        self.generator.manual_seed(3)
+        return torch.rand(obs.shape, generator=self.generator)
+
+
+class DrawsBernoulli(AnswerActor):
+    def answer(self, obs, fin):
+        return torch.bernoulli(obs.sigmoid(), generator=self.generator)
+
+
+class DrawsTwoSamples(AnswerActor):
+    def answer(self, obs, fin):
+        return torch.multinomial(obs[0].abs() + 1, 2, generator=self.generator).expand(1, -1, -1)
+
+
 NOT_COMPILED = {
     "control flow": (BranchesOnData, "tracing it failed"),
     "numpy": (UsesNumpy, "tracing it failed"),
@@ -318,8 +421,10 @@ NOT_COMPILED = {
     "inside of an attribute": (AppendsToList, "changes `seen`"),
     "a tensor": (ChangesTensorAttribute, "changes `table`"),
     "memory that is shared": (OverlappingBuffers, "shares its memory"),
-    "torch's generator": (DrawsFromTorchGenerator, "random numbers by `aten.rand"),
-    "its own generator": (DrawsFromOwnGenerator, "`self.generator` otherwise than"),
+    "a third generator": (DrawsFromThirdGenerator, "from a generator that is not its own"),
+    "its own generator, seeded": (SeedsOwnGenerator, "`self.generator` otherwise than"),
+    "Bernoulli": (DrawsBernoulli, "random numbers by `aten.bernoulli"),
+    "two samples": (DrawsTwoSamples, "of more than one sample"),
     "numpy's generator": (DrawsFromNumpyRandom, "draws from `numpy.random`"),
     "Python's generator": (DrawsFromPythonRandom, "draws from `random`"),
     "other noise": (DrawsMoreWhenTraced, "does not draw alike"),

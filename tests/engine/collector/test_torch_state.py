@@ -278,8 +278,15 @@ class Second(Learning):
         return (self.weight.grad / 9).numpy().astype(np.float32), 0.0, False, self.t == 4, {}
 
 
-@pytest.mark.parametrize("kind", [Learning, Second])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "compiled"),
+    [
+        (Learning, True),
+        (Second, False),
+        pytest.param(Learning, False, marks=pytest.mark.soak),
+        pytest.param(Second, True, marks=pytest.mark.soak),
+    ],
+)
 def test_an_environment_that_differentiates_gives_the_same_fragments_in_every_engine(kind, compiled, monkeypatch):
     monkeypatch.setattr(tqdm, "monitor_interval", 0)  # the compiler's progress bars have a thread that does not end
 

@@ -121,9 +121,10 @@ def test_stats_include_the_time_of_workers(kind):
     assert sum(stats.collector) < 1.5 * stats.seconds
 
 
+@pytest.mark.parametrize("n_feeds", [10, pytest.param(50, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("forgotten", [False, True])
 @kinds
-def test_fifty_feeds_with_workers_leave_no_resources(kind, forgotten):
+def test_many_feeds_with_workers_leave_no_resources(kind, forgotten, n_feeds):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
@@ -136,7 +137,7 @@ def test_fifty_feeds_with_workers_leave_no_resources(kind, forgotten):
     for _ in range(3):
         one()
     before, memory = count_resources(), resident()
-    for _ in range(50):
+    for _ in range(n_feeds):
         one()
     gc.collect()
     assert count_resources() == before

@@ -26,14 +26,13 @@ from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes
 from ..torch_context import TorchContext
 from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import AttributeReads, Variant, advise_buffer, is_unread, values_of
+from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, keys_of, make_graph
 from .inductor import Program, copy_all
 from .step_checks import (
     FILLS_OR_EMPTIES,
     Modes,
     NoGraph,
-    ReplayedNoise,
-    check_repeats,
     describe_error,
     eager_warning,
     no_foreign_draws,
@@ -156,7 +155,7 @@ class CompiledBehaviour(Behaviour):
             bound = program.bind([*nested.leaves(state), *hx, *acts, *rows]), (rows, state)
             program.bound[id(rows), id(state)] = bound
         operands, targets = bound[0]
-        program.run([*operands, *[source.log_exponential(shape, dtype) for shape, dtype in program.noise]])
+        program.run([*operands, *program.draw(source)])
         copy_all(targets, program.next_values)
 
     def _move_hx(self, group: Group) -> None:
@@ -250,13 +249,17 @@ class CompiledBehaviour(Behaviour):
 
     def _trace(self, workspace: Workspace, modes: Modes, *, virtual: bool) -> StepGraph:
         """Check one kind of step in trial runs, and trace it."""
-        twin, noise = self._twin, ReplayedNoise()
+        twin, noise = self._twin, RecordedNoise()
         set_modes(twin, modes)
         for module in twin.modules():
             if isinstance(module, BaseActorModule):
                 module.__dict__["generator"] = noise
         inputs = [x.clone() for x in workspace.inputs]
-        step = partial(self._step_twin, workspace, virtual)
+
+        def step(*inputs: Tensor) -> None:
+            with DrawsOutside(noise):
+                self._step_twin(workspace, virtual, *inputs)
+
         check_repeats(twin, noise, lambda: step(*[x.clone() for x in inputs]))
         n_read = len(inputs) - len(workspace.rows)
         return make_graph(step, inputs, n_read, list(twin.parameters()), list(twin.buffers()), noise)

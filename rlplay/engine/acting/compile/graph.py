@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from .step_checks import NoGraph, ReplayedNoise
+from .draws import Draw, RecordedNoise
+from .step_checks import NoGraph
 
 __all__ = ["StepGraph", "compiling", "keys_of", "make_graph"]
 
@@ -43,8 +44,8 @@ class StepGraph(NamedTuple):
     """Takes the parameters with the numbers ``derived_from``; returns the ``derived`` tensors."""
     derived_from: list[int]
     constants: list[Tensor]
-    noise: list[tuple[torch.Size, torch.dtype]]
-    """Shape and dtype of each noise operand."""
+    draws: list[Draw]
+    """All draws of the step. The noise operands are those of them that are used."""
     key: Any
     """Equal for graphs that do the same with the same constants."""
 
@@ -71,7 +72,7 @@ def make_graph(
     n_read: int,
     parameters: Sequence[Tensor],
     buffers: Sequence[Tensor],
-    noise: ReplayedNoise,
+    noise: RecordedNoise,
 ) -> StepGraph:
     """Trace a step into a graph.
 
@@ -83,9 +84,8 @@ def make_graph(
         The first ``n_read`` inputs are read. The others are only written, in full.
     parameters, buffers : sequence of Tensor
         The other tensors that the step may read. It may change the buffers.
-    noise : ReplayedNoise
-        The step's only source of noise, which has recorded one run of the step. The traced run has to draw the same
-        shapes and dtypes in the same order.
+    noise : RecordedNoise
+        It has recorded one run of the step. The traced run has to draw alike.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def make_graph(
             table = select_decomp_table() | {overload: _product_as_sum(overload) for overload in (_mm, _addmm)}
             graph = make_fx(pure, decomposition_table=table, tracing_mode="fake")(*held, *inputs).graph
     tensors = [*held, *inputs]
-    kinds = {"parameter": parameters, "buffer": buffers, "noise": noise.recorded, "input": inputs}
+    kinds = {"parameter": parameters, "buffer": buffers, "noise": noise.tensors, "input": inputs}
     known = {id(x): (kind, i) for kind, members in kinds.items() for i, x in enumerate(members)}
     constants = [x for x in held if id(x) not in known]
     known |= {id(x): ("constant", i) for i, x in enumerate(constants)}
@@ -118,10 +118,9 @@ def make_graph(
     updates = _redirect_writes(graph, operand_of, n_read)
     main, operands, derive, derived_from = _split(graph, operand_of)
     input_forms = [(x.shape, x.stride(), x.dtype) for x in inputs]
-    drawn = [(noise.recorded[i].shape, noise.recorded[i].dtype) for kind, i in operands if kind == "noise"]
-    parts = (main.code, operands, updates, derive.code, derived_from, input_forms, drawn)
+    parts = (main.code, operands, updates, derive.code, derived_from, input_forms, noise.draws)
     key = repr((*parts, [*map(_contents, constants)]))
-    return StepGraph(main, operands, updates, derive, derived_from, constants, drawn, key)
+    return StepGraph(main, operands, updates, derive, derived_from, constants, list(noise.draws), key)
 
 
 def _held_tensors_as_inputs(module: GraphModule) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ....sampling import Source
 from .graph import StepGraph, compiling
 
 __all__ = ["Program", "compile_graph", "copy_all"]
@@ -26,8 +27,6 @@ class Program:
         Takes a list of the operands, noise last, and empties it.
     next_values : list of Tensor
         The new values of ``updates`` after a run.
-    noise : list of (shape, dtype)
-        The noise that a run takes.
     bound : dict
         Cache of what :meth:`bind` returned, keyed by the ``id`` of rows and state; also keeps these alive.
     """
@@ -52,7 +51,8 @@ class Program:
         own = {"constant": step.constants, "derived": derived, "next_value": self.next_values}
         self._tensors = weights | own
         self._operands = [(kind, i) for kind, i in step.operands if kind != "noise"]
-        self.noise = step.noise
+        self._draws = step.draws
+        self._used_draws = [i for kind, i in step.operands if kind == "noise"]
         self.run = compile_graph(step.graph)
         if torch.is_autocast_enabled("cpu"):  # the casts are in the graph
             self.run = torch.autocast("cpu", enabled=False)(self.run)
@@ -63,6 +63,11 @@ class Program:
         tensors = self._tensors | {"input": inputs}
         operands, targets = ([tensors[kind][i] for kind, i in them] for them in (self._operands, self._updates))
         return operands, targets
+
+    def draw(self, source: Source) -> list[Tensor]:
+        """Draw the noise that a run takes from the actor's own generator, and from torch's global one."""
+        drawn = [draw.take(source) for draw in self._draws]
+        return [drawn[i] for i in self._used_draws]
 
     def update_derived(self) -> None:
         """Compute what depends on the parameters alone, for their present values."""

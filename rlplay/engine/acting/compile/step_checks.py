@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_leaves
 
 from .... import nested
 from ....nested import Nested
-from ....sampling import Source
 from ...core import BaseActorModule
 from .fingerprint import fingerprints
 
@@ -29,11 +28,10 @@ __all__ = [
     "Modes",
     "NoGraph",
     "OperationCheck",
-    "ReplayedNoise",
     "check_changes_only_buffers",
-    "check_repeats",
     "check_reset",
     "describe_error",
+    "draws_numbers",
     "eager_warning",
     "no_foreign_draws",
     "reads_values",
@@ -56,61 +54,6 @@ def set_modes(module: nn.Module, modes: Modes) -> None:
     """Set the train/eval mode of each submodule."""
     for part, mode in zip(module.modules(), modes, strict=True):
         part.training = mode
-
-
-class ReplayedNoise(Source):
-    """A source of noise that records the tensors which it returns, and can return the same tensors again.
-
-    Recording and replaying do not change the state of the generator itself: the noise comes from another generator.
-
-    Attributes
-    ----------
-    recorded : list of Tensor
-        The tensors returned so far, in order.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        super().__init__(device)
-        self._source = Source(device).manual_seed(0)
-        self.recorded: list[Tensor] = []
-        self._remaining: list[Tensor] | None = None
-
-    def rewind(self) -> None:
-        """Return the recorded tensors from now on, starting with the first."""
-        self._remaining = list(self.recorded)
-
-    def log_exponential(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return logarithms of standard exponential variates, new ones or recorded ones.
-
-        Raises
-        ------
-        NoGraph
-            If shape or dtype differ from those of the recorded tensor, or if none is left.
-        """
-        if self._remaining is None:
-            self.recorded.append(self._source.log_exponential(torch.Size(shape), dtype))
-            return self.recorded[-1]
-        if not self._remaining or (self._remaining[0].shape, self._remaining[0].dtype) != (shape, dtype):
-            raise NoGraph("it does not draw alike each time")
-        return self._remaining.pop(0)
-
-
-def check_repeats(module: nn.Module, noise: ReplayedNoise, step: Callable[[], None]) -> None:
-    """Check that a step changes only buffers of the module, and draws only noise from ``rlplay.sampling``.
-
-    The step runs twice. What the first run creates and keeps is allowed.
-
-    Raises
-    ------
-    NoGraph
-        If the second run changes anything else, or draws otherwise.
-    """
-    step()
-    noise.recorded.clear()
-    state = noise.get_state()
-    check_changes_only_buffers(module, step)
-    if not torch.equal(state, noise.get_state()):
-        raise NoGraph("it draws from `self.generator` otherwise than through `rlplay.sampling`")
 
 
 def check_changes_only_buffers(module: nn.Module, step: Callable[[], None]) -> None:
@@ -227,7 +170,7 @@ class OperationCheck(TorchDispatchMode):
         kwargs = kwargs or {}
         if reads_values(func, args, kwargs):
             raise NoGraph(f"the host has to wait for what is in a tensor (`{func}`)")
-        if _draws(func, args, kwargs):
+        if draws_numbers(func, args, kwargs):
             self.drawn = str(func)
             own = [
                 same_generator(x, self._generator) for x in (*args, *kwargs.values()) if isinstance(x, torch.Generator)
@@ -260,7 +203,7 @@ def _indexes_by_mask(args: tuple[Any, ...]) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
-def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def draws_numbers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether an operation draws random numbers. One with dropout does not if the rate is 0 or in eval mode."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
