@@ -201,12 +201,19 @@ class ObservationWriter:
 
     def _add(self, at: int, k: int, field: Field, part: Any, n_envs: int | None) -> None:
         """Choose how leaf ``k``, which is at a position among all parts, is written."""
+        bytes_fit = field.dtype.char == "B"  # a memoryview would take `bytes`, which are no observation
         memoryview_has = field.dtype.char in _MEMORYVIEW_DTYPES and 0 not in field.shape
         if field.start:
             self._casts.append((at, k, field))
         elif n_envs is not None and field.shape == () and memoryview_has and not isinstance(part, np.ndarray):
             self._scalars.append((at, k, _scalar_types(field)))
-        elif n_envs is not None and len(field.shape) == 1 and memoryview_has and _is_exactly(part, field):
+        elif (
+            n_envs is not None
+            and len(field.shape) == 1
+            and memoryview_has
+            and _is_exactly(part, field)
+            and not bytes_fit
+        ):
             (n,) = field.shape
             self._vectors.append((at, k, [slice(j * n, (j + 1) * n) for j in range(n_envs)]))
         else:

@@ -21,6 +21,8 @@ __all__ = ["Draw", "DrawsOutside", "RecordedNoise", "check_repeats"]
 
 _aten = torch.ops.aten
 
+_NOT_TO_DRAW = "it uses `self.generator` otherwise than to draw"
+
 
 class Draw(NamedTuple):
     """One draw of a step."""
@@ -29,6 +31,8 @@ class Draw(NamedTuple):
     """The method of a tensor that fills it with random numbers; ``log_exponential`` is that of ``Source``."""
     shape: torch.Size
     dtype: torch.dtype
+    stride: tuple[int, ...] = ()
+    """The strides of the tensor that is filled, since torch fills it in the order of its memory."""
     args: tuple[Any, ...] = ()
     """The arguments of the method."""
     from_global: bool = False
@@ -38,7 +42,7 @@ class Draw(NamedTuple):
         """Draw the numbers; ``source`` is the actor's own generator."""
         if self.method == "log_exponential":
             return source.log_exponential(self.shape, self.dtype)
-        blank = torch.empty(self.shape, dtype=self.dtype, device="cpu")
+        blank = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="cpu")
         drawn: Tensor = getattr(blank, self.method)(*self.args, generator=None if self.from_global else source)
         return drawn
 
@@ -54,6 +58,8 @@ class RecordedNoise(Source):
         The draws so far, in order.
     tensors : list of Tensor
         What they have returned.
+    drawing : bool
+        Whether the operations of this moment are those of the source itself.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -61,12 +67,25 @@ class RecordedNoise(Source):
         self._source = Source(device).manual_seed(0)
         self.draws: list[Draw] = []
         self.tensors: list[Tensor] = []
+        self.drawing = False
         self._next: int | None = None
 
     def clear(self) -> None:
         """Forget what was recorded."""
         self.draws.clear()
         self.tensors.clear()
+
+    def manual_seed(self, seed: int) -> Source:
+        """Refuse to be used otherwise than to draw: nothing else can be repeated outside of a step."""
+        raise NoGraph(_NOT_TO_DRAW)
+
+    def set_state(self, state: Tensor) -> Any:
+        """Refuse, as :meth:`manual_seed` does."""
+        raise NoGraph(_NOT_TO_DRAW)
+
+    def seed(self) -> int:
+        """Refuse, as :meth:`manual_seed` does."""
+        raise NoGraph(_NOT_TO_DRAW)
 
     def rewind(self) -> None:
         """Return the recorded tensors from now on, starting with the first."""
@@ -86,7 +105,9 @@ class RecordedNoise(Source):
         """
         if self._next is None:
             self.draws.append(draw)
+            self.drawing = True
             self.tensors.append(draw._replace(from_global=False).take(self._source))
+            self.drawing = False
             return self.tensors[-1]
         if self._next == len(self.draws) or self.draws[self._next] != draw:
             raise NoGraph("it does not draw alike each time")
@@ -111,7 +132,7 @@ class DrawsOutside(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, with recorded noise if it draws."""
         kwargs = kwargs or {}
-        if not draws_numbers(func, args, kwargs):
+        if self._noise.drawing or not draws_numbers(func, args, kwargs):
             return func(*args, **kwargs)
         given = {argument.name: argument.default_value for argument in func._schema.arguments}
         given |= dict(zip(given, args, strict=False)) | kwargs
@@ -125,7 +146,8 @@ class DrawsOutside(TorchDispatchMode):
         def draw(method: str, like: Tensor, *numbers: Any) -> Tensor:
             if any(isinstance(number, Tensor) for number in numbers):
                 raise NoGraph(f"it draws random numbers by `{func}`")
-            return self._noise.draw(Draw(method, like.shape, like.dtype, numbers, generator is None))
+            stride = torch.empty_like(like).stride()
+            return self._noise.draw(Draw(method, like.shape, like.dtype, stride, numbers, generator is None))
 
         return replacement(draw, given)
 
@@ -142,10 +164,7 @@ def check_repeats(module: nn.Module, noise: RecordedNoise, step: Callable[[], No
     """
     step()
     noise.clear()
-    state = noise.get_state()
     check_changes_only_buffers(module, step)
-    if not torch.equal(state, noise.get_state()):
-        raise NoGraph("it uses `self.generator` otherwise than to draw")
 
 
 _Draw = Callable[..., Tensor]
@@ -155,6 +174,8 @@ _Given = dict[str, Any]
 def _blank(given: _Given) -> Tensor:
     """Return a tensor of the form that a factory would return."""
     options = {name: given.get(name) for name in ("dtype", "layout", "device", "pin_memory")}
+    if isinstance(options["dtype"], int):  # the default value in the schema of `randint`
+        options["dtype"] = torch.int64
     if "self" in given:  # `rand_like` and the like
         return torch.empty_like(given["self"], **options, memory_format=given.get("memory_format"))
     return torch.empty(given["size"], **options)
