@@ -201,21 +201,15 @@ class ObservationWriter:
 
     def _add(self, at: int, k: int, field: Field, part: Any, n_envs: int | None) -> None:
         """Choose how leaf ``k``, which is at a position among all parts, is written."""
-        bytes_fit = field.dtype.char == "B"  # a memoryview would take `bytes`, which are no observation
-        memoryview_has = field.dtype.char in _MEMORYVIEW_DTYPES and 0 not in field.shape
+        one_env = n_envs is not None and field.dtype.char in _MEMORYVIEW_DTYPES and 0 not in field.shape
         if field.start:
             self._casts.append((at, k, field))
-        elif n_envs is not None and field.shape == () and memoryview_has and not isinstance(part, np.ndarray):
+        elif one_env and field.shape == () and not isinstance(part, np.ndarray):
             self._scalars.append((at, k, _scalar_types(field)))
-        elif (
-            n_envs is not None
-            and len(field.shape) == 1
-            and memoryview_has
-            and _is_exactly(part, field)
-            and not bytes_fit
-        ):
+        elif one_env and len(field.shape) == 1 and _is_exactly(part, field) and field.dtype != np.uint8:
+            # a memoryview of uint8 would take `bytes`, too, which are no observation
             (n,) = field.shape
-            self._vectors.append((at, k, [slice(j * n, (j + 1) * n) for j in range(n_envs)]))
+            self._vectors.append((at, k, [slice(j * n, (j + 1) * n) for j in range(n_envs or 0)]))
         else:
             accepted = frozenset(dtype for dtype in _DTYPES if field.accepts(dtype))
             self._arrays.append((at, k, field.shape, accepted))
