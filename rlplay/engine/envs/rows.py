@@ -161,6 +161,9 @@ class ObservationWriter:
     slices : list of slice
         If an observation is a single vector that a memoryview copies, which needs half of NumPy's time: each
         environment's slice of ``row.flat[0]``. Else empty.
+    write : callable
+        ``write(row, j, obs)`` writes an observation into column ``j`` of a row; ``...`` stands for all columns. It
+        raises ValueError if the observation does not fit the space; the message names the leaf.
     """
 
     def __init__(self, description: Nested, first: Nested, n_envs: int | None) -> None:
@@ -188,6 +191,10 @@ class ObservationWriter:
             self._add(at, k, field, part, n_envs)
         plain = isinstance(fields, Field) and bool(self._vectors)
         self.slices = self._vectors[0][2] if plain else []
+        self.write: Callable[[StateRow, Any, Nested], None] = self._write
+        if isinstance(fields, Field) and self._arrays:
+            _, _, self._shape, self._dtypes = self._arrays[0]
+            self.write = self._write_array
 
     def _open(self, fields: Nested, value: Nested, at: int) -> Nested:
         """List the containers from outside to inside; return for each leaf its position among all parts."""
@@ -214,19 +221,22 @@ class ObservationWriter:
             accepted = frozenset(dtype for dtype in _DTYPES if field.accepts(dtype))
             self._arrays.append((at, k, field.shape, accepted))
 
-    def write(self, row: StateRow, j: Any, obs: Nested) -> None:
-        """Write an observation into column ``j`` of a row; ``...`` stands for all columns.
-
-        Raises
-        ------
-        ValueError
-            It does not fit the space; the message names the leaf.
-        """
+    def _write(self, row: StateRow, j: Any, obs: Nested) -> None:
         try:
             if self._write_in_known_form(row, j, obs):
                 return
         except (KeyError, TypeError, ValueError, OverflowError):
             pass  # of another form, or wrong
+        self._cast_and_write(row, j, obs)
+
+    def _write_array(self, row: StateRow, j: Any, obs: Nested) -> None:
+        """Write an observation that is a single array."""
+        if type(obs) is np.ndarray and obs.shape == self._shape and obs.dtype in self._dtypes:
+            row.obs[0][j] = obs
+        else:
+            self._cast_and_write(row, j, obs)
+
+    def _cast_and_write(self, row: StateRow, j: Any, obs: Nested) -> None:
         for leaf, part in zip(row.obs, spaces.cast(self._description, obs), strict=True):
             leaf[j] = part
 

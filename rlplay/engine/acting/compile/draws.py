@@ -41,7 +41,7 @@ class Draw(NamedTuple):
     def take(self, source: Source) -> Tensor:
         """Draw the numbers; ``source`` is the actor's own generator."""
         if self.method == "log_exponential":
-            return source.log_exponential(self.shape, self.dtype)
+            return source.take(self.shape, self.dtype)[0]
         blank = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="cpu")
         drawn: Tensor = getattr(blank, self.method)(*self.args, generator=None if self.from_global else source)
         return drawn

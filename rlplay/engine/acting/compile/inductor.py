@@ -52,7 +52,8 @@ class Program:
         self._tensors = weights | own
         self._operands = [(kind, i) for kind, i in step.operands if kind != "noise"]
         self._draws = step.draws
-        self._used_draws = [i for kind, i in step.operands if kind == "noise"]
+        used = {i for kind, i in step.operands if kind == "noise"}
+        self._unused_draws = [i for i in range(len(step.draws)) if i not in used]
         self.run = compile_graph(step.graph)
         if torch.is_autocast_enabled("cpu"):  # the casts are in the graph
             self.run = torch.autocast("cpu", enabled=False)(self.run)
@@ -67,7 +68,9 @@ class Program:
     def draw(self, source: Source) -> list[Tensor]:
         """Draw the noise that a run takes from the actor's own generator, and from torch's global one."""
         drawn = [draw.take(source) for draw in self._draws]
-        return [drawn[i] for i in self._used_draws]
+        for i in reversed(self._unused_draws):
+            del drawn[i]
+        return drawn
 
     def update_derived(self) -> None:
         """Compute what depends on the parameters alone, for their present values."""
