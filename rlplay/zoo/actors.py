@@ -196,7 +196,8 @@ class GaussianActorCritic(Modular):
         log_std = self.log_std.expand_as(mean)
         act = mean.detach().float()
         if self.training:
-            act = torch.normal(act, log_std.detach().float().exp(), generator=self.generator)
+            noise = torch.randn(act.shape, device=act.device, generator=self.generator)
+            act = act + log_std.detach().float().exp() * noise  # `torch.normal` would wait for the device
         return act, {"mean": mean, "log_std": log_std, "value": self.value(features).squeeze(-1)}
 
 

@@ -15,7 +15,7 @@ copied -> read
 read -> reuse
     The consumer's stream copies the staged rows of ``final`` out of the collector's memory. That memory is not used
     again before this copy is done.
-asked -> first write
+ready -> first write
     The collector's stream waits for the snapshot's copy before it reads the snapshot. It waits for the earlier readers
     of the blank fragment's memory before it writes there.
 dropped -> released
@@ -60,6 +60,8 @@ class CudaLane(Lane):
         # the actor's device comes last, so that it is the current device inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
         self._streams = {d: torch.cuda.Stream(d) for d in used}
+        for d in used:  # the actor may just have been made on the default stream: it is copied on the current one
+            torch.cuda.current_stream(d).wait_stream(torch.cuda.default_stream(d))
         self._capturing: _Capturing | None = None  # made with the first capture
 
     def shared(self, one: Place, other: Place) -> bool:

@@ -457,7 +457,13 @@ class DropsOutOnes(AnswerActor):
         return self.layer(torch.ones_like(obs))
 
 
+class UsesTorchNormal(AnswerActor):
+    def answer(self, obs, fin):
+        return torch.normal(obs, torch.ones_like(obs), generator=self.generator)
+
+
 NOT_CAPTURED = {
+    "torch.normal": (UsesTorchNormal, r"`torch.normal` makes the host wait .* write `mean \+ std \* torch.randn"),
     "control flow": (BranchesOnData, "the host has to wait for what is in a tensor .*_local_scalar_dense"),
     "a mask for an index": (IndexesByMask, "the host has to wait for what is in a tensor .*index.Tensor"),
     "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),

@@ -111,7 +111,7 @@ FIVE_EDGES = {
     "copied -> refill": (slots_are_refilled_at_once, {"actor_on_host": True}, 3),
     "copied -> read": (consumers_do_not_wait, {}, 0),
     "read -> reuse": (borrowing_is_not_recorded, {}, 1),
-    "asked -> first write": (collectors_do_not_wait, {}, 1),
+    "ready -> first write": (collectors_do_not_wait, {}, 1),
 }
 
 

@@ -6,8 +6,10 @@ to run under ``TORCH_CUDA_SANITIZER=1``.
 
 import threading
 import warnings
+from contextlib import contextmanager
 
 import gym
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +27,26 @@ pytestmark = [
 ]
 
 N_ENVS, N_STEPS, N_FRAGMENTS = 5, 11, 6
+
+
+@contextmanager
+def implicit_synchronization_refused():
+    """Make each operation that waits for the device in hiding an error, inside the `with` block."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*prototype feature.*")  # torch's own, about this mode
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def does_not_grow(used):
+    """Return whether the slope of bytes over fragments is less than a fragment: the number of finals varies."""
+    slope = np.polyfit(np.arange(len(used)), used, 1)[0]
+    return slope < N_ENVS * N_STEPS * 4
+
+
 A_WHILE = 20_000_000  # cycles for which a kernel sleeps, to stretch the windows in which something may go wrong
 
 
@@ -100,12 +122,9 @@ def test_neither_learner_nor_collector_synchronizes_implicitly():
     envs = [gym.make("CartPole-v1") for _ in range(N_ENVS)]
     with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0) as feed:
         next(feed)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with implicit_synchronization_refused():
             for _ in range(N_FRAGMENTS):
                 next(feed)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_device_memory_stays_flat():
@@ -116,7 +135,7 @@ def test_device_memory_stays_flat():
             next(feed)
             torch.cuda.synchronize()
             used.append(torch.cuda.memory_allocated())
-    assert max(used[30:]) <= max(used[:30])
+    assert does_not_grow(used)
 
 
 def test_evaluate_runs_on_the_gpu():
@@ -288,14 +307,11 @@ def test_captured_steps_neither_synchronize_implicitly_nor_leak_memory(captures)
     envs, used = [gym.make("CartPole-v1") for _ in range(N_ENVS)], []
     with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
         next(feed)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with implicit_synchronization_refused():
             for _ in range(60):
                 next(feed)
                 used.append(torch.cuda.memory_allocated())
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    assert max(used[30:]) <= max(used[:30])
+    assert does_not_grow(used)
     assert captures
 
 

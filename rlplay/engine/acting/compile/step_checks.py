@@ -170,6 +170,11 @@ class OperationCheck(TorchDispatchMode):
         kwargs = kwargs or {}
         if reads_values(func, args, kwargs):
             raise NoGraph(f"the host has to wait for what is in a tensor (`{func}`)")
+        if func.overloadpacket is torch.ops.aten.normal and any(isinstance(x, Tensor) for x in args):
+            raise NoGraph(
+                "`torch.normal` makes the host wait for a look at the standard deviation: write "
+                "`mean + std * torch.randn(mean.shape, device=mean.device, generator=self.generator)`"
+            )
         if draws_numbers(func, args, kwargs):
             self.drawn = str(func)
             own = [
