@@ -97,7 +97,7 @@ def rollout(
         and what rests on these, such as ``Categorical`` and ``Normal`` of ``torch.distributions`` without checks of
         their arguments (``validate_args=False``).
 
-        On CUDA (not run on a GPU yet), a step is captured as a CUDA graph during the ``next()`` of the first fragment,
+        On CUDA, a step is captured as a CUDA graph during the ``next()`` of the first fragment,
         and replayed with one launch. It returns, bit for bit, what an eager step returns. There, too, the Python code
         runs only once. A step runs eagerly, with such a warning at the call or at the first fragment, if it needs the
         values of a tensor on the host, copies from or to the host, changes attributes that are not buffers, or draws
