@@ -282,7 +282,7 @@ class Second(Learning):
     ("kind", "compiled"),
     [
         (Learning, True),
-        (Second, False),
+        pytest.param(Second, False, marks=pytest.mark.soak),
         pytest.param(Learning, False, marks=pytest.mark.soak),
         pytest.param(Second, True, marks=pytest.mark.soak),
     ],
