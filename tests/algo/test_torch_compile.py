@@ -35,6 +35,11 @@ pytestmark = [  # torch warns its own modules, and what it hides pytest shows
 ]
 
 
+needs_dynamo_that_traces_optree = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13), reason="Dynamo of torch 2.11 cannot trace optree"
+)
+
+
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch):
     """Begin with nothing compiled; and see to it that the compiler leaves no threads and no processes."""
@@ -104,6 +109,7 @@ def test_a_compiled_loss_has_few_graphs_for_all_numbers_of_finals(graphs):
     assert graphs.frame_count == 4  # the first number, none, one, and any
 
 
+@needs_dynamo_that_traces_optree
 @pytest.mark.parametrize("loss", [LOSSES["ppo"], LOSSES["vtrace"]], ids=["ppo", "vtrace"])
 def test_recurrent_actors_run_eagerly_inside_a_compiled_loss(loss, graphs):
     actor, seen = Dense(recurrent=True), []
@@ -116,6 +122,7 @@ def test_recurrent_actors_run_eagerly_inside_a_compiled_loss(loss, graphs):
     assert 1 <= counts[1] == counts[3]
 
 
+@needs_dynamo_that_traces_optree
 @pytest.mark.parametrize(("recurrent", "fused"), [(False, False), (True, True)])
 def test_compiled_minibatches_follow_the_weights(recurrent, fused, graphs):
     """Each loss is of the weights that the one before has led to, and minibatches are drawn as they are eagerly."""

@@ -5,6 +5,7 @@ Imports neither torch nor environments, so that a process that only steps enviro
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -202,7 +203,7 @@ class ObservationWriter:
             return at
         keys = list(fields) if isinstance(fields, dict) else list(range(len(fields)))
         first, self._n_parts = self._n_parts, self._n_parts + len(keys)
-        self._containers.append((at, type(value), len(keys), _items(fields)))
+        self._containers.append((at, type(value), len(keys), _items(fields, type(value))))
         inside = [self._open(fields[key], value[key], first + i) for i, key in enumerate(keys)]
         return dict(zip(keys, inside, strict=True)) if isinstance(fields, dict) else tuple(inside)
 
@@ -262,17 +263,22 @@ class ObservationWriter:
                 return False
             row.obs[k][j] = part
         for at, k, field in self._casts:
-            row.obs[k][j] = field.cast(parts[at])
+            part = parts[at]
+            if isinstance(part, tuple | list | dict):
+                return False
+            row.obs[k][j] = field.cast(part)
         return True
 
 
 _DTYPES = tuple(map(np.dtype, "?bBhHiIlLqQefd"))
 
 
-def _items(fields: Nested) -> Callable[[Any], Sequence[Any]]:
-    """Return a function that returns the values of a container like this one, in this order."""
+def _items(fields: Nested, kind: type) -> Callable[[Any], Sequence[Any]]:
+    """Return a function that returns the values of a container of this kind, in the order of ``fields``."""
     if not isinstance(fields, dict):
         return tuple
+    if kind not in (dict, OrderedDict):  # it may have a value for every key, as `defaultdict` has
+        return lambda container: [dict(container)[key] for key in fields]
     if len(fields) == 1:
         (key,) = fields
         return lambda container: (container[key],)
@@ -285,6 +291,7 @@ def _is_exactly(part: Any, field: Field) -> bool:
 
 def _scalar_types(field: Field) -> frozenset[type]:
     """Return the types of the single numbers that can be cast to a field, and that a memoryview takes."""
-    types = {dtype.type for dtype in _DTYPES if field.accepts(dtype)}
+    # a memoryview would round an integer twice on its way to float32
+    types = {x.type for x in _DTYPES if field.accepts(x) and (x.kind == "f" or field.dtype.kind != "f")}
     own = {bool: bool(np.bool_ in types), float: bool(np.float64 in types), int: field.dtype.kind in "iu"}
     return frozenset(types | {kind for kind, fits in own.items() if fits})

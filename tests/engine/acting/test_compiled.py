@@ -274,6 +274,9 @@ def drawn_from(mean, generator):
         "normal, both": lambda: torch.normal(mean, std, **own),
         "normal, mean": lambda: torch.normal(mean, 2.0, **own),
         "normal, std": lambda: torch.normal(0.5, std, **own),
+        "normal, transposed": lambda: torch.normal(mean.mT, std.mT, **own),
+        "normal, mean transposed": lambda: torch.normal(mean.mT, 2.0, **own),
+        "normal_, transposed": lambda: torch.zeros_like(mean.mT).normal_(**own) + mean.mT,
         "normal, neither": lambda: torch.normal(0.5, 2.0, mean.shape, **own) + mean,
         "Normal": lambda: torch.distributions.Normal(mean, std, validate_args=False).sample(),
         "Normal, rsample": lambda: torch.distributions.Normal(mean, std, validate_args=False).rsample(),
@@ -405,6 +408,47 @@ class SeedsOwnGenerator(AnswerActor):
         return torch.rand(obs.shape, generator=self.generator)
 
 
+class SeedsTorch(AnswerActor):
+    def answer(self, obs, fin):
+        torch.manual_seed(5)
+        return torch.rand(obs.shape)
+
+
+class SeedsTorchForAWhile(AnswerActor):
+    def answer(self, obs, fin):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(5)
+            return torch.rand(obs.shape)
+
+
+class SetsTorchBack(AnswerActor):
+    def answer(self, obs, fin):
+        with torch.random.fork_rng([]):
+            return torch.rand(obs.shape)
+
+
+class KeepsWhatItDrew(AnswerActor):
+    def answer(self, obs, fin):
+        name = f"kept_{self.training}"
+        if not hasattr(self, name):
+            setattr(self, name, torch.randn(obs.shape[-1]))
+        return obs + getattr(self, name)
+
+
+class DrawsIntoPart(AnswerActor):
+    def answer(self, obs, fin):
+        both = torch.stack([obs, obs], -1)
+        both[..., 0].normal_(generator=self.generator)
+        return both.flatten(-2)
+
+
+class DrawsOut(AnswerActor):
+    def answer(self, obs, fin):
+        out = torch.zeros_like(obs)
+        torch.normal(obs, 1.0, generator=self.generator, out=out)
+        return out
+
+
 class DrawsBernoulli(AnswerActor):
     def answer(self, obs, fin):
         return torch.bernoulli(obs.sigmoid(), generator=self.generator)
@@ -424,6 +468,12 @@ NOT_COMPILED = {
     "memory that is shared": (OverlappingBuffers, "shares its memory"),
     "a third generator": (DrawsFromThirdGenerator, "from a generator that is not its own"),
     "its own generator, seeded": (SeedsOwnGenerator, "`self.generator` otherwise than"),
+    "torch's generator, seeded": (SeedsTorch, "seeds torch's global generator"),
+    "torch's generator, seeded for a while": (SeedsTorchForAWhile, "seeds torch's global generator"),
+    "torch's generator, set back": (SetsTorchBack, "or sets its state"),
+    "a first draw that is kept": (KeepsWhatItDrew, "does not draw alike"),
+    "a part of a tensor": (DrawsIntoPart, "into a part of a tensor"),
+    "a result elsewhere": (DrawsOut, "random numbers by `aten.normal"),
     "Bernoulli": (DrawsBernoulli, "random numbers by `aten.bernoulli"),
     "two samples": (DrawsTwoSamples, "of more than one sample"),
     "numpy's generator": (DrawsFromNumpyRandom, "draws from `numpy.random`"),

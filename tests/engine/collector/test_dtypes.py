@@ -306,6 +306,7 @@ def test_ids_and_priorities_that_are_none_are_refused(ids, priorities, kind, mes
 
 @pytest.mark.parametrize("large", [1e308, 1.7e308, torch.finfo(torch.float64).max / 20])
 def test_priorities_whose_sum_overflows_are_refused_and_the_buffer_stays_as_it_was(large):
+    torch.manual_seed(0)
     buffer = prioritized(alpha=1.0)
     with pytest.raises(ValueError, match=r"so that the sum over the buffer is finite"):
         buffer.update(torch.arange(2), torch.tensor([large, large], dtype=torch.float64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from decimal import Decimal
 
 import gym.spaces
@@ -19,6 +19,15 @@ Pair = namedtuple("Pair", "x y")
 Other = namedtuple("Other", "x y")
 
 INF = np.inf
+
+
+class MultiDiscrete:
+    """As gymnasium's, which may start anywhere."""
+
+    shape, dtype = (2,), np.dtype(np.int64)
+    nvec, start = np.array([3, 4]), np.array([1, 2])
+
+
 SPACES = {
     "float32": gym.spaces.Box(-INF, INF, (), np.float32),
     "float64": gym.spaces.Box(-INF, INF, (), np.float64),
@@ -34,6 +43,7 @@ SPACES = {
     "Discrete": gym.spaces.Discrete(5),
     "Discrete, from 2": gym.spaces.Discrete(5, start=2),
     "MultiDiscrete": gym.spaces.MultiDiscrete([3, 4]),
+    "MultiDiscrete, from 1": MultiDiscrete(),
     "MultiBinary": gym.spaces.MultiBinary(2),
 }
 DTYPES = ["?", "int8", "uint8", "int32", "int64", "uint64", "float16", "float32", "float64", "complex64"]
@@ -42,6 +52,7 @@ VALUES = [
     *(np.ones(shape, dtype)[()] for shape in SHAPES for dtype in DTYPES),  # `[()]`: scalars instead of arrays ()
     *(np.array(1, dtype) for dtype in DTYPES),
     *(np.arange(4).astype(dtype)[::2] for dtype in DTYPES),  # not contiguous
+    np.int64(2**60 + 2**36 + 1),
     *(1, 0, -1, 300, 2**40, 2**70, 1.5, 1e300, -INF, True, 1j, None, "1", b"12", Decimal(1)),
     *([1, 0], [1.5, 0], (True, False), [[1, 2], [3, 4]], [], [1], ["a", "b"], [None, 1], {"x": 1}, Pair(1, 2)),
     *(torch.tensor(1), torch.tensor([1.0, 2.0]), torch.ones(1), torch.ones(2, 2, dtype=torch.uint8)),
@@ -115,6 +126,16 @@ NESTS = [
     (1, (VECTOR, IMAGE), 3),
     None,
 ]
+
+
+def test_a_dict_that_makes_values_for_missing_keys_is_refused_and_stays_as_it_is():
+    description = spaces.fields(gym.spaces.Dict({"a": gym.spaces.Discrete(3), "b": gym.spaces.Discrete(3)}))
+    writer = ObservationWriter(description, defaultdict(int, a=1, b=2), B)
+    writer.write(blank(description), 1, defaultdict(int, a=1, b=2))
+    wrong = defaultdict(int, a=1, c=2)
+    with pytest.raises(ValueError, match="expected a dict with keys"):
+        writer.write(blank(description), 1, wrong)
+    assert dict(wrong) == {"a": 1, "c": 2}
 
 
 @pytest.mark.parametrize("first", range(7))

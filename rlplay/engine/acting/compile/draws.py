@@ -68,12 +68,24 @@ class RecordedNoise(Source):
         self.draws: list[Draw] = []
         self.tensors: list[Tensor] = []
         self.drawing = False
+        self._global_state = torch.get_rng_state()
         self._next: int | None = None
 
     def clear(self) -> None:
         """Forget what was recorded."""
         self.draws.clear()
         self.tensors.clear()
+
+    def check_global_state(self) -> None:
+        """Check that nothing but draws has changed the state of torch's global generator.
+
+        Raises
+        ------
+        NoGraph
+            If it was seeded, or set back.
+        """
+        if not torch.equal(torch.get_rng_state(), self._global_state):
+            raise NoGraph("it seeds torch's global generator, or sets its state")
 
     def manual_seed(self, seed: int) -> Source:
         """Refuse to be used otherwise than to draw: nothing else can be repeated outside of a step."""
@@ -106,6 +118,10 @@ class RecordedNoise(Source):
         if self._next is None:
             self.draws.append(draw)
             self.drawing = True
+            if draw.from_global:
+                self.check_global_state()
+                torch.rand(())  # or it would not be noticed that the state is set back
+                self._global_state = torch.get_rng_state()
             self.tensors.append(draw._replace(from_global=False).take(self._source))
             self.drawing = False
             return self.tensors[-1]
@@ -140,13 +156,13 @@ class DrawsOutside(TorchDispatchMode):
         if generator is not None and not same_generator(generator, self._noise):
             raise NoGraph(f"it draws from a generator that is not its own, by `{func}`")
         replacement = _REPLACEMENTS.get(func.overloadpacket)
-        if replacement is None:
+        if replacement is None or given.get("out") is not None:
             raise NoGraph(f"it draws random numbers by `{func}`")
 
         def draw(method: str, like: Tensor, *numbers: Any) -> Tensor:
             if any(isinstance(number, Tensor) for number in numbers):
                 raise NoGraph(f"it draws random numbers by `{func}`")
-            stride = torch.empty_like(like).stride()
+            stride = _strides(torch.empty_like(like))
             return self._noise.draw(Draw(method, like.shape, like.dtype, stride, numbers, generator is None))
 
         return replacement(draw, given)
@@ -160,15 +176,24 @@ def check_repeats(module: nn.Module, noise: RecordedNoise, step: Callable[[], No
     Raises
     ------
     NoGraph
-        If the second run changes anything else.
+        If the second run changes anything else, or draws otherwise, or if the step seeds a generator.
     """
     step()
+    first = list(noise.draws)
     noise.clear()
     check_changes_only_buffers(module, step)
+    if noise.draws != first:
+        raise NoGraph("it does not draw alike each time")
+    noise.check_global_state()
 
 
 _Draw = Callable[..., Tensor]
 _Given = dict[str, Any]
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Return the strides of a tensor, without those that do not matter."""
+    return tuple(stride if n > 1 else 1 for n, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def _blank(given: _Given) -> Tensor:
@@ -186,6 +211,8 @@ def _fills(method: str, *names: str) -> Callable[[_Draw, _Given], Tensor]:
 
     def replaced(draw: _Draw, given: _Given) -> Tensor:
         target: Tensor = given["self"]
+        if _strides(target) != _strides(torch.empty_like(target)):
+            raise NoGraph(f"it draws random numbers into a part of a tensor, by `{method}`")  # in another order
         return target.copy_(draw(method, target, *(given[name] for name in names if name in given)))
 
     return replaced
@@ -206,7 +233,7 @@ def _normal(draw: _Draw, given: _Given) -> Tensor:
     mean, std = given["mean"], given["std"]
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         return draw("normal_", _blank(given), mean, std).clone()
-    like = torch.broadcast_tensors(*(x for x in (mean, std) if isinstance(x, Tensor)))[0]
+    like = torch.broadcast_tensors(*(x for x in (mean, std) if isinstance(x, Tensor)))[0].contiguous()
     drawn = draw("normal_", like, 0.0, 1.0) * std if isinstance(std, Tensor) else draw("normal_", like, 0.0, std)
     return torch.add(drawn, mean)
 
