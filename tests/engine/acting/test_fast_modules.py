@@ -33,7 +33,7 @@ def network():
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.ModuleDict({"a": nn.LSTM(4, 5)})["a"])
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 @pytest.mark.parametrize("make", [network, lambda: Doubled(3, 2), Own, lambda: torch.jit.script(nn.Linear(3, 2))])
 def test_fast_modules_return_the_same_bit_for_bit(make):
     plain = make()
