@@ -77,7 +77,7 @@ _FEW = 256
 """Up to so many numbers NumPy compares faster than torch."""
 
 _NOISE_DTYPES = (torch.float32, torch.float64)
-"""The dtypes of noise: that of the scores if it is one of these, else float32."""
+"""Noise has the dtype of the scores if it is one of these, else float32."""
 
 _STOCK = 4096
 """How many numbers are drawn at once, unless a single tensor has more."""
@@ -157,9 +157,9 @@ def _best(scores: Tensor) -> Tensor:
 
 
 def _few_numbers(scores: Tensor) -> Any:
-    """Return a NumPy view of the scores, in a step of a behaviour copy on the host, if they are few; else None.
+    """Return a NumPy view of the scores; None if they are many, or if they have no such view.
 
-    NumPy is faster than torch then.
+    For few numbers NumPy is faster than torch.
     """
     if scores.numel() > _FEW or scores.dtype not in _NOISE_DTYPES or torch.compiler.is_compiling():
         return None

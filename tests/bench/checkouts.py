@@ -11,6 +11,19 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parents[2]
 
+REPEAT = """
+for _ in range(10):
+    next(feed)
+print("ready", flush=True)
+for line in sys.stdin:
+    began = time.process_time()
+    for _ in range(int(line)):
+        next(feed)
+    print((time.process_time() - began) / int(line) / n_transitions, flush=True)
+"""
+"""The end of a program for :class:`Run` that has a ``feed`` and the number of transitions in a fragment, and imports
+``sys`` and ``time``. What it prints are CPU seconds per transition; child processes are not counted."""
+
 
 class Run:
     """A fresh process that imports rlplay from one checkout, and measures whenever it is asked to.

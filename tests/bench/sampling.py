@@ -1,6 +1,8 @@
 """Measures what `compile=True` gains for actors that sample in different ways, on eight CartPoles.
 
-python -m tests.bench.sampling
+    python -m tests.bench.sampling
+
+Reports CPU time per transition, eager and compiled.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import argparse
 from statistics import median
 
-from tests.bench.checkouts import HERE, one_round
+from tests.bench.checkouts import HERE, REPEAT, one_round
 
 MEASURED = """
 import sys, time
@@ -50,14 +52,7 @@ class Actor(BaseActorModule):
 
 
 feed = same.rollout([lambda: gym.make("CartPole-v1")] * 8, Actor(), 128, seed=0, compile=compiled)
-for _ in range(5):
-    next(feed)
-print("ready", flush=True)
-for line in sys.stdin:
-    began = time.process_time()
-    for _ in range(int(line)):
-        next(feed)
-    print((time.process_time() - began) / int(line) / (8 * 128), flush=True)
+n_transitions = 8 * 128
 """
 
 WAYS = ["categorical of rlplay", "epsilon-greedy", "multinomial", "Categorical", "normal noise"]
@@ -71,7 +66,7 @@ def main() -> None:
     print("| sampling | eager, us per transition | compiled | eager / compiled |\n| --- | --- | --- | --- |")
     for way in WAYS:
         rounds = [
-            [one_round(MEASURED, [HERE], way, how, turns=20, n=2)[0] for how in ("eager", "compile")]
+            [one_round(MEASURED + REPEAT, [HERE], way, how, turns=20, n=2)[0] for how in ("eager", "compile")]
             for _ in range(options.pairs)
         ]
         eager, compiled = (1e6 * median(times) for times in zip(*rounds, strict=True))

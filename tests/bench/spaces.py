@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from tests.bench.checkouts import HERE, one_round
+from tests.bench.checkouts import HERE, REPEAT, one_round
 
 MEASURED = '''
 import sys, time
@@ -86,14 +86,7 @@ def hand_loop():
 
 
 feed = hand_loop() if by_hand else same.rollout([Free() for _ in range(B)], Zero(), T, seed=0)
-for _ in range(20):
-    next(feed)
-print("ready", flush=True)
-for line in sys.stdin:
-    began = time.process_time()
-    for _ in range(int(line)):
-        next(feed)
-    print((time.process_time() - began) / int(line) / (B * T), flush=True)
+n_transitions = B * T
 '''
 
 SPACES = ["Box vector", "Discrete", "float64 in a float32 Box", "image", "Dict of four Discrete", "nested Dict"]
@@ -108,8 +101,8 @@ def main() -> None:
     print("| observations | before, us | after, us | by hand, us |\n| --- | --- | --- | --- |")
     for name in SPACES:
         rounds = [
-            one_round(MEASURED, [options.other.resolve(), HERE], name, "rlplay", turns=20, n=10)
-            + one_round(MEASURED, [HERE], name, "by hand", turns=20, n=10)
+            one_round(MEASURED + REPEAT, [options.other.resolve(), HERE], name, "rlplay", turns=20, n=10)
+            + one_round(MEASURED + REPEAT, [HERE], name, "by hand", turns=20, n=10)
             for _ in range(options.pairs)
         ]
         figures = [f"{1e6 * median(times):.2f}" for times in zip(*rounds, strict=True)]

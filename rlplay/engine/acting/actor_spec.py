@@ -23,7 +23,7 @@ class ActorSpec:
     answer: Structure
     """The structure of a pair of action and info."""
     n_acts: int
-    """The number of leaves of an action, which come first among those of an answer."""
+    """The number of leaves of an action. They come first among the leaves of an answer."""
     dtypes: list[torch.dtype]
     """The dtypes of the leaves of an answer."""
     recurrent: bool

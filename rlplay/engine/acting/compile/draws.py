@@ -32,7 +32,7 @@ class Draw(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     stride: tuple[int, ...] = ()
-    """The strides of the tensor that is filled, since torch fills it in the order of its memory."""
+    """The strides of the tensor that is filled. Torch fills it in the order of its memory."""
     args: tuple[Any, ...] = ()
     """The arguments of the method."""
     from_global: bool = False
@@ -72,7 +72,7 @@ class RecordedNoise(Source):
         self._next: int | None = None
 
     def clear(self) -> None:
-        """Forget what was recorded."""
+        """Delete all recorded draws and tensors."""
         self.draws.clear()
         self.tensors.clear()
 
@@ -88,15 +88,15 @@ class RecordedNoise(Source):
             raise NoGraph("it seeds torch's global generator, or sets its state")
 
     def manual_seed(self, seed: int) -> Source:
-        """Refuse to be used otherwise than to draw: nothing else can be repeated outside of a step."""
+        """Raise NoGraph: a step that seeds its generator cannot draw outside of the compiled program."""
         raise NoGraph(_NOT_TO_DRAW)
 
     def set_state(self, state: Tensor) -> Any:
-        """Refuse, as :meth:`manual_seed` does."""
+        """Raise NoGraph, as :meth:`manual_seed` does."""
         raise NoGraph(_NOT_TO_DRAW)
 
     def seed(self) -> int:
-        """Refuse, as :meth:`manual_seed` does."""
+        """Raise NoGraph, as :meth:`manual_seed` does."""
         raise NoGraph(_NOT_TO_DRAW)
 
     def rewind(self) -> None:
@@ -192,7 +192,7 @@ _Given = dict[str, Any]
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
-    """Return the strides of a tensor, without those that do not matter."""
+    """Return the strides of a tensor, with 1 for each dimension of length 1, whose stride has no effect."""
     return tuple(stride if n > 1 else 1 for n, stride in zip(x.shape, x.stride(), strict=True))
 
 
@@ -229,7 +229,7 @@ def _makes(method: str, *numbers: Any) -> Callable[[_Draw, _Given], Tensor]:
 
 
 def _normal(draw: _Draw, given: _Given) -> Tensor:
-    """Replace ``torch.normal`` where mean or standard deviation is a tensor: ATen, ``normal_out_impl``."""
+    """Compute ``torch.normal`` from a draw, in the order of operations of ATen's ``normal_out_impl``."""
     mean, std = given["mean"], given["std"]
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         return draw("normal_", _blank(given), mean, std).clone()
