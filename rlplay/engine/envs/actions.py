@@ -7,6 +7,7 @@ dtype of their space, and always in memory of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = ["ActionForm"]
 
 _FEW = 128
 """Up to so many numbers are checked faster in a set than by NumPy."""
+
+_MANY_VALUES = 2**12
+"""Spaces of more values than this are checked by NumPy, so that no large set or table is made."""
 
 
 class ActionForm:
@@ -44,18 +48,17 @@ class ActionForm:
         self._n_envs, self._first = n_envs, first
         self._is_array = isinstance(fields, Field)
         self._as_they_are = all(not field.start and field.own_dtype is None for field in self._fields)
-        sets = {k: values for k, field in enumerate(self._fields) if (values := _few_values(field, n_envs))}
-        self._supersets = [(k, values.issuperset) for k, values in sets.items()]
-        tests = ((k, _test_of(field)) for k, field in enumerate(self._fields) if k not in sets)
+        tests = [(k, _test_of(field, n_envs)) for k, field in enumerate(self._fields)]
         self._tests = [(k, test) for k, test in tests if test is not None]
+        self._scalars = _scalars_of(fields) if isinstance(fields, Field) else {}
 
-    def check(self, leaves: list[Array], ignored: Collection[int], progress: Progress) -> None:
-        """Check the actions of one row.
+    def each(self, leaves: list[Array], ignored: Collection[int], progress: Progress) -> Iterable[Any]:
+        """Return the action of each environment: a NumPy scalar, an array, or a nest of these.
 
         Parameters
         ----------
         leaves : list of arrays ``(B, ...)``
-            The leaves of the actions.
+            The leaves of the actions of one row.
         ignored : collection of int
             The columns whose action will not be carried out.
         progress : Progress
@@ -66,9 +69,24 @@ class ActionForm:
         ValueError
             An action of Discrete, MultiDiscrete or MultiBinary is not among its values, or a number of a Box is NaN.
         """
-        for k, includes in self._supersets:
-            if not includes(leaves[k].ravel().tolist()):
-                self._raise(k, leaves[k], ignored, progress)
+        if self._scalars:
+            try:
+                return list(map(self._scalars.__getitem__, leaves[0].tolist()))
+            except KeyError:  # below it is found out whether it is the action of an ignored column
+                pass
+        self._check(leaves, ignored, progress)
+        if not self._is_array:
+            leaves = self._given(leaves)
+            return [self._structure.unflatten([leaf[j].copy() for leaf in leaves]) for j in range(self._n_envs)]
+        (leaf,) = leaves if self._as_they_are else self._given(leaves)
+        return leaf if leaf.ndim == 1 else leaf.copy()  # iterating over a vector yields scalars, which are copies
+
+    def together(self, leaves: list[Array], ignored: Collection[int], progress: Progress) -> Nested:
+        """Return the actions of all environments, as a nest of arrays ``(B, ...)``. Parameters and errors as above."""
+        self._check(leaves, ignored, progress)
+        return self._structure.unflatten([leaf.copy() for leaf in self._given(leaves)])
+
+    def _check(self, leaves: list[Array], ignored: Collection[int], progress: Progress) -> None:
         for k, is_wrong in self._tests:
             if is_wrong(leaves[k]):
                 self._raise(k, leaves[k], ignored, progress)
@@ -91,37 +109,30 @@ class ActionForm:
                 f"{leaf[j].tolist()}, expected {expected}."
             )
 
-    def each(self, leaves: list[Array]) -> Iterable[Any]:
-        """Return the action of each environment: a NumPy scalar, an array, or a nest of these."""
-        if not self._is_array:
-            leaves = self._given(leaves)
-            return [self._structure.unflatten([leaf[j].copy() for leaf in leaves]) for j in range(self._n_envs)]
-        (leaf,) = leaves if self._as_they_are else self._given(leaves)
-        return leaf if leaf.ndim == 1 else leaf.copy()  # iterating over a vector yields scalars, which are copies
-
-    def together(self, leaves: list[Array]) -> Nested:
-        """Return the actions of all environments, as a nest of arrays ``(B, ...)``."""
-        return self._structure.unflatten([leaf.copy() for leaf in self._given(leaves)])
-
     def _given(self, leaves: Sequence[Array]) -> list[Array]:
         return [field.given(leaf) for field, leaf in zip(self._fields, leaves, strict=True)]
 
 
-def _few_values(field: Field, n_envs: int) -> frozenset[int]:
-    """Return the values of a Discrete or MultiDiscrete space, if a set is the fastest way to check; else nothing."""
-    if field.n is None or field.dtype.kind not in "iu":
-        return frozenset()
-    n = int(np.min(field.n))
-    few = n == np.max(field.n) and n_envs * int(np.prod(field.shape)) <= _FEW and n <= 2**12
-    return frozenset(range(n)) if few else frozenset()
+def _scalars_of(field: Field) -> dict[int, Any]:
+    """Return the actions of a Discrete space by their value in a row; nothing for other spaces, and for many values.
+
+    To look few actions up here, which checks and converts them, takes less time than NumPy needs to check them.
+    """
+    if not isinstance(field.n, int) or field.shape or field.n > _MANY_VALUES:
+        return {}
+    return dict(enumerate(field.given(np.arange(field.n, dtype=field.dtype))))
 
 
-def _test_of(field: Field) -> Callable[[Array], bool] | None:
+def _test_of(field: Field, n_envs: int) -> Callable[[Array], bool] | None:
     """Return a fast function that tells whether any number of a leaf is wrong; None if all numbers are right."""
     if field.n is None:
         return _has_nan if field.dtype.kind == "f" else None
     if field.dtype.kind not in "iu":
         return None
+    n = int(np.min(field.n))
+    if n == np.max(field.n) and n <= _MANY_VALUES and n_envs * prod(field.shape) <= _FEW:
+        includes = frozenset(range(n)).issuperset
+        return lambda leaf: not includes(leaf.ravel().tolist())
     unsigned = np.dtype(f"u{field.dtype.itemsize}")  # in which negative numbers are large ones
     bounds = np.array(field.n, unsigned)
     return lambda leaf: bool((leaf.view(unsigned) >= bounds).any())

@@ -191,9 +191,9 @@ class EnvironmentList:
         records_info, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
         write, slices, np_false = self._writer.write, self._writer.slices, np.False_
         vectors: Any = then.flat[0] if slices else None
-        self._actions.check(then.act, stopped, progress)
+        actions = self._actions.each(then.act, stopped, progress)
         np.add(now.stepno, 1, out=then.stepno)
-        for j, number, env, action in zip(*self._columns_numbers_envs, self._actions.each(then.act), strict=True):
+        for j, number, env, action in zip(*self._columns_numbers_envs, actions, strict=True):
             if stopped and j in stopped:
                 self._repeat_row(j, now, then, outcome)
                 if j in self._reset_next:

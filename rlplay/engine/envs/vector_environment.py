@@ -152,8 +152,8 @@ class VectorEnvironment:
             The sub-environments whose episode ended in this transition.
         """
         self._progress.env = -1
-        self._actions.check(then.act, self._ignoring, self._progress)
-        obs, reward, terminated, truncated, info = self._env.step(self._actions.together(then.act))
+        actions = self._actions.together(then.act, self._ignoring, self._progress)
+        obs, reward, terminated, truncated, info = self._env.step(actions)
         reward = then.rew[:] = to_rewards(reward, self.n_envs)
         outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
         outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
