@@ -51,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rlplay", description="Reinforcement learning where you write the loop."
     )
+    from . import __version__
+
+    parser.add_argument("--version", action="version", version=f"rlplay {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_bench(commands)
@@ -76,8 +79,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     option(
         "--engine",
         default="threaded",
-        choices=["same", "threaded"],
-        help="same: collect inside next(); threaded: ahead of the learner, in a background thread",
+        choices=["same", "threaded", "single", "multi"],
+        help="same: collect inside next(); threaded: ahead of the learner, in a background thread; single, multi: in "
+        "one process, in two",
     )
     option(
         "--lag",
@@ -90,37 +94,33 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     option("--n-envs", default=8, type=_at_least(1), metavar="N", help="number of environments")
     option("--n-steps", default=64, type=_at_least(1), metavar="N", help="steps of each environment in a fragment")
     option(
-        "--total-steps",
-        default=1_000_000,
-        type=_at_least(1),
-        metavar="N",
+        "--total-steps", default=1_000_000, type=_at_least(1), metavar="N",
         help="give up after this many steps of all environments together; the learning rate decreases until then",
-    )
+    )  # fmt: skip
     option(
-        "--seed",
-        default=0,
-        type=_at_least(0),
-        metavar="N",
+        "--seed", default=0, type=_at_least(0), metavar="N",
         help="seed of the environments, the actions and the initial weights",
-    )
+    )  # fmt: skip
     option(
-        "--out",
-        default=Path("rlplay-demo"),
-        type=Path,
-        metavar="FOLDER",
+        "--out", default=Path("rlplay-demo"), type=Path, metavar="FOLDER",
         help="folder for the learning curve and the summary",
-    )
+    )  # fmt: skip
 
 
 def _demo(parser: argparse.ArgumentParser, options: dict[str, Any], command: str) -> int:
     _require_matplotlib(parser)
 
-    from .demo import demo, make_envs
+    from .demo import N_COLLECTORS, demo, make_env
 
     try:
-        make_envs(options["env"], 1)
+        make_env(options["env"])
     except ValueError as error:
         parser.error(f"argument --env: {error}")
+    if options["engine"] == "multi" and options["n_envs"] % N_COLLECTORS:
+        parser.error(
+            f"argument --n-envs: multi divides the environments among {N_COLLECTORS} processes, so their number must "
+            f"be a multiple of {N_COLLECTORS}, got {options['n_envs']}"
+        )
     _make_folder(parser, options["out"])
     summary = demo(**options)
     return INTERRUPTED if summary["outcome"] == "interrupted" else 0

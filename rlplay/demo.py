@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 import platform
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import gym
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,19 @@ import rlplay
 from rlplay import plotting, sampling
 from rlplay.algo import a2c
 from rlplay.engine import BaseActorModule
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import multi, same, single, threaded
 
 from .engine.feed.feed import Feed
 
-__all__ = ["Actor", "demo", "make_envs"]
+try:
+    import gymnasium as gym
+except ImportError:  # both libraries work; unlike gymnasium, gym is no longer maintained, and its import prints a notice
+    import gym
 
-ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
+__all__ = ["N_COLLECTORS", "Actor", "demo", "make_env"]
+
+N_COLLECTORS = 2
+"""The number of collector processes of ``multi``."""
 
 
 class Actor(BaseActorModule):
@@ -67,16 +73,23 @@ def demo(
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
-    envs = make_envs(env, n_envs)
-    actor = Actor(envs[0].observation_space.shape[0], envs[0].action_space.n).to(device)
+    example = make_env(env)
+    actor = Actor(example.observation_space.shape[0], example.action_space.n).to(device)
 
     optim = torch.optim.Adam(actor.parameters(), lr=1e-3)
     n_updates = max(1, total_steps // (n_envs * n_steps))
     decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=n_updates)
 
     # `final`: an episode that a time limit ends is bootstrapped from its true last observation
-    feed = ENGINES[engine](envs, actor, n_steps, lag=lag, seed=seed, final=True)
-    log = Log(feed, goal=envs[0].spec.reward_threshold, total=n_updates * n_envs * n_steps)
+    factory, shared = partial(make_env, env), {"lag": lag, "seed": seed, "final": True}
+    if engine == "multi":
+        feed = multi.rollout(factory, actor, n_steps, N_COLLECTORS, n_envs // N_COLLECTORS, **shared)
+    elif engine == "single":
+        feed = single.rollout(factory, actor, n_steps, n_envs, **shared)
+    else:
+        rollout = {"same": same.rollout, "threaded": threaded.rollout}[engine]
+        feed = rollout([factory] * n_envs, actor, n_steps, **shared)
+    log = Log(feed, goal=example.spec.reward_threshold, n_steps=n_updates * n_envs * n_steps)
     with feed, log.bar:
         try:
             for fragment in islice(feed, n_updates):
@@ -95,38 +108,48 @@ def demo(
     return log.write(Path(out), options)
 
 
-def make_envs(name: str, n_envs: int) -> list[Any]:
-    """Make environments; raise ValueError if the name is unknown, or if the actor is not made for their spaces."""
+def make_env(name: str) -> Any:
+    """Make an environment; raise ValueError if the name is unknown, or if the actor is not made for its spaces."""
     try:
-        envs = [gym.make(name) for _ in range(n_envs)]
+        env = gym.make(name)
     except gym.error.Error as error:
         raise ValueError(str(error)) from error
-    obs, act = envs[0].observation_space, envs[0].action_space
+    obs, act = env.observation_space, env.action_space
     if not (isinstance(obs, gym.spaces.Box) and len(obs.shape) == 1 and isinstance(act, gym.spaces.Discrete)):
         raise ValueError(f"the demo is for flat Box observations and Discrete actions; {name} has {obs} and {act}.")
-    return envs
+    return env
 
 
 class Log:
     """Records the returns of episodes, shows a progress bar, and writes the results. Never waits for the device."""
 
-    def __init__(self, feed: Feed, goal: float | None, total: int) -> None:
-        self.feed, self.stats, self.goal = feed, feed.stats, goal
+    def __init__(self, feed: Feed, goal: float | None, n_steps: int) -> None:
+        self.feed, self.stats, self.goal, self.n_steps = feed, feed.stats, goal, n_steps
         self.episodes: list[tuple[int, float]] = []  # of each: steps at its delivery, and its return
         self.interrupted = False
-        self.bar = tqdm(total=total, unit="step", unit_scale=True, dynamic_ncols=True)
+        # the bar is full where the training stops: at the goal, which may lie above or below zero, or at the last step
+        form = "{percentage:3.0f}%|{bar:10}|{desc}"
+        self.bar = tqdm(total=1.0, bar_format=form, miniters=0, dynamic_ncols=True)
 
     def update(self) -> None:
         """Record the episodes that have ended, and update the progress bar."""
         self.stats = self.feed.stats
         self.episodes += [(self.stats.steps, episode.ret) for episode in self.feed.episodes()]
-        env, actor, _, idle = (f"{spent / self.stats.seconds:.0%}" for spent in self.stats.collector)
-        wait, train = (f"{spent / self.stats.seconds:.0%}" for spent in self.stats.learner)
-        status = (
-            f"return {self.mean:.0f} | collector: env {env} actor {actor} idle {idle} | learner: {train} idle {wait}"
-        )
-        self.bar.set_postfix_str(status, refresh=False)
-        self.bar.update(self.stats.steps - self.bar.n)
+        (wait, _), goal = self.stats.learner, "" if self.goal is None else f" of {self.goal:g}"
+        rate, waiting = human(self.stats.steps_per_second), f"{100 * wait / self.stats.seconds:.0f} %"
+        steps = f"{human(self.stats.steps)} steps, {rate}/s"
+        self.bar.set_description_str(f" return {self.mean:.0f}{goal} | {steps} | learner waits {waiting}", refresh=False)
+        self.bar.update(self.progress - self.bar.n)
+
+    @property
+    def progress(self) -> float:
+        """The share of the way: to the goal by the mean return, or to the last step, whichever is nearer to its end."""
+        steps = self.stats.steps / self.n_steps
+        if self.goal is None or not self.episodes:
+            return min(1.0, steps)
+        first = sum(ret for _, ret in self.episodes[:100]) / len(self.episodes[:100])
+        gained = (self.mean - first) / (self.goal - first) if self.goal > first else 1.0
+        return min(1.0, max(steps, gained))
 
     @property
     def mean(self) -> float:
@@ -170,3 +193,9 @@ class Log:
         print(f"{summary['outcome']} after {stats.steps:,} steps, {stats.seconds:.1f} s: mean return {self.mean:.1f}")
         print(f"learning curve: {stem}.png\nsummary: {stem}.json")
         return summary
+
+
+def human(number: float) -> str:
+    """Write a number with three digits, in thousands (k) or millions (M) if it is that large."""
+    text: str = tqdm.format_sizeof(number)
+    return text

@@ -42,7 +42,7 @@ ONLY_IN = {
     "queue": {"engine.concurrency.channel"},
     "threading": {"engine.concurrency", "engine.stepping.thread_pool", "engine.feed", "testing.lagging"},
     "gym": {"demo", "zoo.envs", "benchmark.works"},
-    "gymnasium": {"benchmark.works"},
+    "gymnasium": {"demo", "benchmark.works"},
     "matplotlib": {"plotting"},
     "tqdm": {"demo", "benchmark.command"},
 }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 __all__ = ["DEFAULT_ENGINES", "GRAMMAR", "ON_CUDA", "WORKS", "Engine", "parse_cost", "parse_engine"]
 
 WORKS = {
-    "cartpole": "gym's CartPole-v1, two MLPs 64-64: cheap environments",
+    "cartpole": "CartPole-v1 (of gymnasium if installed, else of gym), two MLPs 64-64: cheap environments",
     "pixels": "84x84x4 bytes of noise, Nature CNN: a step takes --cost",
     "breakout": "Atari's Breakout, preprocessed, Nature CNN: needs ale-py, gymnasium and opencv",
     "busy": "a step holds the interpreter lock for 1 ms of CPU time",

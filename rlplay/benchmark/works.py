@@ -8,14 +8,17 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
 from torch import nn
 
 from ..engine.envs.gym_on_numpy2 import patch_gym
 from ..zoo.actors import ActorCritic, NatureCNN, mlp
+
+try:
+    import gymnasium as gym
+except ImportError:
+    import gym
 
 __all__ = ["Busy", "Pixels", "Sleep", "Work", "make_work", "missing_packages"]
 
@@ -89,8 +92,8 @@ class Pixels(gym.Env[npt.NDArray[np.uint8], int]):
     """
 
     def __init__(self, cost: float = 0.0) -> None:
-        self.observation_space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-        self.action_space = spaces.Discrete(6)
+        self.observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        self.action_space = gym.spaces.Discrete(6)
         self._cost, self._t = cost, 0
         self._frames = np.random.default_rng(0).integers(256, size=(8, 4, 84, 84), dtype=np.uint8)
 
@@ -110,8 +113,8 @@ class _Constant(gym.Env[npt.NDArray[np.float32], int]):
     """Base of environments whose observation is always four zeros; subclasses define what a step costs."""
 
     def __init__(self) -> None:
-        self.observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self.action_space = spaces.Discrete(2)
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
         self._t, self._obs = 0, np.zeros(4, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
