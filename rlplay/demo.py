@@ -28,8 +28,8 @@ from .engine.feed.feed import Feed
 
 try:
     import gymnasium as gym
-except ImportError:  # both libraries work; unlike gymnasium, gym is no longer maintained, and its import prints a notice
-    import gym
+except ImportError:  # gym works as well, but it is no longer maintained, and its import prints a notice
+    import gym  # type: ignore[no-redef]
 
 __all__ = ["N_COLLECTORS", "Actor", "demo", "make_env"]
 
@@ -81,7 +81,8 @@ def demo(
     decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=n_updates)
 
     # `final`: an episode that a time limit ends is bootstrapped from its true last observation
-    factory, shared = partial(make_env, env), {"lag": lag, "seed": seed, "final": True}
+    factory = partial(make_env, env)
+    shared: dict[str, Any] = {"lag": lag, "seed": seed, "final": True}
     if engine == "multi":
         feed = multi.rollout(factory, actor, n_steps, N_COLLECTORS, n_envs // N_COLLECTORS, **shared)
     elif engine == "single":
@@ -138,7 +139,9 @@ class Log:
         (wait, _), goal = self.stats.learner, "" if self.goal is None else f" of {self.goal:g}"
         rate, waiting = human(self.stats.steps_per_second), f"{100 * wait / self.stats.seconds:.0f} %"
         steps = f"{human(self.stats.steps)} steps, {rate}/s"
-        self.bar.set_description_str(f" return {self.mean:.0f}{goal} | {steps} | learner waits {waiting}", refresh=False)
+        self.bar.set_description_str(
+            f" return {self.mean:.0f}{goal} | {steps} | learner waits {waiting}", refresh=False
+        )
         self.bar.update(self.progress - self.bar.n)
 
     @property

@@ -18,7 +18,7 @@ from ..zoo.actors import ActorCritic, NatureCNN, mlp
 try:
     import gymnasium as gym
 except ImportError:
-    import gym
+    import gym  # type: ignore[no-redef]
 
 __all__ = ["Busy", "Pixels", "Sleep", "Work", "make_work", "missing_packages"]
 
@@ -75,7 +75,7 @@ def missing_packages(work: str) -> str | None:
     return f"{', '.join(missing)} not installed" if missing else None
 
 
-class Pixels(gym.Env[npt.NDArray[np.uint8], int]):
+class Pixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     """An environment of images whose step costs a chosen CPU time. The images are noise, four frames deep.
 
     Parameters
@@ -102,14 +102,14 @@ class Pixels(gym.Env[npt.NDArray[np.uint8], int]):
         self._t = 0
         return self._frames[0], {}
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Compute for the chosen time, and return the next image."""
         _compute(self._cost)
         self._t += 1
         return self._frames[self._t % 8], 1.0, self._t == _EPISODE_STEPS, False, {}
 
 
-class _Constant(gym.Env[npt.NDArray[np.float32], int]):
+class _Constant(gym.Env[npt.NDArray[np.float32], np.int64]):
     """Base of environments whose observation is always four zeros; subclasses define what a step costs."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class _Constant(gym.Env[npt.NDArray[np.float32], int]):
         self._t = 0
         return self._obs, {}
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Spend the time that a step costs."""
         self._spend_time()
         self._t += 1

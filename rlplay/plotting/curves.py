@@ -59,21 +59,21 @@ def learning_curve(
         reached = np.flatnonzero(means >= threshold)
         if len(reached):
             step, mean = steps[reached[0] + window - 1], means[reached[0]]
-            axes.plot(step, mean, "o", color=RED, markersize=7, markeredgecolor="white", zorder=5)
-            axes.annotate(
-                f"reached after {step:,} steps", (step, mean), xytext=(-4, -16), textcoords="offset points", ha="right",
-                color=RED, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )  # fmt: skip
+            label = f"reached after {step:,} steps"
+            axes.plot(step, mean, "o", color=RED, markersize=7, markeredgecolor="white", zorder=5, label=label)
 
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("environment steps, of all environments together")
     axes.set_ylabel("return of an episode (sum of rewards)")
-    axes.set_title(title, loc="left", fontweight="bold")
     axes.grid(color="#e8e8e8", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", markerscale=2)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize="small", columnspacing=1.2,
+        title=title, alignment="left", title_fontproperties={"weight": "bold", "size": "large"},
+    )  # fmt: skip
     figure.supxlabel(caption, fontsize="small", color=GREY)
     return figure
 
