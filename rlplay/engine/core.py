@@ -90,6 +90,9 @@ At = int | slice | Tensor
 """A choice of environments: an index, a slice, or a bool mask of shape ``(B,)``."""
 
 
+_KINDS = ("dtype", "device")
+
+
 class State(NamedTuple):
     """The states that the actor reacts to: ``(t, x_t, a_{t-1}, r_t, d_t)``. Leaves have shape ``(1+T, B, ...)``.
 
@@ -160,6 +163,16 @@ class Fragment(NamedTuple):
     hx: Nested
     """``(L, B, ...)``: the recurrent state at row 0. From it the actor's reactions can be computed again, with a reset
     at every row with ``state.fin``."""
+
+    def __repr__(self) -> str:
+        """Return a table with the name, shape, dtype and device of each tensor."""
+        rows = [
+            (name, " x ".join(map(str, getattr(x, "shape", ()))), *(str(getattr(x, key, "")) for key in _KINDS))
+            for name, x in zip(nested.names(self, ""), nested.leaves(self), strict=True)
+        ]
+        lines = [("Fragment", "shape", *_KINDS), *((name.lstrip("."), *rest) for name, *rest in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 class BaseActorModule(torch.nn.Module):

@@ -1,0 +1,56 @@
+"""The programs of the guide run as they are printed, each page in order, and its search finds what users look for."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+DOCS = Path(__file__).parent.parent / "docs"
+PROGRAM = re.compile(r"^\.\. code-block:: python\n(   :class: torchrun\n)?\n((?:   .*\n|\n)+)", re.MULTILINE)
+NEEDS = {"log": ["tensorboard"], "video": ["pygame", "moviepy"], "performance": ["matplotlib"]}
+"""Packages that a page needs beside those of the tests."""
+
+
+def programs(path):
+    found = PROGRAM.findall(path.read_text(encoding="utf-8"))
+    return [(bool(distributed), textwrap.dedent(text)) for distributed, text in found]
+
+
+PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "reference" not in path.parts and programs(path)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_programs_of_a_page_run_in_order(path, tmp_path, monkeypatch):
+    for package in ("gymnasium", *NEEDS.get(path.stem, [])):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # seconds of compiling, which its own tests do
+    torch.manual_seed(0)
+    names = {}
+    for distributed, text in programs(path):
+        if distributed:
+            run_by_torchrun(text, tmp_path / "train.py")
+        else:
+            exec(compile(text, path.name, "exec"), names)
+    for feed in [names.get("feed"), *names.get("feeds", [])]:
+        if feed is not None:
+            feed.close()
+
+
+def run_by_torchrun(text, script):
+    script.write_text(text)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same weights everywhere") == 2, done.stdout
+
+
+def test_every_recipe_has_a_program():
+    listed = re.findall(r"^   (\w+)$", (DOCS / "guide/how_do_i.rst").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(listed) >= 14
+    assert {DOCS / "guide" / f"{name}.rst" for name in listed} <= set(PAGES)
