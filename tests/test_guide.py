@@ -45,7 +45,9 @@ def test_the_programs_of_a_page_run_in_order(path, tmp_path, monkeypatch):
 def run_by_torchrun(text, script):
     script.write_text(text)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=110, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the same weights everywhere") == 2, done.stdout
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-LOOP = '''\
+LOOP = """\
 import gym
 import torch
 
@@ -28,7 +28,7 @@ for j, fragment in zip(range(100), feed):  # stop after 100 fragments
     optim.zero_grad()
     loss.backward()
     optim.step()
-'''
+"""
 """The loop that the project promises, word for word."""
 
 

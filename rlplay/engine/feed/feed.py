@@ -25,9 +25,9 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Episode, Final, Fragment
 from ..memory.lane import Lane, Place
-from .driver import Driver
+from .driver import Driver, Inline
 from .episode_log import EpisodeLog
-from .stats import CollectorTime, LearnerTime, Stats
+from .stats import CollectorTime, LearnerTime, Stats, engine_of
 from .timeline import Trace
 
 __all__ = ["Feed"]
@@ -230,7 +230,8 @@ class Feed(Iterator[Fragment]):
             raise RuntimeError("the feed is closed.")
         if self._progress.traced:
             raise RuntimeError("the feed is being recorded already: end that trace first.")
-        self._traces[:] = [Trace(path, self._clock, self._progress, self._lane)]
+        lag = None if isinstance(self._version, tuple) else self._lag
+        self._traces[:] = [Trace(path, self._clock, self._progress, self._lane, self._asked, lag)]
         return self._traces[0]
 
     @property
@@ -269,6 +270,7 @@ class Feed(Iterator[Fragment]):
             steps_per_second=self._steps / (sum(learner) or 1.0),
             collector=CollectorTime(*self._collector_spent),
             learner=learner,
+            engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
         )
 
     def __repr__(self) -> str:

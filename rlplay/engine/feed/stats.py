@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import fill
 from typing import NamedTuple
 
-__all__ = ["CollectorTime", "LearnerTime", "Stats", "advice"]
+__all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of"]
+
+_WIDTH = 79
+"""Length of the longest line of the advice."""
 
 _NEGLIGIBLE_IDLE = 0.1
 """A side that is idle for at most this share of the time counts as busy all the time."""
@@ -12,11 +17,26 @@ _NEGLIGIBLE_IDLE = 0.1
 _WORTH_OVERLAPPING = 0.25
 """Two sides that are each busy for at least this share of the time gain from being busy at once."""
 
-_REMEDIES = {  # what to change if the collector spends most of its time on this kind of work
-    "stepping": "more `workers` (where a step takes longer than waking one: 50 us), `multi`, or quicker environments",
+_FASTER_STEPS = {  # what to change if stepping is the bottleneck, by engine
+    "same": "`multi`, or `threaded` with `workers`, steps them in several processes",
+    "threaded": "`workers` if a step costs more than a message to a process and back, or `multi`",
+    "workers": "more `workers`, if there are cores for them",
+    "processes": "`multi` with more processes, if there are cores for them",
+}
+_REMEDIES = {  # what to change if the collector spends most of its time on another kind of work
     "inference": "more environments side by side, a smaller network, or another `actor_device`",
     "transfer": "smaller observations (such as uint8 instead of float32), or an actor on the device of the learner",
 }
+_OVERLAP = {  # how to collect while the learner trains, by engine
+    "same": "`single`, `multi`, or `threaded` if steps release the interpreter lock",
+    "threaded": "`lag=1`",
+    "workers": "`lag=1`",
+    "processes": "`lag=1`",
+}
+_LOCK = (
+    ". They share the interpreter lock, and time spent waiting for it counts as work: if steps are Python, compare the "
+    "steps per second with those of `same` and `single`"
+)
 
 
 class CollectorTime(NamedTuple):
@@ -56,33 +76,39 @@ class Stats(NamedTuple):
     """``steps / seconds``."""
     collector: CollectorTime
     learner: LearnerTime
+    engine: str = "same"
+    """Where collection runs: ``same``, ``threaded``, ``workers`` (``threaded`` with workers), or ``processes``."""
 
     def __str__(self) -> str:
-        """Describe in one line the speed, how both sides spent their time, and what to change."""
+        """Describe the speed, how both sides spent their time, and what to change, in lines of less than 80 columns."""
 
         def shares(part: CollectorTime | LearnerTime) -> str:
             total = self.seconds or 1.0
             return ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in part._asdict().items())
 
-        rate = f"{self.steps_per_second:.0f} steps/s"
+        said = advice(self.collector, self.learner, self.engine)
         return (
-            f"{rate}; collector: {shares(self.collector)}; learner: {shares(self.learner)}; "
-            f"{advice(self.collector, self.learner)}."
+            f"{self.steps_per_second:,.0f} steps/s\n"
+            f"collector: {shares(self.collector)}\n"
+            f"learner:   {shares(self.learner)}\n"
+            f"{fill(said[:1].upper() + said[1:] + '.', _WIDTH, break_long_words=False, break_on_hyphens=False)}"
         )
 
 
-def advice(collector: CollectorTime, learner: LearnerTime) -> str:
+def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same") -> str:
     """Name the side that is the bottleneck, and what to change.
 
     Parameters
     ----------
     collector, learner
         Seconds that each side has spent on each kind of work, over the same period.
+    engine : str
+        See :attr:`Stats.engine`. Only what this engine has, or another engine, is recommended.
 
     Returns
     -------
     str
-        A clause without a full stop.
+        One or two clauses without the last full stop.
     """
     total = sum(learner)
     if not total:
@@ -93,15 +119,26 @@ def advice(collector: CollectorTime, learner: LearnerTime) -> str:
     idle, idle_collector = 1 - training, 1 - collecting
     waits = f"the learner waits {idle:.0%} of the time".replace("%", " %")
     both = f"{waits} and the collector {idle_collector:.0%}".replace("%", " %").replace("  ", " ")
+    # only the steps of `threaded` without workers need the interpreter lock of the learner's process
+    lock = _LOCK if engine == "threaded" and min(collecting, training) >= _WORTH_OVERLAPPING else ""
     if max(idle, idle_collector) <= _NEGLIGIBLE_IDLE:
-        return f"{both}: both are busy all the time, and neither is the bottleneck"
+        return f"{both}: both are busy all the time{lock or ', and neither is the bottleneck'}"
     if min(collecting, training) >= _WORTH_OVERLAPPING and collecting + training <= 1 + _NEGLIGIBLE_IDLE:
-        engines = "`single`, `multi`, or `threaded` if steps release the interpreter lock"
-        return f"{both}: they take turns; let them overlap, with `lag=1`: {engines}"
+        return f"{both}: they take turns; let them overlap: {_OVERLAP[engine]}"
     if min(idle, idle_collector) > _NEGLIGIBLE_IDLE and max(idle, idle_collector) < 2 * min(idle, idle_collector):
         return f"{both}: each waits for the other now and then; a larger `lag` evens that out, or longer fragments"
     if training >= collecting:
-        return f"{both}: training is the bottleneck, and faster collection would change nothing"
-    seconds = collector._asdict()
-    most = max(_REMEDIES, key=lambda kind: seconds[kind])
-    return f"{waits}: collection is the bottleneck, and most of it is {most}: {_REMEDIES[most]}"
+        return f"{both}: training is the bottleneck{lock or ', and faster collection would change nothing'}"
+    seconds, remedies = collector._asdict(), {"stepping": _FASTER_STEPS[engine], **_REMEDIES}
+    most = max(remedies, key=lambda kind: seconds[kind])
+    return f"{waits}: collection is the bottleneck, and most of it is {most}: {remedies[most]}{lock}"
+
+
+def engine_of(inline: bool, parts: Sequence[str]) -> str:
+    """Return :attr:`Stats.engine`, given whether the consumer's thread collects, and the names of workers or processes.
+
+    An inline collector without parts is ``same``.
+    """
+    if not parts:
+        return "same" if inline else "threaded"
+    return "workers" if parts[0].startswith("worker") else "processes"

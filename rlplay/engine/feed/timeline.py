@@ -16,8 +16,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from ..concurrency.clock import INFERENCE, KINDS, TRAINING, TRANSFER, Clock, Log, Span
-from ..concurrency.progress import Progress
+from ..concurrency.clock import COLLECTING, INFERENCE, KINDS, TRAINING, TRANSFER, WAITING, Clock, Log, Span
+from ..concurrency.progress import Progress, SharedProgress
 from ..memory.lane import Lane, Place
 
 __all__ = ["Trace"]
@@ -31,7 +31,15 @@ class Trace:
     draws it.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, learner: Clock, progress: Progress, lane: Lane) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        learner: Clock,
+        progress: Progress,
+        lane: Lane,
+        first: int,
+        lag: int | None,
+    ) -> None:
         """Begin to record.
 
         Parameters
@@ -44,6 +52,10 @@ class Trace:
             The collector's clock, which refers to those of its workers or processes.
         lane : Lane
             Its streams, if it has any, get rows of their own.
+        first : int
+            The number of the fragment that will be asked for next.
+        lag : int, optional
+            The feed's lag. None: the snapshots that collect a fragment do not follow from its number.
 
         Raises
         ------
@@ -56,6 +68,7 @@ class Trace:
         self.events: list[dict[str, Any]] = []
         """The recorded events in the Trace Event Format; empty until the recording has ended."""
         self._learner, self._progress = learner, progress
+        self._first, self._lag = first, lag
         self._lock = threading.Lock()
         self._n_lost, self._running = 0, True
         self._clocks = {"learner": learner, "collector": progress, **dict(progress.parts)}
@@ -105,7 +118,9 @@ class Trace:
         for name in ("learner", "collector"):
             self._rows[name].append((*self._clocks[name].current, end))  # the span under way
         rows = self._rows | {name: log.stream_spans for name, log in self._stream_logs}
-        self.events = _events(rows, self._start, end)
+        processes = [name for name, clock in self._clocks.items() if isinstance(clock, SharedProgress)]
+        self.events = _events(rows, processes, self._start, end)
+        self._number_fragments()
         if self._path is not None:
             _write(self._path, self.events)
         if self._n_lost:
@@ -115,6 +130,17 @@ class Trace:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+    def _number_fragments(self) -> None:
+        """Note in the learner's events which fragment is waited for and trained on, and which snapshot collected it."""
+        fragment = self._first - 1
+        for event in self.events:
+            if event["ph"] == "X" and event["cat"] == "learner":
+                fragment += event["name"] == "waiting"
+                if fragment >= 0:
+                    event["args"] = {"fragment": fragment}
+                    if self._lag is not None:
+                        event["args"]["snapshot"] = max(0, fragment - self._lag)
 
 
 class _StreamLog:
@@ -167,22 +193,28 @@ _STREAM_WORK = {"learner": (Place.CONSUMER, (TRAINING,)), "collector": (Place.AC
 """For each of the two clocks: the place whose stream the work goes to, and the kinds of spans that launch it."""
 
 
-def _events(rows: dict[str, Any], first: float, last: float) -> list[dict[str, Any]]:
+def _events(rows: dict[str, Any], processes: Sequence[str], first: float, last: float) -> list[dict[str, Any]]:
     """Convert spans to the Trace Event Format, in microseconds after ``first``, cut at ``first`` and ``last``.
 
-    ``rows`` has for each name spans of kind, start and end, in seconds.
+    ``rows`` has for each name spans of kind, start and end, in seconds. ``processes`` names the rows that are processes
+    of their own: each gets a ``pid`` of its own, which is not the operating system's. A collector that waits for its
+    processes is waiting.
     """
     pid = os.getpid()
+    pids = {name: pid + k for k, name in enumerate(processes, 1)}
     events: list[dict[str, Any]] = [_metadata("process_name", pid, 0, {"name": "rlplay"})]
+    events += [_metadata("process_name", own, 0, {"name": name}) for name, own in pids.items()]
     for tid, (name, spans) in enumerate(rows.items(), 1):
-        events.append(_metadata("thread_name", pid, tid, {"name": name}))
-        events.append(_metadata("thread_sort_index", pid, tid, {"sort_index": tid}))
+        own = pids.get(name, pid)
+        events.append(_metadata("thread_name", own, tid, {"name": name}))
+        events.append(_metadata("thread_sort_index", own, tid, {"sort_index": tid}))
         for kind, start, end in spans:
             start, end = max(start, first), min(end, last)
             if kind >= 0 and start < end:
                 ts, te = round((start - first) * 1e6, 3), round((end - first) * 1e6, 3)
-                event = {"name": KINDS[kind], "cat": name.split()[0], "ph": "X", "ts": ts, "dur": round(te - ts, 3)}
-                events.append({**event, "pid": pid, "tid": tid})
+                doing = KINDS[WAITING if kind == COLLECTING else kind]
+                event = {"name": doing, "cat": name.split()[0], "ph": "X", "ts": ts, "dur": round(te - ts, 3)}
+                events.append({**event, "pid": own, "tid": tid})
     return events
 
 
