@@ -1,12 +1,13 @@
-"""Configuration of the reference documentation: ``python -m sphinx -W docs build/docs`` builds it from the docstrings.
+"""Configuration of the guide and the reference: ``python -m sphinx -W docs build/docs``.
 
-With ``-W`` warnings are errors. There is a warning for each public name that has no docstring or no entry in the
+The reference is built from the docstrings. With ``-W`` warnings are errors. There is a warning for each public name that has no docstring or no entry in the
 reference, and for each cross-reference without a target.
 """
 
 import importlib
 import pkgutil
 
+from numpydoc.xref import DEFAULT_LINKS
 from sphinx.util import logging
 
 import rlplay.engine.rollout
@@ -29,6 +30,21 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autosummary_ignore_module_all = False
 numpydoc_show_class_members = False
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"  # links only what the aliases name
+DEFAULT_LINKS.clear()  # they lead to pages of Python and NumPy, which are not loaded
+numpydoc_xref_aliases = {
+    "BaseActorModule": "rlplay.engine.core.BaseActorModule",
+    "Episode": "rlplay.engine.core.Episode",
+    "Examiner": "rlplay.engine.rollout.evaluate.Examiner",
+    "Feed": "rlplay.engine.feed.feed.Feed",
+    "Fragment": "rlplay.engine.core.Fragment",
+    "Trace": "rlplay.engine.feed.timeline.Trace",
+    "Unrolled": "rlplay.algo.Unrolled",
+}
+
+RETURNED = {"Feed", "EpisodeFeed", "Examiner", "Trace"}
+"""Classes that users get from functions: their constructors are not shown."""
 
 PUBLIC = {
     "rlplay",
@@ -49,8 +65,16 @@ for name in rlplay.engine.__all__:  # these names are loaded at first use, and a
 
 
 def setup(app):
-    """Check the reference after all pages have been read."""
+    """Hide constructors that users do not call, and check the reference after all pages have been read."""
+    app.connect("autodoc-process-signature", hide_constructor)
     app.connect("env-check-consistency", warn_of_missing_names)
+
+
+def hide_constructor(app, what, name, obj, options, signature, return_annotation):
+    """Return an empty signature for a class whose objects are returned by functions."""
+    if what == "class" and obj.__name__ in RETURNED:
+        return "", None
+    return signature, return_annotation
 
 
 def warn_of_missing_names(app, env):

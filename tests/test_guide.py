@@ -1,5 +1,6 @@
 """The programs of the guide run as they are printed, each page in order, and its search finds what users look for."""
 
+import json
 import os
 import re
 import subprocess
@@ -56,3 +57,23 @@ def test_every_recipe_has_a_program():
     listed = re.findall(r"^   (\w+)$", (DOCS / "guide/how_do_i.rst").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(listed) >= 14
     assert {DOCS / "guide" / f"{name}.rst" for name in listed} <= set(PAGES)
+
+
+def test_the_search_finds_what_users_look_for(tmp_path):
+    for package in ("sphinx", "furo", "numpydoc"):
+        pytest.importorskip(package)
+    from snowballstemmer import stemmer
+
+    command = [sys.executable, "-m", "sphinx", "-q", str(DOCS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    stem = stemmer("english").stemWord
+    for query in ("install", "quickstart", "checkpoint", "tensorboard", "video", "custom environment", "save"):
+        pages = set(index["docnames"])
+        for word in query.split():
+            found = [index[where].get(stem(word), []) for where in ("terms", "titleterms")]
+            numbers = [number for one in found for number in (one if isinstance(one, list) else [one])]
+            pages &= {index["docnames"][number] for number in numbers}
+        assert any(page.startswith("guide/") for page in pages), query
