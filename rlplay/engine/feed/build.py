@@ -22,11 +22,9 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
-from ..envs.make import list_sources, seeds_of
+from ..envs.make import list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
-from ..envs.vector_environment import VectorEnvironment
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane
 from ..remote.collector_process import CollectorSpec
@@ -130,11 +128,13 @@ def _make_stepper(
     Called in the collector's thread, since environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
-    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
-    if is_vector(sources[0]):
-        return InlineStepper(VectorEnvironment(sources[0], seeds, entries, progress, final=plan.final), groups)
     if not options.workers:
-        return InlineStepper(make_list(sources, seeds, entries, progress), groups)
+        turns = make_turns(
+            sources, groups, plan.seed, entries, progress,
+            reseed=options.reseed, final=plan.final, sticky=plan.sticky, make_list=make_list,
+        )  # fmt: skip
+        return InlineStepper(turns, groups)
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
     shares_by_worker = split_into_shares(sources, seeds, groups, options.workers)
     if options.worker == "thread":
         return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)

@@ -10,8 +10,9 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
-from ..envs.rows import Episode, OutcomeRow, StateRow
+from ..envs.rows import Episode
 from ..envs.spaces import equal_spaces
+from .blocks import TurnRows
 from .sent_spaces import SentSpace
 from .stepper import Step
 
@@ -31,6 +32,10 @@ class Share(NamedTuple):
 
     columns: slice
     """Their columns among all environments of the feed."""
+    group: int
+    """The number of the group."""
+    inside: slice
+    """Their columns among the environments of the group."""
     sources: Sequence[Any]
     """Environments or factories."""
     seeds: Sequence[int | None]
@@ -46,31 +51,29 @@ class ShareStepper:
     """
 
     def __init__(self, share: Share, entries: Entries, progress: Progress) -> None:
-        self._columns = share.columns
+        self._group, self._inside = share.group, share.inside
         self.environments = EnvironmentList(share.sources, share.seeds, entries, progress, first=share.columns.start)
         self._progress = progress
-        self._slots: list[tuple[list[StateRow], list[OutcomeRow], StateRow]] = []
+        self._slots: list[TurnRows] = []
 
-    def attach(self, slots: Sequence[tuple[list[StateRow], list[OutcomeRow], StateRow]]) -> None:
-        """Register the slots (rows, outcomes, last row), and write this share's part of the very first row."""
-        part = self._columns
-        for rows, outcomes, last in slots:
-            views = [row.part(part) for row in rows], [outcome.part(part) for outcome in outcomes], last.part(part)
-            self._slots.append(views)
-        self.environments.begin(self._slots[0][0][0])
+    def attach(self, slots: Sequence[Sequence[TurnRows]]) -> None:
+        """Register the slots, and write this share's part of the very first row."""
+        self._slots = [turns[self._group].part(self._inside) for turns in slots]
+        self._steps = [rows.steps() for rows in self._slots]
+        self.environments.begin(self._slots[0].rows[0])
 
     def step(self, step: Step) -> tuple[list[int], list[Episode]]:
-        """Make a step; return the indices of the environments whose episode ended with it, and these episodes."""
-        rows, outcomes, last = self._slots[step.slot]
+        """Make a step; return which environments of the group have ended their episode with it, and these episodes."""
         if not step.t:
             self.environments.release()
         self._progress.row = step.t
         self._progress.begin("env.step")
-        now, then = rows[step.t : step.t + 2]
-        ended = self.environments.step(now, then, outcomes[step.t], last if step.final else None, sticky=step.sticky)
+        now, then, outcome = self._steps[step.slot][step.row]
+        last = self._slots[step.slot].last if step.final else None
+        ended = self.environments.step(now, then, outcome, last, sticky=step.sticky)
         episodes, self.environments.episodes = self.environments.episodes, []
         self._progress.begin("waiting for the next step")
-        return [self._columns.start + j for j in ended], episodes
+        return [self._inside.start + j for j in ended], episodes
 
 
 def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -> list[ShareStepper]:
@@ -100,14 +103,15 @@ def split_into_shares(
     """
     shares_by_worker: list[list[Share]] = [[] for _ in range(n_workers)]
     n_kept = [0] * n_workers
-    for group in groups:
+    for number, group in enumerate(groups):
         each, remainder = divmod(group.stop - group.start, n_workers)
         emptiest = sorted(range(n_workers), key=n_kept.__getitem__)[:remainder]
         start = group.start
         for worker, shares in enumerate(shares_by_worker):
             if n := each + (worker in emptiest):
                 columns = slice(start, start + n)
-                shares.append(Share(columns, list(sources[columns]), list(seeds[columns])))
+                inside = slice(start - group.start, columns.stop - group.start)
+                shares.append(Share(columns, number, inside, list(sources[columns]), list(seeds[columns])))
                 n_kept[worker], start = n_kept[worker] + n, columns.stop
     return shares_by_worker
 
