@@ -23,6 +23,7 @@ __all__ = [
     "is_factory",
     "is_vector",
     "make_environment",
+    "needs_thread",
     "read_old_step",
     "seeded_reset",
     "split_reset",
@@ -55,6 +56,17 @@ def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any
         if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
             return getattr(env, start), getattr(env, wait)
     return None
+
+
+def needs_thread(env: Any) -> bool:
+    """Whether a vector environment steps in the calling thread, without the interpreter lock.
+
+    ale-py and EnvPool release the lock. Others say so by an attribute ``releases_interpreter_lock``.
+    """
+    releases = getattr(
+        env, "releases_interpreter_lock", type(env).__module__.partition(".")[0] in ("ale_py", "envpool")
+    )
+    return bool(releases) and background_methods(env) is None
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

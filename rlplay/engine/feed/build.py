@@ -22,6 +22,7 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
+from ..envs.dialects import is_vector, needs_thread
 from ..envs.environment_list import EnvironmentList
 from ..envs.make import list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
@@ -31,7 +32,7 @@ from ..remote.collector_process import CollectorSpec
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
 from ..stepping.process_pool import ProcessPool
-from ..stepping.shares import split_into_shares
+from ..stepping.shares import share_vectors, split_into_shares
 from ..stepping.stepper import Stepper
 from ..stepping.thread_pool import ThreadPool
 from .background import Background
@@ -128,6 +129,12 @@ def _make_stepper(
     Called in the collector's thread, since environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
+    vectors = [source for source in sources if is_vector(source)]
+    if options.background and len(vectors) > 1 and any(map(needs_thread, vectors)):
+        seeds = seeds_of(plan.seed, sum(int(env.num_envs) for env in vectors), reseed=options.reseed)
+        shares = share_vectors(vectors, seeds, final=plan.final)
+        groups = [share.columns for (share,) in shares]
+        return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
     if not options.workers:
         turns = make_turns(
             sources, groups, plan.seed, entries, progress,

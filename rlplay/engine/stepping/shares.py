@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
+from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
+from ..envs.protocol import Environments
 from ..envs.rows import Episode
 from ..envs.spaces import equal_spaces
+from ..envs.vector_environment import VectorEnvironment
 from .blocks import TurnRows
 from .sent_spaces import SentSpace
 from .stepper import Step
@@ -23,12 +26,13 @@ __all__ = [
     "close_shares",
     "name_environments",
     "open_shares",
+    "share_vectors",
     "split_into_shares",
 ]
 
 
 class Share(NamedTuple):
-    """Consecutive environments of one group that one worker steps together."""
+    """Consecutive environments of one group that one worker steps together, or a vector environment."""
 
     columns: slice
     """Their columns among all environments of the feed."""
@@ -39,6 +43,8 @@ class Share(NamedTuple):
     sources: Sequence[Any]
     """Environments or factories."""
     seeds: Sequence[int | None]
+    final: bool = False
+    """Whether the true last observations will be needed. Not every vector environment has them."""
 
 
 class ShareStepper:
@@ -46,13 +52,13 @@ class ShareStepper:
 
     Attributes
     ----------
-    environments : EnvironmentList
+    environments : Environments
         Made and reset by the constructor.
     """
 
     def __init__(self, share: Share, entries: Entries, progress: Progress) -> None:
         self._group, self._inside = share.group, share.inside
-        self.environments = EnvironmentList(share.sources, share.seeds, entries, progress, first=share.columns.start)
+        self.environments: Environments = _open(share, entries, progress)
         self._progress = progress
         self._slots: list[TurnRows] = []
 
@@ -76,6 +82,14 @@ class ShareStepper:
         return [self._inside.start + j for j in ended], episodes
 
 
+def _open(share: Share, entries: Entries, progress: Progress) -> Environments:
+    columns, group, _, sources, seeds, final = share
+    if is_vector(sources[0]):
+        (env,) = sources
+        return VectorEnvironment(env, seeds, entries, progress, final=final, first=columns.start, number=group)
+    return EnvironmentList(sources, seeds, entries, progress, first=columns.start)
+
+
 def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -> list[ShareStepper]:
     """Make and reset the environments of some shares; if that fails, close those that have been made."""
     steppers: list[ShareStepper] = []
@@ -92,6 +106,17 @@ def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -
 def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
     """Close the environments of some shares; return what went wrong."""
     return [complaint for stepper in steppers for complaint in stepper.environments.close()]
+
+
+def share_vectors(sources: Sequence[Any], seeds: Sequence[int | None], *, final: bool) -> list[list[Share]]:
+    """Give each vector environment to a worker of its own; return the shares of each worker."""
+    shares, start = [], 0
+    for k, env in enumerate(sources):
+        width = int(env.num_envs)
+        columns = slice(start, start + width)
+        shares.append([Share(columns, k, slice(0, width), [env], list(seeds[columns]), final)])
+        start += width
+    return shares
 
 
 def split_into_shares(
