@@ -150,7 +150,9 @@ class LaggingLane(Lane):
 
         self._queue(in_context)
 
-    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def capture(
+        self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
+    ) -> Callable[[], None]:
         """Log the operations of the work; return a function that repeats them. It does not keep device memory alive."""
         if self._current_on_host:
             return work

@@ -32,10 +32,7 @@ SPIN = 100e-6
 
 
 class _Capturing(NamedTuple):
-    """What the captures use, one after another, whose graphs are replayed on one stream.
-
-    Graphs that are replayed on different streams may run side by side, so they must not share memory.
-    """
+    """What captures with the same key use, one after another. Graphs that may run side by side share no memory."""
 
     stream: torch.cuda.Stream
     pool: Any
@@ -67,7 +64,7 @@ class CudaLane(Lane):
         self._turn_streams: dict[int, torch.cuda.Stream] = {}
         for d in used:  # the actor may just have been made on the default stream: it is copied on the current one
             torch.cuda.current_stream(d).wait_stream(torch.cuda.default_stream(d))
-        self._capturing: dict[torch.cuda.Stream, _Capturing] = {}  # by the stream that replays; made when first used
+        self._capturing: dict[int, _Capturing] = {}  # by the key of the captures; made when first used
 
     def shared(self, one: Place, other: Place) -> bool:
         """Return whether two places are on the same device."""
@@ -98,7 +95,9 @@ class CudaLane(Lane):
         self.counters.launches += 1
         work()
 
-    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def capture(
+        self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
+    ) -> Callable[[], None]:
         """Capture the work as a CUDA graph.
 
         The capture runs in a stream of its own: a capture that fails invalidates its stream, and the collector's stream
@@ -108,9 +107,9 @@ class CudaLane(Lane):
         Up to torch 2.12 no other thread can draw from the device's global generator during the capture.
         """
         here = torch.cuda.current_stream(self.actor_device)
-        if here not in self._capturing:
-            self._capturing[here] = _Capturing(torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle())
-        stream, pool = self._capturing[here]
+        if key not in self._capturing:
+            self._capturing[key] = _Capturing(torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle())
+        stream, pool = self._capturing[key]
         stream.wait_stream(here)
         with torch.cuda.stream(stream), _garbage_collector_off():
             graph = _registered(generators)
@@ -119,7 +118,7 @@ class CudaLane(Lane):
                 work()
                 graph.capture_end()
             except BaseException:
-                self._capturing[here] = _Capturing(stream, self._abandon(graph, pool, generators))
+                self._capturing[key] = _Capturing(stream, self._abandon(graph, pool, generators))
                 raise
         here.wait_stream(stream)
         return graph.replay

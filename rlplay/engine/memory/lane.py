@@ -108,13 +108,16 @@ class Lane:
         """Run ``work``, whose operations are done on the actor's device, behind earlier work of the current stream."""
         work()
 
-    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def capture(
+        self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
+    ) -> Callable[[], None]:
         """Record the device operations of ``work``, and return a callable that replays them on the current stream.
 
         Nothing is computed now. Replays use the operations and addresses of the recording: all memory that is read or
         written must stay where it is for as long as the callable is used. The callable must be called inside
-        :meth:`launch`. Each replay draws new random numbers from ``generators``. All earlier work of the current stream
-        must be done when this method is called.
+        :meth:`launch`. Each replay draws new random numbers from ``generators``. Recordings with different keys may be
+        replayed side by side, on different streams. All earlier work of the current stream must be done when this
+        method is called.
 
         Raises
         ------

@@ -249,7 +249,7 @@ class CapturedBehaviour(Behaviour):
     def _capture(self, group: Group) -> Callable[[], None]:
         self._draw_from(group.generator)
         step = partial(self._step, self._module, self._all_places, self._memory[group.number])
-        return self._lane.capture(step, [group.generator])
+        return self._lane.capture(step, [group.generator], group.number)
 
     def _step(self, module: BaseActorModule, places: list[WeightPlace], memory: CaptureMemory) -> None:
         """React to the row at the index, write answers, recurrent state and buffers, and increment the index."""
