@@ -62,87 +62,114 @@ def collect(
     n_transitions : int
         The number of transitions that were carried out.
     """
-    finals, n_transitions = Finals(), 0
-    n_steps, slot, early = staging.n_steps, staging.slot, stepper.steps_in_background
-    on_device = not lane.shared(Place.ACTOR, Place.HOST)
-    turns = [[groups[g] for g in members] for members in stepper.turns]
-    side_by_side = lane.asynchronous and len(turns) > 1 and behaviour.keeps_nothing
-    steps = [Step(staging.number, staging.host_row(t), t, final, sticky) for t in range(n_steps)]
-    actions: list[Any] = [None for _ in turns]  # for each turn: an event, the actions of its latest row are on the host
+    loop = _Loop(staging, behaviour, groups, stepper, lane, progress, torch_context, sticky=sticky, final=final)
+    loop.run(pass_gate)
+    return loop.finals, loop.n_transitions
 
-    def use_stream(turn: int) -> None:
+
+class _Loop:
+    """The loop over the steps of one fragment; see :func:`collect`."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        behaviour: Behaviour,
+        groups: Sequence[Group],
+        stepper: Stepper,
+        lane: Lane,
+        progress: Progress,
+        torch_context: TorchContext,
+        *,
+        sticky: bool,
+        final: bool,
+    ) -> None:
+        self._staging, self._behaviour, self._stepper = staging, behaviour, stepper
+        self._lane, self._progress, self._torch_context = lane, progress, torch_context
+        self._final = final
+        self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
+        self._turns = [[groups[g] for g in members] for members in stepper.turns]
+        self._side_by_side = lane.asynchronous and len(self._turns) > 1 and behaviour.keeps_nothing
+        rows = self._rows = [staging.host_row(t) for t in range(1 + staging.n_steps)]
+        self._steps = [Step(staging.number, rows[t], t, final, sticky) for t in range(staging.n_steps)]
+        # for each turn an event: the actions of its latest row have come down
+        self._actions: list[Any] = [None for _ in self._turns]
+        self.finals, self.n_transitions = Finals(), 0
+
+    def run(self, pass_gate: Callable[[], None]) -> None:
+        """Make all steps, and the virtual reaction to the last row."""
+        lane, turns, n_steps = self._lane, range(len(self._turns)), self._staging.n_steps
+        starts_at_once = self._stepper.steps_in_background
+        self._progress.begin("actor.reset")
+        self._stepper.release()
+        _start_fragment(self._staging, self._behaviour, self._turns, lane)
+        started = lane.record()
+        for t in range(n_steps):
+            pass_gate()
+            for turn in turns:
+                self._use_stream(turn)
+                if t:
+                    self._finish_step(turn, t - 1)
+                elif self._side_by_side:
+                    lane.wait(started)  # edge: started -> first step
+                self._react(turn, t)
+                if starts_at_once:
+                    self._start_step(turn, t)
+        stepped = []
+        for turn in turns:
+            self._use_stream(turn)
+            self._finish_step(turn, n_steps - 1)
+            self._progress.begin("actor.step")
+            self._progress.row = n_steps
+            _react(self._staging, self._behaviour, self._turns[turn], lane, turn, n_steps, virtual=True)
+            stepped.append(lane.record())
+        if self._side_by_side:
+            lane.use_turn(None)
+            for event in stepped:
+                lane.wait(event)  # edge: stepped -> put together
+
+    def _use_stream(self, turn: int) -> None:
         """Let what follows be done on the stream of a turn, if turns have streams of their own."""
-        if side_by_side:
-            lane.use_turn(turn)
+        if self._side_by_side:
+            self._lane.use_turn(turn)
 
-    def react(turn: int, t: int) -> None:
+    def _react(self, turn: int, t: int) -> None:
         """Let the actor react to row ``t``; its actions are for host row ``t + 1``."""
-        progress.begin("actor.step")
-        progress.row = t
-        _react(staging, behaviour, turns[turn], lane, turn, t, virtual=False)
-        if on_device:
-            download(staging, lane, turn, t + 1)
-            actions[turn] = lane.record()
+        self._progress.begin("actor.step")
+        self._progress.row = t
+        _react(self._staging, self._behaviour, self._turns[turn], self._lane, turn, t, virtual=False)
+        if self._on_device:
+            download(self._staging, self._lane, turn, t + 1)
+            self._actions[turn] = self._lane.record()
 
-    def start_step(turn: int, t: int) -> None:
+    def _start_step(self, turn: int, t: int) -> None:
         """Let the environments make step ``t``, from row ``t`` to row ``t + 1``."""
-        progress.row = t
-        if on_device:
-            lane.host_wait(actions[turn])  # edge: copied -> refill (row t - 1 has gone up before its actions came down)
-        progress.begin("env.step")
-        slot.clear(turn, staging.host_row(t + 1))
-        torch_context.call_environments(stepper.start_step, turn, steps[t])
+        self._progress.row = t
+        if self._on_device:
+            # edge: copied -> refill (row t - 1 of the ring has gone up before the actions for row t + 1 come down)
+            self._lane.host_wait(self._actions[turn])
+        self._progress.begin("env.step")
+        self._staging.slot.clear(turn, self._rows[t + 1])
+        self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
 
-    def finish_step(turn: int, t: int) -> None:
+    def _finish_step(self, turn: int, t: int) -> None:
         """Wait until the environments have made step ``t``, and bring row ``t + 1`` to the actor."""
-        nonlocal n_transitions
-        if early:
-            progress.row = t
-            progress.begin("env.step")
-            ended = torch_context.call_environments(stepper.finish_step, turn)
+        stepper, staging, lane = self._stepper, self._staging, self._lane
+        if stepper.steps_in_background:
+            self._progress.row = t
+            self._progress.begin("env.step")
+            ended = self._torch_context.call_environments(stepper.finish_step, turn)
         else:
-            start_step(turn, t)
+            self._start_step(turn, t)
             ended = stepper.finish_step(turn)
-        rows, row = slot.turns[turn], staging.host_row(t + 1)
-        n_transitions += int(np.count_nonzero(rows.outcomes[row].valid))
-        if on_device:
-            progress.begin("an upload")
+        rows, now, then = staging.slot.turns[turn], self._rows[t], self._rows[t + 1]
+        self.n_transitions += int(np.count_nonzero(rows.outcomes[then].valid))
+        if self._on_device:
+            self._progress.begin("an upload")
             upload(staging, lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)
-        if final and ended:
-            progress.begin("actor.step")
-            complete_last(rows.last, rows.rows[staging.host_row(t)], rows.rows[row], ended)
-            react_to_last(staging, behaviour, turns[turn], lane, turn, t, ended, finals)
-
-    progress.begin("actor.reset")
-    stepper.release()
-    _start_fragment(staging, behaviour, turns, lane)
-    started = lane.record()
-    for t in range(n_steps):
-        pass_gate()
-        for turn in range(len(turns)):
-            use_stream(turn)
-            if not t and side_by_side:
-                lane.wait(started)  # edge: started -> first step
-            if t:
-                finish_step(turn, t - 1)
-            react(turn, t)
-            if early:
-                start_step(turn, t)
-    for turn in range(len(turns)):
-        use_stream(turn)
-        finish_step(turn, n_steps - 1)
-    progress.begin("actor.step")
-    progress.row = n_steps
-    stepped = []
-    for turn, members in enumerate(turns):
-        use_stream(turn)
-        _react(staging, behaviour, members, lane, turn, n_steps, virtual=True)
-        stepped.append(lane.record())
-    if side_by_side:
-        lane.use_turn(None)
-        for event in stepped:
-            lane.wait(event)  # edge: stepped -> put together
-    return finals, n_transitions
+        if self._final and ended:
+            self._progress.begin("actor.step")
+            complete_last(rows.last, rows.rows[now], rows.rows[then], ended)
+            react_to_last(staging, self._behaviour, self._turns[turn], lane, turn, t, ended, self.finals)
 
 
 def _start_fragment(staging: Staging, behaviour: Behaviour, turns: Sequence[Sequence[Group]], lane: Lane) -> None:

@@ -363,6 +363,7 @@ class Pixels(CountingActor):
         return act % 4, hx, info
 
 
+@untold
 @pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # EnvPool's spaces
 @pytest.mark.parametrize(
     ("task", "actor"),
@@ -381,6 +382,7 @@ def make_atari(mode="NextStep", **how):
     return vector_env.AtariVectorEnv("breakout", N_ENVS, autoreset_mode=mode, **how)
 
 
+@untold
 def test_ale_vector_environments_in_next_step_mode():
     envs, twin = make_atari(), make_atari()
     reset, seeds = envs.reset, []

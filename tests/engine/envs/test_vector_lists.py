@@ -116,6 +116,43 @@ def test_factories_of_vector_environments_are_called_and_what_they_make_is_close
     assert made[0].seed_of_factory != made[1].seed_of_factory
 
 
+class TwoActions(CountingActor):
+    def forward(self, obs, **inputs):
+        act, hx, info = super().forward(obs, **inputs)
+        return act % 2, hx, info
+
+
+def make_atari(n):
+    vector = pytest.importorskip("ale_py.vector_env")
+    size = {"img_height": 12, "img_width": 12, "stack_num": 1, "noop_max": 0}
+    return vector.AtariVectorEnv("breakout", n, max_num_frames_per_episode=60, **size)
+
+
+def make_envpool(n):
+    envpool = pytest.importorskip("envpool")
+    return envpool.make("CartPole-v1", env_type="gymnasium", num_envs=n, seed=7, max_episode_steps=12)
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # EnvPool's spaces
+@pytest.mark.parametrize("make", [make_atari, make_envpool], ids=["ale-py", "EnvPool"])
+def test_ale_py_and_envpool_step_in_the_background(make):
+    def fragments(engine, **options):
+        with engine.rollout([make(2), make(3)], TwoActions(), 20, seed=1, **options) as feed:
+            assert threading.active_count() <= before + (engine is threaded)
+            fragments = [next(feed) for _ in range(4)]
+            if "device" in options:
+                options["device"].synchronize()
+            return nested.map(lambda x: x.clone(), fragments)
+
+    before = threading.active_count()
+    expected = fragments(same)
+    assert expected[0].env.terminated.shape == (20, 5)
+    assert sum(int(fragment.state.fin[1:].sum()) for fragment in expected) > 3
+    for engine in (same, threaded):
+        assert_identical(expected, fragments(engine))
+        assert_identical(expected, fragments(engine, device=LaggingLane(haste=0.5)))
+
+
 # ---- who steps
 
 
