@@ -1,7 +1,7 @@
 """Configuration of the guide and the reference: ``python -m sphinx -W docs build/docs``.
 
-The reference is built from the docstrings. With ``-W`` warnings are errors. There is a warning for each public name that has no docstring or no entry in the
-reference, and for each cross-reference without a target.
+The reference is built from the docstrings. With ``-W`` warnings are errors. There is a warning for each public name
+that has no docstring or no entry in the reference, and for each cross-reference without a target.
 """
 
 import importlib

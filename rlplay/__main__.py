@@ -176,6 +176,10 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--n-envs", **repeatable, type=_at_least(1), metavar="N",
         help="number of environments (may be repeated); by default 8 and 64, on CUDA also 256",
     )  # fmt: skip
+    option(
+        "--groups", **repeatable, type=_at_least(1), metavar="N",
+        help="number of groups that same and threaded are also measured with (may be repeated)",
+    )  # fmt: skip
     option("--n-steps", type=_at_least(1), metavar="N", help="steps in a fragment; by default a number for each work")
     option(
         "--learner-cost", default="0", type=_converter(parse_cost), metavar="COST",
@@ -191,15 +195,10 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="approximate seconds of one measured window (default 0.5)",
     )  # fmt: skip
     option(
-        "--threads",
-        default=1,
-        type=_at_least(1),
-        metavar="N",
+        "--threads", default=1, type=_at_least(1), metavar="N",
         help="number of torch threads in each process (default 1)",
-    )
-    option(
-        "--device", default="cpu", type=_device, help="device of the actor and the learner: cpu (default), cuda, cuda:1"
-    )
+    )  # fmt: skip
+    option("--device", default="cpu", type=_device, help="of actor and learner: cpu (default), cuda, cuda:1")
     option(
         "--quick",
         action="store_true",
@@ -227,7 +226,8 @@ def _bench(parser: argparse.ArgumentParser, options: dict[str, Any], command: st
     options |= {name: value for name, value in defaults.items() if options[name] is None}
     works, engines, n_envs = (options.pop(name) for name in ("work", "engine", "n_envs"))
     engines = engines and _without_repeats(engines)
-    bench(_without_repeats(works), engines, _without_repeats(n_envs), **options, command=command)
+    groups = _without_repeats(options.pop("groups") or [])
+    bench(_without_repeats(works), engines, _without_repeats(n_envs), groups, **options, command=command)
     return 0
 
 

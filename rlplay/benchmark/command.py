@@ -29,6 +29,7 @@ def bench(
     works: Sequence[str],
     engines: Sequence[Engine] | None,
     n_envs: Sequence[int],
+    groups: Sequence[int] = (),
     *,
     repeats: int,
     window_seconds: float,
@@ -50,6 +51,8 @@ def bench(
         By default those that ``spec`` lists for each work.
     n_envs : sequence of int
         Each work is measured with each of these numbers of environments.
+    groups : sequence of int
+        Engines that can have several groups are measured with each of these numbers of them as well.
     repeats : int
         Number of rounds: each round measures every limit and every engine once.
     window_seconds : float
@@ -89,7 +92,9 @@ def bench(
         else:
             work = make_work(name, cost=1e-3 * cost, n_steps=n_steps)
             texts = DEFAULT_ENGINES[name] + (ON_CUDA if settings.lane.asynchronous else [])
-            chosen = [parse_engine(text) for text in texts] if engines is None else engines
+            chosen = [parse_engine(text) for text in texts] if engines is None else list(engines)
+            more = (engine.in_groups(n) for engine in chosen for n in groups)
+            chosen += [engine for engine in more if engine is not None and engine not in chosen]
             for rows_of_n_envs in _measure_work(work, chosen, n_envs, repeats, settings):
                 print(table(rows_of_n_envs), end="\n\n", flush=True)
                 rows += rows_of_n_envs
@@ -146,7 +151,7 @@ class _Comparison:
         self._obstacles: dict[Engine, str] = {}
         for engine in engines:
             try:
-                obstacle = engine.obstacle(n_envs)
+                obstacle = engine.obstacle(n_envs, vector=work.vector)
                 if obstacle is not None:
                     raise NotImplementedError(obstacle)
                 self._runs[engine] = EngineRun(engine, work, n_envs, n_steps, settings)

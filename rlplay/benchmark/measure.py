@@ -136,7 +136,7 @@ class Limit:
     n_envs, n_steps : int
         ``B`` and ``T``.
     before_step : callable or None
-        Called with the list of observations before each step. Limit a: None. Limit b: the function that
+        Called with the observations before each step. Limit a: None. Limit b: the function that
         :func:`forward_pass` returns.
     seconds : float
         Approximate duration of one window.
@@ -148,14 +148,13 @@ class Limit:
     """
 
     def __init__(
-        self, work: Work, n_envs: int, n_steps: int, before_step: Callable[[list[Any]], object] | None, seconds: float
+        self, work: Work, n_envs: int, n_steps: int, before_step: Callable[[Any], object] | None, seconds: float
     ) -> None:
         self._n_steps, self._before_step, self._seconds = n_steps, before_step, seconds
-        self._envs = [work.make_env() for _ in range(n_envs)]
-        self._obs = [env.reset(seed=j)[0] for j, env in enumerate(self._envs)]
-        n_actions = int(self._envs[0].action_space.n)
-        actions = np.random.default_rng(0).integers(n_actions, size=(_N_ACTION_ROWS, n_envs))
-        self._actions = [list(row) for row in actions]
+        self._envs = _Vector(work.make_env(n_envs)) if work.vector else _Singles(work, n_envs)
+        self._n_envs = n_envs
+        actions = np.random.default_rng(0).integers(self._envs.n_actions, size=(_N_ACTION_ROWS, n_envs))
+        self._actions = [row if work.vector else list(row) for row in actions]
         self._t, self._n_fragments = 0, 1
         self.measurements: list[Measurement] = []
 
@@ -173,11 +172,32 @@ class Limit:
         started = perf_counter()
         for _ in range(n_fragments * self._n_steps):
             if self._before_step is not None:
-                self._before_step(self._obs)
-            _step_all(self._envs, self._actions[self._t % _N_ACTION_ROWS], self._obs)
+                self._before_step(self._envs.obs)
+            self._envs.step(self._actions[self._t % _N_ACTION_ROWS])
             self._t += 1
-        steps = n_fragments * self._n_steps * len(self._envs)
+        steps = n_fragments * self._n_steps * self._n_envs
         return Measurement(n_fragments, steps, perf_counter() - started, {})
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+
+class _Singles:
+    """Single environments, and the latest observation of each."""
+
+    def __init__(self, work: Work, n_envs: int) -> None:
+        self._envs = [work.make_env() for _ in range(n_envs)]
+        self.n_actions = int(self._envs[0].action_space.n)
+        self.obs = [env.reset(seed=j)[0] for j, env in enumerate(self._envs)]
+
+    def step(self, actions: Sequence[Any]) -> None:
+        """Step each environment once, and reset those whose episode ended."""
+        for j, env in enumerate(self._envs):
+            obs, _, terminated, truncated, _ = env.step(actions[j])
+            if terminated or truncated:
+                obs, _ = env.reset()
+            self.obs[j] = obs
 
     def close(self) -> None:
         """Close the environments."""
@@ -185,17 +205,24 @@ class Limit:
             env.close()
 
 
-def _step_all(envs: Sequence[Any], actions: Sequence[Any], observations: list[Any]) -> None:
-    """Step each environment once, reset those whose episode ended, and replace their ``observations``."""
-    for j, env in enumerate(envs):
-        obs, _, terminated, truncated, _ = env.step(actions[j])
-        if terminated or truncated:
-            obs, _ = env.reset()
-        observations[j] = obs
+class _Vector:
+    """A vector environment, and its latest observations."""
+
+    def __init__(self, env: Any) -> None:
+        self._env, self.n_actions = env, int(env.single_action_space.n)
+        self.obs = env.reset(seed=0)[0]
+
+    def step(self, actions: Any) -> None:
+        """Step the environment, which resets its parts by itself."""
+        self.obs = self._env.step(actions)[0]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
 
 
-def forward_pass(actor: ActorCritic, lane: Lane) -> Callable[[list[Any]], tuple[Tensor, Tensor]]:
-    """Return a function that runs the actor's networks on a list of observations.
+def forward_pass(actor: ActorCritic, lane: Lane) -> Callable[[Any], tuple[Tensor, Tensor]]:
+    """Return a function that runs the actor's networks on a list of observations, or on an array of them.
 
     The function copies the observations to the lane's device as one batch ``(1, B, ...)``, runs the networks there,
     waits for the device, and returns the outputs of the policy network and of the value network.
@@ -203,8 +230,9 @@ def forward_pass(actor: ActorCritic, lane: Lane) -> Callable[[list[Any]], tuple[
     body, policy, value = actor.body, actor.policy, actor.value
 
     @torch.no_grad()
-    def run_networks(observations: list[Any]) -> tuple[Tensor, Tensor]:
-        features = body(torch.from_numpy(np.stack(observations)).to(lane.device)[None])
+    def run_networks(observations: Any) -> tuple[Tensor, Tensor]:
+        batch = observations if isinstance(observations, np.ndarray) else np.stack(observations)
+        features = body(torch.from_numpy(batch).to(lane.device)[None])
         outputs = policy(features), value(features)
         lane.host_wait(lane.record())
         return outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 
 from ..algo import a2c
 from ..engine import Fragment
+from ..engine.acting.group import split
 from ..engine.feed.feed import Feed
 from ..engine.memory.lane import Lane
 from ..engine.rollout import multi, same, single, threaded
@@ -219,8 +221,8 @@ class EngineRun:
 
 def make_actor(work: Work) -> ActorCritic:
     """Make the actor of a work, with as many actions as the work's environments have."""
-    env = work.make_env()
-    actor = work.make_actor(int(env.action_space.n))
+    env = work.make_env(1) if work.vector else work.make_env()
+    actor = work.make_actor(int((env.single_action_space if work.vector else env.action_space).n))
     env.close()
     return actor
 
@@ -235,6 +237,9 @@ def open_feed(engine: Engine, work: Work, actor: ActorCritic, n_envs: int, n_ste
     """
     common: dict[str, Any] = {"device": settings.lane.device, "seed": 0, "compile": engine.compile}
     factories = [work.make_env] * n_envs
+    if work.vector:
+        widths = [part.stop - part.start for part in split(n_envs, engine.groups)]
+        factories, engine = [partial(work.make_env, width) for width in widths], engine._replace(groups=1)
     if engine.name == "same":
         return same.rollout(factories, actor, n_steps, groups=engine.groups, **common)
     if engine.name == "threaded":

@@ -14,6 +14,7 @@ WORKS = {
     "cartpole": "CartPole-v1 (of gymnasium if installed, else of gym), two MLPs 64-64: cheap environments",
     "pixels": "84x84x4 bytes of noise, Nature CNN: a step takes --cost",
     "breakout": "Atari's Breakout, preprocessed, Nature CNN: needs ale-py, gymnasium and opencv",
+    "atari-vector": "ale-py's own vector environment of Breakout, Nature CNN: needs ale-py and gymnasium",
     "busy": "a step holds the interpreter lock for 1 ms of CPU time",
     "sleep": "a step sleeps for 1 ms",
 }
@@ -23,12 +24,13 @@ DEFAULT_ENGINES = {
     "cartpole": ["same", "threaded", "threaded+workers2", "single", "multi"],
     "pixels": ["same", "threaded", "threaded+workers2+groups2", "single", "multi"],
     "breakout": ["same", "threaded", "threaded+threads2", "threaded+workers2+groups2", "single", "multi"],
+    "atari-vector": ["same", "threaded", "same+groups2", "threaded+groups2"],
     "busy": ["same", "threaded", "threaded+workers2", "threaded+workers2+groups2", "single", "multi"],
     "sleep": ["same", "threaded", "threaded+threads8", "threaded+workers8", "threaded+threads8+groups2", "single"],
 }
 """Engines that each work is measured with unless the command line names others."""
 
-ON_CUDA = ["same+compile", "threaded+compile"]
+ON_CUDA = ["same+compile", "threaded+compile", "threaded+groups2+compile", "threaded+groups3+compile"]
 """Additional default engines if the actor is on CUDA: those whose step is captured as a CUDA graph."""
 
 GRAMMAR = """\
@@ -36,7 +38,7 @@ engines:
   NAME[+OPTION]...   NAME is same, threaded, single or multi. The options:
   +workersN          threaded: N worker processes step the environments; multi: N collectors (2 unless given)
   +threadsN          threaded: N worker threads step the environments
-  +groupsN           same, threaded: N groups of environments; the actor acts for each group separately
+  +groupsN           same, threaded: N groups of environments, which take turns (atari-vector: N vector environments)
   +compile           any: the actor's step is compiled, or captured as a graph on CUDA
   For example same+compile, threaded+workers2+groups2, multi+workers4.
 """
@@ -64,8 +66,19 @@ class Engine(NamedTuple):
     groups: int = 1
     compile: bool = False
 
-    def obstacle(self, n_envs: int) -> str | None:
-        """Return why the engine cannot run with ``n_envs`` environments, as a clause; None if it can."""
+    def in_groups(self, n: int) -> Engine | None:
+        """Return the same engine with ``n`` groups; None if it has no such option, or has its number of groups."""
+        if "groups" not in _OPTIONS[self.name] or self.groups > 1 or n == 1:
+            return None
+        return self._replace(text=f"{self.text}+groups{n}", groups=n)
+
+    def obstacle(self, n_envs: int, *, vector: bool = False) -> str | None:
+        """Return why the engine cannot run with ``n_envs`` environments, as a clause; None if it can.
+
+        ``vector`` says whether they are the parts of vector environments.
+        """
+        if vector and (self.name in ("single", "multi") or self.workers or self.threads):
+            return "its processes and threads step single environments"
         for option in ("workers", "threads", "groups"):
             if getattr(self, option) > n_envs:
                 return f"more {option} than the {n_envs} environments"

@@ -32,12 +32,14 @@ class Work(NamedTuple):
     """A task that the engines are measured with."""
 
     name: str
-    make_env: Callable[[], Any]
-    """Makes an environment with a Discrete action space; can be pickled."""
+    make_env: Callable[..., Any]
+    """Makes an environment with a Discrete action space; can be pickled. A vector environment takes its size."""
     make_actor: Callable[[int], ActorCritic]
     """Makes the user's actor for a number of actions."""
     n_steps: Callable[[int], int]
     """Returns the length of a fragment for a number of environments."""
+    vector: bool = False
+    """Whether ``make_env`` makes a vector environment."""
 
 
 def make_work(name: str, *, cost: float = 0.0, n_steps: int | None = None) -> Work:
@@ -54,24 +56,28 @@ def make_work(name: str, *, cost: float = 0.0, n_steps: int | None = None) -> Wo
         works whose step takes 1 ms: stepping the environments one after the other then takes about a quarter of a
         second.
     """
-    make_env: dict[str, Callable[[], Any]] = {
+    make_env: dict[str, Callable[..., Any]] = {
         "cartpole": _make_cartpole,
         "pixels": partial(Pixels, cost),
         "breakout": _make_breakout,
+        "atari-vector": _make_atari_vector,
         "busy": Busy,
         "sleep": Sleep,
     }
-    make_actor = _make_convolutional if name in ("pixels", "breakout") else _make_small
+    images = ("pixels", "breakout", "atari-vector")
+    make_actor = _make_convolutional if name in images else _make_small
 
     def length(n_envs: int) -> int:
-        return n_steps or {"cartpole": 128, "pixels": 32, "breakout": 32}.get(name, max(2, 256 // n_envs))
+        lengths = {"cartpole": 128} | dict.fromkeys(images, 32)
+        return n_steps or lengths.get(name, max(2, 256 // n_envs))
 
-    return Work(name, make_env[name], make_actor, length)
+    return Work(name, make_env[name], make_actor, length, vector=name == "atari-vector")
 
 
 def missing_packages(work: str) -> str | None:
     """Return which packages that a work needs are not installed, as a clause; None if nothing is missing."""
-    missing = [name for name in ("ale_py", "gymnasium", "cv2") if work == "breakout" and find_spec(name) is None]
+    needed = {"breakout": ("ale_py", "gymnasium", "cv2"), "atari-vector": ("ale_py", "gymnasium")}
+    missing = [name for name in needed.get(work, ()) if find_spec(name) is None]
     return f"{', '.join(missing)} not installed" if missing else None
 
 
@@ -166,6 +172,12 @@ def _make_breakout() -> Any:
     gymnasium.register_envs(ale_py)
     raw = gymnasium.make("ALE/Breakout-v5", frameskip=1, repeat_action_probability=0.0)
     return gymnasium.wrappers.FrameStackObservation(gymnasium.wrappers.AtariPreprocessing(raw), 4)
+
+
+def _make_atari_vector(n_envs: int) -> Any:
+    from ale_py.vector_env import AtariVectorEnv
+
+    return AtariVectorEnv("breakout", n_envs)
 
 
 def _make_small(n_actions: int) -> ActorCritic:

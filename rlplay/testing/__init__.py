@@ -19,6 +19,8 @@
     Convert an environment, episode and step to one number, and back to an ``Origin``.
 ``CountingActor``
     An actor that returns its inputs as its info, and whose recurrent state counts rows.
+``ClockedLane``
+    A lagging device with a virtual clock, which computes how long collecting takes.
 ``LaggingLane``
     A lagging device: a simulated accelerator that runs queued work as late as possible, or earlier with ``haste``.
 
@@ -26,6 +28,7 @@ The engine must not import this package.
 """
 
 from .actors import CountingActor
+from .clocked import ClockedLane
 from .forms import ACTIONS, FORMS, Origin, action_space, decode, encode, observation_space
 from .lagging import LaggingLane
 from .ledger import LedgerEnv, OldLedgerEnv, make_ledger
@@ -34,6 +37,7 @@ __all__ = [
     "make_ledger",
     "LedgerEnv",
     "OldLedgerEnv",
+    "ClockedLane",
     "CountingActor",
     "LaggingLane",
     "Origin",

@@ -1,10 +1,10 @@
 """The lagging device: a simulated accelerator that runs queued work as late as possible, or earlier with ``haste``.
 
 Its memory is separate from the host's, and is filled with garbage when it is allocated and when it is released. Work is
-queued on two streams. Work runs when something waits for it (``haste=0``), when it is queued (``haste=1``), or at
-random moments in between, drawn from a seeded generator. No clock is involved, so every run is the same. If an engine
-lacks a synchronization, the numbers are wrong here; on a real device they would often be right by luck, because the
-device is fast.
+queued on streams: the consumer's, the collector's, and those of the turns. Work runs when something waits for it
+(``haste=0``), when it is queued (``haste=1``), or at random moments in between, drawn from a seeded generator. No clock
+is involved, so every run is the same. If an engine lacks a synchronization, the numbers are wrong here; on a real
+device they would often be right by luck, because the device is fast.
 """
 
 from __future__ import annotations
@@ -16,76 +16,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..engine.acting.torch_context import TorchContext
-from ..engine.envs.rows import Array
 from ..engine.memory.lane import Lane, Place
 from ..nested import Nested, leaves
+from .device import GARBAGE, Block, BlockView, Event, Stream
 from .operation_log import OperationLog
 
 __all__ = ["LaggingLane"]
-
-_GARBAGE = 0xFF  # NaN in every float format, -1 in every integer
-
-
-class _BlockView(np.ndarray[Any, np.dtype[np.uint8]]):
-    """The bytes of a block in use. Its finalizer releases the block once no tensor in this memory is alive."""
-
-
-class _Stream:
-    """A queue of work that runs in order.
-
-    Attributes
-    ----------
-    pending : deque
-        The work that has not run yet. An event among the work is a wait until the event is reached.
-    done : int
-        The number of pieces of work that have run.
-    """
-
-    def __init__(self) -> None:
-        self.pending: deque[Callable[[], None] | _Event] = deque()
-        self.done = 0
-
-    def record(self) -> _Event:
-        """Return an event behind all work that is queued now."""
-        return _Event(self, self.done + len(self.pending))
-
-
-class _Event(NamedTuple):
-    """A point of a stream: reached once the first ``position`` pieces of its work have run."""
-
-    stream: _Stream
-    position: int
-
-    @property
-    def reached(self) -> bool:
-        """True if the stream has run all work before this point."""
-        return self.stream.done >= self.position
-
-
-class _Block:
-    """A piece of device memory, which is reused on the stream that it was first allocated on, and never freed.
-
-    Attributes
-    ----------
-    bytes : uint8 array
-        The memory.
-    stream : _Stream
-        The stream that the block belongs to.
-    borrowers : list of _Stream
-        The streams that have borrowed the memory since it was last allocated.
-    """
-
-    def __init__(self, size: int, stream: _Stream) -> None:
-        self.bytes: Array = np.full(size, _GARBAGE, np.uint8)
-        self.stream = stream
-        self.borrowers: list[_Stream] = []
 
 
 class LaggingLane(Lane):
@@ -109,6 +51,8 @@ class LaggingLane(Lane):
     ----------
     consumer, collector : stream
         The consumer's stream and the collector's stream.
+    turns : dict of streams
+        Those of the turns that have been used.
     """
 
     asynchronous = True
@@ -120,17 +64,18 @@ class LaggingLane(Lane):
         self._on_host = {Place.HOST: True, Place.ACTOR: actor_on_host, Place.CONSUMER: consumer_on_host}
         self._haste, self._random = haste, random.Random(seed)
         self._lock = threading.RLock()
-        self.consumer, self.collector = _Stream(), _Stream()
+        self.consumer, self.collector = Stream(), Stream()
+        self.turns: dict[int, Stream] = {}
         self._thread = threading.local()  # inside of `collecting`, `stream` is the thread's current stream
-        self._blocks: dict[int, _Block] = {}  # all blocks, by address
-        self._free: list[_Block] = []
-        self._released: deque[_Block] = deque()
+        self._blocks: dict[int, Block] = {}  # all blocks, by address
+        self._free: list[Block] = []
+        self._released: deque[Block] = deque()
         self._error: BaseException | None = None  # the first error of queued work since the host last waited
 
     @property
-    def current(self) -> _Stream:
-        """The stream on which this thread queues work: the consumer's, or inside ``collecting`` the collector's."""
-        stream: _Stream = getattr(self._thread, "stream", self.consumer)
+    def current(self) -> Stream:
+        """The stream on which this thread queues work: the consumer's, or inside ``collecting`` another one."""
+        stream: Stream = getattr(self._thread, "stream", self.consumer)
         return stream
 
     @property
@@ -147,6 +92,11 @@ class LaggingLane(Lane):
         finally:
             self._thread.stream = previous
 
+    def use_turn(self, turn: int | None) -> None:
+        """Make the stream of one turn this thread's current one, or the collector's own stream again."""
+        with self._lock:
+            self._thread.stream = self.collector if turn is None else self.turns.setdefault(turn, Stream())
+
     def shared(self, one: Place, other: Place) -> bool:
         """Return True if both places are on the host, or both on the device."""
         return self._on_host[one] == self._on_host[other]
@@ -154,6 +104,7 @@ class LaggingLane(Lane):
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Allocate memory. On the device, a block that was released on a stream is reused on that stream."""
         size = prod(shape) * dtype.itemsize
+        self.counters.count_memory(size, on_host=self._on_host[place])
         if self._on_host[place] or not size:
             return torch.empty(tuple(shape), dtype=dtype, device="cpu")
         with self._lock:
@@ -161,11 +112,11 @@ class LaggingLane(Lane):
             fitting = (b for b in self._free if b.stream is self.current and b.bytes.size == size)
             block = next(fitting, None)
             if block is None:
-                block = _Block(size, self.current)
+                block = Block(size, self.current)
                 self._blocks[block.bytes.ctypes.data] = block
             else:
                 self._free.remove(block)
-        view = block.bytes.view(_BlockView)
+        view = block.bytes.view(BlockView)
         # the finalizer may run in any thread, even while the lock is held, so it only appends, which is atomic
         weakref.finalize(view, self._released.append, block)
         return torch.from_numpy(view).view(dtype).view(tuple(shape))
@@ -173,7 +124,9 @@ class LaggingLane(Lane):
     def copy(self, target: Nested, source: Nested) -> None:
         """Queue the copies, unless all memory is on the host. A queued copy does not keep device memory alive."""
         for one, other in zip(leaves(target), leaves(source), strict=True):
-            if self._current_on_host and self._block_of(one) is self._block_of(other) is None:
+            on_host = self._block_of(one) is None, self._block_of(other) is None
+            self.counters.count_copy(one.nbytes, to_host=on_host[0], from_host=on_host[1])
+            if self._current_on_host and all(on_host):
                 one.copy_(other)
             else:
                 get_one, get_other = self._getter(one), self._getter(other)
@@ -188,6 +141,7 @@ class LaggingLane(Lane):
         if self._current_on_host:
             work()
             return
+        self.counters.launches += 1
         torch_context, grad = TorchContext.here(self.actor_device), torch.is_grad_enabled()
 
         def in_context() -> None:
@@ -196,7 +150,9 @@ class LaggingLane(Lane):
 
         self._queue(in_context)
 
-    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def capture(
+        self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
+    ) -> Callable[[], None]:
         """Log the operations of the work; return a function that repeats them. It does not keep device memory alive."""
         if self._current_on_host:
             return work
@@ -231,39 +187,48 @@ class LaggingLane(Lane):
             The first error that work on the device has raised since the last call.
         """
         if event is not None:
+            self.counters.host_waits += 1
             with self._lock:
                 self._reach(event)
                 error, self._error = self._error, None
             if error is not None:
                 raise error
 
-    def synchronize(self) -> None:
-        """Run all work that is queued on the current stream, and the work of the other stream that it waits for."""
+    def synchronize_collector(self) -> None:
+        """Run all work that is queued on the collector's stream and on those of the turns."""
+        with self._lock:
+            for stream in [*self.turns.values(), self.collector]:
+                self._reach(stream.record())
         self.host_wait(self.record())
 
-    def _queue(self, work: Callable[[], None] | _Event) -> None:
-        """Queue work on the current stream, then run a random amount of both streams' work, see ``haste``."""
+    def synchronize(self) -> None:
+        """Run all work that is queued on the current stream, and the work of other streams that it waits for."""
+        self.host_wait(self.record())
+
+    def _queue(self, work: Callable[[], None] | Event) -> None:
+        """Queue work on the current stream, then run a random amount of all streams' work, see ``haste``."""
         with self._lock:
             self.current.pending.append(work)
             self._reclaim_released()
-            for stream in self._random.sample([self.consumer, self.collector], 2):
+            streams = [self.consumer, self.collector, *self.turns.values()]
+            for stream in self._random.sample(streams, len(streams)):
                 while self._random.random() < self._haste and self._run_next(stream):
                     pass
 
-    def _reach(self, event: _Event) -> None:
-        """Run work until the event is reached, including work of the other stream that this stream waits for."""
+    def _reach(self, event: Event) -> None:
+        """Run work until the event is reached, including work of other streams that this stream waits for."""
         while not event.reached:
             next_work = event.stream.pending[0]
-            if isinstance(next_work, _Event):
+            if isinstance(next_work, Event):
                 self._reach(next_work)
             self._run_next(event.stream)
 
-    def _run_next(self, stream: _Stream) -> bool:
-        """Run the next piece of work; return False if there is none, or if it waits for the other stream."""
-        if not stream.pending or (isinstance(stream.pending[0], _Event) and not stream.pending[0].reached):
+    def _run_next(self, stream: Stream) -> bool:
+        """Run the next piece of work; return False if there is none, or if it waits for another stream."""
+        if not stream.pending or (isinstance(stream.pending[0], Event) and not stream.pending[0].reached):
             return False
         work = stream.pending.popleft()
-        if not isinstance(work, _Event):
+        if not isinstance(work, Event):
             try:
                 work()
             except BaseException as error:  # the next `host_wait` raises it, as on a real device
@@ -277,10 +242,10 @@ class LaggingLane(Lane):
             block = self._released.popleft()
             block.stream.pending.extend(borrower.record() for borrower in block.borrowers)
             block.borrowers.clear()
-            block.stream.pending.append(lambda block=block: block.bytes.fill(_GARBAGE))  # type: ignore[misc]
+            block.stream.pending.append(lambda block=block: block.bytes.fill(GARBAGE))  # type: ignore[misc]
             self._free.append(block)
 
-    def _block_of(self, tensor: Tensor) -> _Block | None:
+    def _block_of(self, tensor: Tensor) -> Block | None:
         """Return the block that a tensor lies in; None if the tensor is on the host."""
         return self._blocks.get(tensor.untyped_storage().data_ptr())
 

@@ -95,6 +95,11 @@ class OperationLog(TorchDispatchMode):
         if address and address not in self._allocated and address not in self._saved:
             self._saved[address] = memory, memory.clone()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the operations, without those that only make views."""
+        return [operation.name for operation in self._operations]
+
     def replay(self) -> None:
         """Run all logged operations again."""
         # the casts were logged; autocast must not cast again
@@ -129,6 +134,11 @@ class _Operation:
         targets: list[TensorGetter | None],
     ) -> None:
         self._func, self._inputs, self._is_tensor, self._spec, self._targets = func, inputs, is_tensor, spec, targets
+
+    @property
+    def name(self) -> str:
+        """The name of the operation, without ``aten`` and without the overload."""
+        return str(self._func.overloadpacket).removeprefix("aten.")
 
     def run(self) -> None:
         """Run the operation, and copy its outputs into the memory of the first run."""

@@ -17,6 +17,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
+from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_actor, check_answer, first_answer, honours_mask
 from .copying.copy_actor import copy_actor
@@ -24,6 +25,7 @@ from .copying.parcel import packed
 from .copying.shared_memory import check_shared
 from .fast_modules import make_fast
 from .group import Group
+from .independence import keeps_nothing
 from .plain_attributes import PlainWatch, apply_changes
 from .snapshot import Snapshot
 from .torch_context import global_generator_kept
@@ -41,6 +43,9 @@ class Behaviour:
     ----------
     spec : ActorSpec
         The form of the actor's answers. :meth:`probe` replaces it.
+    keeps_nothing : bool
+        Whether steps leave the copy as it was (:mod:`.independence`). Then those of different groups may run side by
+        side. False if there is one group, or if the lane is not asynchronous.
     eager_because : str
         A warning for the user: why a step that was to be compiled runs eagerly. Empty if there is none.
     """
@@ -48,11 +53,8 @@ class Behaviour:
     def __init__(self, actor: BaseActorModule, lane: Lane, *, snapshot_in_place: bool = False) -> None:
         """Copy the actor.
 
-        Parameters
-        ----------
-        snapshot_in_place : bool
-            Whether a snapshot is written directly into the copy. This is right only if nothing is collected between
-            taking a snapshot and collecting its fragment.
+        With ``snapshot_in_place`` a snapshot is written directly into the copy. This is right only if nothing is
+        collected between taking a snapshot and collecting its fragment.
 
         Raises
         ------
@@ -70,6 +72,7 @@ class Behaviour:
         self._places = [place for place in weight_places(self._module) if place.tensor is not None]
         self._plain_watch, self._plain_adopted = PlainWatch(dict(actor.named_modules())), 0
         self.spec: ActorSpec = NOT_PROBED
+        self.keeps_nothing = False
         self.eager_because = ""
         self._pending_warning = ""
         self._drawn_from: torch.Generator | None = None
@@ -142,15 +145,19 @@ class Behaviour:
             self._lane.copy(self.weights, snapshot.weights)
         self._lane.launch(restore_places_modes_and_attributes)
 
-    def bind_rows(self, groups: Sequence[Group], state: State, info: Nested) -> None:
+    def bind_rows(
+        self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], answers: Sequence[list[Tensor]], info: Nested
+    ) -> None:
         """Prepare steps that read and write fixed memory; in the collector's thread, once, before the first step.
-
-        Eager steps need no preparation.
 
         Parameters
         ----------
-        state, info : nested tensors, ``(1+T, B, ...)``, on the actor's device
-            The rows of all fragments: the states that the actor reads, and the infos that it writes.
+        inputs : sequence of GroupBlocks, with ``1 + T`` rows
+            For each group, the states that the actor reads in all fragments.
+        answers : sequence of lists of tensors, ``(1, b, ...)``
+            For each group, where the answer to row 0 is written: the action's leaves, then the info's.
+        info : nested tensors, ``(1+T, B, ...)``
+            The infos that the actor writes in all fragments.
         """
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
@@ -240,14 +247,15 @@ class Behaviour:
             hx = self._module.reset(hx, at)
         return hx
 
-    def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
+    def probe(self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], act: Nested) -> tuple[Nested, Nested]:
         """Run one virtual step of each group on the first row, to find the form of the actor's answers.
 
         Replaces :attr:`spec`, and gives each group its first recurrent state. Draws from no group's generators.
 
         Parameters
         ----------
-        state : State of tensors, ``(1, B, ...)``, on the actor's device
+        inputs : sequence of GroupBlocks, with one row
+            For each group, the first row, on the actor's device.
         act : nested Field
             The fields of the action space.
 
@@ -264,8 +272,8 @@ class Behaviour:
         make_fast(self._module)
         device = self._lane.actor_device
         self._draw_from(torch.Generator(device).manual_seed(0))
-        for group in groups:
-            part = nested.map(lambda x, columns=group.columns: x[:, columns].clone(), state)
+        for group, first in zip(groups, inputs, strict=True):
+            part = nested.map(torch.clone, first.state)
             with global_generator_kept(device):
                 acted, hx, info = check_answer(first_answer(self._module, part), act, group.width)
                 if group is groups[0]:
@@ -281,6 +289,9 @@ class Behaviour:
                 everybody = torch.ones(group.width, dtype=torch.bool, device=device)
                 hx = self._reset(hx, everybody, range(group.width))
             group.start(hx, [leaf.shape for leaf in self.spec.leaves(acted, info)])
+        if self._lane.asynchronous and len(groups) > 1:
+            first = nested.map(torch.clone, inputs[0].state)
+            self.keeps_nothing = keeps_nothing(self._module, self._drawn_from, first, groups[0].hx, device)
         return (
             nested.map(lambda x: Leaf(tuple(x.shape[2:]), x.dtype), info),
             nested.map(lambda x: Leaf((x.shape[0], *x.shape[2:]), x.dtype), hx),

@@ -18,8 +18,11 @@ __all__ = ["make_fast"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _global_hooks, _global_pre_hooks = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
-_tanh = torch.tanh
+_tanh, _addmm = torch.tanh, torch.addmm
 _linear: Callable[..., Any] = torch.nn.functional.linear
+_ROW_WISE = nn.Linear, nn.Tanh, nn.ReLU, nn.Identity
+"""Layers that treat each row of the last dimension alike, whatever the other dimensions."""
+
 _FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Linear, nn.Tanh, nn.Identity, nn.Sequential)}
 """The ``forward`` of these classes, as torch has it."""
 
@@ -48,12 +51,15 @@ class Submodules(dict[str, Any]):
 
     def __init__(self, owner: nn.Module) -> None:
         super().__init__(owner._modules)
+        self.version = 0
+        """Increases with each change."""
         self._attributes = owner.__dict__
         for name, part in self.items():
             if part is not None and name.isidentifier() and not hasattr(type(owner), name):
                 self._attributes.setdefault(name, part)
 
     def _forget(self, name: Any) -> None:
+        self.version += 1
         part = self.get(name)
         if part is not None and self._attributes.get(name) is part:
             del self._attributes[name]
@@ -142,11 +148,14 @@ def _direct_call(part: nn.Module) -> Callable[..., Any]:
     def call_sequential(input: Any) -> Any:
         if hooks or pre_hooks or _global_hooks or _global_pre_hooks:
             return with_hooks(input)
+        if rows is not None and type(input) is torch.Tensor and input.ndim == 3 and rows.can_take(input):
+            return rows(input)
         for child in children.values():
             # torch declares this attribute as None for modules that have no other call than `__call__`
             input = (child._compiled_call_impl or child)(input)  # type: ignore[union-attr, misc]
         return input
 
+    rows = _Rows(children) if type(part) is nn.Sequential and isinstance(children, Submodules) else None
     special: dict[Any, Callable[..., Any]] = {
         nn.Linear: call_linear,
         nn.Tanh: call_tanh,
@@ -158,3 +167,52 @@ def _direct_call(part: nn.Module) -> Callable[..., Any]:
         return call
     special[kind].__qualname__ = kind.forward.__qualname__  # which errors about wrong arguments name
     return special[kind]
+
+
+class _Rows:
+    """The layers of a ``Sequential``, called with all rows in two dimensions: for that torch takes half the time.
+
+    Linear layers of torch do the same with inputs of three dimensions, but each for itself, and there and back.
+    """
+
+    def __init__(self, children: Submodules) -> None:
+        self._children, self._version = children, -1
+        self._hooks: list[dict[Any, Any]] = []
+        self._calls: list[Callable[[torch.Tensor], torch.Tensor]] = []
+
+    def can_take(self, input: torch.Tensor) -> bool:
+        """Return whether all layers treat rows alike, none has a hook, and the input need not be copied."""
+        if self._version != self._children.version:
+            self._version = self._children.version
+            layers = list(self._children.values())
+            self._hooks = [hooks for layer in layers for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
+            plain = all(type(layer) in _ROW_WISE and _is_plain(layer) for layer in layers)
+            self._calls = [_call_on_rows(layer) for layer in layers] if plain else []
+        return bool(self._calls) and input.is_contiguous() and not any(self._hooks)
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+        """Call all layers with an input of three dimensions, and return an output of three dimensions."""
+        n, m, width = input.shape
+        x = input.view(n * m, width)
+        for call in self._calls:
+            x = call(x)
+        return x.view(n, m, x.shape[1])
+
+
+def _call_on_rows(layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what does the same as calling a layer with an input of two dimensions."""
+    if type(layer) is not nn.Linear:
+        call: Callable[[torch.Tensor], torch.Tensor] = layer._compiled_call_impl or layer
+        return call
+    parameters, own = layer._parameters, layer.forward
+    known: list[Any] = [None, None]  # a weight, and the same transposed
+
+    def call_linear(input: torch.Tensor) -> torch.Tensor:
+        weight, bias = parameters.get("weight"), parameters.get("bias")
+        if weight is None or bias is None:  # or a plain attribute has replaced a parameter
+            return own(input)
+        if known[0] is not weight:
+            known[:] = weight, weight.t()
+        return _addmm(bias, input, known[1])
+
+    return call_linear

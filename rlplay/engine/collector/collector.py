@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import torch
 
-from ... import nested
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext, TorchDefaults
@@ -32,12 +31,12 @@ from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Fragment, Outcome, State
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_fragment, fields_to_leaves, outcome_layout, state_layout
-from ..memory.slot import Slot
+from ..memory.slot import Blocks, RowLayout, Slot
 from ..stepping.stepper import Stepper
 from .finals import stage_final
 from .loop import collect
 from .messages import Delivery, Plan, Token
-from .staging import Staging, carry_over, deliver, make_stagings
+from .staging import Staging, carry_over, deliver, make_slots, make_stagings, split_blocks
 
 __all__ = ["Collector"]
 
@@ -85,7 +84,8 @@ class Collector:
         try:
             self._environments = _lay_out(self.stepper, plan, lane)
             self._groups = [
-                Group(i, columns, plan.seed, lane, key=plan.first_group + i) for i, columns in enumerate(plan.groups)
+                Group(i, columns, plan.seed, lane, key=plan.first_group + i)
+                for i, columns in enumerate(self.stepper.groups)
             ]
         except BaseException as error:
             for complaint in self._close_environments():
@@ -110,9 +110,10 @@ class Collector:
         state, outcome, slots = self._environments
         with torch_context.applied():
             device = self._lane.actor_device
-            first = nested.map(lambda x: x[:1].to(device, copy=True), slots[0].state)
-            info, hx = self._behaviour.probe(self._groups, first, self.stepper.act)
-            self.synchronize()  # the first fragment may be asked for on another stream
+            firsts = [Blocks(one.memory[:1].to(device, copy=True), one.layout) for one in slots[0].blocks]
+            inputs = split_blocks(firsts, self._groups, self.stepper.turns)
+            info, hx = self._behaviour.probe(self._groups, inputs, self.stepper.act)
+            self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
         self._actor = _Actor(torch_context, Fragment(state, info, outcome, hx))
 
     @property
@@ -141,7 +142,7 @@ class Collector:
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
             return self._lane.empty(Place.CONSUMER, shape, dtype)
 
-        return blank_fragment(self.layout, self._plan.n_steps, self.stepper.n_envs, allocate)
+        return blank_fragment(self.layout, self._plan.n_steps, self.stepper.groups[-1].stop, allocate)
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""
@@ -172,9 +173,9 @@ class Collector:
         carry_over(previous, staging, lane)
         if previous is None:
             progress.begin("actor.step")
-            behaviour.bind_rows(self._groups, staging.state, staging.actor)
+            behaviour.bind_rows(self._groups, staging.groups, [rows[0] for rows in staging.answers], staging.actor)
 
-        finals = collect(
+        finals, n_transitions = collect(
             staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context, self._pass_gate,
             sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
@@ -196,7 +197,7 @@ class Collector:
             copied=copied,
             consumer_stream=token.consumer_stream,
             snapshot=token.snapshot,
-            steps=int(staging.slot.env.valid.sum()),
+            steps=n_transitions,
             warning="\n".join(filter(None, found)),
             episodes=episodes,
         )
@@ -204,14 +205,8 @@ class Collector:
     def _next_staging(self) -> Staging:
         """Return the staging buffers for the next fragment. They are allocated at the first, on this stream."""
         if not self._stagings:
-            self._stagings = make_stagings(
-                self._environments.slots,
-                self.layout,
-                self._groups,
-                self.stepper.turns,
-                self.stepper.n_envs,
-                self._lane,
-            )
+            slots, n_steps = self._environments.slots, self._plan.n_steps
+            self._stagings = make_stagings(slots, self.layout, n_steps, self._groups, self.stepper.turns, self._lane)
             # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
             self._lane.borrow([group.hx for group in self._groups])
         return self._stagings[self._n_collected % len(self._stagings)]
@@ -227,8 +222,8 @@ class Collector:
         self.synchronize()
 
     def synchronize(self) -> None:
-        """Let the host wait until all work of the current stream is done."""
-        self._lane.host_wait(self._lane.record())
+        """Let the host wait until all work of the collector is done; in the collector's thread."""
+        self._lane.synchronize_collector()
 
     def close(self) -> list[str]:
         """Wait for the device, so that memory can be released, and close the environments that this feed has made.
@@ -255,12 +250,8 @@ def _lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> _Environments:
     state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
     info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
     absent = [entry.absent for entry in plan.entries.entries]
-
-    def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        own = stepper.memory(*shape)
-        return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
-
-    # on an asynchronous lane there are two slots: one is filled while the other is still being copied
-    slots = [Slot(state, info, absent, plan.n_steps, stepper.n_envs, allocate) for _ in range(1 + lane.asynchronous)]
+    widths = [stepper.groups[turn[-1]].stop - stepper.groups[turn[0]].start for turn in stepper.turns]
+    layouts = [RowLayout.of(state, info, width) for width in widths]
+    slots = make_slots(layouts, absent, plan.n_steps, lane, stepper.memory)
     stepper.attach(slots)
     return _Environments(state, outcome_layout(info), slots)

@@ -44,7 +44,7 @@ class Finals:
         self.actor: list[list[Tensor]] = []
 
 
-def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence[int], columns: slice) -> None:
+def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence[int]) -> None:
     """Complete the row of true last observations to a row that the actor can react to as one batch.
 
     The environments whose episode goes on get their current observation: the batch keeps its width, and each of its
@@ -58,15 +58,12 @@ def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence
         The rows before and after the step.
     ended : sequence of int
         The environments whose episode ended.
-    columns : slice
-        The environments that have made the step.
     """
-    np.add(now.stepno[columns], 1, out=last.stepno[columns])
-    last.rew[columns], last.fin[columns] = then.rew[columns], False
+    np.add(now.stepno, 1, out=last.stepno)
+    last.rew[:], last.fin[:] = then.rew, False
     for source, target in zip(then.act, last.act, strict=True):
-        target[columns] = source[columns]
-    going_on = np.zeros(len(now.stepno), bool)
-    going_on[columns] = True
+        target[...] = source
+    going_on = np.ones(len(now.stepno), bool)
     going_on[ended] = False
     for source, target in zip(then.obs, last.obs, strict=True):
         target[going_on] = source[going_on]
@@ -93,22 +90,26 @@ def react_to_last(
     t : int
         The transition that ended the episodes.
     ended : sequence of int
-        The environments whose episode ended.
+        The environments of the turn whose episode ended.
     """
     if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(*staging.last_uploads[turn])
+        lane.copy(staging.lasts[turn].memory, staging.slot.lasts[turn].memory)
+    places = dict(zip(ended, range(len(finals.t), len(finals.t) + len(ended)), strict=True))
     finals.t.extend([t] * len(ended))
-    finals.b.extend(ended)
+    finals.b.extend(staging.columns[turn].start + j for j in ended)
+    for leaves in (finals.obs, finals.actor):
+        leaves.extend([] for _ in ended)
 
     def react() -> None:
         for group in groups:
-            last = staging.lasts[group.number]
-            inside = [j - group.columns.start for j in ended if group.columns.start <= j < group.columns.stop]
+            last, part = staging.last_inputs[group.number], staging.groups[group.number].inside
+            inside = {places[j]: j - part.start for j in ended if part.start <= j < part.stop}
             if inside:
                 info = behaviour.react(group, last, begun=(), virtual=True)[behaviour.spec.n_acts :]
                 obs = nested.leaves(last.obs)
-                finals.obs.extend([leaf[0, j].clone() for leaf in obs] for j in inside)
-                finals.actor.extend([leaf[0, j].clone() for leaf in info] for j in inside)
+                for k, j in inside.items():
+                    finals.obs[k] = [leaf[0, j].clone() for leaf in obs]
+                    finals.actor[k] = [leaf[0, j].clone() for leaf in info]
 
     lane.launch(react)
 

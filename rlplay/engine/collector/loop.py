@@ -7,7 +7,9 @@ verbs of a lane, whatever kind of lane it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..acting.behaviour import Behaviour
@@ -17,7 +19,7 @@ from ..concurrency.progress import Progress
 from ..memory.lane import Lane, Place
 from ..stepping.stepper import Step, Stepper
 from .finals import Finals, complete_last, react_to_last
-from .staging import Staging, upload
+from .staging import Staging, download, upload
 
 __all__ = ["collect"]
 
@@ -34,10 +36,15 @@ def collect(
     *,
     sticky: bool,
     final: bool,
-) -> Finals:
+) -> tuple[Finals, int]:
     """Collect ``T`` steps into the staging buffers, and the virtual reaction to row ``T``. Row 0 is filled in already.
 
-    The groups of one turn step their environments while the actor reacts to the groups of the next turn.
+    The environments of one turn step while the actor reacts to the other turns. Environments that step in the
+    background are started as soon as their actions are there. Others are stepped in this thread, as late as possible:
+    just before the actor is to react to the result. So with two turns, A and B, and a row's number::
+
+        this thread        launch A0, B0   step A   launch A1   step B   launch B1   step A   launch A2   ...
+        the actor's device A0 B0                    A1                   B1                   A2
 
     Parameters
     ----------
@@ -50,83 +57,154 @@ def collect(
 
     Returns
     -------
-    Finals
+    finals : Finals
         Empty unless ``final``. On an asynchronous lane its lists of tensors are filled in when the device reacts.
+    n_transitions : int
+        The number of transitions that were carried out.
     """
-    finals = Finals()
-    on_device = not lane.shared(Place.ACTOR, Place.HOST)
-    turns = [[groups[g] for g in members] for members in stepper.turns]
-
-    def finish_step(turn: int, t: int) -> None:
-        """Wait until the environments of a turn have made step ``t``, and bring row ``t + 1`` to the actor."""
-        progress.row = t
-        progress.begin("env.step")
-        ended = stepper.finish_step(turn)
-        if on_device:
-            progress.begin("an upload")
-            upload(staging, lane, turn, t + 1)  # edge: filled -> copy (`finish_step` has filled the row)
-        progress.begin("actor.step")
-        if final and ended:
-            now, then = staging.slot.rows[t : t + 2]
-            complete_last(staging.slot.last_row, now, then, ended, staging.columns[turn])
-            react_to_last(staging, behaviour, turns[turn], lane, turn, t, ended, finals)
-
-    progress.begin("actor.reset")
-    stepper.release()
-    staging.slot.clear()
-    _start_fragment(staging, behaviour, groups, lane)
-    for t in range(staging.n_steps):
-        pass_gate()
-        step = Step(staging.number, t, final, sticky)
-        for turn, members in enumerate(turns):
-            if t:
-                finish_step(turn, t - 1)
-            else:
-                progress.begin("actor.step")
-            progress.row = t
-            _react(staging, behaviour, members, lane, t, virtual=False)
-            if on_device:
-                lane.host_wait(lane.record())  # the environments read the actions in host row t + 1
-            progress.begin("env.step")
-            torch_context.call_environments(stepper.start_step, turn, step)
-    for turn in range(len(turns)):
-        finish_step(turn, staging.n_steps - 1)
-    progress.row = staging.n_steps
-    _react(staging, behaviour, groups, lane, staging.n_steps, virtual=True)
-    return finals
+    loop = _Loop(staging, behaviour, groups, stepper, lane, progress, torch_context, sticky=sticky, final=final)
+    loop.run(pass_gate)
+    return loop.finals, loop.n_transitions
 
 
-def _start_fragment(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane) -> None:
+class _Loop:
+    """The loop over the steps of one fragment; see :func:`collect`."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        behaviour: Behaviour,
+        groups: Sequence[Group],
+        stepper: Stepper,
+        lane: Lane,
+        progress: Progress,
+        torch_context: TorchContext,
+        *,
+        sticky: bool,
+        final: bool,
+    ) -> None:
+        self._staging, self._behaviour, self._stepper = staging, behaviour, stepper
+        self._lane, self._progress, self._torch_context = lane, progress, torch_context
+        self._final = final
+        self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
+        self._turns = [[groups[g] for g in members] for members in stepper.turns]
+        self._side_by_side = lane.asynchronous and len(self._turns) > 1 and behaviour.keeps_nothing
+        rows = self._rows = [staging.host_row(t) for t in range(1 + staging.n_steps)]
+        self._steps = [Step(staging.number, rows[t], t, final, sticky) for t in range(staging.n_steps)]
+        # for each turn an event: the actions of its latest row have come down
+        self._actions: list[Any] = [None for _ in self._turns]
+        self.finals, self.n_transitions = Finals(), 0
+
+    def run(self, pass_gate: Callable[[], None]) -> None:
+        """Make all steps, and the virtual reaction to the last row."""
+        lane, turns, n_steps = self._lane, range(len(self._turns)), self._staging.n_steps
+        starts_at_once = self._stepper.steps_in_background
+        self._progress.begin("actor.reset")
+        self._stepper.release()
+        _start_fragment(self._staging, self._behaviour, self._turns, lane)
+        started = lane.record()
+        for t in range(n_steps):
+            pass_gate()
+            for turn in turns:
+                self._use_stream(turn)
+                if t:
+                    self._finish_step(turn, t - 1)
+                elif self._side_by_side:
+                    lane.wait(started)  # edge: started -> first step
+                self._react(turn, t)
+                if starts_at_once:
+                    self._start_step(turn, t)
+        stepped = []
+        for turn in turns:
+            self._use_stream(turn)
+            self._finish_step(turn, n_steps - 1)
+            self._progress.begin("actor.step")
+            self._progress.row = n_steps
+            _react(self._staging, self._behaviour, self._turns[turn], lane, turn, n_steps, virtual=True)
+            stepped.append(lane.record())
+        if self._side_by_side:
+            lane.use_turn(None)
+            for event in stepped:
+                lane.wait(event)  # edge: stepped -> put together
+
+    def _use_stream(self, turn: int) -> None:
+        """Let what follows be done on the stream of a turn, if turns have streams of their own."""
+        if self._side_by_side:
+            self._lane.use_turn(turn)
+
+    def _react(self, turn: int, t: int) -> None:
+        """Let the actor react to row ``t``; its actions are for host row ``t + 1``."""
+        self._progress.begin("actor.step")
+        self._progress.row = t
+        _react(self._staging, self._behaviour, self._turns[turn], self._lane, turn, t, virtual=False)
+        if self._on_device:
+            download(self._staging, self._lane, turn, t + 1)
+            self._actions[turn] = self._lane.record()
+
+    def _start_step(self, turn: int, t: int) -> None:
+        """Let the environments make step ``t``, from row ``t`` to row ``t + 1``."""
+        self._progress.row = t
+        if self._on_device:
+            # edge: copied -> refill (row t - 1 of the ring has gone up before the actions for row t + 1 come down)
+            self._lane.host_wait(self._actions[turn])
+        self._progress.begin("env.step")
+        self._staging.slot.clear(turn, self._rows[t + 1])
+        self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
+
+    def _finish_step(self, turn: int, t: int) -> None:
+        """Wait until the environments have made step ``t``, and bring row ``t + 1`` to the actor."""
+        stepper, staging, lane = self._stepper, self._staging, self._lane
+        if stepper.steps_in_background:
+            self._progress.row = t
+            self._progress.begin("env.step")
+            ended = self._torch_context.call_environments(stepper.finish_step, turn)
+        else:
+            self._start_step(turn, t)
+            ended = stepper.finish_step(turn)
+        rows, now, then = staging.slot.turns[turn], self._rows[t], self._rows[t + 1]
+        self.n_transitions += int(np.count_nonzero(rows.outcomes[then].valid))
+        if self._on_device:
+            self._progress.begin("an upload")
+            upload(staging, lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)
+        if self._final and ended:
+            self._progress.begin("actor.step")
+            complete_last(rows.last, rows.rows[now], rows.rows[then], ended)
+            react_to_last(staging, self._behaviour, self._turns[turn], lane, turn, t, ended, self.finals)
+
+
+def _start_fragment(staging: Staging, behaviour: Behaviour, turns: Sequence[Sequence[Group]], lane: Lane) -> None:
     """Reset the recurrent state where an episode has just begun at row 0, and copy it into the staging buffers."""
-    begun = _begun(staging, behaviour, groups, 0)
+    members = [(turn, group) for turn, groups in enumerate(turns) for group in groups]
+    begun = [(group, _begun(staging, behaviour, turn, group, 0)) for turn, group in members]
 
     def start() -> None:
-        for g, group in enumerate(groups):
-            hx = behaviour.start_fragment(group, staging.inputs[g][0].fin[0], begun[g])
+        for group, where in begun:
+            hx = behaviour.start_fragment(group, staging.inputs[group.number][0].fin[0], where)
             if hx:
-                torch._foreach_copy_(staging.hxs[g], hx, non_blocking=True)
+                torch._foreach_copy_(staging.hxs[group.number], hx, non_blocking=True)
 
     lane.launch(start)
 
 
-def _begun(staging: Staging, behaviour: Behaviour, groups: Sequence[Group], t: int) -> list[Sequence[int]]:
-    """List for each group the environments whose recurrent state is to be reset at row ``t``.
+def _begun(staging: Staging, behaviour: Behaviour, turn: int, group: Group, t: int) -> Sequence[int]:
+    """List the environments of a group whose recurrent state is to be reset at row ``t``.
 
     The host rows have this already, so the host need not wait for the device.
     """
     if not behaviour.spec.recurrent:
-        return [()] * len(groups)
-    fin = staging.slot.rows[t].fin
-    return [fin[group.columns].nonzero()[0].tolist() for group in groups]
+        return ()
+    fin = staging.slot.turns[turn].rows[staging.host_row(t)].fin[staging.groups[group.number].inside]
+    where: Sequence[int] = fin.nonzero()[0].tolist()
+    return where
 
 
 def _react(
-    staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, t: int, *, virtual: bool
+    staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, turn: int, t: int, *, virtual: bool
 ) -> None:
-    """React to row ``t``: the infos are written into row ``t``, the actions into host row ``t + 1``."""
+    """React to row ``t`` of a turn: the infos are written into row ``t``, the actions into row ``t + 1``."""
     # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
     # kept: it is done again at row 0 of the next fragment.
-    begun = _begun(staging, behaviour, groups, t) if t and behaviour.spec.recurrent else [()] * len(groups)
+    begun = [_begun(staging, behaviour, turn, group, t) if t else () for group in groups]
 
     def react() -> None:
         for group, where in zip(groups, begun, strict=True):

@@ -2,11 +2,23 @@
 
 A staging consists of a host slot, which the environments write into, and of memory on the actor's device. All views
 that a step needs are made once. This module must not import environments or actors.
+
+Three places, three ways
+========================
+
+The actor's device is the host
+    The slot has ``1 + T`` rows. The actor reads them there, and the fragment is copied out of them.
+Actor and consumer are on one device
+    Each host row is uploaded in one copy as soon as it is filled, into ``1 + T`` rows on the device, which the fragment
+    is copied out of. The slot has :data:`RING` rows, which are filled in turn: they stay in the host's cache, and
+    page-locked memory does not depend on ``T``.
+Only the actor is on a device
+    Host rows are uploaded in the same way, but the slot has ``1 + T`` rows, which the fragment is copied out of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,29 +28,36 @@ from ... import nested
 from ...nested import Nested
 from ..acting.group import Group
 from ..core import Fragment, State
+from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
-from ..memory.slot import Slot
+from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
 
-__all__ = ["Staging", "carry_over", "deliver", "make_stagings", "upload"]
+__all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "split_blocks", "upload"]
+
+RING = 2
+"""The host rows of a turn, if fragments are put together on a device: one that the actor has reacted to, and one that
+the environments write. More are of no use, since the host waits for the actions of each row before it goes on."""
 
 
 class Staging:
     """A host slot, and the memory on the actor's device: where one fragment is put together.
 
-    If the actor runs on the host, ``state`` and ``last`` are the slot's own memory. Otherwise each host row is uploaded
-    once, and all stagings share the memory on the device, so that its addresses never change.
-
     Attributes
     ----------
     number : int
         The index of the slot.
+    n_steps : int
+        The number of steps in a fragment, ``T``.
     slot : Slot
         Host memory for what the environments give.
-    state : State of tensors, ``(1+T, B, ...)``, on the actor's device
-        The rows that the actor reacts to.
-    last : State of tensors, ``(1, B, ...)``, on the actor's device
-        The row of true last observations.
+    blocks : list of Blocks, ``1 + T`` rows
+        For each turn: the rows that the actor reacts to, on its device.
+    lasts : list of Blocks, 1 row
+        For each turn: the row of true last observations, on the actor's device.
+    acts : list of uint8 tensors
+        For each turn: the leaves of the action that the actor has answered with, on its device. Unused if that is the
+        host, where actions are written into the next row.
     actor : nested tensors, ``(1+T, B, ...)``, on the actor's device
         The actor's infos.
     hx : nested tensors, ``(L, B, ...)``, on the actor's device
@@ -47,69 +66,95 @@ class Staging:
         The environments of each turn.
     copied : event
         All copies out of the slot are done. None before the first copy.
-    uploads : list of lists of pairs
-        For each turn and row: the leaves on the actor's device, and those on the host that are uploaded to them.
-    last_uploads : list of pairs
-        The same for ``last``, for each turn.
+    groups : list of GroupBlocks
+        For each group: its part of ``blocks``.
     inputs : list of lists of State, ``(1, b, ...)``
         For each group and row: the state that the actor reacts to.
-    lasts : list of State, ``(1, b, ...)``
+    last_inputs : list of State, ``(1, b, ...)``
         For each group: the row of true last observations.
     answers : list of lists of lists of tensors, ``(1, b, ...)``
-        For each group and row: where the answer is written. The leaves of the action come first, on the host in the
-        next row (the last row has none), then those of the info.
+        For each group and row: where the answer is written. The leaves of the action come first (the last row has
+        none), then those of the info.
     hxs : list of lists of tensors, ``(L, b, ...)``
         For each group: the leaves of ``hx``.
+    host_blocks, host_acts, device_blocks : lists of lists of uint8 tensors
+        For each turn, by row of the slot, the block on the host and its actions; by row of the fragment, the block on
+        the actor's device.
     """
 
     def __init__(
         self,
         number: int,
         slot: Slot,
-        state: State,
-        last: State,
+        blocks: list[Blocks],
+        lasts: list[Blocks],
+        acts: list[Tensor],
         actor: Nested,
         hx: Nested,
         groups: Sequence[Group],
         turns: Sequence[Sequence[int]],
     ) -> None:
         """Make the views. ``turns`` lists the numbers of the groups of each turn."""
-        self.number = number
+        self.number, self.slot, self.actor, self.hx = number, slot, actor, hx
+        self.blocks, self.lasts, self.acts = blocks, lasts, acts
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
-        self.slot, self.state, self.last, self.actor, self.hx = slot, state, last, actor, hx
         self.copied: Any = None
-        n = len(slot.rows)
-        self.uploads = [_pairs(state, slot.state, part, n) for part in self.columns]
-        self.last_uploads = [_pairs(last, slot.last, part, 1)[0] for part in self.columns]
-        columns = [group.columns for group in groups]
-        self.inputs = [_split_rows(_columns(state, part), n) for part in columns]
-        self.lasts = [_columns(last, part) for part in columns]
-        self.answers = [_answers(_columns(slot.state.act, part), _columns(actor, part), n) for part in columns]
-        self.hxs = [nested.leaves(_columns(hx, part)) for part in columns]
+        self._start = 0
+        # for each turn, by row of the slot and by row of the fragment: what is copied at a step
+        self.host_blocks = [list(one.memory) for one in slot.blocks]
+        self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks]
+        self.device_blocks = [list(one.memory) for one in blocks]
+        n = len(blocks[0].memory)
+        self.n_steps = n - 1
+        infos = [nested.leaves(row) for row in _split_rows(actor, n)]
+        self.groups = split_blocks(blocks, groups, turns)
+        self.inputs: list[list[State]] = []
+        self.last_inputs: list[State] = []
+        self.answers: list[list[list[Tensor]]] = []
+        self.hxs: list[list[Tensor]] = []
+        for k, turn in enumerate(turns):
+            rows, last = [blocks[k].row(t) for t in range(n)], lasts[k].row(0)
+            if acts:
+                written = [blocks[k].action_leaves(acts[k])] * self.n_steps
+            else:
+                written = [nested.leaves(row.act) for row in rows[1:]]
+            for group, (_, inside) in ((groups[g], self.groups[g]) for g in turn):
+                self.inputs.append([_columns(row, inside) for row in rows])
+                self.last_inputs.append(_columns(last, inside))
+                self.answers.append(
+                    [
+                        [leaf[:, inside] for leaf in act] + [leaf[:, group.columns] for leaf in info]
+                        for act, info in zip([*written, []], infos, strict=True)
+                    ]
+                )
+                self.hxs.append(nested.leaves(_columns(hx, group.columns)))
 
-    @property
-    def n_steps(self) -> int:
-        """The number of steps in a fragment, ``T``."""
-        return len(self.slot.outcomes)
+    def host_row(self, t: int) -> int:
+        """Return where row ``t`` is among the rows of the slot."""
+        return (self._start + t) % self.slot.layout.n_rows
+
+    def begin_fragment(self) -> None:
+        """Let the next fragment begin in the ring where this one ends."""
+        self._start = self.host_row(self.n_steps)
 
     def mark_copied(self, event: Any) -> None:
         """Set the event before which the slot must not be filled again."""
         self.copied = event
 
 
-def _pairs(target: Nested, source: Nested, part: slice, n: int) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """List for each row the leaves of ``target`` and those of ``source``."""
-    rows = (_split_rows(_columns(tree, part), n) for tree in (target, source))
-    return [(nested.leaves(x), nested.leaves(y)) for x, y in zip(*rows, strict=True)]
+def split_blocks(
+    blocks: Sequence[Blocks], groups: Sequence[Group], turns: Sequence[Sequence[int]]
+) -> list[GroupBlocks]:
+    """Split the blocks of each turn among its groups."""
+    parts = []
+    for one, turn in zip(blocks, turns, strict=True):
+        start = groups[turn[0]].columns.start
+        for columns in (groups[g].columns for g in turn):
+            parts.append(GroupBlocks(one, slice(columns.start - start, columns.stop - start)))
+    return parts
 
 
-def _answers(act: Nested, info: Nested, n: int) -> list[list[Tensor]]:
-    """List for each row where the answer to it is written: the action in the next row, the info in the same row."""
-    acts, infos = ([nested.leaves(row) for row in _split_rows(tree, n)] for tree in (act, info))
-    return [next_act + row_info for next_act, row_info in zip([*acts[1:], []], infos, strict=True)]
-
-
-def _columns(tree: Nested, part: slice) -> Nested:
+def _columns(tree: Nested, part: slice) -> Any:
     return nested.map(lambda x: x[:, part], tree)
 
 
@@ -120,16 +165,51 @@ def _split_rows(tree: Nested, n: int) -> list[Any]:
     return [spec.unflatten([column[t] for column in columns]) for t in range(n)]
 
 
+def _is_ring(lane: Lane) -> bool:
+    """Return whether fragments are put together on a device, so that the host keeps a few rows only."""
+    return not lane.shared(Place.ACTOR, Place.HOST) and lane.shared(Place.ACTOR, Place.CONSUMER)
+
+
+def make_slots(
+    layouts: Sequence[RowLayout],
+    absent: Sequence[Any],
+    n_steps: int,
+    lane: Lane,
+    memory: Callable[[int], Array | None],
+) -> list[Slot]:
+    """Allocate host memory: the slots that fragments are collected in by turns.
+
+    Parameters
+    ----------
+    layouts, absent
+        As those of :class:`~rlplay.engine.memory.slot.Slot`.
+    memory : callable
+        Takes a number of bytes and returns memory of that size, or None: any memory can be used.
+    """
+
+    def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        own = memory(*shape)
+        return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
+
+    # a slot that is copied out of later must not be filled meanwhile: then there are two
+    ring = _is_ring(lane)
+    n_rows, n_slots = (RING, 1) if ring else (1 + n_steps, 1 + lane.asynchronous)
+    return [Slot(layouts, absent, n_rows, allocate) for _ in range(n_slots)]
+
+
 def make_stagings(
     slots: Sequence[Slot],
     layout: Fragment,
+    n_steps: int,
     groups: Sequence[Group],
     turns: Sequence[Sequence[int]],
-    n_envs: int,
     lane: Lane,
 ) -> list[Staging]:
-    """Allocate the memory on the actor's device, on the current stream, and make a staging for each slot."""
-    n_steps = len(slots[0].outcomes)
+    """Allocate the memory on the actor's device, on the current stream, and make a staging for each slot.
+
+    On a device all stagings share it, so that its addresses never change.
+    """
+    n_envs = groups[-1].columns.stop
 
     def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return lane.empty(Place.ACTOR, shape, dtype)
@@ -139,42 +219,58 @@ def make_stagings(
 
     if lane.shared(Place.ACTOR, Place.HOST):
         # the infos are on the host too and are copied out of it like the slot, so each slot has infos of its own
-        return [Staging(k, slot, slot.state, slot.last, *infos_and_hx(), groups, turns) for k, slot in enumerate(slots)]
-    state, last = (blank_rows(layout.state, n, n_envs, allocate) for n in (1 + n_steps, 1))
-    actor, hx = infos_and_hx()
-    return [Staging(k, slot, state, last, actor, hx, groups, turns) for k, slot in enumerate(slots)]
+        return [
+            Staging(k, slot, slot.blocks, slot.lasts, [], *infos_and_hx(), groups, turns)
+            for k, slot in enumerate(slots)
+        ]
+
+    def blocks(n: int) -> list[Blocks]:
+        forms = [one.layout for one in slots[0].blocks]
+        return [Blocks(allocate((n, form.block.size), torch.uint8), form) for form in forms]
+
+    rows, lasts, (actor, hx) = blocks(1 + n_steps), blocks(1), infos_and_hx()
+    acts = [allocate((len(one.actions(0)),), torch.uint8) for one in rows]
+    return [Staging(k, slot, rows, lasts, acts, actor, hx, groups, turns) for k, slot in enumerate(slots)]
 
 
 def upload(staging: Staging, lane: Lane, turn: int, t: int) -> None:
-    """Copy a turn's part of host row ``t`` to the actor's device. The host row must be filled in before."""
-    if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(*staging.uploads[turn][t])
+    """Copy a turn's host row ``t`` to the actor's device, in one copy. The row must be filled in before."""
+    lane.copy([staging.device_blocks[turn][t]], [staging.host_blocks[turn][staging.host_row(t)]])
+
+
+def download(staging: Staging, lane: Lane, turn: int, t: int) -> None:
+    """Copy the actions of a turn from the actor's device into host row ``t``, in one copy."""
+    lane.copy([staging.host_acts[turn][staging.host_row(t)]], [staging.acts[turn]])
 
 
 def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
-    """Copy the last row of the previous fragment to row 0 of this one, on the host and on the actor's device.
+    """Let the last row of the previous fragment be row 0 of this one, on the host and on the actor's device.
 
     For the first fragment ``previous`` is None: host row 0 is filled in already and is uploaded.
     """
-    for turn, (rows, others) in enumerate(
-        zip(staging.uploads, staging.uploads if previous is None else previous.uploads, strict=True)
-    ):
-        if previous is None:
+    on_device = not lane.shared(Place.ACTOR, Place.HOST)
+    if previous is None:
+        for turn in range(len(staging.blocks)) if on_device else ():
             upload(staging, lane, turn, 0)
-            continue
-        for target, source in zip(rows[0][1], others[-1][1], strict=True):
-            target.copy_(source)
-        if not lane.shared(Place.ACTOR, Place.HOST):
-            lane.copy(rows[0][0], others[-1][0])
+        return
+    if _is_ring(lane):
+        staging.begin_fragment()  # the row is in the ring already
+    else:
+        for one, other in zip(staging.slot.blocks, previous.slot.blocks, strict=True):
+            one.memory[0].copy_(other.memory[-1])
+    if on_device:
+        blocks = [one.memory for one in staging.blocks]
+        lane.copy([memory[0] for memory in blocks], [memory[-1] for memory in blocks])
 
 
 def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     """Copy the fragment into the consumer's memory, on the current stream.
 
-    States come from the actor's device if that is the consumer's too, otherwise from the host.
+    States and outcomes come from the actor's device if that is the consumer's too, otherwise from the host.
     """
-    state = staging.state if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.state
-    lane.copy(blank.state, state)
-    lane.copy(blank.env, staging.slot.env)
+    blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
+    for columns, source in zip(staging.columns, blocks, strict=True):
+        lane.copy(_columns(blank.state, columns), source.state)
+        lane.copy(_columns(blank.env, columns), nested.map(lambda x: x[1:], source.env))
     lane.copy(blank.actor, staging.actor)
     lane.copy(blank.hx, staging.hx)

@@ -17,7 +17,7 @@ from .channel import Closed
 from .clock import _NOTHING, COLLECTING, INFERENCE, KINDS, STEPPING, TRANSFER, WAITING, Clock, Log
 from .exceptions import add_note
 
-__all__ = ["SharedProgress", "Progress", "note_progress"]
+__all__ = ["SharedProgress", "Progress", "note_progress", "vector_number"]
 
 _KIND_OF = {
     "env.step": STEPPING,
@@ -49,7 +49,7 @@ class Progress(Clock):
         self.doing = "starting"
         """The activity: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or one of the engine's own."""
         self.env = -1
-        """The index of the environment that is being called; -1 for a vector environment as a whole."""
+        """The index of the environment that is being called; :func:`vector_number` for a whole vector environment."""
         self.row = 0
         """The row of the fragment that the actor reacts to."""
         self.fragment = 0
@@ -116,9 +116,18 @@ class Progress(Clock):
         if self.awaited:
             return "; ".join(f"{name}: {progress}" for name, progress in self.awaited)
         if self.doing.startswith("env."):
-            who = "the vector environment" if self.env < 0 else f"environment {self.env}"
+            who = f"environment {self.env}" if self.env >= 0 else _name_vector(self.env)
             return f"{who}, in {self.doing}, at step {self.row} of fragment {self.fragment}"
         return f"the collector, in {self.doing}, at step {self.row} of fragment {self.fragment}"
+
+
+def vector_number(k: int | None) -> int:
+    """Return what :attr:`Progress.env` is for vector environment ``k`` of a list; None: it is not in a list."""
+    return -1 if k is None else -2 - k
+
+
+def _name_vector(number: int) -> str:
+    return "the vector environment" if number == -1 else f"vector environment {-2 - number}"
 
 
 @contextmanager

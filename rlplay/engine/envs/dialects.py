@@ -15,12 +15,15 @@ from . import spaces
 from .numbers import to_flag
 
 __all__ = [
+    "background_methods",
+    "check_distinct",
     "check_environments",
     "close_environments",
     "final_info",
     "is_factory",
     "is_vector",
     "make_environment",
+    "needs_thread",
     "read_old_step",
     "seeded_reset",
     "split_reset",
@@ -36,6 +39,34 @@ def is_vector(source: Any) -> bool:
 def is_factory(source: Any) -> bool:
     """Whether this makes an environment: it is a class, or a callable that is not itself an environment."""
     return callable(source) and (isinstance(source, type) or not hasattr(source, "step"))
+
+
+def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any]] | None:
+    """Return the methods of a vector environment that start a step and wait for its result; None if it has none.
+
+    EnvPool and ale-py have ``send`` and ``recv``; ``AsyncVectorEnv`` of gym and gymnasium has ``step_async`` and
+    ``step_wait``. They are used only if ``step`` consists of them: a subclass or a wrapper may do more in its ``step``.
+    """
+    mro = type(env).__mro__
+    names = [("send", "recv")]
+    if any(cls.__name__ == "AsyncVectorEnv" for cls in mro):  # those of other classes of gym make the step at the end
+        names.append(("step_async", "step_wait"))
+    for start, wait in names:
+        owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
+        if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
+            return getattr(env, start), getattr(env, wait)
+    return None
+
+
+def needs_thread(env: Any) -> bool:
+    """Whether a vector environment steps in the calling thread, without the interpreter lock.
+
+    ale-py and EnvPool release the lock. Others say so by an attribute ``releases_interpreter_lock``.
+    """
+    releases = getattr(
+        env, "releases_interpreter_lock", type(env).__module__.partition(".")[0] in ("ale_py", "envpool")
+    )
+    return bool(releases) and background_methods(env) is None
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
@@ -188,6 +219,12 @@ def _reset_takes_seed(env: Any) -> bool:
         env = inner
 
 
+def check_distinct(envs: Sequence[Any]) -> None:
+    """Raise ValueError if an environment is there twice."""
+    if len({id(env) for env in envs}) < len(envs):
+        raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
+
+
 def check_environments(envs: Sequence[Any], first: int) -> None:
     """Check that these are different environments with equal spaces; ``first`` is the number of the first one.
 
@@ -196,8 +233,7 @@ def check_environments(envs: Sequence[Any], first: int) -> None:
     TypeError, ValueError
         An environment lacks a method or a space, stands there twice, or has other spaces than the first one.
     """
-    if len({id(env) for env in envs}) < len(envs):
-        raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
+    check_distinct(envs)
     for j, env in enumerate(envs):
         for name in ("reset", "step", "observation_space", "action_space"):
             if not hasattr(env, name):

@@ -48,9 +48,13 @@ class EnvironmentList:
         Shape and dtype of one observation, in the containers that the first observation came in, and of one action.
     spaces : tuple
         The observation space and the action space.
+    instances : list
+        The environments.
     episodes : list of Episode
         The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
     """
+
+    steps_in_background = False
 
     def __init__(
         self,
@@ -89,20 +93,20 @@ class EnvironmentList:
         self._single_episode, self._first_number = single_episode, first
         self._made: list[Any] = []
         try:
-            self._envs = self._make_all(sources, seeds)
+            self.instances = self._make_all(sources, seeds)
             patch_gym()
             progress.doing, progress.env = "checking the spaces", -1
-            check_environments(self._envs, first)
-            self.spaces = self._envs[0].observation_space, self._envs[0].action_space
-            self._obs_description = spaces.fields(self._envs[0].observation_space)
-            self.act = spaces.fields(self._envs[0].action_space)
+            check_environments(self.instances, first)
+            self.spaces = self.instances[0].observation_space, self.instances[0].action_space
+            self._obs_description = spaces.fields(self.instances[0].observation_space)
+            self.act = spaces.fields(self.instances[0].action_space)
             progress.doing = "env.reset"
-            own = ((j, find_self_resetting(env, first + j)) for j, env in enumerate(self._envs))
+            own = ((j, find_self_resetting(env, first + j)) for j, env in enumerate(self.instances))
             self._self_resetting: dict[int, SelfResetting] = {j: how for j, how in own if how is not None}
             self.obs, self._first_obs, self._writer, self._reset_returns_info = self._reset_all(seeds)
             progress.doing, progress.env = "getting ready", -1
             self._actions = ActionForm(self.act, self.n_envs, first)
-            self._columns_numbers_envs = range(self.n_envs), range(first, first + self.n_envs), self._envs
+            self._columns_numbers_envs = range(self.n_envs), range(first, first + self.n_envs), self.instances
             self._returns = [0.0] * self.n_envs
             self._stopped: dict[int, tuple[bool, bool]] = {}  # column -> (terminated, truncated), see `release`
             self._reset_next: set[int] = set()  # those of the stopped columns whose next step resets them
@@ -115,7 +119,7 @@ class EnvironmentList:
     @property
     def n_envs(self) -> int:
         """The number of environments, ``B``."""
-        return len(self._envs)
+        return len(self.instances)
 
     def _make_all(self, sources: Sequence[Any], seeds: Sequence[int | None]) -> list[Any]:
         envs = []
@@ -148,7 +152,7 @@ class EnvironmentList:
         writer: Any = None
         first_obs: list[list[Array]] = []
         returns_info: list[bool] = []
-        for j, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
+        for j, (env, seed) in enumerate(zip(self.instances, seeds, strict=True)):
             self._progress.env = self._first_number + j
             result = seeded_reset(env, seed)
             value, has_info = split_reset(self._obs_description, result)
@@ -168,6 +172,9 @@ class EnvironmentList:
             for leaf, part in zip(row.obs, parts, strict=True):
                 leaf[j] = part
         self._first_obs.clear()
+
+    def start(self, then: StateRow) -> None:
+        """Do nothing: the environments are stepped by :meth:`step`."""
 
     def release(self) -> None:
         """Resume the environments that ``sticky`` has stopped: a new fragment begins."""
@@ -261,13 +268,13 @@ class EnvironmentList:
     def _step_into_next_episode(self, j: int, action: Any, then: StateRow) -> None:
         """Have an environment reset itself by a step, and write the first observation of the next episode."""
         self._progress.env = self._first_number + j
-        self._writer.write(then, j, self._envs[j].step(action)[0])
+        self._writer.write(then, j, self.instances[j].step(action)[0])
         del self._stopped[j]
         self._reset_next.remove(j)
 
     def _reset(self, j: int) -> Nested:
         self._progress.doing = "env.reset"
-        obs = self._envs[j].reset()
+        obs = self.instances[j].reset()
         self._progress.doing = "env.step"
         return obs[0] if self._reset_returns_info[j] else obs
 
@@ -281,7 +288,7 @@ class EnvironmentList:
 
     def render(self) -> None:
         """Call ``render`` of each environment."""
-        for env in self._envs:
+        for env in self.instances:
             env.render()
 
     def close(self) -> list[str]:

@@ -6,7 +6,7 @@ To support a new kind of environment, write a class with these attributes and me
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...nested import Nested
 from .rows import Episode, OutcomeRow, StateRow
@@ -28,13 +28,22 @@ class Environments(Protocol):
     ----------
     obs, act : nested :class:`~rlplay.engine.envs.spaces.Field`
         Shape and dtype of one observation, in the containers that the first observation came in, and of one action.
+    spaces : tuple
+        The observation space and the action space of one environment.
+    instances : list
+        The environments themselves, or the vector environment.
     episodes : list of Episode
         The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
+    steps_in_background : bool
+        Whether :meth:`start` lets the environments begin a step that they make by themselves.
     """
 
     obs: Nested
     act: Nested
+    spaces: tuple[Any, Any]
+    instances: list[Any]
     episodes: list[Episode]
+    steps_in_background: bool
 
     @property
     def n_envs(self) -> int:
@@ -46,12 +55,16 @@ class Environments(Protocol):
     def release(self) -> None:
         """Resume the environments that ``sticky`` has stopped. Called before the first step of each fragment."""
 
+    def start(self, then: StateRow) -> None:
+        """Start the next step, with the actions in ``then.act``. Called only where ``steps_in_background``."""
+
     def step(
         self, now: StateRow, then: StateRow, outcome: OutcomeRow, last: StateRow | None, *, sticky: bool
     ) -> list[int]:
         """Carry out the actions in ``then.act`` and write the result of the transition.
 
-        Actions that are passed to an environment must be copies: the row is overwritten later.
+        If the step has been started, wait for its end. Actions that are passed to an environment must be copies: the
+        row is overwritten later.
 
         Parameters
         ----------

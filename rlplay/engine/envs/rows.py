@@ -1,4 +1,4 @@
-"""The rows that environments write into, numpy views of one slab of host memory, and how observations are written.
+"""The rows that environments write into, NumPy views of host memory, and how observations are written.
 
 Imports neither torch nor environments, so that a process that only steps environments need not load torch.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -22,13 +20,10 @@ from .spaces import Field
 
 __all__ = [
     "Array",
-    "ArrayLocation",
-    "SlabLayout",
     "Episode",
     "ObservationWriter",
     "OutcomeRow",
     "StateRow",
-    "view_rows",
 ]
 
 Array = npt.NDArray[Any]
@@ -49,7 +44,7 @@ class Episode(NamedTuple):
 
 
 class StateRow(NamedTuple):
-    """Row ``t`` of the states, as numpy views: leaves have shape ``(B, ...)``; ``obs`` and ``act`` are flat lists.
+    """A row of the states, as NumPy views: leaves have shape ``(b, ...)``; ``obs`` and ``act`` are flat lists.
 
     ``flat`` has a memoryview without dimensions for each leaf of ``obs``; None if memoryviews lack its dtype.
     """
@@ -61,10 +56,15 @@ class StateRow(NamedTuple):
     fin: Array
     flat: list[memoryview | None]
 
+    @classmethod
+    def of(cls, stepno: Array, obs: list[Array], act: list[Array], rew: Array, fin: Array) -> StateRow:
+        """Make a row, with its memoryviews."""
+        return cls(stepno, obs, act, rew, fin, _flat_views(obs))
+
     def part(self, columns: slice) -> StateRow:
         """Return views of some of the environments only."""
         obs, act = ([leaf[columns] for leaf in leaves] for leaves in (self.obs, self.act))
-        return StateRow(self.stepno[columns], obs, act, self.rew[columns], self.fin[columns], _flat_views(obs))
+        return StateRow.of(self.stepno[columns], obs, act, self.rew[columns], self.fin[columns])
 
     def begin(self) -> None:
         """Write all of row 0 of the first fragment but the observations: ``fin`` is True, all else is zero."""
@@ -74,7 +74,7 @@ class StateRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """The outcome of the transition ``t -> t+1``, as numpy views of shape ``(B, ...)``; ``info`` is a flat list."""
+    """The outcome of a transition, as NumPy views of shape ``(b, ...)``; ``info`` is a flat list."""
 
     terminated: Array
     truncated: Array
@@ -85,58 +85,6 @@ class OutcomeRow(NamedTuple):
         """Return views of some of the environments only."""
         info = [leaf[columns] for leaf in self.info]
         return OutcomeRow(self.terminated[columns], self.truncated[columns], self.valid[columns], info)
-
-
-@dataclass(frozen=True)
-class ArrayLocation:
-    """The location of one array ``(n, B, ...)`` in a slab."""
-
-    start: int
-    """The offset of its first byte."""
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def size(self) -> int:
-        """The number of bytes."""
-        return prod(self.shape) * self.dtype.itemsize
-
-
-class SlabLayout(NamedTuple):
-    """The locations of all arrays of a slot in its slab. It can be pickled."""
-
-    state: list[ArrayLocation]
-    """``(1+T, B, ...)``: ``stepno``, the ``n_obs`` leaves of ``obs``, the leaves of ``act``, ``rew``, ``fin``."""
-    outcomes: list[ArrayLocation]
-    """``(T, B, ...)``: ``terminated``, ``truncated``, ``valid``, the leaves of ``info``."""
-    last: list[ArrayLocation]
-    """``(1, B, ...)``: a row like those of ``state``, for the true last observations."""
-    n_obs: int
-    """The number of leaves of an observation."""
-
-
-def view_rows(slab: Array, slab_layout: SlabLayout) -> tuple[list[StateRow], list[OutcomeRow], StateRow]:
-    """Make the views of a slab: its ``1+T`` rows, its ``T`` outcomes, and the row of true last observations."""
-
-    def view(location: ArrayLocation) -> Array:
-        raw = slab[location.start : location.start + location.size]
-        return raw.view(location.dtype).reshape(location.shape)
-
-    def rows(locations: list[ArrayLocation]) -> list[StateRow]:
-        stepno, *between, rew, fin = map(view, locations)
-        obs_rows = [[leaf[t] for leaf in between[: slab_layout.n_obs]] for t in range(len(rew))]
-        act_rows = [[leaf[t] for leaf in between[slab_layout.n_obs :]] for t in range(len(rew))]
-        return [
-            StateRow(stepno[t], obs, act, rew[t], fin[t], _flat_views(obs))
-            for t, (obs, act) in enumerate(zip(obs_rows, act_rows, strict=True))
-        ]
-
-    terminated, truncated, valid, *info = map(view, slab_layout.outcomes)
-    outcomes = [
-        OutcomeRow(terminated[t], truncated[t], valid[t], [leaf[t] for leaf in info]) for t in range(len(valid))
-    ]
-    (last,) = rows(slab_layout.last)
-    return rows(slab_layout.state), outcomes, last
 
 
 def _flat_views(leaves: list[Array]) -> list[memoryview | None]:

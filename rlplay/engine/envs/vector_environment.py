@@ -45,15 +45,17 @@ In both modes the rows are those of a list of the same environments (:mod:`rlpla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from ... import nested
 from ...nested import Nested
-from ..concurrency.progress import Progress
+from ..concurrency.progress import Progress, vector_number
 from . import autoreset, spaces
 from .actions import ActionForm
+from .dialects import background_methods, close_environments
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flags, to_rewards
@@ -65,19 +67,32 @@ __all__ = ["VectorEnvironment"]
 class VectorEnvironment:
     """A vector environment, stepped as a whole. Implements :class:`~rlplay.engine.envs.protocol.Environments`.
 
-    It stays the user's, and is never closed.
-
     Attributes
     ----------
     obs, act : nested :class:`~rlplay.engine.envs.spaces.Field`
         Shape and dtype of one sub-environment's observation, in the containers that the first observations came in, and
         of its action.
+    spaces : tuple
+        The observation space and the action space of one sub-environment.
+    instances : list
+        The vector environment.
+    steps_in_background : bool
+        Whether it has methods that start a step and wait for it (:func:`.dialects.background_methods`).
     episodes : list of Episode
         The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
     """
 
     def __init__(
-        self, env: Any, seeds: Sequence[int | None], entries: Entries, progress: Progress, *, final: bool = False
+        self,
+        env: Any,
+        seeds: Sequence[int | None],
+        entries: Entries,
+        progress: Progress,
+        *,
+        final: bool = False,
+        first: int = 0,
+        number: int | None = None,
+        owned: bool = False,
     ) -> None:
         """Reset the environment once, with a seed for each of its sub-environments.
 
@@ -96,6 +111,12 @@ class VectorEnvironment:
             Where the current activity is noted.
         final : bool
             Whether :meth:`step` will be called with ``last``, for the true last observations.
+        first : int
+            The number of the first sub-environment in the feed.
+        number : int or None
+            Its place in a list of vector environments. None: it is not in a list.
+        owned : bool
+            Whether :meth:`close` closes it. Otherwise it stays the user's.
 
         Raises
         ------
@@ -108,12 +129,18 @@ class VectorEnvironment:
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
+        self._first, self._owned = first, owned
+        self._number = vector_number(number)
+        self.instances, self.spaces = [env], (env.single_observation_space, env.single_action_space)
+        methods: Any = background_methods(env)
+        self.steps_in_background, self._has_started = methods is not None, False
+        self._start_step, self._wait_for_step = methods or (env.step, env.step)
         self.n_envs = int(env.num_envs)
         self._obs_description = spaces.fields(env.single_observation_space)
         self._batch_description = nested.map(lambda field: field.batched(self.n_envs), self._obs_description)
         self.act: Nested = spaces.fields(env.single_action_space)
-        self._actions = ActionForm(self.act, self.n_envs)
-        progress.doing, progress.env = "env.reset", -1
+        self._actions = ActionForm(self.act, self.n_envs, first)
+        progress.doing, progress.env = "env.reset", self._number
         obs, info = autoreset.seeded_reset(env, seeds)
         self._first_obs = spaces.cast(self._batch_description, obs)
         self.obs: Nested = spaces.along(self._obs_description, obs)
@@ -139,6 +166,12 @@ class VectorEnvironment:
     def release(self) -> None:
         """Do nothing: a vector environment is never collected with ``sticky``, so none has been stopped."""
 
+    def start(self, then: StateRow) -> None:
+        """Start the next step, with the actions in ``then.act``."""
+        self._progress.env = self._number
+        self._start_step(self._actions.together(then.act, self._ignoring, self._progress))
+        self._has_started = True
+
     def step(
         self, now: StateRow, then: StateRow, outcome: OutcomeRow, last: StateRow | None, *, sticky: bool
     ) -> list[int]:
@@ -151,9 +184,13 @@ class VectorEnvironment:
         list of int
             The sub-environments whose episode ended in this transition.
         """
-        self._progress.env = -1
-        actions = self._actions.together(then.act, self._ignoring, self._progress)
-        obs, reward, terminated, truncated, info = self._env.step(actions)
+        self._progress.env = self._number
+        if self._has_started:
+            result = self._wait_for_step()
+            self._has_started = False
+        else:
+            result = self._env.step(self._actions.together(then.act, self._ignoring, self._progress))
+        obs, reward, terminated, truncated, info = result
         reward = then.rew[:] = to_rewards(reward, self.n_envs)
         outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
         outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
@@ -166,7 +203,7 @@ class VectorEnvironment:
         has_ended = then.fin & outcome.valid
         ended: list[int] = np.flatnonzero(has_ended).tolist()
         for j in ended:
-            self.episodes.append(Episode(j, float(self._returns[j]), int(then.stepno[j])))
+            self.episodes.append(Episode(self._first + j, float(self._returns[j]), int(then.stepno[j])))
         self._returns[has_ended] = 0.0
         then.stepno[then.fin] = 0
         if self._entries.entries:
@@ -217,12 +254,12 @@ class VectorEnvironment:
         same_step = self._mode == "SAME_STEP"
         info = {name: values for name, values in info.items() if name in self._names_to_read}
         for j in np.flatnonzero(outcome.valid).tolist():
-            self._progress.env = j
+            self._progress.env = self._first + j
             single = autoreset.info_of(info, j, self.n_envs)
             if same_step and has_ended[j]:
                 single = self._info_at_end(single)
             self._entries.record(single, outcome.info, j)
-        self._progress.env = -1
+        self._progress.env = self._number
 
     def _info_at_end(self, single: Mapping[str, Any]) -> dict[str, Any]:
         """SAME_STEP: return the info of the step that ended an episode, without the info of the reset.
@@ -238,5 +275,9 @@ class VectorEnvironment:
         self._env.render()
 
     def close(self) -> list[str]:
-        """Do nothing: the vector environment stays the user's."""
-        return []
+        """Wait for a step that has been started; close the environment if it is owned. Return what went wrong."""
+        if self._has_started:
+            self._has_started = False
+            with suppress(Exception):  # the error of a step whose result nobody asks for
+                self._wait_for_step()
+        return close_environments([self._env] if self._owned else [])

@@ -28,7 +28,7 @@ from ..feed.serving import check_not_served
 from ..memory.cuda import lane_between
 from ..memory.lane import Place
 from ..memory.layout import fields_to_leaves, state_layout
-from ..memory.slot import Slot
+from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
 
 __all__ = ["play_episodes"]
 
@@ -62,7 +62,8 @@ def play_episodes(
             with torch_context.applied():
                 group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
                 layout = state_layout(fields_to_leaves(environments.obs), fields_to_leaves(environments.act))
-                slot = Slot(layout, {}, [], 1, environments.n_envs, lambda *form: lane.empty(Place.HOST, *form))
+                rows = RowLayout.of(layout, {}, environments.n_envs)
+                slot = Slot([rows], [], 2, lambda *form: lane.empty(Place.HOST, *form))
                 played = _play(
                     environments, behaviour, group, slot, progress, torch_context, n_steps, render,
                     sticky=not is_vector(envs),
@@ -96,10 +97,11 @@ def _play(
     The slot has two rows: the current one, and the one that is written next. Raises ``Closed`` if the progress is
     halted.
     """
-    (now, then), (outcome,) = slot.rows, slot.outcomes
+    (now, then), (_, outcome), _ = slot.turns[0]
     envs.begin(now)
     device = group.generator.device
-    info_layout, _ = behaviour.probe([group], _first_row(slot, device), envs.act)
+    first = GroupBlocks(_first_row(slot, device), slice(0, envs.n_envs))
+    info_layout, _ = behaviour.probe([group], [first], envs.act)
     rewards: list[Array] = []
     infos: list[list[Array]] = []
     running = np.ones(envs.n_envs, bool)
@@ -111,19 +113,19 @@ def _play(
         last = not running.any() or len(rewards) == n_steps
         progress.doing, progress.row = "actor.step", len(rewards)
         begun = now.fin.nonzero()[0].tolist()
-        answer = behaviour.react(group, _first_row(slot, device), begun=begun, virtual=last)
+        answer = behaviour.react(group, _first_row(slot, device).state, begun=begun, virtual=last)
         infos.append([_numpy(leaf[0]) for leaf in answer[behaviour.spec.n_acts :]])
         if last:
             break
         for value, row in zip(answer, then.act, strict=False):  # the leaves of the action come first
             row[...] = _numpy(value[0])
-        slot.clear()
+        slot.clear(0, 1)
         progress.doing = "env.step"
         ended = torch_context.call_environments(partial(envs.step, now, then, outcome, None, sticky=sticky))
         rewards.append(np.where(running, then.rew, np.float32(0)))
         running[ended] = False
-        for leaf in nested.leaves(slot.state):
-            leaf[0].copy_(leaf[1])
+        memory = slot.blocks[0].memory
+        memory[0].copy_(memory[1])
     stacked = [np.stack(column) for column in zip(*infos, strict=True)]
     return np.stack(rewards), nested.structure(info_layout).unflatten(stacked)
 
@@ -134,6 +136,7 @@ def _numpy(x: torch.Tensor) -> Array:
     return array
 
 
-def _first_row(slot: Slot, device: torch.device) -> Nested:
+def _first_row(slot: Slot, device: torch.device) -> Blocks:
     """Copy the current row of the slot to the actor's device."""
-    return nested.map(lambda x: x[:1].to(device, copy=True), slot.state)
+    blocks = slot.blocks[0]
+    return Blocks(blocks.memory[:1].to(device, copy=True), blocks.layout)

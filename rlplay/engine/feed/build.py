@@ -22,18 +22,17 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_vector
+from ..envs.dialects import is_vector, needs_thread
 from ..envs.environment_list import EnvironmentList
-from ..envs.make import list_sources, seeds_of
+from ..envs.make import list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
-from ..envs.vector_environment import VectorEnvironment
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane
 from ..remote.collector_process import CollectorSpec
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
 from ..stepping.process_pool import ProcessPool
-from ..stepping.shares import split_into_shares
+from ..stepping.shares import share_vectors, split_into_shares
 from ..stepping.stepper import Stepper
 from ..stepping.thread_pool import ThreadPool
 from .background import Background
@@ -130,11 +129,19 @@ def _make_stepper(
     Called in the collector's thread, since environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
-    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
-    if is_vector(sources[0]):
-        return InlineStepper(VectorEnvironment(sources[0], seeds, entries, progress, final=plan.final), groups)
+    vectors = [source for source in sources if is_vector(source)]
+    if options.background and len(vectors) > 1 and any(map(needs_thread, vectors)):
+        seeds = seeds_of(plan.seed, sum(int(env.num_envs) for env in vectors), reseed=options.reseed)
+        shares = share_vectors(vectors, seeds, final=plan.final)
+        groups = [share.columns for (share,) in shares]
+        return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
     if not options.workers:
-        return InlineStepper(make_list(sources, seeds, entries, progress), groups)
+        turns = make_turns(
+            sources, groups, plan.seed, entries, progress,
+            reseed=options.reseed, final=plan.final, sticky=plan.sticky, make_list=make_list,
+        )  # fmt: skip
+        return InlineStepper(turns, groups)
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
     shares_by_worker = split_into_shares(sources, seeds, groups, options.workers)
     if options.worker == "thread":
         return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)

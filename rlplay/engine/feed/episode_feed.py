@@ -35,9 +35,9 @@ class BatchOfEpisodes(EnvironmentList):
     Fragments must be sticky: in each fragment an environment ends at most one episode.
     """
 
-    def __init__(self, batch_size: int, *args: Any) -> None:
+    def __init__(self, batch_size: int, *args: Any, **options: Any) -> None:
         """Make and reset the environments as :class:`EnvironmentList` does; all of them stand still at first."""
-        super().__init__(*args)
+        super().__init__(*args, **options)
         self._batch_size, self._n_assigned = batch_size, 0
         self._episodes_left = [0] * self.n_envs
         self._stopped = dict.fromkeys(range(self.n_envs), (False, False))

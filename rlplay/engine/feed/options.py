@@ -14,6 +14,7 @@ from ..acting.group import split
 from ..collector.messages import Plan
 from ..envs.dialects import is_factory, is_vector
 from ..envs.info import Entries
+from ..envs.make import check_vectors
 from ..memory.lane import Lane
 
 __all__ = ["Device", "Info", "Options", "at_least", "home_of", "plan_for", "plan_for_processes", "seed_of"]
@@ -90,8 +91,7 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
     Parameters
     ----------
     sources : sequence
-        Instances and factories of environments, or one vector environment, as
-        :func:`~rlplay.engine.envs.make.list_sources` returns them.
+        Instances and factories of environments, as :func:`~rlplay.engine.envs.make.list_sources` returns them.
 
     Raises
     ------
@@ -99,15 +99,14 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
         If there are more groups or workers than environments, if the environments cannot be stepped by workers of this
         kind or cannot be sticky, or if the seed or the names of info entries are not as described.
     """
-    vector = is_vector(sources[0])
-    n_envs = int(sources[0].num_envs) if vector else len(sources)
+    vectors = [source for source in sources if is_vector(source)]
+    n_envs = int(vectors[0].num_envs) if len(sources) == len(vectors) == 1 else len(sources)
+    if vectors:
+        check_vectors(len(sources), options.groups, sticky=options.sticky)
     if options.groups > n_envs:
         raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {options.groups}.")
     _check_workers(options, sources)
-    plan = _plan(options, split(n_envs, options.groups))
-    if options.sticky and vector:
-        raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
-    return plan
+    return _plan(options, split(n_envs, options.groups))
 
 
 def plan_for_processes(options: Options, factory: Any) -> Plan:
@@ -136,7 +135,7 @@ def _check_workers(options: Options, sources: Sequence[Any]) -> None:
     at_least("workers", workers, 0)
     if worker not in ("process", "thread"):
         raise ValueError(f"`worker` must be 'process' or 'thread', got {worker!r}.")
-    if workers and is_vector(sources[0]):
+    if workers and any(map(is_vector, sources)):
         raise ValueError("`workers` are for a list of environments: a vector environment steps its parts by itself.")
     if workers > len(sources):
         raise ValueError(f"`workers` must be at most the number of environments, {len(sources)}, got {workers}.")

@@ -1,33 +1,21 @@
 """The lane for CUDA devices. No other module of the engine names ``torch.cuda``.
 
-:class:`CudaLane` keeps the promises of :class:`~rlplay.engine.memory.lane.Lane` with two CUDA streams: one that belongs
-to the collector, and whichever stream is current in the consumer's thread.
+:class:`CudaLane` keeps the promises of :class:`~rlplay.engine.memory.lane.Lane` with CUDA streams: one that belongs to
+the collector, one for each turn where turns may run side by side, and whichever stream is current in the consumer's
+thread.
 
-Six edges protect memory from being read or written at the wrong time. Each is named in a comment (``# edge: ...``) at
-the line that draws it:
-
-filled -> copy
-    A host row is filled in before its copy is asked for.
-copied -> refill
-    A host slot is not filled in again before the last copy out of it is done.
-copied -> read
-    The consumer's stream waits for the copies into a fragment before it reads the fragment.
-read -> reuse
-    The consumer's stream copies the staged rows of ``final`` out of the collector's memory. That memory is not used
-    again before this copy is done.
-ready -> first write
-    The collector's stream waits for the snapshot's copy before it reads the snapshot. It waits for the earlier readers
-    of the blank fragment's memory before it writes there.
-dropped -> released
-    Memory that never reaches the consumer is released only after the host has waited for the collector's stream.
+:mod:`rlplay.engine.memory.lane` lists the edges that protect memory.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from math import prod
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -37,15 +25,18 @@ from torch import Tensor
 from ...nested import Nested, leaves
 from .lane import Lane, Place
 
-__all__ = ["CudaLane", "lane_between", "parse_device"]
+__all__ = ["SPIN", "CudaLane", "lane_between", "parse_device"]
+
+SPIN = 100e-6
+"""Seconds. Not measured yet: the first run on a GPU has only shown that a wait that spins is faster."""
 
 
 class _Capturing(NamedTuple):
-    """What captures use, one after another."""
+    """What captures with the same key use, one after another. Graphs that may run side by side share no memory."""
 
     stream: torch.cuda.Stream
     pool: Any
-    """The handle of the memory pool that all captured graphs share."""
+    """The handle of the memory pool that these graphs share."""
 
 
 class CudaLane(Lane):
@@ -53,16 +44,27 @@ class CudaLane(Lane):
 
     asynchronous = True
 
-    def __init__(self, device: torch.device, actor_device: torch.device) -> None:
-        """Create the collector's streams. A feed makes one lane."""
+    def __init__(self, device: torch.device, actor_device: torch.device, *, spin: float | None = None) -> None:
+        """Create the collector's streams. A feed makes one lane.
+
+        Parameters
+        ----------
+        spin : float, optional
+            Seconds for which the host looks again and again whether an event has been reached, before it sleeps. To
+            sleep and to wake up again takes some 50 us, which is more than a small step of an actor. By default
+            :data:`SPIN` on a machine with at least eight cores, else 0: there the learner needs the core.
+        """
         super().__init__(device, actor_device)
+        self._spin = spin if spin is not None else SPIN * ((os.cpu_count() or 1) >= 8)
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
         # the actor's device comes last, so that it is the current device inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
-        self._streams = {d: torch.cuda.Stream(d) for d in used}
+        # blocks of kernels that wait are started by priority: the collector's are few and short
+        self._streams = {d: torch.cuda.Stream(d, priority=-1) for d in used}
+        self._turn_streams: dict[int, torch.cuda.Stream] = {}
         for d in used:  # the actor may just have been made on the default stream: it is copied on the current one
             torch.cuda.current_stream(d).wait_stream(torch.cuda.default_stream(d))
-        self._capturing: _Capturing | None = None  # made with the first capture
+        self._capturing: dict[int, _Capturing] = {}  # by the key of the captures; made when first used
 
     def shared(self, one: Place, other: Place) -> bool:
         """Return whether two places are on the same device."""
@@ -71,6 +73,7 @@ class CudaLane(Lane):
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Allocate uninitialised memory: on a device for the current stream, on the host page-locked."""
         where = self._where[place]
+        self.counters.count_memory(prod(shape) * dtype.itemsize, on_host=where.type == "cpu")
         return torch.empty(tuple(shape), dtype=dtype, device=where, pin_memory=where.type == "cpu")
 
     def lock(self, memory: npt.NDArray[Any]) -> Tensor:
@@ -78,9 +81,23 @@ class CudaLane(Lane):
         runtime, address = torch.cuda.cudart(), memory.ctypes.data
         torch.cuda.check_error(runtime.cudaHostRegister(address, memory.nbytes, 0))
         weakref.finalize(memory, runtime.cudaHostUnregister, address)
+        self.counters.count_memory(memory.nbytes, on_host=True)
         return torch.from_numpy(memory)
 
-    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def copy(self, target: Nested, source: Nested) -> None:
+        """Copy each leaf, on the current stream."""
+        for one, other in zip(leaves(target), leaves(source), strict=True):
+            self.counters.count_copy(one.nbytes, to_host=one.is_cpu, from_host=other.is_cpu)
+        super().copy(target, source)
+
+    def launch(self, work: Callable[[], None]) -> None:
+        """Run ``work``: its operations are queued on the current stream."""
+        self.counters.launches += 1
+        work()
+
+    def capture(
+        self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
+    ) -> Callable[[], None]:
         """Capture the work as a CUDA graph.
 
         The capture runs in a stream of its own: a capture that fails invalidates its stream, and the collector's stream
@@ -90,9 +107,9 @@ class CudaLane(Lane):
         Up to torch 2.12 no other thread can draw from the device's global generator during the capture.
         """
         here = torch.cuda.current_stream(self.actor_device)
-        if self._capturing is None:
-            self._capturing = _Capturing(torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle())
-        stream, pool = self._capturing
+        if key not in self._capturing:
+            self._capturing[key] = _Capturing(torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle())
+        stream, pool = self._capturing[key]
         stream.wait_stream(here)
         with torch.cuda.stream(stream), _garbage_collector_off():
             graph = _registered(generators)
@@ -101,7 +118,7 @@ class CudaLane(Lane):
                 work()
                 graph.capture_end()
             except BaseException:
-                self._capturing = _Capturing(stream, self._abandon(graph, pool, generators))
+                self._capturing[key] = _Capturing(stream, self._abandon(graph, pool, generators))
                 raise
         here.wait_stream(stream)
         return graph.replay
@@ -150,9 +167,22 @@ class CudaLane(Lane):
             torch.cuda.current_stream(device).wait_event(point)
 
     def host_wait(self, event: Any) -> None:
-        """Let the host sleep until an event is reached. The interpreter lock is released meanwhile."""
-        for _, point in event or ():
-            point.synchronize()
+        """Let the host wait until an event is reached; see ``spin``. Other threads may run meanwhile."""
+        if event is None:
+            return
+        self.counters.host_waits += 1
+        deadline = perf_counter() + self._spin
+        for _, point in event:
+            while not point.query():
+                if perf_counter() >= deadline:
+                    point.synchronize()  # sleeps, without the interpreter lock
+                    break
+                sleep(0)  # releases the interpreter lock
+
+    def synchronize_collector(self) -> None:
+        """Let the host wait until the collector's streams and those of the turns are idle."""
+        for stream in [*self._turn_streams.values(), *self._streams.values()]:
+            stream.synchronize()
 
     def stamp(self, side: Place) -> Any:
         """Return an event with a time, of the collector's stream or of the consumer's current one."""
@@ -168,6 +198,15 @@ class CudaLane(Lane):
     def seconds(self, one: Any, other: Any) -> float | None:
         """Return the seconds between two stamps, or None if either is not reached yet."""
         return one.elapsed_time(other) / 1e3 if one.query() and other.query() else None
+
+    def use_turn(self, turn: int | None) -> None:
+        """Make the stream of one turn the current one on the actor's device, or the collector's own stream again."""
+        if turn is None:
+            torch.cuda.set_stream(self._streams[self.actor_device])
+            return
+        if turn not in self._turn_streams:
+            self._turn_streams[turn] = torch.cuda.Stream(self.actor_device, priority=-1)
+        torch.cuda.set_stream(self._turn_streams[turn])
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -2,6 +2,30 @@
 
 The engine is written in these verbs and does not depend on the kind of lane. This module must not name streams of any
 particular kind of device.
+
+Eight edges protect memory from being read or written at the wrong time. Each is named in a comment (``# edge: ...``) at
+the line that draws it:
+
+filled -> copy
+    A host row is filled in before its copy is asked for.
+copied -> refill
+    A host slot is not filled in again before the last copy out of it is done. In a ring of rows, a row is not filled in
+    again before its upload is done: the host has waited for the actions of the row behind it, which come down later.
+copied -> read
+    The consumer's stream waits for the copies into a fragment before it reads the fragment.
+read -> reuse
+    The consumer's stream copies the staged rows of ``final`` out of the collector's memory. That memory is not used
+    again before this copy is done.
+ready -> first write
+    The collector's stream waits for the snapshot's copy before it reads the snapshot. It waits for the earlier readers
+    of the blank fragment's memory before it writes there.
+started -> first step
+    The stream of a turn waits for the collector's stream, which loads the weights, before it runs the first step.
+stepped -> put together
+    The collector's stream waits for the streams of all turns before it copies the fragment out of the rows.
+dropped -> released
+    Memory that never reaches the consumer is released only after the host has waited for the streams of the collector
+    and of the turns.
 """
 
 from __future__ import annotations
@@ -16,6 +40,7 @@ import torch
 from torch import Tensor
 
 from ...nested import Nested, leaves
+from .counters import Counters
 
 __all__ = ["Lane", "Place"]
 
@@ -34,9 +59,10 @@ class Place(Enum):
 class Lane:
     """The verbs, each with its promise. In this class the host is the only device, and every call is synchronous.
 
-    On an asynchronous lane each thread has a *current stream*: the collector's inside :meth:`collecting`, otherwise
-    the consumer's. Calls return at once; the work that they ask for is done later, in the order of the stream that was
-    current. An *event* is a point of a stream, reached once all earlier work of that stream is done.
+    On an asynchronous lane each thread has a *current stream*: the collector's inside :meth:`collecting`, or that of a
+    turn (:meth:`use_turn`); otherwise the consumer's. Calls return at once; the work that they ask for is done later,
+    in the order of the stream that was current. An *event* is a point of a stream, reached once all earlier work of
+    that stream is done.
 
     Attributes
     ----------
@@ -44,6 +70,8 @@ class Lane:
         Where fragments are delivered.
     actor_device : torch.device
         Where the behaviour copy is.
+    counters : Counters
+        What an asynchronous lane has been asked for so far.
     """
 
     asynchronous = False
@@ -52,6 +80,7 @@ class Lane:
     def __init__(self, device: torch.device, actor_device: torch.device) -> None:
         """Set the two devices."""
         self.device, self.actor_device = device, actor_device
+        self.counters = Counters()
 
     def shared(self, one: Place, other: Place) -> bool:
         """Return whether two places are on the same device, so that nothing need be copied between them."""
@@ -79,13 +108,16 @@ class Lane:
         """Run ``work``, whose operations are done on the actor's device, behind earlier work of the current stream."""
         work()
 
-    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def capture(
+        self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
+    ) -> Callable[[], None]:
         """Record the device operations of ``work``, and return a callable that replays them on the current stream.
 
         Nothing is computed now. Replays use the operations and addresses of the recording: all memory that is read or
         written must stay where it is for as long as the callable is used. The callable must be called inside
-        :meth:`launch`. Each replay draws new random numbers from ``generators``. All earlier work of the current stream
-        must be done when this method is called.
+        :meth:`launch`. Each replay draws new random numbers from ``generators``. Recordings with different keys may be
+        replayed side by side, on different streams. All earlier work of the current stream must be done when this
+        method is called.
 
         Raises
         ------
@@ -115,6 +147,9 @@ class Lane:
     def host_wait(self, event: Any) -> None:
         """Let the host wait for an event. None is an event that has been reached."""
 
+    def synchronize_collector(self) -> None:
+        """Let the host wait until all work of the collector's stream and of the streams of turns is done."""
+
     def stamp(self, side: Place) -> Any:
         """Return an event with a time: of the collector's stream (``ACTOR``), or of the current one (``CONSUMER``).
 
@@ -125,6 +160,12 @@ class Lane:
     def seconds(self, one: Any, other: Any) -> float | None:
         """Return the seconds between two stamps of a stream, or None if either is not reached yet. Does not wait."""
         return None
+
+    def use_turn(self, turn: int | None) -> None:
+        """Make the stream of one turn the current one of this thread, or the collector's own stream again (None).
+
+        May be called inside :meth:`collecting` only. The streams of turns are made when they are first used.
+        """
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -1,56 +1,40 @@
-"""The slot: host memory of one fragment, with numpy views for the environments and tensors for copies.
+"""The slot: host memory of the rows of a fragment, with NumPy views for the environments and tensors for copies.
 
 This module must not import steppers, actors or lanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ... import nested
 from ..core import Outcome, State
-from ..envs.rows import ArrayLocation, SlabLayout, view_rows
+from ..stepping.blocks import ALIGNMENT, ArrayLocation, BlockLayout, SlotLayout
 from .layout import Allocate, Leaf, dtype_of, outcome_layout
 
-__all__ = ["Slot"]
+__all__ = ["Blocks", "GroupBlocks", "RowLayout", "Slot"]
 
-_ALIGNMENT = 64
-"""Bytes of a cache line."""
+_LEAF_ALIGNMENT = 16
+"""Bytes of the widest number, a complex128."""
 
 
-class Slot:
-    """Host memory for what the environments give in one fragment, and one extra row for true last observations.
+class RowLayout(NamedTuple):
+    """Where the leaves of a row lie in a block, in the structures that a fragment has them in."""
 
-    One slab of memory holds all leaves, since page-locked memory is allocated in powers of two bytes. The slab is never
-    delivered: fragments are copied out of it. All views that a step needs are made once.
+    state: State
+    """The location of each leaf of a state."""
+    env: Outcome
+    """The location of each leaf of the outcome of the transition that has led to it. ``final`` is ``()``."""
+    block: BlockLayout
+    """The same as flat lists."""
 
-    Attributes
-    ----------
-    state : State of tensors, ``(1+T, B, ...)``
-    env : Outcome of tensors, ``(T, B, ...)``
-        ``final`` is ``()``.
-    last : State of tensors, ``(1, B, ...)``
-        The row of true last observations.
-    slab : uint8 tensor
-        The whole memory.
-    slab_layout : SlabLayout
-        How the slab is divided.
-    rows : list of StateRow, ``1+T`` of them
-        Numpy views of ``state``.
-    outcomes : list of OutcomeRow, ``T`` of them
-        Numpy views of ``env``.
-    last_row : StateRow
-        Numpy view of ``last``.
-    """
-
-    def __init__(
-        self, state: State, info: dict[str, Leaf], absent: list[Any], n_steps: int, n_envs: int, allocate: Allocate
-    ) -> None:
-        """Divide a slab among the leaves, and make the views.
+    @classmethod
+    def of(cls, state: State, info: dict[str, Leaf], width: int) -> RowLayout:
+        """Divide a block among the leaves of ``width`` environments.
 
         Parameters
         ----------
@@ -58,47 +42,148 @@ class Slot:
             The layout of a state.
         info : dict of Leaf
             The layout of the recorded entries of the environments' info.
-        absent : list
-            For each leaf of ``info``: the value that is recorded if an environment does not give the entry.
         """
-        reserved: list[ArrayLocation] = []
+        end = 0
 
-        def reserve(n: int) -> Callable[[Leaf], ArrayLocation]:
-            """Return a function that reserves ``n`` rows of a leaf, at the next aligned address of the slab."""
+        def place(leaf: Leaf) -> ArrayLocation:
+            nonlocal end
+            dtype = torch.empty(0, dtype=leaf.dtype, device="cpu").numpy().dtype
+            location = ArrayLocation(_align(end, _LEAF_ALIGNMENT), (width, *leaf.shape), dtype)
+            end = location.stop
+            return location
 
-            def reserve_leaf(leaf: Leaf) -> ArrayLocation:
-                start = -(-(reserved[-1].start + reserved[-1].size) // _ALIGNMENT) * _ALIGNMENT if reserved else 0
-                dtype = torch.empty(0, dtype=leaf.dtype, device="cpu").numpy().dtype
-                reserved.append(ArrayLocation(start, (n, n_envs, *leaf.shape), dtype))
-                return reserved[-1]
+        obs, act = (nested.map(place, tree) for tree in (state.obs, state.act))  # the order in memory
+        state = State(place(state.stepno), obs, act, place(state.rew), place(state.fin))
+        env = nested.map(place, outcome_layout(info))
+        block = BlockLayout(
+            nested.leaves(obs), nested.leaves(act), state.stepno, state.rew, state.fin,
+            env.terminated, env.truncated, env.valid, nested.leaves(env.info), _align(end, ALIGNMENT),
+        )  # fmt: skip
+        return cls(state, env, block)
 
-            return reserve_leaf
 
-        locations = (
-            nested.map(reserve(1 + n_steps), state),
-            nested.map(reserve(n_steps), outcome_layout(info)),
-            nested.map(reserve(1), state),
-        )
-        self.slab = allocate((reserved[-1].start + reserved[-1].size,), torch.uint8)
-        self.slab.zero_()
+class Blocks:
+    """Rows of one turn, on the host or on a device, as tensors.
 
-        def view(part: ArrayLocation) -> Tensor:
-            return self.slab[part.start : part.start + part.size].view(dtype_of(part.dtype)).view(part.shape)
+    Attributes
+    ----------
+    memory : uint8 tensor, ``(n, size)``
+        A block for each row.
+    state : State of tensors, ``(n, b, ...)``
+    env : Outcome of tensors, ``(n, b, ...)``
+        For each row the outcome of the transition that has led to it.
+    """
+
+    def __init__(self, memory: Tensor, layout: RowLayout) -> None:
+        """Make the views."""
+        self.memory, self.layout = memory, layout
+
+        def view(location: ArrayLocation) -> Tensor:
+            part = memory[:, location.start : location.stop].view(dtype_of(location.dtype))
+            return part.view(len(memory), *location.shape)
 
         self.state: State
         self.env: Outcome
-        self.last: State
-        self.state, self.env, self.last = nested.map(view, locations)
-        in_state, in_outcomes, in_last = map(nested.leaves, locations)
-        self.slab_layout = SlabLayout(in_state, in_outcomes, in_last, n_obs=len(nested.leaves(state.obs)))
-        self.rows, self.outcomes, self.last_row = view_rows(self.slab.numpy(), self.slab_layout)
-        self._absent = absent
+        self.state, self.env = nested.map(view, (layout.state, layout.env))
 
-    def clear(self) -> None:
-        """Set outcomes to their defaults before the next fragment: nothing ended, all valid, no info."""
-        self.state.fin[1:] = False
-        self.env.terminated.fill_(False)
-        self.env.truncated.fill_(False)
-        self.env.valid.fill_(True)
-        for leaf, absent in zip(nested.leaves(self.env.info), self._absent, strict=True):
-            leaf.numpy()[...] = absent
+    def row(self, t: int) -> State:
+        """Return views of one row, ``(1, b, ...)``."""
+        return Blocks(self.memory[t : t + 1], self.layout).state
+
+    def actions(self, t: int) -> Tensor:
+        """Return the bytes of all leaves of the action in one row, a uint8 tensor."""
+        return self.memory[t, self.layout.block.actions]
+
+    def action_leaves(self, memory: Tensor) -> list[Tensor]:
+        """Return the leaves of an action, ``(1, b, ...)``, as views of memory like that of :meth:`actions`."""
+        start = self.layout.block.actions.start
+
+        def view(location: ArrayLocation) -> Tensor:
+            part = memory[location.start - start : location.stop - start].view(dtype_of(location.dtype))
+            return part.view(1, *location.shape)
+
+        return [view(location) for location in self.layout.block.act]
+
+
+class GroupBlocks(NamedTuple):
+    """The part of a turn's blocks that belongs to one group."""
+
+    blocks: Blocks
+    inside: slice
+    """The group's environments, out of those of the turn."""
+
+    @property
+    def state(self) -> State:
+        """The states, ``(n, b, ...)``, as views."""
+        return nested.map(lambda x: x[:, self.inside], self.blocks.state)  # type: ignore[no-any-return]
+
+    def select(self, index: Tensor) -> State:
+        """Return a copy of one row, ``(1, b, ...)``, by one gather; ``index`` is an int64 tensor ``(1,)``."""
+        selected = self.blocks.memory.index_select(0, index)
+        return GroupBlocks(Blocks(selected, self.blocks.layout), self.inside).state
+
+
+class Slot:
+    """Host memory for the rows of each turn, and one more row for true last observations.
+
+    One slab of memory holds all blocks, since page-locked memory is allocated in powers of two bytes. The slab is never
+    delivered: fragments are copied out of it. All views that a step needs are made once.
+
+    Attributes
+    ----------
+    layout : SlotLayout
+        How the slab is divided.
+    slab : uint8 tensor
+        The whole memory.
+    turns : list of TurnRows
+        NumPy views of the rows of each turn.
+    blocks : list of Blocks
+        The same as tensors.
+    lasts : list of Blocks, with one row each
+        The rows of true last observations.
+    """
+
+    def __init__(self, layouts: Sequence[RowLayout], absent: Sequence[Any], n_rows: int, allocate: Allocate) -> None:
+        """Divide a slab among the turns, and make the views.
+
+        Parameters
+        ----------
+        layouts : sequence of RowLayout
+            Of each turn.
+        absent : sequence
+            For each recorded entry of the environments' info: the value if an environment does not give it.
+        n_rows : int
+            The number of rows.
+        """
+        self.layout = SlotLayout([layout.block for layout in layouts], n_rows)
+        self.slab = allocate((self.layout.size,), torch.uint8)
+        self.slab.zero_()
+        self.turns = self.layout.rows(self.slab.numpy())
+        divided = list(zip(self.layout.divide(self.slab), layouts, strict=True))
+        self.blocks = [Blocks(memory[:n_rows], layout) for memory, layout in divided]
+        self.lasts = [Blocks(memory[n_rows:], layout) for memory, layout in divided]
+        self._clear = [_clearing(memory.numpy(), layout.block, absent) for memory, layout in divided]
+
+    def clear(self, turn: int, row: int) -> None:
+        """Set all that is small in a row to what it is before a step: nothing ended, all valid, no info."""
+        self._clear[turn](row)
+
+
+def _clearing(blocks: Any, layout: BlockLayout, absent: Sequence[Any]) -> Callable[[int], None]:
+    """Return a function that clears one of the blocks, by one copy."""
+    template = blocks[0].copy()
+    _, outcome = layout.views(template)
+    outcome.valid[...] = True
+    for leaf, value in zip(outcome.info, absent, strict=True):
+        leaf[...] = value
+    small = [block[layout.small] for block in blocks]
+    cleared = template[layout.small]
+
+    def clear(row: int) -> None:
+        small[row][:] = cleared
+
+    return clear
+
+
+def _align(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment

@@ -104,7 +104,7 @@ class CollectorService:
             first = spec.columns.start
             envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=first)
             spaces.append(send_spaces(envs.spaces))
-            return InlineStepper(envs, spec.plan.groups)
+            return InlineStepper([envs], spec.plan.groups)
 
         gate: Any = _RemoteGate(server, progress)
         self._collector = Collector(make_stepper, self._behaviour, self._lane, spec.plan, progress, gate, spec.defaults)

@@ -46,12 +46,15 @@ def rollout(
 
     Parameters
     ----------
-    envs : list of environments, list of factories, or one vector environment
+    envs : list of environments, list of factories, vector environment, or list of vector environments
         Environments of gym (any version) or gymnasium. Each is reset once, at the call. Instances are stepped in the
         collector's thread; they stay the caller's, and are never closed. Factories are callables, optionally taking
         ``seed``; they are called in the collector's thread, and the environments that they make are closed with the
         feed. Vector environments may be those of gym, gymnasium, EnvPool and ale-py
-        (:mod:`rlplay.engine.envs.vector_environment`).
+        (:mod:`rlplay.engine.envs.vector_environment`). In a list (of instances, or of factories of them) each is a
+        group, and ``groups`` stays 1: while the actor reacts to one, the others step. Those that step in the background
+        (EnvPool, ale-py, ``AsyncVectorEnv``) are used that way. Others that release the interpreter lock are stepped by
+        a thread each; they say so by an attribute ``releases_interpreter_lock = True``.
     actor : BaseActorModule
         Copied at the call. Each snapshot takes over its parameters, its buffers and its train/eval mode.
     n_steps : int

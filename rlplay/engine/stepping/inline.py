@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from ..envs.protocol import Environments
-from ..envs.rows import Array, Episode
+from ..envs.rows import Array, Episode, OutcomeRow, StateRow
+from .blocks import TurnRows
+from .shares import check_equal_spaces
 from .stepper import SlotViews, Step
 
 __all__ = ["InlineStepper"]
 
 
 class InlineStepper:
-    """Steps all environments in the collector's own thread; all groups form one turn."""
+    """Steps the environments of one turn after another, in the collector's own thread.
 
-    def __init__(self, environments: Environments, groups: Sequence[slice]) -> None:
-        self._environments, self._slots = environments, list[SlotViews]()
-        self._ended: list[int] = []
-        self.obs, self.act = environments.obs, environments.act
-        self.turns = [list(range(len(groups)))]
+    Vector environments that have workers of their own make their steps in the background.
+    """
 
-    @property
-    def n_envs(self) -> int:
-        """The number of environments, ``B``."""
-        return self._environments.n_envs
+    def __init__(self, turns: Sequence[Environments], groups: Sequence[slice]) -> None:
+        """Take the environments of each turn.
+
+        Parameters
+        ----------
+        groups : sequence of slice
+            The environments of each group. If they do not divide the environments of each turn, each turn is a group.
+
+        Raises
+        ------
+        ValueError
+            The environments of different turns have different spaces.
+        """
+        self._environments = list(turns)
+        self.obs, self.act = turns[0].obs, turns[0].act
+        stops = list(accumulate((one.n_envs for one in turns), initial=0))
+        fits = {group.stop for group in groups}.issuperset(stops[1:]) and groups[-1].stop == stops[-1]
+        self.groups = list(groups) if fits else [slice(*pair) for pair in pairwise(stops)]
+        self.turns = [[g for g, x in enumerate(self.groups) if i <= x.start < j] for i, j in pairwise(stops)]
+        self.steps_in_background = all(one.steps_in_background for one in turns)
+        check_equal_spaces(stops[:-1], [one.spaces for one in turns])
+        # for each slot, turn and row: what a step from there reads and writes
+        self._steps: list[list[list[tuple[StateRow, StateRow, OutcomeRow]]]] = []
+        self._slots: list[list[TurnRows]] = []
+        self._started: list[Step | None] = [None for _ in turns]
+        self._ended: list[list[int]] = [[] for _ in turns]
+        self._episodes: list[tuple[int, Episode]] = []
 
     def memory(self, size: int) -> Array | None:
         """Return None: any memory can be used."""
@@ -31,35 +54,56 @@ class InlineStepper:
 
     def attach(self, slots: Sequence[SlotViews]) -> None:
         """Register the slots, and write the very first row into the first slot."""
-        self._slots = list(slots)
-        self._environments.begin(slots[0].rows[0])
+        self._slots = [slot.turns for slot in slots]
+        self._steps = [[rows.steps() for rows in turns] for turns in self._slots]
+        for environments, rows in zip(self._environments, self._slots[0], strict=True):
+            environments.begin(rows.rows[0])
 
     def release(self) -> None:
         """Begin a fragment: environments that stood still for the rest of the last fragment go on."""
-        self._environments.release()
+        for environments in self._environments:
+            environments.release()
 
     def start_step(self, turn: int, step: Step) -> None:
-        """Make the step."""
-        slot = self._slots[step.slot]
-        now, then = slot.rows[step.t : step.t + 2]
-        last = slot.last_row if step.final else None
-        self._ended = self._environments.step(now, then, slot.outcomes[step.t], last, sticky=step.sticky)
+        """Make the step of one turn, or start it if the environments make it in the background."""
+        environments = self._environments[turn]
+        self._started[turn] = step
+        if environments.steps_in_background:
+            environments.start(self._steps[step.slot][turn][step.row][1])
+        else:
+            self._step(turn)
 
     def finish_step(self, turn: int) -> list[int]:
-        """Return the indices of the environments whose episode ended with the step."""
-        return self._ended
+        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
+        if self._started[turn] is not None:
+            self._step(turn)
+        return self._ended[turn]
+
+    def _step(self, turn: int) -> None:
+        step, environments = self._started[turn], self._environments[turn]
+        assert step is not None
+        self._started[turn] = None
+        now, then, outcome = self._steps[step.slot][turn][step.row]
+        last = self._slots[step.slot][turn].last if step.final else None
+        self._ended[turn] = environments.step(now, then, outcome, last, sticky=step.sticky)
+        if environments.episodes:
+            self._episodes += [(step.t, episode) for episode in environments.episodes]
+            environments.episodes = []
 
     def finish_all(self) -> None:
-        """Do nothing: a step is complete when ``start_step`` returns."""
+        """Wait for every step that has been started. :meth:`finish_step` is still to be called for each of them."""
+        for turn, step in enumerate(self._started):
+            if step is not None:
+                self._step(turn)
 
     def episodes(self) -> list[Episode]:
-        """Return the episodes that ended since the last call."""
-        taken, self._environments.episodes = self._environments.episodes, []
-        return taken
+        """Return the episodes that ended since the last call, ordered by time and environment."""
+        taken, self._episodes = self._episodes, []
+        return [episode for _, episode in sorted(taken, key=lambda one: (one[0], one[1].env))]
 
     def kill(self) -> None:
         """Do nothing: a thread cannot be killed."""
 
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong."""
-        return self._environments.close()
+        return [complaint for environments in self._environments for complaint in environments.close()]

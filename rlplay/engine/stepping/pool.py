@@ -1,7 +1,7 @@
 """What pools of worker threads and pools of worker processes have in common.
 
-Each group is a turn of its own, so that the collector can run the actor for one group while the others step. Every
-worker has a share of each group, so that all workers step each group together. Must not import torch.
+Each group is a turn of its own. Every worker has a share of each group, so that all workers step each group together.
+Must not import torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StepResult(NamedTuple):
     """The number of the share among those of its worker."""
     t: int
     ended: list[int]
-    """The indices of the environments whose episode ended."""
+    """Which environments of the group have ended their episode."""
     episodes: list[Episode]
 
 
@@ -66,9 +66,11 @@ class WorkerPool(ABC, Generic[W]):
 
     Attributes
     ----------
-    obs, act, turns
+    obs, act, groups, turns
         As those of any :class:`~rlplay.engine.stepping.stepper.Stepper`.
     """
+
+    steps_in_background = True
 
     close_timeout = 3.0
     """Seconds in which the workers have to close their environments and end."""
@@ -88,7 +90,7 @@ class WorkerPool(ABC, Generic[W]):
         ValueError
             The environments of different workers have different spaces.
         """
-        self.n_envs, self._progress = groups[-1].stop, progress
+        self.groups, self._progress = list(groups), progress
         self.turns = [[g] for g in range(len(groups))]
         self._workers: list[W] = []
         self._episodes: list[tuple[int, Episode]] = []
@@ -97,12 +99,11 @@ class WorkerPool(ABC, Generic[W]):
             progress.doing = "starting workers"
             for worker in self._start_workers(shares_by_worker, entries):
                 self._workers.append(worker)
-            # for each turn: the workers that step in it, each with the number of its share of that group
-            self._members = [
-                [(w, k) for w in self._workers for k, share in enumerate(w.shares) if _contains(group, share.columns)]
-                for group in groups
-            ]
-            self._turn_of = {(w.number, k): turn for turn, members in enumerate(self._members) for w, k in members}
+            # for each group: the workers that step it, each with the number of its share of that group
+            self._members: list[list[tuple[W, int]]] = [[] for _ in groups]
+            for w in self._workers:
+                for k, share in enumerate(w.shares):
+                    self._members[share.group].append((w, k))
             self._n_unfinished = [0 for _ in groups]
             self._ended: list[list[int]] = [[] for _ in groups]
             self._n_requests = dict.fromkeys(self._workers, 0)
@@ -151,7 +152,8 @@ class WorkerPool(ABC, Generic[W]):
 
     def attach(self, slots: Sequence[SlotViews]) -> None:
         """Register the slots, and write the very first row into the first slot."""
-        slots[0].rows[0].begin()
+        for rows in slots[0].turns:
+            rows.rows[0].begin()
         self._request_attach(slots)
         self._receive_one_each()
 
@@ -168,7 +170,7 @@ class WorkerPool(ABC, Generic[W]):
         self._progress.set_awaited([(w.name, w.progress) for w, n in self._n_requests.items() if n])
 
     def finish_step(self, turn: int) -> list[int]:
-        """Wait for the step of one turn; return the indices of the environments whose episode ended with it."""
+        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
         while self._n_unfinished[turn]:
             self._receive_steps()
         ended, self._ended[turn] = sorted(self._ended[turn]), []
@@ -181,10 +183,10 @@ class WorkerPool(ABC, Generic[W]):
 
     def _receive_steps(self) -> None:
         for worker, result in self._receive():
-            turn = self._turn_of[worker.number, result.share]
-            self._n_unfinished[turn] -= 1
+            group = worker.shares[result.share].group
+            self._n_unfinished[group] -= 1
             self._n_requests[worker] -= 1
-            self._ended[turn] += result.ended
+            self._ended[group] += result.ended
             self._episodes += [(result.t, episode) for episode in result.episodes]
         self._progress.set_awaited([(w.name, w.progress) for w, n in self._n_requests.items() if n])
 
@@ -204,7 +206,3 @@ class WorkerPool(ABC, Generic[W]):
         for worker in self._workers:
             worker.request_end()
         return [complaint for worker in self._workers for complaint in worker.close(deadline)]
-
-
-def _contains(whole: slice, part: slice) -> bool:
-    return bool(whole.start <= part.start < whole.stop)

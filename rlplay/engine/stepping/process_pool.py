@@ -16,7 +16,7 @@ from ..concurrency.sendable import check_sendable
 from ..concurrency.service import DONE, PARTIAL, ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..envs.info import Entries
-from ..envs.rows import Array, Episode
+from ..envs.rows import Array, Episode, OutcomeRow
 from .pool import StepResult, Worker, WorkerPool
 from .shares import Share
 from .stepper import SlotViews, Step
@@ -43,7 +43,7 @@ class _ProcessWorker(Worker):
         progress = memory.progress(number)
         super().__init__(number, shares, progress)
         self._memory = memory
-        self._slots: list[SlotViews] = []
+        self._outcomes: list[list[list[OutcomeRow]]] = []  # by slot, share and row
         self._requested: deque[tuple[int, Step]] = deque()
         spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs, set_up)
         try:
@@ -55,8 +55,10 @@ class _ProcessWorker(Worker):
 
     def attach(self, slots: Sequence[SlotViews], fds: Sequence[int]) -> None:
         """Request that the worker maps the slots and writes the very first row."""
-        self._slots = list(slots)
-        self.process.request("attach", slots[0].slab_layout, fds=fds)
+        self._outcomes = [
+            [slot.turns[share.group].part(share.inside).outcomes for share in self.shares] for slot in slots
+        ]
+        self.process.request("attach", slots[0].layout, fds=fds)
 
     def start_step(self, share: int, step: Step) -> None:
         """Request a step of one share."""
@@ -72,11 +74,13 @@ class _ProcessWorker(Worker):
 
     def _read_step(self, share: int, step: Step) -> StepResult:
         """Read the result of a step from shared memory."""
-        part, outcome, memory = self.shares[share].columns, self._slots[step.slot].outcomes[step.t], self._memory
-        over = (outcome.terminated[part] | outcome.truncated[part]) & outcome.valid[part]
-        ended = [part.start + int(j) for j in np.flatnonzero(over)]
-        episodes = [Episode(j, float(memory.ret[j]), int(memory.length[j])) for j in ended]
-        return StepResult(share, step.t, ended, episodes)
+        columns, _, inside, *_ = self.shares[share]
+        outcomes = self._outcomes[step.slot][share]
+        outcome = outcomes[(step.row + 1) % len(outcomes)]
+        ended = np.flatnonzero((outcome.terminated | outcome.truncated) & outcome.valid).tolist()
+        memory, envs = self._memory, [columns.start + j for j in ended]
+        episodes = [Episode(j, float(memory.ret[j]), int(memory.length[j])) for j in envs]
+        return StepResult(share, step.t, [inside.start + j for j in ended], episodes)
 
     def kill(self) -> None:
         """Kill the process and its process group."""
@@ -136,7 +140,7 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         super().__init__(shares_by_worker, entries, groups, progress, gate)
 
     def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ProcessWorker]:
-        n_workers, n_envs = len(shares_by_worker), self.n_envs
+        n_workers, n_envs = len(shares_by_worker), self.groups[-1].stop
         size = n_workers, n_envs, len(entries.entries)
         fd = new_memory(PoolMemory.size(*size))
         try:

@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
+from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
-from ..envs.rows import Episode, OutcomeRow, StateRow
+from ..envs.protocol import Environments
+from ..envs.rows import Episode
 from ..envs.spaces import equal_spaces
+from ..envs.vector_environment import VectorEnvironment
+from .blocks import TurnRows
 from .sent_spaces import SentSpace
 from .stepper import Step
 
@@ -22,18 +26,25 @@ __all__ = [
     "close_shares",
     "name_environments",
     "open_shares",
+    "share_vectors",
     "split_into_shares",
 ]
 
 
 class Share(NamedTuple):
-    """Consecutive environments of one group that one worker steps together."""
+    """Consecutive environments of one group that one worker steps together, or a vector environment."""
 
     columns: slice
     """Their columns among all environments of the feed."""
+    group: int
+    """The number of the group."""
+    inside: slice
+    """Their columns among the environments of the group."""
     sources: Sequence[Any]
     """Environments or factories."""
     seeds: Sequence[int | None]
+    final: bool = False
+    """Whether the true last observations will be needed. Not every vector environment has them."""
 
 
 class ShareStepper:
@@ -41,36 +52,42 @@ class ShareStepper:
 
     Attributes
     ----------
-    environments : EnvironmentList
+    environments : Environments
         Made and reset by the constructor.
     """
 
     def __init__(self, share: Share, entries: Entries, progress: Progress) -> None:
-        self._columns = share.columns
-        self.environments = EnvironmentList(share.sources, share.seeds, entries, progress, first=share.columns.start)
+        self._group, self._inside = share.group, share.inside
+        self.environments: Environments = _open(share, entries, progress)
         self._progress = progress
-        self._slots: list[tuple[list[StateRow], list[OutcomeRow], StateRow]] = []
+        self._slots: list[TurnRows] = []
 
-    def attach(self, slots: Sequence[tuple[list[StateRow], list[OutcomeRow], StateRow]]) -> None:
-        """Register the slots (rows, outcomes, last row), and write this share's part of the very first row."""
-        part = self._columns
-        for rows, outcomes, last in slots:
-            views = [row.part(part) for row in rows], [outcome.part(part) for outcome in outcomes], last.part(part)
-            self._slots.append(views)
-        self.environments.begin(self._slots[0][0][0])
+    def attach(self, slots: Sequence[Sequence[TurnRows]]) -> None:
+        """Register the slots, and write this share's part of the very first row."""
+        self._slots = [turns[self._group].part(self._inside) for turns in slots]
+        self._steps = [rows.steps() for rows in self._slots]
+        self.environments.begin(self._slots[0].rows[0])
 
     def step(self, step: Step) -> tuple[list[int], list[Episode]]:
-        """Make a step; return the indices of the environments whose episode ended with it, and these episodes."""
-        rows, outcomes, last = self._slots[step.slot]
+        """Make a step; return which environments of the group have ended their episode with it, and these episodes."""
         if not step.t:
             self.environments.release()
         self._progress.row = step.t
         self._progress.begin("env.step")
-        now, then = rows[step.t : step.t + 2]
-        ended = self.environments.step(now, then, outcomes[step.t], last if step.final else None, sticky=step.sticky)
+        now, then, outcome = self._steps[step.slot][step.row]
+        last = self._slots[step.slot].last if step.final else None
+        ended = self.environments.step(now, then, outcome, last, sticky=step.sticky)
         episodes, self.environments.episodes = self.environments.episodes, []
         self._progress.begin("waiting for the next step")
-        return [self._columns.start + j for j in ended], episodes
+        return [self._inside.start + j for j in ended], episodes
+
+
+def _open(share: Share, entries: Entries, progress: Progress) -> Environments:
+    columns, group, _, sources, seeds, final = share
+    if is_vector(sources[0]):
+        (env,) = sources
+        return VectorEnvironment(env, seeds, entries, progress, final=final, first=columns.start, number=group)
+    return EnvironmentList(sources, seeds, entries, progress, first=columns.start)
 
 
 def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -> list[ShareStepper]:
@@ -91,6 +108,17 @@ def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
     return [complaint for stepper in steppers for complaint in stepper.environments.close()]
 
 
+def share_vectors(sources: Sequence[Any], seeds: Sequence[int | None], *, final: bool) -> list[list[Share]]:
+    """Give each vector environment to a worker of its own; return the shares of each worker."""
+    shares, start = [], 0
+    for k, env in enumerate(sources):
+        width = int(env.num_envs)
+        columns = slice(start, start + width)
+        shares.append([Share(columns, k, slice(0, width), [env], list(seeds[columns]), final)])
+        start += width
+    return shares
+
+
 def split_into_shares(
     sources: Sequence[Any], seeds: Sequence[int | None], groups: Sequence[slice], n_workers: int
 ) -> list[list[Share]]:
@@ -100,14 +128,15 @@ def split_into_shares(
     """
     shares_by_worker: list[list[Share]] = [[] for _ in range(n_workers)]
     n_kept = [0] * n_workers
-    for group in groups:
+    for number, group in enumerate(groups):
         each, remainder = divmod(group.stop - group.start, n_workers)
         emptiest = sorted(range(n_workers), key=n_kept.__getitem__)[:remainder]
         start = group.start
         for worker, shares in enumerate(shares_by_worker):
             if n := each + (worker in emptiest):
                 columns = slice(start, start + n)
-                shares.append(Share(columns, list(sources[columns]), list(seeds[columns])))
+                inside = slice(start - group.start, columns.stop - group.start)
+                shares.append(Share(columns, number, inside, list(sources[columns]), list(seeds[columns])))
                 n_kept[worker], start = n_kept[worker] + n, columns.stop
     return shares_by_worker
 

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from ...nested import Nested
-from ..envs.rows import Array, Episode, OutcomeRow, SlabLayout, StateRow
+from ..envs.rows import Array, Episode
+from .blocks import SlotLayout, TurnRows
 
 __all__ = ["Stepper", "SlotViews", "Step"]
 
 
 class Step(NamedTuple):
-    """A step of the environments: from row ``t`` of a slot to row ``t + 1``."""
+    """A step of the environments: from row ``t`` of a fragment to row ``t + 1``."""
 
     slot: int
     """The number of the slot."""
+    row: int
+    """Where row ``t`` is among the rows of the slot. Row ``t + 1`` is the next one; after the last comes the first."""
     t: int
     final: bool
     """Whether the true last observations are to be written into the slot's ``last_row``."""
@@ -30,17 +33,21 @@ class Stepper(Protocol):
     ----------
     obs, act : nested :class:`~rlplay.engine.envs.spaces.Field`
         The shape and dtype of one observation and of one action.
+    groups : list of slice
+        The environments of each group.
     turns : list of lists of int
-        The groups of each turn. The actor reacts for all groups of a turn, then all of them step together.
+        The groups of each turn, which step together. A vector environment may have several groups; otherwise each group
+        is a turn of its own.
+    steps_in_background : bool
+        Whether :meth:`start_step` returns before the step is made. Then the collector calls it as soon as the actions
+        are there; otherwise as late as it can, so that the actor reacts to the groups of other turns meanwhile.
     """
 
     obs: Nested
     act: Nested
+    groups: list[slice]
     turns: list[list[int]]
-
-    @property
-    def n_envs(self) -> int:
-        """The number of environments, ``B``."""
+    steps_in_background: bool
 
     def memory(self, size: int) -> Array | None:
         """Allocate ``size`` bytes for a slot; return None if the caller may use any memory."""
@@ -55,7 +62,7 @@ class Stepper(Protocol):
         """Start a step of one turn. Row ``t`` must be complete, and the actions must be in row ``t + 1``."""
 
     def finish_step(self, turn: int) -> list[int]:
-        """Wait for the step of one turn; return the indices of the environments whose episode ended with it."""
+        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
 
     def finish_all(self) -> None:
         """Wait for every step that has been started. :meth:`finish_step` is still to be called for each of them."""
@@ -71,9 +78,7 @@ class Stepper(Protocol):
 
 
 class SlotViews(Protocol):
-    """The numpy views of a slot that a stepper uses."""
+    """What a stepper uses of a slot."""
 
-    rows: list[StateRow]
-    outcomes: list[OutcomeRow]
-    last_row: StateRow
-    slab_layout: SlabLayout
+    turns: list[TurnRows]
+    layout: SlotLayout

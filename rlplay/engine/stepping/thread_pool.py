@@ -134,7 +134,7 @@ class ThreadPool(WorkerPool[_ThreadWorker]):
             yield worker
 
     def _request_attach(self, slots: Sequence[SlotViews]) -> None:
-        views = [(slot.rows, slot.outcomes, slot.last_row) for slot in slots]
+        views = [slot.turns for slot in slots]
 
         def attach(steppers: list[ShareStepper]) -> None:
             for stepper in steppers:

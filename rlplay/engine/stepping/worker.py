@@ -16,21 +16,23 @@ from ..concurrency.progress import SharedProgress
 from ..concurrency.service import HEAD_SIZE, SHORT, Server
 from ..concurrency.shared_memory import receive_memory
 from ..envs.info import Entries
-from ..envs.rows import Array, SlabLayout, view_rows
+from ..envs.rows import Array
+from .blocks import SlotLayout
 from .sent_spaces import send_spaces
 from .shares import Share, close_shares, open_shares
 from .stepper import Step
 
 __all__ = ["EnvironmentSpec", "PoolMemory", "WorkerService", "WorkerSpec", "pack_step"]
 
-_STEP = struct.Struct("<BxHHBBI")
-"""The request for a step: SHORT, the number of the share, the slot, ``final``, ``sticky``, ``t``."""
+_STEP = struct.Struct("<BBHII")
+"""The request for a step: SHORT, the slot and two flags in one byte, the share, the row, ``t``."""
+_FINAL, _STICKY = 1 << 6, 1 << 7
 assert _STEP.size == HEAD_SIZE
 
 
 def pack_step(share: int, step: Step) -> bytes:
     """Return the short request that makes a worker process step one of its shares."""
-    return _STEP.pack(SHORT, share, step.slot, step.final, step.sticky, step.t)
+    return _STEP.pack(SHORT, step.slot | step.final * _FINAL | step.sticky * _STICKY, share, step.row, step.t)
 
 
 class WorkerSpec(NamedTuple):
@@ -93,16 +95,17 @@ class WorkerService:
         made = [share.environments for share in self._shares]
         self.introduction = [EnvironmentSpec(one.obs, one.act, send_spaces(one.spaces)) for one in made]
 
-    def attach(self, slab_layout: SlabLayout, *fds: int) -> None:
+    def attach(self, layout: SlotLayout, *fds: int) -> None:
         """Map the slots, which are shared memory, and write the very first row into the first slot."""
-        slots = [view_rows(receive_memory(fd), slab_layout) for fd in fds]
+        slots = [layout.rows(receive_memory(fd)) for fd in fds]
         for share in self._shares:
             share.attach(slots)
 
     def run_short(self, head: bytes) -> None:
         """Step one of the shares."""
-        _, number, slot, final, sticky, t = _STEP.unpack(head)
-        _, episodes = self._shares[number].step(Step(slot, t, bool(final), bool(sticky)))
+        _, slot, number, row, t = _STEP.unpack(head)
+        step = Step(slot % _FINAL, row, t, final=bool(slot & _FINAL), sticky=bool(slot & _STICKY))
+        _, episodes = self._shares[number].step(step)
         for episode in episodes:
             self._memory.ret[episode.env], self._memory.length[episode.env] = episode.ret, episode.length
         if len(self._entries.untold) != self._n_untold:

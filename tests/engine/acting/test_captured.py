@@ -288,7 +288,7 @@ def noise_is_kept_in_stock(monkeypatch):
 def actions_are_not_waited_for(monkeypatch):
     really = LaggingLane.host_wait
     monkeypatch.setattr(
-        LaggingLane, "host_wait", lambda self, event: None if self.current is self.collector else really(self, event)
+        LaggingLane, "host_wait", lambda self, event: None if self.current is not self.consumer else really(self, event)
     )
 
 

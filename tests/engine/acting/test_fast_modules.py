@@ -267,3 +267,72 @@ class Named(BaseActorModule):
 
     def forward(self, obs, fin, **ignored):
         return self.layer(torch.zeros(fin.shape, dtype=torch.int64)), (), ()
+
+
+def rows_network(*, bias=True):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 70), nn.Tanh(), nn.Linear(70, 33, bias=bias), nn.ReLU(), nn.Identity())
+
+
+SHAPES = [(1, 8, 3), (1, 1, 3), (5, 2, 3), (8, 3), (3,), (2, 2, 2, 3), (0, 4, 3), (1, 0, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("context", ["plain", "autocast", "grad"])
+def test_layers_of_rows_return_the_same_bit_for_bit(shape, bias, context):
+    plain = rows_network(bias=bias)
+    lean, x = copy.deepcopy(plain), torch.rand(shape)
+    make_fast(lean)
+    for some in (x, x.transpose(0, -2) if x.ndim > 1 else x, torch.rand(*shape[:-1], 6)[..., ::2]):
+        with torch.set_grad_enabled(context == "grad"), torch.autocast("cpu", torch.bfloat16, context == "autocast"):
+            one, other = plain(some), lean(some)
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_layer_of_rows_with_a_hook_sees_its_input_as_it_is(register):
+    lean, shapes = rows_network(), []
+    make_fast(lean)
+    lean(torch.rand(1, 2, 3))
+    handle = getattr(lean[2], register)(lambda module, args, *rest: shapes.append(args[0].shape))
+    lean(torch.rand(1, 2, 3))
+    assert shapes == [(1, 2, 70)]
+    handle.remove()
+    lean(torch.rand(1, 2, 3))
+    assert len(shapes) == 1
+
+
+def change_weights_in_place(lean):
+    with torch.no_grad():
+        lean[0].weight.mul_(2)
+        lean[2].bias.add_(1)
+
+
+def replace_a_parameter(lean):
+    lean[0].weight = nn.Parameter(torch.rand(70, 3))
+
+
+def replace_a_layer(lean):
+    lean[2] = nn.Linear(70, 4)
+
+
+def append_a_layer_of_another_kind(lean):
+    lean.append(nn.Softmax(dim=1))
+
+
+@pytest.mark.parametrize(
+    "change", [change_weights_in_place, replace_a_parameter, replace_a_layer, append_a_layer_of_another_kind]
+)
+def test_what_changes_in_layers_of_rows_counts_at_once(change):
+    torch.manual_seed(1)
+    plain = rows_network()
+    lean, x = copy.deepcopy(plain), torch.rand(2, 3, 3)
+    make_fast(lean)
+    lean(x)
+    for network in (plain, lean):
+        torch.manual_seed(2)
+        change(network)
+    assert torch.equal(plain(x), lean(x))

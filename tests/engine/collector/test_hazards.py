@@ -1,4 +1,4 @@
-"""The six edges that guard memory on an asynchronous device: without any one of them, fragments are wrong.
+"""The edges that guard memory on an asynchronous device: without any one of them, fragments are wrong.
 
 The lagging device does its work as late as it may (or, with `haste`, as early as it may). Each scenario must give right
 fragments with all edges, and wrong ones with one edge taken out.
@@ -78,10 +78,10 @@ def all_equal(some, others):
 def rows_are_uploaded_before_they_are_filled(monkeypatch, lane):
     react, upload = loop._react, loop.upload
 
-    def react_and_upload_the_next_row(staging, behaviour, groups, lane, t, *, virtual):
-        react(staging, behaviour, groups, lane, t, virtual=virtual)
+    def react_and_upload_the_next_row(staging, behaviour, groups, lane, turn, t, *, virtual):
+        react(staging, behaviour, groups, lane, turn, t, virtual=virtual)
         if not virtual:
-            upload(staging, lane, 0, t + 1)
+            upload(staging, lane, turn, t + 1)
 
     monkeypatch.setattr(loop, "_react", react_and_upload_the_next_row)
     monkeypatch.setattr(loop, "upload", lambda staging, lane, turn, t: None)
@@ -101,30 +101,52 @@ def collectors_do_not_wait(monkeypatch, lane):
     monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.collector else wait(event))
 
 
+def turns_do_not_wait(monkeypatch, lane):
+    wait = lane.wait
+    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current in lane.turns.values() else wait(event))
+
+
+def the_collector_does_not_wait_for_turns(monkeypatch, lane):
+    wait = lane.wait
+    monkeypatch.setattr(
+        lane, "wait", lambda event: None if event and event.stream in lane.turns.values() else wait(event)
+    )
+
+
+def actions_are_not_waited_for(monkeypatch, lane):
+    host_wait = lane.host_wait
+    monkeypatch.setattr(
+        lane, "host_wait", lambda event: None if event and event.stream is not lane.consumer else host_wait(event)
+    )
+
+
 def borrowing_is_not_recorded(monkeypatch, lane):
     monkeypatch.setattr(lane, "borrow", lambda tree: None)
 
 
-# how to take the edge out, on what kind of device, and with which lag nothing else happens to stand in for it
-FIVE_EDGES = {
-    "filled -> copy": (rows_are_uploaded_before_they_are_filled, {"haste": 1.0}, 1),
-    "copied -> refill": (slots_are_refilled_at_once, {"actor_on_host": True}, 3),
-    "copied -> read": (consumers_do_not_wait, {}, 0),
-    "read -> reuse": (borrowing_is_not_recorded, {}, 1),
-    "ready -> first write": (collectors_do_not_wait, {}, 1),
+# how to take the edge out, on what kind of device, and with which options nothing else happens to stand in for it
+EDGES = {
+    "filled -> copy": (rows_are_uploaded_before_they_are_filled, {"haste": 1.0}, {"lag": 1}),
+    "copied -> refill": (slots_are_refilled_at_once, {"actor_on_host": True}, {"lag": 3}),
+    "copied -> refill, in the ring": (actions_are_not_waited_for, {}, {"lag": 1}),
+    "copied -> read": (consumers_do_not_wait, {}, {"lag": 0}),
+    "read -> reuse": (borrowing_is_not_recorded, {}, {"lag": 1}),
+    "ready -> first write": (collectors_do_not_wait, {}, {"lag": 1}),
+    "started -> first step": (turns_do_not_wait, {}, {"lag": 1, "groups": 3}),
+    "stepped -> put together": (the_collector_does_not_wait_for_turns, {}, {"lag": 1, "groups": 2}),
 }
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
-@pytest.mark.parametrize("edge", FIVE_EDGES)
+@pytest.mark.parametrize("edge", EDGES)
 def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
-    take_out, kind, lag = FIVE_EDGES[edge]
-    expected = fragments_of(same, lag=lag)
-    assert all_equal(fragments_of(engine, LaggingLane(**kind), lag=lag), expected)
+    take_out, kind, options = EDGES[edge]
+    expected = fragments_of(same, **options)
+    assert all_equal(fragments_of(engine, LaggingLane(**kind), **options), expected)
     lane = LaggingLane(**kind)
     take_out(monkeypatch, lane)
     try:
-        got = fragments_of(engine, lane, lag=lag)
+        got = fragments_of(engine, lane, **options)
     except Exception:  # garbage for an action or an index may well be noticed
         return
     assert not all_equal(got, expected)
@@ -160,8 +182,7 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     for tensor in mine:
         lane.launch(lambda tensor=tensor: tensor.fill_(7.0))
     lane.synchronize()
-    with lane.collecting():
-        lane.synchronize()
+    lane.synchronize_collector()
     return mine
 
 

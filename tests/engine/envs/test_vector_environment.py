@@ -13,105 +13,25 @@ from torch import nn
 from rlplay import nested
 from rlplay.algo import a2c, unroll
 from rlplay.engine import Episode, Final, Fragment
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import same
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import ACTIONS, CountingActor, LedgerEnv
 from rlplay.zoo.actors import ActorCritic
 from tests.support.rows import untold
-
-N_ENVS = 3
-ZEROS = np.zeros((2, 6), np.float32)
-ENTRIES = {
-    "code": float,
-    "even": np.int64,
-    "first": bool,
-    "place": np.zeros(2, np.int32),
-    "nested.deep.step": np.int32,
-    "nested.deep.over": bool,
-    "episode.r": float,
-    "TimeLimit.truncated": bool,
-    "a.b": float,
-    "never": float,
-}
-
-engines = pytest.mark.parametrize("engine", [same, threaded], ids=["same", "threaded"])
-of_every_kind = pytest.mark.parametrize("kind", ["gym", "SAME_STEP", "DISABLED", "NEXT_STEP"])
-
-
-def library_of(kind):
-    return pytest.importorskip("gym" if kind == "gym" else "gymnasium")
-
-
-def vector_of(kind, makers, how="Sync", **options):
-    """Make a vector environment: gym's, or gymnasium's in one of its modes."""
-    vector = library_of(kind).vector
-    mode = {} if kind == "gym" else {"autoreset_mode": vector.AutoresetMode[kind]}
-    return getattr(vector, f"{how}VectorEnv")(makers, **mode, **options)
-
-
-def ledgers(kind, cls=LedgerEnv, **options):
-    spaces = library_of(kind).spaces
-    return [lambda j=j: cls(spaces, j, **options) for j in range(N_ENVS)]
-
-
-def collected(engine, envs, actor, n_steps, n_fragments, **options):
-    with engine.rollout(envs, actor, n_steps, seed=5, final=True, **options) as feed:
-        fragments = [next(feed) for _ in range(n_fragments)]
-        assert feed.steps == sum(int(fragment.env.valid.sum()) for fragment in fragments)
-        return fragments, feed.episodes()
-
-
-def transitions_of(fragments):
-    """Return for each environment its transitions, and the finals of its episodes."""
-
-    def whole(fragment):
-        state, actor = fragment.state, dict(fragment.actor)
-        # at the beginning of an episode the reward is the previous one's, if there is any
-        actor["rew"] = actor["rew"].masked_fill(state.fin, 0)
-        before = nested.map(lambda x: x[:-1], (state.stepno, state.obs, state.fin, actor))
-        after = nested.map(lambda x: x[1:], (state.act, state.rew))
-        return before, after, fragment.env._replace(final=())
-
-    steps = nested.map(lambda *xs: torch.cat(xs), *map(whole, fragments))
-    ends = nested.map(lambda *xs: torch.cat(xs), *(fragment.env.final[1:] for fragment in fragments))
-    valid = steps[2].valid
-    return [
-        (nested.map(lambda x, b=b: x[valid[:, b], b], steps), nested.map(lambda x, b=b: x[ends[0] == b], ends))
-        for b in range(valid.shape[1])
-    ]
-
-
-def assert_equal(one, other, *, up_to=None, containers=True):
-    assert nested.structure(one) == nested.structure(other) or not containers
-    for x, y, name in zip(nested.leaves(one), nested.leaves(other), nested.names(other, ""), strict=True):
-        assert x.dtype == y.dtype, name
-        np.testing.assert_array_equal(x[:up_to].numpy(), y[:up_to].numpy(), name)
-
-
-def check_against_list(
-    kind, makers, actor, n_steps, n_fragments=4, *, engine=same, containers=True, how="Sync", **options
-):
-    """Check that a vector environment gives the fragments and episodes of the list of its parts."""
-    parts = [make() for make in makers]
-    fragments, episodes = collected(engine, parts, actor, n_steps, n_fragments, **options)
-    envs = vector_of(kind, makers, how)
-    try:
-        got, played = collected(engine, envs, actor, n_steps, n_fragments, **options)
-    finally:
-        envs.close()
-    assert len(played) > 5
-    if kind != "NEXT_STEP":
-        assert played == episodes
-        assert_equal(got, fragments, containers=containers)
-        return got
-    for j in range(len(makers)):
-        ours, theirs = ([episode for episode in some if episode.env == j] for some in (played, episodes))
-        assert ours == theirs[: len(ours)]
-    for one, other in zip(transitions_of(got), transitions_of(fragments), strict=True):
-        for mine, its in zip(one, other, strict=True):
-            assert_equal(mine, its, up_to=len(nested.leaves(mine)[0]), containers=containers)
-    return got
-
+from tests.support.vectors import (
+    ENTRIES,
+    N_ENVS,
+    ZEROS,
+    assert_equal,
+    check_against_list,
+    collected,
+    engines,
+    ledgers,
+    library_of,
+    of_every_kind,
+    transitions_of,
+    vector_of,
+)
 
 # --- equal to the list of the parts -----------------------------------------------------------------------------------
 
@@ -443,6 +363,7 @@ class Pixels(CountingActor):
         return act % 4, hx, info
 
 
+@untold
 @pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # EnvPool's spaces
 @pytest.mark.parametrize(
     ("task", "actor"),
@@ -461,6 +382,7 @@ def make_atari(mode="NextStep", **how):
     return vector_env.AtariVectorEnv("breakout", N_ENVS, autoreset_mode=mode, **how)
 
 
+@untold
 def test_ale_vector_environments_in_next_step_mode():
     envs, twin = make_atari(), make_atari()
     reset, seeds = envs.reset, []

@@ -85,9 +85,9 @@ def test_an_object_that_is_no_environment_is_refused(refuses):
     refuses(TypeError, "environment 0", "None", envs=[lambda: None])
 
 
-def test_a_vector_environment_in_a_list_is_refused(refuses):
+def test_a_vector_environment_beside_a_single_one_is_refused(refuses):
     vector = SimpleNamespace(num_envs=2, single_observation_space=ScriptedEnv.observation_space, step=bool, reset=bool)
-    refuses(TypeError, "`envs[1]`", "vector environment", "pass it alone", envs=[ScriptedEnv(), vector])
+    refuses(TypeError, "`envs[1]` is a vector", "`envs[0]` is a single", "a list of", envs=[ScriptedEnv(), vector])
 
 
 def test_sticky_with_a_vector_environment_is_refused(refuses):

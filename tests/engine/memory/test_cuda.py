@@ -18,7 +18,7 @@ from rlplay.engine import BaseActorModule
 from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
-from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, QNetwork, mlp
+from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, NatureCNN, QNetwork, mlp
 from tests.support.assertions import assert_identical_on_any_device
 
 pytestmark = [
@@ -90,6 +90,50 @@ def test_threaded_yields_the_fragments_of_same_on_a_gpu(lag, sleep):
     expected = collected(same, lag=lag, groups=2)
     assert all(leaf.is_cuda for leaf in nested.leaves(expected))
     assert_identical_on_any_device(expected, collected(threaded, lag=lag, groups=2, sleep=sleep))
+
+
+def feed_forward():
+    """An actor whose steps hand nothing on to each other, with products that cuBLAS needs a workspace for."""
+    return ActorCritic(mlp(4, 512, 512, 2), mlp(4, 512, 512, 1))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_groups_on_streams_of_their_own_yield_the_fragments_of_one_stream(compile, monkeypatch):
+    """Captured steps are replayed side by side: with three groups one is launched before the other two are done."""
+    options = {"make_actor": feed_forward, "lag": 1, "groups": 3, "compile": compile}
+    with monkeypatch.context() as patch:
+        patch.setattr(CudaLane, "use_turn", lambda self, turn: None)
+        expected = collected(same, **options)
+    for _ in range(3):
+        assert_identical_on_any_device(expected, collected(threaded, sleep=True, **options))
+
+
+def test_a_list_of_vector_environments_yields_the_fragments_of_same_on_a_gpu():
+    vector = pytest.importorskip("ale_py.vector_env")
+
+    def fragments(engine, **options):
+        torch.manual_seed(0)
+        actor = ActorCritic(torch.nn.Linear(512, 4), torch.nn.Linear(512, 1), body=NatureCNN(4)).cuda()
+        envs = [vector.AtariVectorEnv("breakout", 4) for _ in range(2)]
+        with engine.rollout(envs, actor, N_STEPS, seed=3, **options) as feed:
+            return [nested.map(torch.clone, next(feed)) for _ in range(4)]
+
+    assert_identical_on_any_device(fragments(same), fragments(threaded, compile=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_captured_step_of_a_group_takes_one_copy_each_way_one_wait_and_one_launch(groups):
+    counted = []
+    for n_steps in (8, 24):
+        envs = [gym.make("CartPole-v1") for _ in range(4 * groups)]
+        with same.rollout(envs, feed_forward().cuda(), n_steps, groups=groups, compile=True) as feed:
+            next(feed)
+            before = feed._lane.counters.copy()
+            next(feed)
+            counted.append(feed._lane.counters.since(before))
+    costs, n = counted[1].since(counted[0]), 16 * groups
+    assert (costs.copies_up, costs.copies_down, costs.host_waits, costs.launches) == (n, n, n, n)
+    assert costs.allocations == 0
 
 
 def test_the_learner_may_be_on_a_stream_of_its_own():

@@ -10,6 +10,7 @@ from torch import Tensor
 from .... import nested
 from ....nested import Nested
 from ...core import State
+from ...memory.slot import GroupBlocks
 
 __all__ = ["CaptureMemory", "copy_at_once"]
 
@@ -23,29 +24,31 @@ class CaptureMemory:
         ``b``, the number of environments in the group.
     index : int64 tensor, ``(1,)``
         The row that the next step reacts to.
+    acts : list of tensors, ``(1, b, ...)``
+        Where the leaves of the latest action are written.
     infos : list of tensors, ``(n, b, ...)``
         The rows of each leaf of the actor's info.
     hx, hx_leaves : nested tensors, and list of their leaves, ``(L, b, ...)``
         The recurrent state before that row, not yet reset.
-    acts : list of tensors, ``(1, b, ...)``
-        The leaves of the latest action.
     """
 
     def __init__(
-        self, state: State, info: Nested, hx: Nested, allocate: Callable[[Sequence[int], torch.dtype], Tensor]
+        self,
+        rows: GroupBlocks,
+        acts: list[Tensor],
+        infos: list[Tensor],
+        hx: Nested,
+        allocate: Callable[[Sequence[int], torch.dtype], Tensor],
     ) -> None:
-        """Allocate everything but the rows, ``state`` and ``info``, which are ``(n, b, ...)`` and used as they are."""
-        self._rows, self._structure = nested.flatten(state)
-        self.infos = nested.leaves(info)
+        """Use the rows, ``acts`` and ``infos`` as they are; allocate the rest."""
+        self._rows, self.acts, self.infos = rows, acts, infos
         self.index = allocate((1,), torch.int64).zero_()
         self.hx = nested.map(lambda x: allocate(x.shape, x.dtype).copy_(x), hx)
         self.hx_leaves = nested.leaves(self.hx)
-        self.acts = [allocate((1, *x.shape[1:]), x.dtype) for x in nested.leaves(state.act)]
 
     def row(self) -> State:
         """Return a copy of the row at the index, selected on the device."""
-        selected = [rows.index_select(0, self.index) for rows in self._rows]
-        return self._structure.unflatten(selected)  # type: ignore[return-value]
+        return self._rows.select(self.index)
 
     def step_from_first_row(self, step: Callable[[], None]) -> None:
         """Set the index to 0 and call ``step``."""

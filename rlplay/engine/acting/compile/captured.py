@@ -19,6 +19,7 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
+from ...memory.slot import GroupBlocks
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
@@ -71,14 +72,14 @@ class CapturedBehaviour(Behaviour):
     def _present_modes(self) -> Modes:
         return tuple(module.training for module in self._modules.values())
 
-    def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
+    def probe(self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], act: Nested) -> tuple[Nested, Nested]:
         """Run the actor on the first row, as the base class does, and check whether its step can be captured."""
-        info, hx = super().probe(groups, state, act)
+        info, hx = super().probe(groups, inputs, act)
         self._trial_memory = []
-        for group in {group.width: group for group in groups}.values():
-            part = nested.map(lambda x, at=group.columns: x[:, at].clone(), state)
-            rows = nested.map(lambda x, n=group.width: self._allocate((1, n, *x.shape), x.dtype), info)
-            self._trial_memory.append(CaptureMemory(part, rows, group.hx, self._allocate))
+        for group, first in {group.width: (group, first) for group, first in zip(groups, inputs, strict=True)}.values():
+            infos = [self._allocate((1, group.width, *x.shape), x.dtype) for x in nested.leaves(info)]
+            acts = [torch.empty_like(x) for x in nested.leaves(first.state.act)]
+            self._trial_memory.append(CaptureMemory(first, acts, infos, group.hx, self._allocate))
         self._checked_modes, self._refusals = [], {}  # probed again if the torch context changes before the first ask
         n = len(self._modules)
         with global_generator_kept(self._lane.actor_device):
@@ -89,7 +90,9 @@ class CapturedBehaviour(Behaviour):
         self._probed = True
         return info, hx
 
-    def bind_rows(self, groups: Sequence[Group], state: State, info: Nested) -> None:
+    def bind_rows(
+        self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], answers: Sequence[list[Tensor]], info: Nested
+    ) -> None:
         """Capture the step of each group in all modes that passed the checks. If one capture fails, use none."""
         lane = self._lane
         lane.host_wait(lane.record())  # weights, modes and the first rows have arrived
@@ -98,10 +101,10 @@ class CapturedBehaviour(Behaviour):
             self._check_step(present)
             if present in self._refusals:
                 self._report(present, self._refusals[present])
-        for group in groups:
-            part, rows = nested.map(lambda x, at=group.columns: x[:, at], (state, info))
-            allocate = partial(lane.empty, Place.ACTOR)
-            self._memory[group.number] = CaptureMemory(part, rows, group.hx, allocate)
+        for group, rows, answer in zip(groups, inputs, answers, strict=True):
+            infos = [leaf[:, group.columns] for leaf in nested.leaves(info)]
+            acts, allocate = answer[: self.spec.n_acts], partial(lane.empty, Place.ACTOR)
+            self._memory[group.number] = CaptureMemory(rows, acts, infos, group.hx, allocate)
         self._all_places = weight_places(self._module)
         passed = [modes for modes in self._checked_modes if modes not in self._refusals]
         try:
@@ -178,9 +181,6 @@ class CapturedBehaviour(Behaviour):
             super().react_into(group, state, rows, begun=begun, virtual=virtual)
             return
         step()
-        acts = self._memory[group.number].acts
-        if acts:
-            torch._foreach_copy_(rows[: len(acts)], acts, non_blocking=True)
 
     def _return_buffers(self) -> bool:
         """Copy tensors that eager steps have assigned to buffers to the addresses of captured steps.
@@ -249,7 +249,7 @@ class CapturedBehaviour(Behaviour):
     def _capture(self, group: Group) -> Callable[[], None]:
         self._draw_from(group.generator)
         step = partial(self._step, self._module, self._all_places, self._memory[group.number])
-        return self._lane.capture(step, [group.generator])
+        return self._lane.capture(step, [group.generator], group.number)
 
     def _step(self, module: BaseActorModule, places: list[WeightPlace], memory: CaptureMemory) -> None:
         """React to the row at the index, write answers, recurrent state and buffers, and increment the index."""

@@ -19,6 +19,7 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane
+from ...memory.slot import GroupBlocks
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
@@ -67,15 +68,15 @@ class CompiledBehaviour(Behaviour):
         self._latest: dict[Modes, tuple[Variant, PlainChanges]] = {}
         self._eager_for_ever = False
 
-    def probe(self, groups: Sequence[Group], state: State, act: Nested) -> tuple[Nested, Nested]:
+    def probe(self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], act: Nested) -> tuple[Nested, Nested]:
         """Run the actor on the first row, as the base class does, and compile its step."""
-        info, hx = super().probe(groups, state, act)
+        info, hx = super().probe(groups, inputs, act)
         self._torch_context = TorchContext.here(self._lane.actor_device)
         # probed again if the torch context has changed between the call and the first ask
         for results in (self._workspaces, self._graphs, self._refusals, self._programs, self._active_programs):
             results.clear()
-        for group in groups:
-            part = nested.map(lambda x, at=group.columns: x[:, at].clone(), state)
+        for group, first in zip(groups, inputs, strict=True):
+            part = nested.map(torch.clone, first.state)
             rows = [
                 torch.empty((1, group.width, *leaf.shape), dtype=leaf.dtype, device="cpu")
                 for leaf in nested.leaves(info)

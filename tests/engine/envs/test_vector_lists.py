@@ -1,0 +1,265 @@
+"""A list of vector environments: each is a group, which takes turns with the others."""
+
+from __future__ import annotations
+
+import threading
+
+import gymnasium
+import pytest
+import torch
+
+from rlplay import nested
+from rlplay.engine.rollout import same, threaded
+from rlplay.testing import CountingActor, LaggingLane
+from rlplay.zoo.actors import ActorCritic, mlp
+from tests.support.assertions import assert_identical
+from tests.support.rows import untold
+from tests.support.vectors import ENTRIES, check_against_list, engines, ledgers, of_every_kind
+
+SyncVectorEnv = gymnasium.vector.SyncVectorEnv
+
+
+def make_cartpoles(n=2, cls=SyncVectorEnv, **options):
+    mode = gymnasium.vector.AutoresetMode.SAME_STEP
+    return cls([lambda: gymnasium.make("CartPole-v1")] * n, autoreset_mode=mode, **options)
+
+
+def make_actor():
+    torch.manual_seed(0)
+    return ActorCritic(mlp(4, 8, 2), mlp(4, 8, 1))
+
+
+def fragments_of(engine, envs, n_fragments=4, **options):
+    with engine.rollout(envs, make_actor(), 9, seed=1, **options) as feed:
+        return [nested.map(lambda x: x.clone(), next(feed)) for _ in range(n_fragments)]
+
+
+class SendsAndReceives(SyncVectorEnv):
+    """Has the methods of EnvPool and ale-py, and notes their calls."""
+
+    calls: list[tuple[str, int]]
+    number: int
+
+    def step(self, actions):
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions):
+        self.calls.append(("send", self.number))
+        self.actions_sent = actions
+
+    def recv(self):
+        self.calls.append(("recv", self.number))
+        return super().step(self.actions_sent)
+
+
+class OverridesStep(SendsAndReceives):
+    def step(self, actions):
+        self.calls.append(("step", self.number))
+        return super().step(actions)
+
+
+def numbered(cls, n=2):
+    calls, envs = [], [make_cartpoles(cls=cls) for _ in range(n)]
+    for number, env in enumerate(envs):
+        env.calls, env.number = calls, number
+    return envs, calls
+
+
+# ---- the law
+
+
+@untold
+@pytest.mark.parametrize("how", ["Sync", "Async"])
+@engines
+@of_every_kind
+def test_a_list_of_vector_environments_gives_the_fragments_of_the_list_of_all_parts(kind, engine, how):
+    """The parts of each vector environment are a group; widths may differ."""
+    makers = ledgers(kind, n_envs=5)
+    check_against_list(kind, makers, CountingActor(), 7, engine=engine, n_vectors=2, how=how, info=ENTRIES)
+
+
+@pytest.mark.usefixtures("no_stock")
+@pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
+@engines
+def test_a_list_of_vector_environments_on_the_lagging_device(engine, haste):
+    def make():
+        return [make_cartpoles(n) for n in (2, 3, 1)]
+
+    expected = fragments_of(same, make(), final=True)
+    lane = LaggingLane(haste=haste)
+    got = fragments_of_lane(engine, make(), lane, final=True)
+    assert_identical(expected, got)
+
+
+def fragments_of_lane(engine, envs, lane, **options):
+    """Collect fragments, and read them when the device is done."""
+    with engine.rollout(envs, make_actor(), 9, seed=1, device=lane, **options) as feed:
+        fragments = [next(feed) for _ in range(4)]
+        lane.synchronize()
+        return nested.map(lambda x: x.clone(), fragments)
+
+
+@engines
+def test_factories_of_vector_environments_are_called_and_what_they_make_is_closed(engine):
+    made = []
+
+    def make(seed):
+        made.append(make_cartpoles())
+        made[-1].seed_of_factory = seed
+        return made[-1]
+
+    with engine.rollout([make, make], make_actor(), 9, seed=1) as feed:
+        got = [nested.map(lambda x: x.clone(), next(feed)) for _ in range(4)]
+    assert_identical(fragments_of(same, [make_cartpoles(), make_cartpoles()]), got)
+    assert [env.closed for env in made] == [True, True]
+    assert made[0].seed_of_factory != made[1].seed_of_factory
+
+
+class TwoActions(CountingActor):
+    def forward(self, obs, **inputs):
+        act, hx, info = super().forward(obs, **inputs)
+        return act % 2, hx, info
+
+
+def make_atari(n):
+    vector = pytest.importorskip("ale_py.vector_env")
+    size = {"img_height": 12, "img_width": 12, "stack_num": 1, "noop_max": 0}
+    return vector.AtariVectorEnv("breakout", n, max_num_frames_per_episode=60, **size)
+
+
+def make_envpool(n):
+    envpool = pytest.importorskip("envpool")
+    return envpool.make("CartPole-v1", env_type="gymnasium", num_envs=n, seed=7, max_episode_steps=12)
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered:UserWarning")  # EnvPool's spaces
+@pytest.mark.parametrize("make", [make_atari, make_envpool], ids=["ale-py", "EnvPool"])
+def test_ale_py_and_envpool_step_in_the_background(make):
+    def fragments(engine, **options):
+        with engine.rollout([make(2), make(3)], TwoActions(), 20, seed=1, **options) as feed:
+            assert threading.active_count() <= before + (engine is threaded)
+            fragments = [next(feed) for _ in range(4)]
+            if "device" in options:
+                options["device"].synchronize()
+            return nested.map(lambda x: x.clone(), fragments)
+
+    before = threading.active_count()
+    expected = fragments(same)
+    assert expected[0].env.terminated.shape == (20, 5)
+    assert sum(int(fragment.state.fin[1:].sum()) for fragment in expected) > 3
+    for engine in (same, threaded):
+        assert_identical(expected, fragments(engine))
+        assert_identical(expected, fragments(engine, device=LaggingLane(haste=0.5)))
+
+
+# ---- who steps
+
+
+@pytest.mark.parametrize("device", [None, LaggingLane])
+@engines
+def test_while_one_vector_environment_is_waited_for_the_other_is_stepping(engine, device):
+    envs, calls = numbered(SendsAndReceives)
+    options = {} if device is None else {"device": device()}
+    with engine.rollout(envs, make_actor(), 4, seed=1, lag=0, **options) as feed:
+        next(feed)
+    a, b = 0, 1
+    assert calls[:6] == [("send", a), ("send", b), ("recv", a), ("send", a), ("recv", b), ("send", b)]
+    assert calls[-2:] == [("recv", a), ("recv", b)]
+
+
+def test_a_subclass_that_does_more_in_its_step_is_stepped_by_it():
+    envs, calls = numbered(OverridesStep)
+    fragments_of(same, envs, 1)
+    assert calls.count(("step", 0)) == calls.count(("step", 1)) == 9
+
+
+class ReleasesLock(SyncVectorEnv):
+    releases_interpreter_lock = True
+
+    def step(self, actions):
+        self.stepped_by = threading.current_thread().name
+        return super().step(actions)
+
+
+def test_environments_that_release_the_interpreter_lock_are_stepped_by_a_thread_each():
+    envs = [make_cartpoles(cls=ReleasesLock) for _ in range(2)]
+    got = fragments_of(threaded, envs)
+    assert [env.stepped_by for env in envs] == ["rlplay-worker-0", "rlplay-worker-1"]
+    envs = [make_cartpoles(cls=ReleasesLock) for _ in range(2)]
+    assert_identical(fragments_of(same, envs), got)
+    assert {env.stepped_by for env in envs} == {threading.current_thread().name}
+
+
+def test_environments_that_keep_the_interpreter_lock_are_stepped_in_the_collectors_thread():
+    before = threading.active_count()
+    with threaded.rollout([make_cartpoles(), make_cartpoles()], make_actor(), 9) as feed:
+        next(feed)
+        assert threading.active_count() == before + 1
+
+
+@engines
+def test_a_step_under_way_is_waited_for_at_the_end_so_that_the_environment_can_be_used_again(engine):
+    envs = [make_cartpoles(cls=gymnasium.vector.AsyncVectorEnv, shared_memory=False) for _ in range(2)]
+    try:
+        first = fragments_of(engine, envs)
+        assert_identical(first, fragments_of(engine, envs))
+    finally:
+        for env in envs:
+            env.close()
+
+
+# ---- errors
+
+
+class FailsAtStep3(SyncVectorEnv):
+    n_steps = 0
+
+    def step(self, actions):
+        self.n_steps += 1
+        if self.n_steps == 3:
+            raise ArithmeticError("the third step")
+        return super().step(actions)
+
+
+@engines
+def test_an_error_names_the_vector_environment_and_the_step(engine):
+    feed = engine.rollout([make_cartpoles(), make_cartpoles(cls=FailsAtStep3)], make_actor(), 9)
+    with pytest.raises(ArithmeticError, match="the third step") as caught:
+        next(feed)
+    assert "vector environment 1, in env.step, at step 2 of fragment 0" in caught.value.__notes__[0]
+
+
+@engines
+def test_what_does_not_go_together_is_refused_at_the_call(engine):
+    one, another = make_cartpoles(), make_cartpoles()
+    single = gymnasium.make("CartPole-v1")
+    other = SyncVectorEnv([lambda: gymnasium.make("Acrobot-v1")])
+
+    def refuses(error, match, envs, **options):
+        with pytest.raises(error, match=match):
+            engine.rollout(envs, make_actor(), 9, **options)
+
+    refuses(TypeError, r"`envs\[1\]` is a vector environment and `envs\[0\]` is a single one", [single, one])
+    refuses(ValueError, "stands twice", [one, one])
+    refuses(ValueError, "`groups` must be 1 for a list of vector environments, got 2", [one, another], groups=2)
+    refuses(ValueError, "stand still", [one, another], sticky=True)
+    refuses(ValueError, "equal spaces", [one, other])
+    refuses(TypeError, "has made a single environment", [make_cartpoles, lambda: gymnasium.make("CartPole-v1")])
+
+
+def test_a_hanging_vector_environment_is_named():
+    class Hangs(SyncVectorEnv):
+        def step(self, actions):
+            hanging.wait()
+            return super().step(actions)
+
+    hanging = threading.Event()
+    envs = [make_cartpoles(), make_cartpoles(cls=Hangs)]
+    feed = threaded.rollout(envs, make_actor(), 9, timeout=0.5)
+    try:
+        with pytest.raises(TimeoutError, match=r"vector environment 1, in env\.step"):
+            next(feed)
+    finally:
+        hanging.set()
+        feed.close()

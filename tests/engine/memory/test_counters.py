@@ -1,0 +1,203 @@
+"""What a step costs on a device, counted on the lagging one: copies, waits, launches, operations, memory."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rlplay import sampling
+from rlplay.engine import BaseActorModule
+from rlplay.engine.memory.counters import Counters
+from rlplay.engine.rollout import same, threaded
+from rlplay.testing import LaggingLane
+from rlplay.testing.operation_log import OperationLog
+from rlplay.zoo.actors import ActorCritic, mlp
+
+WIDTH = 4  # environments of a group
+STEPS = 8, 24
+
+
+class Pixels(gymnasium.Env):
+    """Costs nothing, and shows images of 84 x 84 bytes, four at a time."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = gymnasium.spaces.Discrete(4)
+
+    def reset(self, *, seed=None, options=None):
+        self.image = np.full((4, 84, 84), 7, np.uint8)
+        return self.image, {}
+
+    def step(self, action):
+        return self.image, 1.0, False, False, {"speed": 1.0}
+
+
+class Nature(BaseActorModule):
+    """Acts by the network of Mnih et al. (2015)."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(),
+            nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 5),
+        )  # fmt: skip
+
+    def forward(self, obs, *, hx=None, **ignored):
+        logits, value = self.network(obs[0] / 255).split([4, 1], dim=-1)
+        act = sampling.categorical(logits[None], generator=self.generator)
+        return act, (), {"logits": logits[None], "value": value[None, :, 0]}
+
+
+class Gru(BaseActorModule):
+    def __init__(self):
+        super().__init__()
+        self.core, self.head = nn.GRU(4, 8), nn.Linear(8, 2)
+
+    def forward(self, obs, *, hx=None, **ignored):
+        out, hx = self.core(obs, hx)
+        logits = self.head(out)
+        return sampling.categorical(logits, generator=self.generator), hx, logits
+
+
+def make_cartpole():
+    return gymnasium.make("CartPole-v1", max_episode_steps=7)
+
+
+WORKS = {
+    "CartPole": (make_cartpole, lambda: ActorCritic(mlp(4, 16, 2), mlp(4, 16, 1)), 16),
+    "pixels": (Pixels, Nature, 4 * 84 * 84),
+}
+
+
+def count(make_env, make_actor, n_steps, *, engine=same, groups=1, n_fragments=2, **options):
+    """Return what the lane is asked for by some fragments after the first two, and in all."""
+    lane = LaggingLane()
+    envs = [make_env() for _ in range(WIDTH * groups)]
+    with engine.rollout(
+        envs, make_actor(), n_steps, seed=0, compile=True, groups=groups, device=lane, lag=0, **options
+    ) as feed:
+        for _ in range(2):
+            next(feed)
+        before = lane.counters.copy()
+        for _ in range(n_fragments):
+            next(feed)
+        return lane.counters.since(before), lane.counters.copy()
+
+
+def count_per_step(*args, groups=1, **options):
+    """Return what a step of one group costs: the slope over the length of fragments."""
+    (short, _), (long, _) = (count(*args, n_steps, groups=groups, **options) for n_steps in STEPS)
+    n = 2 * (STEPS[1] - STEPS[0]) * groups
+    return Counters(**{name: value / n for name, value in vars(long.since(short)).items()})
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("work", WORKS)
+def test_a_step_of_a_group_takes_one_copy_each_way_one_wait_and_one_launch(work, groups):
+    make_env, make_actor, observation = WORKS[work]
+    costs = count_per_step(make_env, make_actor, groups=groups)
+    assert (costs.copies_up, costs.copies_down, costs.host_waits, costs.launches) == (1, 1, 1, 1)
+    assert costs.allocations == 0
+    small = 8 + 8 + 4 + 4 * 1  # step count, action, reward and four flags, in bytes
+    padding = 8 * 16 + 64  # leaves begin at multiples of 16 bytes, blocks at multiples of 64
+    assert WIDTH * observation <= costs.bytes_up <= WIDTH * (observation + small) + padding
+    assert costs.bytes_down == WIDTH * 8
+
+
+@pytest.mark.parametrize("options", [{"info": ["speed"]}, {"final": True}], ids=str)
+def test_infos_go_up_with_their_row_and_last_observations_by_a_copy_of_their_own(options):
+    plain, more = (count_per_step(Pixels, Nature, **some) for some in ({}, options))
+    assert more.copies_up == plain.copies_up
+    assert more.bytes_up - plain.bytes_up <= 64
+    assert (more.copies_down, more.host_waits, more.launches) == (1, 1, 1)
+
+
+def test_each_step_that_ends_an_episode_takes_one_more_copy_and_launch_with_final():
+    """The reaction to the true last observations. All episodes of these environments end together, at each 7th step."""
+
+    class Clock(Pixels):
+        def reset(self, *, seed=None, options=None):
+            self.left = 8
+            return super().reset()
+
+        def step(self, action):
+            self.left -= 1
+            return self.image, 1.0, not self.left, False, {}
+
+    plain, final = (count_per_step(Clock, Nature, **some) for some in ({}, {"final": True}))
+    assert (final.copies_up - plain.copies_up, final.launches - plain.launches) == (1 / 8, 1 / 8)
+    assert final.host_waits == plain.host_waits
+
+
+def test_a_recurrent_state_takes_no_copy_and_no_wait():
+    costs = count_per_step(make_cartpole, Gru)
+    assert (costs.copies_up, costs.copies_down, costs.host_waits, costs.launches) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_page_locked_memory_does_not_depend_on_the_length_of_fragments(work):
+    make_env, make_actor, _ = WORKS[work]
+    sizes = []
+    for n_steps in (16, 512):
+        lane = LaggingLane()
+        with same.rollout([make_env() for _ in range(WIDTH)], make_actor(), n_steps, device=lane):
+            sizes.append(lane.counters.locked_bytes)
+    assert sizes[0] == sizes[1] > 0
+
+
+def test_a_fragment_takes_one_allocation_for_each_of_its_leaves_and_each_weight():
+    make_env, make_actor, _ = WORKS["CartPole"]
+    costs, _ = count(make_env, make_actor, 8, n_fragments=5)
+    actor = make_actor()
+    n_leaves = 5 + 3 + 2  # of state, outcome and info
+    assert costs.allocations == 5 * (n_leaves + len(list(actor.parameters())))
+
+
+# the operations of a captured step that are not the actor's own: the row is gathered, infos, action and recurrent state
+# are written into their places, the recurrent state is reset, and the index is incremented
+ALWAYS = {"index_select": 1, "copy_": 1, "add_": 1}
+EXTRA = {
+    "CartPole": (make_cartpole, WORKS["CartPole"][1], ALWAYS | {"index_copy_": 2}),
+    "pixels": (Pixels, Nature, ALWAYS | {"index_copy_": 2}),
+    "recurrent": (make_cartpole, Gru, ALWAYS | {"index_copy_": 1, "copy_": 2, "masked_fill": 1}),
+}
+
+
+@pytest.mark.parametrize("work", EXTRA)
+def test_a_captured_step_adds_few_operations_to_those_of_the_actor(work, monkeypatch):
+    make_env, make_actor, expected = EXTRA[work]
+    captures, capture = [], LaggingLane.capture
+
+    def noting_capture(*args):
+        replay = capture(*args)
+        captures.append(Tally(replay.__self__.names))
+        return replay
+
+    monkeypatch.setattr(LaggingLane, "capture", noting_capture)
+    count(make_env, make_actor, 4, n_fragments=1)
+    own = operations_of(make_actor(), make_env())
+    assert captures
+    assert captures[0] - own == Tally(expected)  # the others are of modes in which the actor does something else
+
+
+def operations_of(actor, env):
+    """Return the operations of a step of the actor itself."""
+    actor.generator = torch.Generator()
+    obs = torch.from_numpy(np.stack([env.reset(seed=0)[0]] * WIDTH))[None]
+    zeros, fin = torch.zeros((1, WIDTH), dtype=torch.int64), torch.zeros((1, WIDTH), dtype=torch.bool)
+    with torch.no_grad():
+        _, hx, _ = actor.step(zeros, obs, zeros, zeros.float(), fin, hx=None, virtual=True)
+        with OperationLog([actor.generator], lambda x: lambda: x) as log:
+            actor.step(zeros, obs, zeros, zeros.float(), fin, hx=hx, virtual=False)
+    return Tally(log.names)
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_a_host_without_a_device_counts_nothing(engine):
+    with engine.rollout([make_cartpole()], WORKS["CartPole"][1](), 5) as feed:
+        next(feed)
+        assert feed._lane.counters == Counters()
