@@ -156,8 +156,8 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench = commands.add_parser(
         "bench",
         help="measure the speed of the engines, as a multiple of two limits of this machine",
-        description="Measure steps per second, and their ratio to two limits that are measured in the same run: (a)\n"
-        "stepping alone, (b) stepping and the bare forward pass. All engines and limits of one work are measured\n"
+        description="Measure steps per second, and their ratio to two limits that are measured in the same run:\n"
+        "stepping alone; stepping and the bare forward pass. All engines and limits of one work are measured\n"
         "alternately, in rounds; the results are medians over the rounds. A table is printed; a picture (PNG) and all\n"
         "figures (JSON) are written.",
         epilog=f"works, and the engines that each is measured with by default (on CUDA also\n"
@@ -202,7 +202,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     option(
         "--quick",
         action="store_true",
-        help="only a check that everything works: 8 environments, 2 short measurements, 2 engines",
+        help="only a check that everything works: 8 environments, 2 short measurements, 3 engines",
     )
     option("--out", default=Path("rlplay-bench"), type=Path, metavar="FOLDER", help="default: rlplay-bench")
 
@@ -218,7 +218,7 @@ def _bench(parser: argparse.ArgumentParser, options: dict[str, Any], command: st
     quick = options.pop("quick")
     defaults = {
         "work": list(WORKS),
-        "engine": [parse_engine(text) for text in ("same", "threaded")] if quick else None,
+        "engine": [parse_engine(text) for text in ("same", "threaded", "single")] if quick else None,
         "n_envs": [8] if quick else default_n_envs,
         "repeats": 2 if quick else 5,
         "window_seconds": 0.05 if quick else 0.5,

@@ -3,11 +3,11 @@
 Steps per second depend on the machine and on its load. Therefore two limits are measured in the same run as the
 engines, with the same environments, and engines are compared by their ratio to these limits.
 
-limit a: stepping alone
+limit a, in tables "stepping alone"
     A plain Python loop over the environments, in the calling thread. Each environment takes an action that was drawn
     uniformly before the clock started (a NumPy integer, as the engines pass it), and is reset when its episode ends.
     The loop keeps the current observations in a list and records nothing.
-limit b: stepping, and the bare forward pass
+limit b, in tables "stepping, network": stepping, and the bare forward pass
     The same loop; before each step the observations are stacked (``np.stack``, ``torch.from_numpy``, ``.to`` the
     device), and the actor's networks (body, policy and value) are evaluated once on the batch ``(1, B, ...)`` under
     ``torch.no_grad``. Nothing is sampled: the actions are those of limit a. On CUDA the host waits for the result at

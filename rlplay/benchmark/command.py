@@ -13,14 +13,14 @@ from tqdm import tqdm
 from ..engine.memory.cuda import lane_between
 from .gpu import DeviceProfiler, peak_upload_rate
 from .measure import Case, Limit, forward_pass, measure_interleaved
-from .report import LEGEND, Row, draw, gpu_row, limit_row, machine_row, run_row, table
+from .report import Row, draw, gpu_row, legend, limit_row, machine_row, run_row, table
 from .runs import EngineRun, Settings, make_actor
 from .spec import DEFAULT_ENGINES, ON_CUDA, Engine, parse_engine
 from .works import Work, make_work, missing_packages
 
 __all__ = ["LIMIT_NAMES", "bench"]
 
-LIMIT_NAMES = ("limit a: stepping", "limit b: and forward")
+LIMIT_NAMES = ("stepping alone", "stepping, network")
 
 _JSON_FILE, _PICTURE_FILE = "bench.json", "bench.png"
 
@@ -99,7 +99,7 @@ def bench(
                 print(table(rows_of_n_envs), end="\n\n", flush=True)
                 rows += rows_of_n_envs
         _write(summary, out)  # after each work, so that an interrupt loses only the present work
-    print(f"{LEGEND}\nall figures: {out / _JSON_FILE}\npicture: {out / _PICTURE_FILE}")
+    print(f"{legend(rows)}\nall figures: {out / _JSON_FILE}\npicture: {out / _PICTURE_FILE}")
     return summary
 
 

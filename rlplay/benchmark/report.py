@@ -18,28 +18,35 @@ from .gpu import DeviceActivity
 from .measure import Limit, Measurement, Spread, overlap_efficiency, seconds_per_fragment, steps_per_second
 from .runs import EngineRun
 
-__all__ = ["LEGEND", "Row", "draw", "gpu_row", "limit_row", "machine_row", "panel", "run_row", "table"]
+__all__ = ["Row", "draw", "gpu_row", "legend", "limit_row", "machine_row", "panel", "run_row", "table"]
 
 Row = dict[str, Any]
 """Figures of one limit or engine, by name, as in the JSON file."""
 
-LEGEND = """\
+_LEGEND = {  # by the column that has to be in the table
+    "steps/s": """\
 steps/s   of all environments together: the median and the range of all measurements
-/a, /b    as a multiple of limit a (stepping alone) and of limit b (stepping, and the bare forward pass)
+/step     as a multiple of "stepping alone": a plain loop that steps the environments and records nothing
+/net      as a multiple of "stepping, network": the same loop, which evaluates the actor's networks before each step
 us: env   microseconds per step that the collector spent in the environments, in the actor, in copying fragments,
           and in waiting for the learner
+""",
+    "learning": """\
 learning  steps/s with one update per fragment
 update    milliseconds of training alone, per fragment
 overlap   max(collection alone, training alone) / both, per fragment: 1 if the shorter one is hidden completely
+""",
+    "idle": """\
 idle      the share of the time in which the GPU did nothing: in collection alone, with the learner
-copying   GB/s of copies from page-locked memory to the GPU (limit a: the maximum of this machine)
-"""
+copying   GB/s of copies from page-locked memory to the GPU (stepping alone: the maximum of this machine)
+""",
+}
 
 _PACKAGES = ("rlplay", "torch", "numpy", "gym", "gymnasium", "ale-py")
 
-_COLLECTION_COLUMNS = ["steps/s", "range", "/a", "/b"]
+_COLLECTION_COLUMNS = ["steps/s", "range", "/step", "/net"]
 _TIME_COLUMNS = {"stepping": "us: env", "inference": "actor", "transfer": "copy", "waiting": "wait"}
-_LEARNING_COLUMNS = ["learning", "range", "/b", "update", "overlap"]
+_LEARNING_COLUMNS = ["learning", "range", "/net", "update", "overlap"]
 _GPU_COLUMNS = ["idle", "learning", "copying"]
 
 
@@ -161,6 +168,16 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([title, *aligned])
 
 
+def legend(rows: Sequence[Row]) -> str:
+    """Explain the columns that the tables of these rows have."""
+    shown = {
+        "steps/s": True,
+        "learning": any("learner" in row for row in rows),
+        "idle": any("gpu" in row for row in rows),
+    }
+    return "".join(text for column, text in _LEGEND.items() if shown[column])
+
+
 def _collection_cells(row: Row) -> list[str]:
     if "alone" not in row:
         return [""] * len([*_COLLECTION_COLUMNS, *_TIME_COLUMNS])
@@ -220,8 +237,8 @@ def draw(summary: Row, path: Path) -> None:
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}; {machine['date'][:10]}"
     figure = multiples(
         grid,
-        lines=("limit b", "limit a"),
-        title="Steps per second, as multiples of limit b: stepping and the bare forward pass",
+        lines=("stepping the environments and evaluating the networks, in a plain loop", "stepping alone"),
+        title="Steps per second: as a multiple of the plain loop, and absolute",
         caption=fill(summary["command"], 30 + 80 * len(n_envs)) + "\n" + where,
     )
     figure.savefig(path)
@@ -239,9 +256,15 @@ def panel(rows: Sequence[Row]) -> Panel:
         rates = [row[window]["steps per second"] if window in row else None for row in engines]
         return [rate and (rate["low"] / unit, rate["median"] / unit, rate["high"] / unit) for rate in rates]
 
+    def labels(window: str) -> list[str]:
+        rates = [row[window]["steps per second"]["median"] if window in row else None for row in engines]
+        return ["" if rate is None else f"{rate / unit:.2f}   {_format_rate(rate)}/s" for rate in rates]
+
+    windows = {"collection alone": "alone", "with a learner": "learner"}
     return Panel(
         title=f"{limit_b['work']}, {limit_b['n_envs']} environments",
         names=[row["engine"] for row in engines],
-        bars={"collection alone": bars("alone"), "with a learner": bars("learner")},
+        bars={name: bars(window) for name, window in windows.items()},
+        labels={name: labels(window) for name, window in windows.items()},
         ceiling=limit_a["alone"]["steps per second"]["median"] / unit,
     )

@@ -27,11 +27,12 @@ from rlplay.benchmark.measure import (
     seconds_per_fragment,
     steps_per_second,
 )
-from rlplay.benchmark.report import gpu_row, limit_row, panel, run_row, table
+from rlplay.benchmark.report import gpu_row, legend, limit_row, panel, run_row, table
 from rlplay.benchmark.runs import EngineRun, Learner, Settings
 from rlplay.benchmark.spec import DEFAULT_ENGINES, WORKS, Engine, parse_cost, parse_engine
 from rlplay.benchmark.works import Work, make_work
 from rlplay.engine.memory.lane import Lane
+from rlplay.plotting import Panel, multiples
 
 CPU = torch.device("cpu")
 LANE = Lane(CPU, CPU)
@@ -316,8 +317,36 @@ def test_the_table_and_the_picture_show_the_rows():
         "juggling, 8 environments",
         ["same", "same+groups2"],
         {"collection alone": [(0.25, 0.5, 0.5), None], "with a learner": [(0.4, 0.4, 0.5), None]},
+        {"collection alone": ["0.50   50.0/s", ""], "with a learner": ["0.40   40.0/s", ""]},
         2.0,
     )
+
+
+def test_the_legend_explains_the_columns_that_are_there():
+    run, a, b = made_up()
+    rows = [limit_row(a, a, b), limit_row(b, a, b), run_row(run, a, b)]
+    assert "learning  steps/s" in legend(rows)
+    assert "idle" not in legend(rows)
+    rows[2].pop("learner")
+    assert "learning  steps/s" not in legend(rows)
+    assert "idle" in legend([*rows, {"gpu": {}}])
+
+
+def test_panels_have_one_scale_and_no_label_over_a_line():
+    bars = {"collection alone": [(0.4, 0.5, 0.6), None], "with a learner": [(1.9, 2.0, 2.1), None]}
+    labels = {"collection alone": ["0.50   1.00k/s", ""], "with a learner": ["2.00   4.00k/s", ""]}
+    one = Panel("one", ["same", "threaded"], bars, labels, 1.5)
+    lower = {name: [(0.1, 0.2, 0.3), None] for name in bars}
+    figure = multiples([[one, one._replace(bars=lower, ceiling=40.0)]], lines=("a plain loop", "stepping alone"))
+    figure.draw_without_rendering()
+    scales = {axes.get_xlim() for axes in figure.axes}
+    assert len(scales) == 1
+    assert scales.pop()[1] > 2.1
+    assert "stepping alone is at 40" in figure.axes[1].get_title("left")
+    for axes in figure.axes:
+        for text in axes.texts:
+            if text.get_text() != "not available":
+                assert text.get_window_extent().x0 > axes.bbox.x1
 
 
 # the engines
@@ -530,7 +559,7 @@ def test_the_options_reach_the_engines(monkeypatch):
     ("options", "engines", "n_envs", "repeats"),
     [
         ([], None, [8, 64], 5),
-        (["--quick"], ["same", "threaded"], [8], 2),
+        (["--quick"], ["same", "threaded", "single"], [8], 2),
         (["--quick", "--engine", "single", "--n-envs", "3", "--repeats", "4"], ["single"], [3], 4),
     ],
 )
@@ -538,7 +567,7 @@ def test_quick_changes_the_options_that_were_not_given(tmp_path, monkeypatch, op
     asked = []
     monkeypatch.setattr(command, "bench", lambda *args, **options: asked.append((*args, options["repeats"])))
     assert main(["bench", *options, "--out", str(tmp_path)]) == 0
-    assert asked == [(list(WORKS), engines and [parse_engine(text) for text in engines], n_envs, repeats)]
+    assert asked == [(list(WORKS), engines and [parse_engine(text) for text in engines], n_envs, [], repeats)]
 
 
 def test_an_interrupt_closes_all_feeds_and_the_results_before_it_are_written(tmp_path, monkeypatch, capsys):
