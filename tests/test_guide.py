@@ -59,6 +59,15 @@ def test_every_recipe_has_a_program():
     assert {DOCS / "guide" / f"{name}.rst" for name in listed} <= set(PAGES)
 
 
+def test_the_messages_of_the_page_of_troubles_are_those_of_the_engine():
+    sources = "".join(path.read_text() for path in (DOCS.parent / "rlplay").rglob("*.py"))
+    page = (DOCS / "guide/troubleshooting.rst").read_text(encoding="utf-8")
+    messages = re.findall(r"^``(.*)``$", page, re.MULTILINE)
+    assert len(messages) >= 4
+    for message in messages:
+        assert message in sources, message
+
+
 def test_the_search_finds_what_users_look_for(tmp_path):
     for package in ("sphinx", "furo", "numpydoc"):
         pytest.importorskip(package)

@@ -157,8 +157,12 @@ class ActorCritic(Modular):
 class GaussianActorCritic(Modular):
     """An actor-critic for a Box of ``D`` numbers, with a normal distribution. In eval mode the action is the mean.
 
-    Its action is float32 ``(n_seq, B, D)`` and may lie outside the bounds of the space. Its info is
+    Its action is float32 ``(n_seq, B, D)``. Its info is
     ``{"mean": float (n_seq, B, D), "log_std": float (n_seq, B, D), "value": float (n_seq, B)}``.
+
+    The action may lie outside the bounds of the space. It is recorded, and handed to the environment, as it was drawn:
+    many environments clip it themselves, and for others there is ``gymnasium.wrappers.ClipAction``. The losses need the
+    action that was drawn, since its probability is that of the normal distribution.
 
     Parameters
     ----------
