@@ -99,6 +99,7 @@ def test_the_doctor_examines_this_machine():
     assert not [check for check in checks.values() if check["verdict"] == "fail"]
     assert {"python", "torch", "cores", "shared memory", "child process", "same, gym", "single", "multi"} <= set(checks)
     assert "8 steps" in checks["threaded, worker processes"]["found"]
+    assert "unmaintained" not in done.stderr  # the notice of gym's import, here or in a child process
 
 
 def test_a_doctor_that_cannot_be_imported_gives_a_remedy(monkeypatch, capsys):

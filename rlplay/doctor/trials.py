@@ -9,8 +9,10 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr
 from functools import partial
 from importlib import metadata
+from io import StringIO
 from time import perf_counter
 from typing import Any
 
@@ -175,7 +177,9 @@ def _collect_in_processes(rollout: Callable[..., Any], library: str, **options: 
 
 
 def _make_environment(library: str) -> Any:
-    return importlib.import_module(library).make(ENVIRONMENT)
+    with redirect_stderr(StringIO()):  # the import of gym prints four lines that are no finding of the doctor's
+        module = importlib.import_module(library)
+    return module.make(ENVIRONMENT)
 
 
 def _collect(open_feed: Callable[..., Any]) -> str:
