@@ -126,7 +126,8 @@ def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same")
     if min(collecting, training) >= _WORTH_OVERLAPPING and collecting + training <= 1 + _NEGLIGIBLE_IDLE:
         return f"{both}: they take turns; let them overlap: {_OVERLAP[engine]}"
     if min(idle, idle_collector) > _NEGLIGIBLE_IDLE and max(idle, idle_collector) < 2 * min(idle, idle_collector):
-        return f"{both}: each waits for the other now and then; a larger `lag` evens that out, or longer fragments{lock}"
+        remedy = f"a larger `lag` evens that out, or longer fragments{lock}"
+        return f"{both}: each waits for the other now and then; {remedy}"
     if training >= collecting:
         return f"{both}: training is the bottleneck{lock or ', and faster collection would change nothing'}"
     seconds, remedies = collector._asdict(), {"stepping": _FASTER_STEPS[engine], **_REMEDIES}
