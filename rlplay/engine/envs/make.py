@@ -55,6 +55,8 @@ def make_turns(
     reseed: bool,
     final: bool,
     sticky: bool,
+    first_env: int = 0,
+    sharded: bool = False,
     make_list: Callable[..., Environments] = EnvironmentList,
 ) -> list[Environments]:
     """Make, reset and check the environments of each turn: those of a group, or a vector environment.
@@ -71,6 +73,10 @@ def make_turns(
         Whether the environments are reset with seeds.
     final, sticky : bool
         As in ``rollout``.
+    first_env : int
+        The number of the first environment, among those of all shards.
+    sharded : bool
+        Whether there are several shards.
     make_list : callable
         Makes the environments of a group, with the arguments of :class:`EnvironmentList`.
 
@@ -78,29 +84,36 @@ def make_turns(
     ------
     TypeError, ValueError
         As the constructors of :class:`EnvironmentList` and :class:`VectorEnvironment`; a factory has made a vector
-        environment although ``sticky`` asks for single ones; several vector environments are to be several groups; or
-        an environment is there twice.
+        environment although ``sticky`` asks for single ones, or although there are shards; several vector environments
+        are to be several groups; or an environment is there twice.
     """
     made: list[Environments] = []
-    sources = list(sources)
+    sources, from_factories = list(sources), any(map(is_factory, sources))
     progress.doing, progress.env = "env.make", 0
     if is_factory(sources[0]):  # what it makes tells which kind of environments this feed has
-        first = make_environment(sources[0], seeds_of(seed, 1, reseed=reseed)[0])
+        first = make_environment(sources[0], seeds_of(seed, 1, reseed=reseed, first=first_env)[0])
         sources[0] = partial(_same, first)
     else:
         first = sources[0]
     try:
         if is_vector(first):
-            check_vectors(len(sources), len(groups), sticky=sticky)
-            start = 0
+            if from_factories:  # otherwise it is checked already
+                check_vectors(len(sources), len(groups), sticky=sticky)
+            if sharded and from_factories:
+                raise ValueError(
+                    "with `shard` the number of environments must be known before they are made: pass the vector "
+                    "environments themselves instead of factories."
+                )
+            start = first_env
             for k, source in enumerate(sources):
                 number = k if len(sources) > 1 else None
                 made.append(make_vector(source, seed, entries, progress, start, number, reseed=reseed, final=final))
                 start += made[-1].n_envs
         else:
-            seeds = seeds_of(seed, len(sources), reseed=reseed)
+            seeds = seeds_of(seed, len(sources), reseed=reseed, first=first_env)
             for group in groups:
-                made.append(make_list(sources[group], seeds[group], entries, progress, first=group.start))
+                start = first_env + group.start
+                made.append(make_list(sources[group], seeds[group], entries, progress, first=start))
         check_distinct([env for environments in made for env in environments.instances])
     except BaseException as error:
         for complaint in [complaint for environments in made for complaint in environments.close()]:
@@ -136,11 +149,11 @@ def make_vector(
     """
     owned = is_factory(source)
     progress.doing, progress.env = "env.make", vector_number(number)
-    env = make_environment(source, seeds_of(seed, first + 1, reseed=reseed)[first]) if owned else source
+    env = make_environment(source, seeds_of(seed, 1, reseed=reseed, first=first)[0]) if owned else source
     try:
         if not is_vector(env):
             raise TypeError(f"`envs[{number}]` has made a single environment, and another one a vector environment.")
-        seeds = seeds_of(seed, first + int(env.num_envs), reseed=reseed)[first:]
+        seeds = seeds_of(seed, int(env.num_envs), reseed=reseed, first=first)
         return VectorEnvironment(env, seeds, entries, progress, final=final, first=first, number=number, owned=owned)
     except BaseException as error:
         for complaint in close_environments([env] if owned else []):
@@ -225,12 +238,14 @@ def _how_to_make(name: str) -> str:
     return f"write `[gym.make({name!r}) for _ in range(8)]`, or `[lambda: gym.make({name!r})] * 8` for factories"
 
 
-def seeds_of(seed: int, n_envs: int, *, reseed: bool = True) -> list[int | None]:
+def seeds_of(seed: int, n_envs: int, *, reseed: bool = True, first: int = 0) -> list[int | None]:
     """Derive the seed of each environment ``j`` from child ``j`` of the seed sequence; None without ``reseed``.
+
+    The environments are those from number ``first`` on.
 
     Seeds have 31 bits, since some simulators take no larger ones.
     """
     if not reseed:
         return [None] * n_envs
-    children = np.random.SeedSequence(seed).spawn(n_envs)
+    children = np.random.SeedSequence(seed).spawn(first + n_envs)[first:]
     return [int(child.generate_state(1)[0]) >> 1 for child in children]

@@ -20,13 +20,15 @@ class InlineStepper:
     Vector environments that have workers of their own make their steps in the background.
     """
 
-    def __init__(self, turns: Sequence[Environments], groups: Sequence[slice]) -> None:
+    def __init__(self, turns: Sequence[Environments], groups: Sequence[slice], first_env: int = 0) -> None:
         """Take the environments of each turn.
 
         Parameters
         ----------
         groups : sequence of slice
             The environments of each group. If they do not divide the environments of each turn, each turn is a group.
+        first_env : int
+            The number of the first environment, for messages.
 
         Raises
         ------
@@ -40,7 +42,7 @@ class InlineStepper:
         self.groups = list(groups) if fits else [slice(*pair) for pair in pairwise(stops)]
         self.turns = [[g for g, x in enumerate(self.groups) if i <= x.start < j] for i, j in pairwise(stops)]
         self.steps_in_background = all(one.steps_in_background for one in turns)
-        check_equal_spaces(stops[:-1], [one.spaces for one in turns])
+        check_equal_spaces([first_env + start for start in stops[:-1]], [one.spaces for one in turns])
         # for each slot, turn and row: what a step from there reads and writes
         self._steps: list[list[list[tuple[StateRow, StateRow, OutcomeRow]]]] = []
         self._slots: list[list[TurnRows]] = []
