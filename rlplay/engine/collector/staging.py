@@ -32,6 +32,7 @@ from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
 from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
+from ..stepping.stepper import Step
 
 __all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "split_blocks", "upload"]
 
@@ -100,6 +101,7 @@ class Staging:
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
         self.copied: Any = None
         self._start = 0
+        self._steps: dict[int, list[Step]] = {}
         # for each turn, by row of the slot and by row of the fragment: what is copied at a step
         self.host_blocks = [list(one.memory) for one in slot.blocks]
         self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks]
@@ -132,6 +134,17 @@ class Staging:
     def host_row(self, t: int) -> int:
         """Return where row ``t`` is among the rows of the slot."""
         return (self._start + t) % self.slot.layout.n_rows
+
+    def host_rows(self) -> list[int]:
+        """Return where each row of the fragment is among the rows of the slot."""
+        return [self.host_row(t) for t in range(1 + self.n_steps)]
+
+    def steps(self, *, final: bool, sticky: bool) -> list[Step]:
+        """Return the steps of a fragment. They are made once for each row of the slot that a fragment begins at."""
+        if self._start not in self._steps:
+            rows = self.host_rows()
+            self._steps[self._start] = [Step(self.number, rows[t], t, final, sticky) for t in range(self.n_steps)]
+        return self._steps[self._start]
 
     def begin_fragment(self) -> None:
         """Let the next fragment begin in the ring where this one ends."""

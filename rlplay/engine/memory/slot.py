@@ -162,7 +162,14 @@ class Slot:
         divided = list(zip(self.layout.divide(self.slab), layouts, strict=True))
         self.blocks = [Blocks(memory[:n_rows], layout) for memory, layout in divided]
         self.lasts = [Blocks(memory[n_rows:], layout) for memory, layout in divided]
+        valid = [[outcome.valid.view("u1").data for outcome in rows.outcomes] for rows in self.turns]
+        self._valid = [(rows, b"\1" * len(rows[0])) for rows in valid]
         self._clear = [_clearing(memory.numpy(), layout.block, absent) for memory, layout in divided]
+
+    def count_valid(self, turn: int, row: int) -> int:
+        """Return how many environments of a turn have carried out an action in the transition to a row."""
+        valid, all_valid = self._valid[turn]
+        return len(all_valid) if valid[row] == all_valid else sum(valid[row])
 
     def clear(self, turn: int, row: int) -> None:
         """Set all that is small in a row to what it is before a step: nothing ended, all valid, no info."""

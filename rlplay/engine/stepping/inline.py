@@ -66,37 +66,36 @@ class InlineStepper:
         for environments in self._environments:
             environments.release()
 
-    def start_step(self, turn: int, step: Step) -> None:
-        """Make the step of one turn, or start it if the environments make it in the background."""
+    def step(self, turn: int, step: Step) -> list[int]:
+        """Make a step of one turn; return which of its environments have ended their episode with it."""
         environments = self._environments[turn]
-        self._started[turn] = step
-        if environments.steps_in_background:
-            environments.start(self._steps[step.slot][turn][step.row][1])
-        else:
-            self._step(turn)
-
-    def finish_step(self, turn: int) -> list[int]:
-        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
-        if self._started[turn] is not None:
-            self._step(turn)
-        return self._ended[turn]
-
-    def _step(self, turn: int) -> None:
-        step, environments = self._started[turn], self._environments[turn]
-        assert step is not None
-        self._started[turn] = None
         now, then, outcome = self._steps[step.slot][turn][step.row]
         last = self._slots[step.slot][turn].last if step.final else None
-        self._ended[turn] = environments.step(now, then, outcome, last, sticky=step.sticky)
+        ended = environments.step(now, then, outcome, last, sticky=step.sticky)
         if environments.episodes:
             self._episodes += [(step.t, episode) for episode in environments.episodes]
             environments.episodes = []
+        return ended
+
+    def start_step(self, turn: int, step: Step) -> None:
+        """Start a step of one turn, which its environments make in the background."""
+        self._environments[turn].start(self._steps[step.slot][turn][step.row][1])
+        self._started[turn] = step
+
+    def finish_step(self, turn: int) -> list[int]:
+        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
+        self._finish(turn)
+        return self._ended[turn]
+
+    def _finish(self, turn: int) -> None:
+        step, self._started[turn] = self._started[turn], None
+        if step is not None:
+            self._ended[turn] = self.step(turn, step)
 
     def finish_all(self) -> None:
         """Wait for every step that has been started. :meth:`finish_step` is still to be called for each of them."""
-        for turn, step in enumerate(self._started):
-            if step is not None:
-                self._step(turn)
+        for turn in range(len(self._started)):
+            self._finish(turn)
 
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended since the last call, ordered by time and environment."""
