@@ -282,8 +282,8 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     States and outcomes come from the actor's device if that is the consumer's too, otherwise from the host.
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
+    target = blank.state, blank.env
     for columns, source in zip(staging.columns, blocks, strict=True):
-        lane.copy(_columns(blank.state, columns), source.state)
-        lane.copy(_columns(blank.env, columns), nested.map(lambda x: x[1:], source.env))
+        lane.copy(target if len(blocks) == 1 else _columns(target, columns), source.fragment)
     lane.copy(blank.actor, staging.actor)
     lane.copy(blank.hx, staging.hx)

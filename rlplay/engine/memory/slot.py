@@ -72,6 +72,8 @@ class Blocks:
     state : State of tensors, ``(n, b, ...)``
     env : Outcome of tensors, ``(n, b, ...)``
         For each row the outcome of the transition that has led to it.
+    fragment : State and Outcome of tensors
+        The same as a fragment has them: no transition has led to its first row.
     """
 
     def __init__(self, memory: Tensor, layout: RowLayout) -> None:
@@ -85,6 +87,7 @@ class Blocks:
         self.state: State
         self.env: Outcome
         self.state, self.env = nested.map(view, (layout.state, layout.env))
+        self.fragment: tuple[State, Outcome] = self.state, nested.map(lambda x: x[1:], self.env)
 
     def row(self, t: int) -> State:
         """Return views of one row, ``(1, b, ...)``."""
