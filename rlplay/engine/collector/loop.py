@@ -87,7 +87,7 @@ class _Loop:
         self._final = final
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
-        self._side_by_side = lane.asynchronous and len(self._turns) > 1 and behaviour.keeps_nothing
+        self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
         self._rows = staging.host_rows()
         self._steps = staging.steps(final=final, sticky=sticky)
         # for each turn an event: the actions of its latest row have come down

@@ -104,7 +104,7 @@ class Staging:
         self._steps: dict[int, list[Step]] = {}
         # for each turn, by row of the slot and by row of the fragment: what is copied at a step
         self.host_blocks = [list(one.memory) for one in slot.blocks]
-        self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks]
+        self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks if acts]
         self.device_blocks = [list(one.memory) for one in blocks]
         n = len(blocks[0].memory)
         self.n_steps = n - 1
@@ -115,7 +115,7 @@ class Staging:
         self.answers: list[list[list[Tensor]]] = []
         self.hxs: list[list[Tensor]] = []
         for k, turn in enumerate(turns):
-            rows, last = [blocks[k].row(t) for t in range(n)], lasts[k].row(0)
+            rows, last = _split_rows(blocks[k].state, n), lasts[k].state
             if acts:
                 written = [blocks[k].action_leaves(acts[k])] * self.n_steps
             else:
@@ -151,8 +151,9 @@ class Staging:
         self._start = self.host_row(self.n_steps)
 
     def mark_copied(self, event: Any) -> None:
-        """Set the event before which the slot must not be filled again."""
-        self.copied = event
+        """Set the event before which the slot must not be filled again; a ring has nothing to wait for by then."""
+        if self.slot.layout.n_rows > self.n_steps:
+            self.copied = event
 
 
 def split_blocks(

@@ -24,10 +24,10 @@ from ..concurrency.progress import Progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_vector, needs_thread
 from ..envs.environment_list import EnvironmentList
-from ..envs.make import list_sources, make_turns, seeds_of
+from ..envs.make import close_all, list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
-from ..memory.lane import Lane
+from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
@@ -82,7 +82,10 @@ def open_feed(
         progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
-            make_stepper = partial(_make_stepper, sources, options, plan, progress, make_list, gate, defaults)
+            apart = not lane.shared(Place.ACTOR, Place.HOST)
+            make_stepper = partial(
+                _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
+            )
             return _prepare(Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults), torch_context)
 
         driver = _make_driver(make_collector, progress, options)
@@ -123,10 +126,13 @@ def _make_stepper(
     make_list: Callable[..., Environments],
     gate: Gate,
     defaults: TorchDefaults,
+    *,
+    apart: bool,
 ) -> Stepper:
     """Make and reset the environments, and make the stepper of the kind that the options name.
 
-    Called in the collector's thread, since environments may be bound to the thread that makes them.
+    ``apart`` says whether groups that this thread steps are turns of their own. Called in the collector's thread, since
+    environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
     are_vectors = len(sources) > 1 and all(map(is_vector, sources))
@@ -138,9 +144,14 @@ def _make_stepper(
         turns = make_turns(
             sources, groups, plan.seed, entries, progress,
             reseed=options.reseed, final=plan.final, sticky=plan.sticky, first_env=plan.first_env,
-            sharded=options.shard is not None, make_list=make_list,
+            sharded=options.shard is not None, apart=apart, make_list=make_list,
         )  # fmt: skip
-        return InlineStepper(turns, groups, plan.first_env)
+        try:
+            return InlineStepper(turns, groups, plan.first_env)
+        except BaseException as error:
+            for complaint in close_all(turns):
+                add_note(error, complaint)
+            raise
     shares_by_worker = split_into_shares(sources, seeds, groups, options.workers, plan.first_env)
     if options.worker == "thread":
         return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)

@@ -89,10 +89,6 @@ class Blocks:
         self.state, self.env = nested.map(view, (layout.state, layout.env))
         self.fragment: tuple[State, Outcome] = self.state, nested.map(lambda x: x[1:], self.env)
 
-    def row(self, t: int) -> State:
-        """Return views of one row, ``(1, b, ...)``."""
-        return Blocks(self.memory[t : t + 1], self.layout).state
-
     def actions(self, t: int) -> Tensor:
         """Return the bytes of all leaves of the action in one row, a uint8 tensor."""
         return self.memory[t, self.layout.block.actions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+from ..envs.make import close_all
 from ..envs.protocol import Environments
 from ..envs.rows import Array, Episode, OutcomeRow, StateRow
 from .blocks import TurnRows
@@ -107,4 +108,4 @@ class InlineStepper:
 
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong."""
-        return [complaint for environments in self._environments for complaint in environments.close()]
+        return close_all(self._environments)
