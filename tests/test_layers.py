@@ -17,7 +17,7 @@ LAYERS = """
     engine.concurrency
     engine.envs
     engine.stepping
-    dtypes sampling
+    dtypes sampling checkpoint
     engine.core
     engine.memory
     engine.acting
@@ -40,7 +40,13 @@ WITHOUT_TORCH = ("nested", "engine.concurrency", "engine.envs", "engine.stepping
 ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
-    "threading": {"engine.concurrency", "engine.stepping.thread_pool", "engine.feed", "testing.lagging"},
+    "threading": {
+        "engine.concurrency",
+        "engine.stepping.thread_pool",
+        "engine.feed",
+        "testing.lagging",
+        "testing.clocked",
+    },
     "gym": {"demo", "zoo.envs", "benchmark.works"},
     "gymnasium": {"demo", "benchmark.works"},
     "matplotlib": {"plotting"},

@@ -45,7 +45,7 @@ class Behaviour:
         The form of the actor's answers. :meth:`probe` replaces it.
     keeps_nothing : bool
         Whether steps leave the copy as it was (:mod:`.independence`). Then those of different groups may run side by
-        side. False if there is one group, or if the lane is not asynchronous.
+        side. False if there is one group, or if the actor is on the host, and once plain attributes have changed.
     eager_because : str
         A warning for the user: why a step that was to be compiled runs eagerly. Empty if there is none.
     """
@@ -141,6 +141,8 @@ class Behaviour:
                     module.training = mode
             self._plain_adopted = apply_changes(self._modules, snapshot.plain, self._plain_adopted)
 
+        if snapshot.plain.changes or len(set(snapshot.modes)) > 1:
+            self.keeps_nothing = False  # the step may do something else than in the trial
         if not self._snapshot_in_place:
             self._lane.copy(self.weights, snapshot.weights)
         self._lane.launch(restore_places_modes_and_attributes)
@@ -289,7 +291,7 @@ class Behaviour:
                 everybody = torch.ones(group.width, dtype=torch.bool, device=device)
                 hx = self._reset(hx, everybody, range(group.width))
             group.start(hx, [leaf.shape for leaf in self.spec.leaves(acted, info)])
-        if self._lane.asynchronous and len(groups) > 1:
+        if len(groups) > 1 and not self._lane.shared(Place.ACTOR, Place.HOST):
             first = nested.map(torch.clone, inputs[0].state)
             self.keeps_nothing = keeps_nothing(self._module, self._drawn_from, first, groups[0].hx, device)
         return (

@@ -18,7 +18,7 @@ __all__ = ["make_fast"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _global_hooks, _global_pre_hooks = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
-_tanh, _addmm = torch.tanh, torch.addmm
+_tanh = torch.tanh
 _linear: Callable[..., Any] = torch.nn.functional.linear
 _ROW_WISE = nn.Linear, nn.Tanh, nn.ReLU, nn.Identity
 """Layers that treat each row of the last dimension alike, whatever the other dimensions."""
@@ -187,7 +187,7 @@ class _Rows:
             layers = list(self._children.values())
             self._hooks = [hooks for layer in layers for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
             plain = all(type(layer) in _ROW_WISE and _is_plain(layer) for layer in layers)
-            self._calls = [_call_on_rows(layer) for layer in layers] if plain else []
+            self._calls = [layer._compiled_call_impl or layer for layer in layers] if plain else []
         return bool(self._calls) and input.is_contiguous() and not any(self._hooks)
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
@@ -197,22 +197,3 @@ class _Rows:
         for call in self._calls:
             x = call(x)
         return x.view(n, m, x.shape[1])
-
-
-def _call_on_rows(layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what does the same as calling a layer with an input of two dimensions."""
-    if type(layer) is not nn.Linear:
-        call: Callable[[torch.Tensor], torch.Tensor] = layer._compiled_call_impl or layer
-        return call
-    parameters, own = layer._parameters, layer.forward
-    known: list[Any] = [None, None]  # a weight, and the same transposed
-
-    def call_linear(input: torch.Tensor) -> torch.Tensor:
-        weight, bias = parameters.get("weight"), parameters.get("bias")
-        if weight is None or bias is None:  # or a plain attribute has replaced a parameter
-            return own(input)
-        if known[0] is not weight:
-            known[:] = weight, weight.t()
-        return _addmm(bias, input, known[1])
-
-    return call_linear

@@ -1,8 +1,7 @@
-"""Whether an actor's steps for different groups may run side by side on a device."""
+"""Whether an actor's steps for different groups may run side by side on a device: whether they keep nothing."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import torch
@@ -21,11 +20,12 @@ __all__ = ["keeps_nothing"]
 def keeps_nothing(
     actor: BaseActorModule, drawn_from: torch.Generator | None, state: State, hx: Nested, device: torch.device
 ) -> bool:
-    """Step a copy of the actor in both modes, virtually and not; return whether each step leaves it as it was.
+    """Step a copy of the actor in both modes, virtually and not, and reset it; return whether it stays as it was.
 
-    A step that changes a buffer or another attribute, or draws from a generator that is not the actor's own, hands
-    something on to the next step, which may be that of another group. The order of such steps matters, so they must run
-    on one stream.
+    A step that changes a weight, a buffer or another attribute, or that draws from Python's or NumPy's generators,
+    hands something on to the next step, which may be that of another group. The order of such steps matters, so they
+    must run on one stream. What a trial does not show is not found: a step that changes something only later must tell
+    so by a plain attribute or a mode (:meth:`rlplay.engine.acting.behaviour.Behaviour.adopt`).
 
     Parameters
     ----------
@@ -36,20 +36,32 @@ def keeps_nothing(
     hx : nested tensors, ``(L, b, ...)``
         A recurrent state.
     """
-    twin = copy_actor(actor, device, {id(drawn_from): torch.Generator(device).manual_seed(0)}).module
     try:
+        twin = copy_actor(actor, device, {id(drawn_from): torch.Generator(device).manual_seed(0)}).module
         with global_generator_kept(device), no_foreign_draws():
-            for training, virtual in product((True, False), repeat=2):
+            for training in (True, False):
                 twin.train(training)
-                before = _attributes(twin)
-                twin.step(*state, hx=nested.map(torch.clone, hx), virtual=virtual)
-                if _attributes(twin) != before:
+                before = _contents(twin)
+                for virtual in (True, False):
+                    twin.step(*state, hx=nested.map(torch.clone, hx), virtual=virtual)
+                if nested.leaves(hx):
+                    for mask in (torch.zeros_like(state.fin[0]), torch.ones_like(state.fin[0])):
+                        twin.reset(nested.map(torch.clone, hx), mask)
+                if before is None or _contents(twin) != before:
                     return False
     except Exception:  # it draws from another generator, or fails in a mode that it is never in
         return False
     return True
 
 
-def _attributes(module: BaseActorModule) -> Any:
-    """Return an object that compares equal as long as no buffer and no other attribute changes."""
-    return fingerprints(module), [(name, id(x), x._version) for name, x in module.named_buffers()]
+def _contents(module: BaseActorModule) -> Any:
+    """Return an object that compares equal as long as nothing in the module changes; None if that cannot be told."""
+    attributes = fingerprints(module)
+    if any(isinstance(fingerprint, int) for fingerprint in attributes.values()):
+        return None  # an attribute that cannot be pickled may change within
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return attributes, [(name, id(x), _bytes(x)) for name, x in tensors]
+
+
+def _bytes(x: torch.Tensor) -> bytes:
+    return bytes(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()) if x.numel() else b""

@@ -72,9 +72,9 @@ class PlainWatch:
         number, found = self._latest.number + 1, dict[AttributeName, PlainChange]()
         for name, module in modules.items():
             seen, own = self._seen[name], module.__dict__
-            for key, value in own.items():
-                before = seen.get(key, _MISSING)
-                if before is value or key in _NOT_LOOKED_AT:
+            for key in own.keys() - _NOT_LOOKED_AT:
+                value, before = own[key], seen.get(key, _MISSING)
+                if before is value:
                     continue
                 if not _is_plain(value):
                     if before is _MISSING:

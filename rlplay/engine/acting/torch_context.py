@@ -115,6 +115,10 @@ class TorchContext:
         # This call makes a new thread use the number of intra-op threads that was set. Without the call some kernels
         # use all cores in a new thread, and round differently from the caller's thread.
         torch.get_num_threads()
+        if self._is_that_of_the_thread():
+            with torch.no_grad():
+                yield
+            return
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
@@ -128,6 +132,16 @@ class TorchContext:
                 stack.callback(torch.set_default_dtype, torch.get_default_dtype())
                 torch.set_default_dtype(self.defaults.dtype)
             yield
+
+    def _is_that_of_the_thread(self) -> bool:
+        """Return whether :meth:`applied` has nothing to set but the gradients, as in most programs."""
+        return not (
+            self.autocast
+            or torch.is_inference_mode_enabled()
+            or _enabled_kinds()
+            or torch.get_default_device() != self.defaults.device
+            or (self.sets_dtype and torch.get_default_dtype() != self.defaults.dtype)
+        )
 
     def call_environments(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function under what environments are stepped under, inside :meth:`applied`; return its result.

@@ -214,11 +214,12 @@ class Collector:
     def _pass_gate(self) -> None:
         """Stop at the gate if it is shut: for a pause, or for good by an exception."""
         if self._gate.shut:
-            self._progress.begin("a pause")
             self._gate.wait_while_shut(self._come_to_rest)
 
     def _come_to_rest(self) -> None:
-        self.stepper.finish_all()
+        self._progress.begin("env.step")
+        self.torch_context.call_environments(self.stepper.finish_all)
+        self._progress.begin("a pause")
         self.synchronize()
 
     def synchronize(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..acting.behaviour import Behaviour
@@ -17,7 +16,7 @@ from ..acting.group import Group
 from ..acting.torch_context import TorchContext
 from ..concurrency.progress import Progress
 from ..memory.lane import Lane, Place
-from ..stepping.stepper import Step, Stepper
+from ..stepping.stepper import Stepper
 from .finals import Finals, complete_last, react_to_last
 from .staging import Staging, download, upload
 
@@ -88,9 +87,9 @@ class _Loop:
         self._final = final
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
-        self._side_by_side = lane.asynchronous and len(self._turns) > 1 and behaviour.keeps_nothing
-        rows = self._rows = [staging.host_row(t) for t in range(1 + staging.n_steps)]
-        self._steps = [Step(staging.number, rows[t], t, final, sticky) for t in range(staging.n_steps)]
+        self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
+        self._rows = staging.host_rows()
+        self._steps = staging.steps(final=final, sticky=sticky)
         # for each turn an event: the actions of its latest row have come down
         self._actions: list[Any] = [None for _ in self._turns]
         self.finals, self.n_transitions = Finals(), 0
@@ -106,7 +105,8 @@ class _Loop:
         for t in range(n_steps):
             pass_gate()
             for turn in turns:
-                self._use_stream(turn)
+                if self._side_by_side:
+                    lane.use_turn(turn)
                 if t:
                     self._finish_step(turn, t - 1)
                 elif self._side_by_side:
@@ -116,60 +116,74 @@ class _Loop:
                     self._start_step(turn, t)
         stepped = []
         for turn in turns:
-            self._use_stream(turn)
+            if self._side_by_side:
+                lane.use_turn(turn)
             self._finish_step(turn, n_steps - 1)
-            self._progress.begin("actor.step")
-            self._progress.row = n_steps
-            _react(self._staging, self._behaviour, self._turns[turn], lane, turn, n_steps, virtual=True)
+            self._react(turn, n_steps, virtual=True)
             stepped.append(lane.record())
         if self._side_by_side:
             lane.use_turn(None)
             for event in stepped:
                 lane.wait(event)  # edge: stepped -> put together
 
-    def _use_stream(self, turn: int) -> None:
-        """Let what follows be done on the stream of a turn, if turns have streams of their own."""
-        if self._side_by_side:
-            self._lane.use_turn(turn)
+    def _react(self, turn: int, t: int, *, virtual: bool = False) -> None:
+        """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``."""
+        progress, behaviour, staging = self._progress, self._behaviour, self._staging
+        progress.begin("actor.step")
+        progress.row = t
+        # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
+        # kept: it is done again at row 0 of the next fragment.
+        resets = t and behaviour.spec.recurrent
+        reactions = [
+            (group, staging.inputs[group.number][t], staging.answers[group.number][t],
+             _begun(staging, behaviour, turn, group, t) if resets else ())
+            for group in self._turns[turn]
+        ]  # fmt: skip
 
-    def _react(self, turn: int, t: int) -> None:
-        """Let the actor react to row ``t``; its actions are for host row ``t + 1``."""
-        self._progress.begin("actor.step")
-        self._progress.row = t
-        _react(self._staging, self._behaviour, self._turns[turn], self._lane, turn, t, virtual=False)
-        if self._on_device:
-            download(self._staging, self._lane, turn, t + 1)
+        def react() -> None:
+            for group, state, rows, begun in reactions:
+                behaviour.react_into(group, state, rows, begun=begun, virtual=virtual)
+
+        if not self._on_device:
+            react()
+            return
+        self._lane.launch(react)
+        if not virtual:
+            download(staging, self._lane, turn, t + 1)
             self._actions[turn] = self._lane.record()
 
-    def _start_step(self, turn: int, t: int) -> None:
-        """Let the environments make step ``t``, from row ``t`` to row ``t + 1``."""
+    def _wait_for_actions(self, turn: int, t: int) -> None:
+        """Let the environments be ready to make step ``t``, from row ``t`` to row ``t + 1``."""
         self._progress.row = t
         if self._on_device:
             # edge: copied -> refill (row t - 1 of the ring has gone up before the actions for row t + 1 come down)
             self._lane.host_wait(self._actions[turn])
         self._progress.begin("env.step")
         self._staging.slot.clear(turn, self._rows[t + 1])
+
+    def _start_step(self, turn: int, t: int) -> None:
+        self._wait_for_actions(turn, t)
         self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
 
     def _finish_step(self, turn: int, t: int) -> None:
-        """Wait until the environments have made step ``t``, and bring row ``t + 1`` to the actor."""
-        stepper, staging, lane = self._stepper, self._staging, self._lane
+        """Let the environments have made step ``t``, and bring row ``t + 1`` to the actor."""
+        stepper, staging = self._stepper, self._staging
         if stepper.steps_in_background:
             self._progress.row = t
             self._progress.begin("env.step")
             ended = self._torch_context.call_environments(stepper.finish_step, turn)
         else:
-            self._start_step(turn, t)
-            ended = stepper.finish_step(turn)
-        rows, now, then = staging.slot.turns[turn], self._rows[t], self._rows[t + 1]
-        self.n_transitions += int(np.count_nonzero(rows.outcomes[then].valid))
+            self._wait_for_actions(turn, t)
+            ended = self._torch_context.call_environments(stepper.step, turn, self._steps[t])
+        self.n_transitions += staging.slot.count_valid(turn, self._rows[t + 1])
         if self._on_device:
             self._progress.begin("an upload")
-            upload(staging, lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)
+            upload(staging, self._lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)
         if self._final and ended:
             self._progress.begin("actor.step")
+            rows, now, then = staging.slot.turns[turn], self._rows[t], self._rows[t + 1]
             complete_last(rows.last, rows.rows[now], rows.rows[then], ended)
-            react_to_last(staging, self._behaviour, self._turns[turn], lane, turn, t, ended, self.finals)
+            react_to_last(staging, self._behaviour, self._turns[turn], self._lane, turn, t, ended, self.finals)
 
 
 def _start_fragment(staging: Staging, behaviour: Behaviour, turns: Sequence[Sequence[Group]], lane: Lane) -> None:
@@ -196,19 +210,3 @@ def _begun(staging: Staging, behaviour: Behaviour, turn: int, group: Group, t: i
     fin = staging.slot.turns[turn].rows[staging.host_row(t)].fin[staging.groups[group.number].inside]
     where: Sequence[int] = fin.nonzero()[0].tolist()
     return where
-
-
-def _react(
-    staging: Staging, behaviour: Behaviour, groups: Sequence[Group], lane: Lane, turn: int, t: int, *, virtual: bool
-) -> None:
-    """React to row ``t`` of a turn: the infos are written into row ``t``, the actions into row ``t + 1``."""
-    # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
-    # kept: it is done again at row 0 of the next fragment.
-    begun = [_begun(staging, behaviour, turn, group, t) if t else () for group in groups]
-
-    def react() -> None:
-        for group, where in zip(groups, begun, strict=True):
-            g = group.number
-            behaviour.react_into(group, staging.inputs[g][t], staging.answers[g][t], begun=where, virtual=virtual)
-
-    lane.launch(react)

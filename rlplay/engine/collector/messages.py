@@ -63,7 +63,9 @@ class Plan(NamedTuple):
     entries: Entries
     """The entries of the environments' info that are recorded."""
     first_group: int = 0
-    """The number of the first group, among the groups of all collectors."""
+    """The number of the first group, among the groups of all collectors and of all shards."""
+    first_env: int = 0
+    """The number of the first environment, among those of all shards."""
 
 
 class Collecting(Protocol):

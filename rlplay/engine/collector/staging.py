@@ -32,6 +32,7 @@ from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
 from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
+from ..stepping.stepper import Step
 
 __all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "split_blocks", "upload"]
 
@@ -100,9 +101,10 @@ class Staging:
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
         self.copied: Any = None
         self._start = 0
+        self._steps: dict[int, list[Step]] = {}
         # for each turn, by row of the slot and by row of the fragment: what is copied at a step
         self.host_blocks = [list(one.memory) for one in slot.blocks]
-        self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks]
+        self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks if acts]
         self.device_blocks = [list(one.memory) for one in blocks]
         n = len(blocks[0].memory)
         self.n_steps = n - 1
@@ -113,7 +115,7 @@ class Staging:
         self.answers: list[list[list[Tensor]]] = []
         self.hxs: list[list[Tensor]] = []
         for k, turn in enumerate(turns):
-            rows, last = [blocks[k].row(t) for t in range(n)], lasts[k].row(0)
+            rows, last = _split_rows(blocks[k].state, n), lasts[k].state
             if acts:
                 written = [blocks[k].action_leaves(acts[k])] * self.n_steps
             else:
@@ -133,13 +135,25 @@ class Staging:
         """Return where row ``t`` is among the rows of the slot."""
         return (self._start + t) % self.slot.layout.n_rows
 
+    def host_rows(self) -> list[int]:
+        """Return where each row of the fragment is among the rows of the slot."""
+        return [self.host_row(t) for t in range(1 + self.n_steps)]
+
+    def steps(self, *, final: bool, sticky: bool) -> list[Step]:
+        """Return the steps of a fragment. They are made once for each row of the slot that a fragment begins at."""
+        if self._start not in self._steps:
+            rows = self.host_rows()
+            self._steps[self._start] = [Step(self.number, rows[t], t, final, sticky) for t in range(self.n_steps)]
+        return self._steps[self._start]
+
     def begin_fragment(self) -> None:
         """Let the next fragment begin in the ring where this one ends."""
         self._start = self.host_row(self.n_steps)
 
     def mark_copied(self, event: Any) -> None:
-        """Set the event before which the slot must not be filled again."""
-        self.copied = event
+        """Set the event before which the slot must not be filled again; a ring has nothing to wait for by then."""
+        if self.slot.layout.n_rows > self.n_steps:
+            self.copied = event
 
 
 def split_blocks(
@@ -269,8 +283,8 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     States and outcomes come from the actor's device if that is the consumer's too, otherwise from the host.
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
+    target = blank.state, blank.env
     for columns, source in zip(staging.columns, blocks, strict=True):
-        lane.copy(_columns(blank.state, columns), source.state)
-        lane.copy(_columns(blank.env, columns), nested.map(lambda x: x[1:], source.env))
+        lane.copy(target if len(blocks) == 1 else _columns(target, columns), source.fragment)
     lane.copy(blank.actor, staging.actor)
     lane.copy(blank.hx, staging.hx)

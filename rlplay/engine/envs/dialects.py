@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...nested import Nested
@@ -41,20 +42,25 @@ def is_factory(source: Any) -> bool:
     return callable(source) and (isinstance(source, type) or not hasattr(source, "step"))
 
 
-def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any]] | None:
+def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any], Callable[[], Any]] | None:
     """Return the methods of a vector environment that start a step and wait for its result; None if it has none.
+
+    The third one waits for a result that nobody needs: no longer than a few seconds, if the environment can do that.
 
     EnvPool and ale-py have ``send`` and ``recv``; ``AsyncVectorEnv`` of gym and gymnasium has ``step_async`` and
     ``step_wait``. They are used only if ``step`` consists of them: a subclass or a wrapper may do more in its ``step``.
     """
     mro = type(env).__mro__
+    if "step" in getattr(env, "__dict__", ()):
+        return None
     names = [("send", "recv")]
     if any(cls.__name__ == "AsyncVectorEnv" for cls in mro):  # those of other classes of gym make the step at the end
         names.append(("step_async", "step_wait"))
     for start, wait in names:
         owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
         if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
-            return getattr(env, start), getattr(env, wait)
+            method = getattr(env, wait)
+            return getattr(env, start), method, partial(method, timeout=5.0) if takes(method, "timeout") else method
     return None
 
 
@@ -231,10 +237,16 @@ def check_environments(envs: Sequence[Any], first: int) -> None:
     Raises
     ------
     TypeError, ValueError
-        An environment lacks a method or a space, stands there twice, or has other spaces than the first one.
+        An environment lacks a method or a space, stands there twice, or has other spaces than the first one; or it is a
+        vector environment.
     """
     check_distinct(envs)
     for j, env in enumerate(envs):
+        if is_vector(env):
+            raise TypeError(
+                f"environment {first + j} is a vector environment, where a single one is needed: `same` and `threaded` "
+                "without workers take vector environments, and lists of them; `evaluate` takes one."
+            )
         for name in ("reset", "step", "observation_space", "action_space"):
             if not hasattr(env, name):
                 raise TypeError(f"environment {first + j} is no environment: {env!r} has no `{name}`.")

@@ -286,6 +286,10 @@ class EnvironmentList:
         outcome.terminated[j], outcome.truncated[j] = self._stopped[j]
         outcome.valid[j] = False
 
+    def own(self, envs: list[Any]) -> None:
+        """Close these environments at :meth:`close`, too."""
+        self._made += envs
+
     def render(self) -> None:
         """Call ``render`` of each environment."""
         for env in self.instances:

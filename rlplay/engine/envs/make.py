@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..concurrency.exceptions import add_note
-from ..concurrency.progress import Progress, vector_number
-from .dialects import check_distinct, close_environments, is_factory, is_vector, make_environment
+from ..concurrency.progress import Progress
+from .dialects import (
+    check_distinct,
+    check_environments,
+    close_environments,
+    is_factory,
+    is_vector,
+    make_environment,
+)
 from .environment_list import EnvironmentList
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .protocol import Environments
 from .vector_environment import VectorEnvironment
 
-__all__ = ["list_sources", "make_environments", "make_turns", "seeds_of"]
+__all__ = ["check_vectors", "close_all", "list_sources", "make_environments", "make_turns", "seeds_of"]
 
 
 def make_environments(
@@ -55,9 +61,12 @@ def make_turns(
     reseed: bool,
     final: bool,
     sticky: bool,
+    first_env: int = 0,
+    sharded: bool = False,
+    apart: bool = True,
     make_list: Callable[..., Environments] = EnvironmentList,
 ) -> list[Environments]:
-    """Make, reset and check the environments of each turn: those of a group, or a vector environment.
+    """Make, reset and check the environments of each turn: single ones, or a vector environment.
 
     Parameters
     ----------
@@ -71,6 +80,13 @@ def make_turns(
         Whether the environments are reset with seeds.
     final, sticky : bool
         As in ``rollout``.
+    first_env : int
+        The number of the first environment, among those of all shards.
+    sharded : bool
+        Whether there are several shards.
+    apart : bool
+        Whether each group of single environments is a turn of its own. If not, all of them are one turn, which takes
+        less time where the actor runs on the host.
     make_list : callable
         Makes the environments of a group, with the arguments of :class:`EnvironmentList`.
 
@@ -78,74 +94,77 @@ def make_turns(
     ------
     TypeError, ValueError
         As the constructors of :class:`EnvironmentList` and :class:`VectorEnvironment`; a factory has made a vector
-        environment although ``sticky`` asks for single ones; several vector environments are to be several groups; or
-        an environment is there twice.
+        environment although ``sticky`` asks for single ones, or although there are shards; several vector environments
+        are to be several groups; or an environment is there twice.
     """
-    made: list[Environments] = []
-    sources = list(sources)
-    progress.doing, progress.env = "env.make", 0
-    if is_factory(sources[0]):  # what it makes tells which kind of environments this feed has
-        first = make_environment(sources[0], seeds_of(seed, 1, reseed=reseed)[0])
-        sources[0] = partial(_same, first)
-    else:
-        first = sources[0]
+    from_factories = any(map(is_factory, sources))
+    envs, owned = _make_all(sources, seed, progress, reseed=reseed, first_env=first_env)
+    turns: list[Environments] = []
     try:
-        if is_vector(first):
-            check_vectors(len(sources), len(groups), sticky=sticky)
-            start = 0
-            for k, source in enumerate(sources):
-                number = k if len(sources) > 1 else None
-                made.append(make_vector(source, seed, entries, progress, start, number, reseed=reseed, final=final))
-                start += made[-1].n_envs
+        check_same_kind(envs)
+        if is_vector(envs[0]):
+            if from_factories:  # otherwise it is checked already
+                check_vectors(len(envs), len(groups), sticky=sticky)
+            if sharded and from_factories:
+                raise ValueError(
+                    "with `shard` the number of environments must be known before they are made: pass the vector "
+                    "environments themselves instead of factories."
+                )
+            check_distinct(envs)
+            start = first_env
+            for k, env in enumerate(envs):
+                seeds = seeds_of(seed, int(env.num_envs), reseed=reseed, first=start)
+                number = k if len(envs) > 1 else None
+                turns.append(VectorEnvironment(env, seeds, entries, progress, final=final, first=start, number=number))
+                start += int(env.num_envs)
         else:
-            seeds = seeds_of(seed, len(sources), reseed=reseed)
-            for group in groups:
-                made.append(make_list(sources[group], seeds[group], entries, progress, first=group.start))
-        check_distinct([env for environments in made for env in environments.instances])
+            check_environments(envs, first_env)
+            seeds = seeds_of(seed, len(envs), reseed=reseed, first=first_env)
+            parts = groups if apart else [slice(0, len(envs))]
+            turns += [make_list(envs[x], seeds[x], entries, progress, first=first_env + x.start) for x in parts]
     except BaseException as error:
-        for complaint in [complaint for environments in made for complaint in environments.close()]:
+        for complaint in close_environments(owned):
             add_note(error, complaint)
         raise
-    return made
+    for turn in turns:
+        turn.own([env for env in owned if any(env is one for one in turn.instances)])
+    return turns
 
 
-def make_vector(
-    source: Any,
-    seed: int,
-    entries: Entries,
-    progress: Progress,
-    first: int,
-    number: int | None,
-    *,
-    reseed: bool = True,
-    final: bool = False,
-) -> VectorEnvironment:
-    """Reset a vector environment, after making it if ``source`` is a factory.
-
-    Parameters
-    ----------
-    first : int
-        The number of its first sub-environment in the feed.
-    number : int or None
-        Its place in a list of vector environments; None if it is not in a list.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As the constructor of :class:`VectorEnvironment`; or the factory has made something else.
-    """
-    owned = is_factory(source)
-    progress.doing, progress.env = "env.make", vector_number(number)
-    env = make_environment(source, seeds_of(seed, first + 1, reseed=reseed)[first]) if owned else source
+def _make_all(
+    sources: Sequence[Any], seed: int, progress: Progress, *, reseed: bool, first_env: int
+) -> tuple[list[Any], list[Any]]:
+    """Call the factories among the sources; return all environments, and those that were made, each once."""
+    envs: list[Any] = []
+    owned: list[Any] = []
+    progress.doing, start = "env.make", first_env
     try:
-        if not is_vector(env):
-            raise TypeError(f"`envs[{number}]` has made a single environment, and another one a vector environment.")
-        seeds = seeds_of(seed, first + int(env.num_envs), reseed=reseed)[first:]
-        return VectorEnvironment(env, seeds, entries, progress, final=final, first=first, number=number, owned=owned)
+        for source in sources:
+            progress.env, env = start, source
+            if is_factory(source):
+                env = make_environment(source, seeds_of(seed, 1, reseed=reseed, first=start)[0])
+                if not any(env is other for other in owned):
+                    owned.append(env)
+            envs.append(env)
+            start += int(env.num_envs) if is_vector(env) else 1
     except BaseException as error:
-        for complaint in close_environments([env] if owned else []):
+        for complaint in close_environments(owned):
             add_note(error, complaint)
         raise
+    return envs, owned
+
+
+def close_all(turns: Iterable[Environments]) -> list[str]:
+    """Close the environments of all turns, also after a KeyboardInterrupt; return what went wrong."""
+    complaints, interrupt = [], None
+    for turn in turns:
+        try:
+            complaints += turn.close()
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+    return complaints
 
 
 def check_vectors(n_vectors: int, n_groups: int, *, sticky: bool) -> None:
@@ -157,16 +176,15 @@ def check_vectors(n_vectors: int, n_groups: int, *, sticky: bool) -> None:
         ``sticky`` needs single environments; in a list each vector environment is a group.
     """
     if sticky:
-        raise ValueError("`sticky=True` needs environments that can stand still: pass a list instead of a vector.")
+        raise ValueError(
+            "sticky fragments (`sticky=True`, and those of `episodic`) need environments that can stand still: pass a "
+            "list of single environments instead of a vector environment."
+        )
     if n_vectors > 1 and n_groups > 1:
         raise ValueError(
             f"`groups` must be 1 for a list of vector environments, got {n_groups}: each of them is a group. Pass more "
             "of them, with fewer parts each."
         )
-
-
-def _same(env: Any) -> Any:
-    return env
 
 
 def list_sources(envs: Any) -> list[Any]:
@@ -199,12 +217,12 @@ def list_sources(envs: Any) -> list[Any]:
             remedy = f"; for its name, {_how_to_make(source)}" if isinstance(source, str) else ""
             raise TypeError(f"`envs[{j}]` is neither an environment nor a factory: {source!r}{remedy}.")
     check_distinct([source for source in sources if not is_factory(source)])
-    check_all_vectors(sources)
+    check_same_kind(sources)
     return sources
 
 
-def check_all_vectors(envs: Sequence[Any]) -> None:
-    """Check that all instances in a list are vector environments, or none; factories are passed over.
+def check_same_kind(envs: Sequence[Any]) -> None:
+    """Check that all environments of a list are vector environments, or none; factories are passed over.
 
     Raises
     ------
@@ -216,8 +234,8 @@ def check_all_vectors(envs: Sequence[Any]) -> None:
     if single and len(single) < len(vector):
         j = next(j for j, is_one in vector if is_one)
         raise TypeError(
-            f"`envs[{j}]` is a vector environment and `envs[{single[0]}]` is a single one: pass a list of vector "
-            "environments, each of which is a group, or a list of single ones."
+            f"environment {j} of `envs` is a vector environment, and environment {single[0]} is a single one: pass a "
+            "list of vector environments, each of which is a group, or a list of single ones."
         )
 
 
@@ -225,12 +243,14 @@ def _how_to_make(name: str) -> str:
     return f"write `[gym.make({name!r}) for _ in range(8)]`, or `[lambda: gym.make({name!r})] * 8` for factories"
 
 
-def seeds_of(seed: int, n_envs: int, *, reseed: bool = True) -> list[int | None]:
+def seeds_of(seed: int, n_envs: int, *, reseed: bool = True, first: int = 0) -> list[int | None]:
     """Derive the seed of each environment ``j`` from child ``j`` of the seed sequence; None without ``reseed``.
+
+    The environments are those from number ``first`` on.
 
     Seeds have 31 bits, since some simulators take no larger ones.
     """
     if not reseed:
         return [None] * n_envs
-    children = np.random.SeedSequence(seed).spawn(n_envs)
+    children = np.random.SeedSequence(seed).spawn(first + n_envs)[first:]
     return [int(child.generate_state(1)[0]) >> 1 for child in children]

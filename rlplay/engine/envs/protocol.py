@@ -1,7 +1,7 @@
 """The protocol of environments: what a stepper needs of a list of environments or of a vector environment.
 
 To support a new kind of environment, write a class with these attributes and methods, and let
-:func:`rlplay.engine.envs.make.make_environments` and :mod:`rlplay.engine.feed.build` construct it.
+:func:`rlplay.engine.envs.make.make_turns` and :func:`~rlplay.engine.envs.make.make_environments` construct it.
 """
 
 from __future__ import annotations
@@ -93,6 +93,9 @@ class Environments(Protocol):
         ValueError
             An environment returned something that does not fit its spaces.
         """
+
+    def own(self, envs: list[Any]) -> None:
+        """Close these of the ``instances`` at :meth:`close`, too."""
 
     def render(self) -> None:
         """Call ``render`` of each environment."""

@@ -92,7 +92,6 @@ class VectorEnvironment:
         final: bool = False,
         first: int = 0,
         number: int | None = None,
-        owned: bool = False,
     ) -> None:
         """Reset the environment once, with a seed for each of its sub-environments.
 
@@ -115,8 +114,6 @@ class VectorEnvironment:
             The number of the first sub-environment in the feed.
         number : int or None
             Its place in a list of vector environments. None: it is not in a list.
-        owned : bool
-            Whether :meth:`close` closes it. Otherwise it stays the user's.
 
         Raises
         ------
@@ -129,12 +126,12 @@ class VectorEnvironment:
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
-        self._first, self._owned = first, owned
+        self._first, self._owned = first, list[Any]()
         self._number = vector_number(number)
         self.instances, self.spaces = [env], (env.single_observation_space, env.single_action_space)
         methods: Any = background_methods(env)
         self.steps_in_background, self._has_started = methods is not None, False
-        self._start_step, self._wait_for_step = methods or (env.step, env.step)
+        self._start_step, self._wait_for_step, self._wait_at_end = methods or [env.step] * 3
         self.n_envs = int(env.num_envs)
         self._obs_description = spaces.fields(env.single_observation_space)
         self._batch_description = nested.map(lambda field: field.batched(self.n_envs), self._obs_description)
@@ -186,8 +183,8 @@ class VectorEnvironment:
         """
         self._progress.env = self._number
         if self._has_started:
+            self._has_started = False  # if the wait fails or is interrupted, a second one might never end
             result = self._wait_for_step()
-            self._has_started = False
         else:
             result = self._env.step(self._actions.together(then.act, self._ignoring, self._progress))
         obs, reward, terminated, truncated, info = result
@@ -270,14 +267,18 @@ class VectorEnvironment:
         added = {name: value for name, value in single.items() if name not in self._names_in_reset_info}
         return added | dict(single.get("final_info") or {})
 
+    def own(self, envs: list[Any]) -> None:
+        """Close the environment at :meth:`close`, too."""
+        self._owned = envs
+
     def render(self) -> None:
         """Call ``render`` of the vector environment."""
         self._env.render()
 
     def close(self) -> list[str]:
-        """Wait for a step that has been started; close the environment if it is owned. Return what went wrong."""
+        """Wait for a step that has been started; close the environment if a factory has made it."""
         if self._has_started:
             self._has_started = False
             with suppress(Exception):  # the error of a step whose result nobody asks for
-                self._wait_for_step()
-        return close_environments([self._env] if self._owned else [])
+                self._wait_at_end()
+        return close_environments(self._owned)

@@ -48,6 +48,7 @@ def play_episodes(
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
     sources, seed = list_sources(envs), seed_of(None)
+    vector = len(sources) == 1 and is_vector(sources[0])
     lane = lane_between(device, None, home_of(actor))
     check_not_served(sources)
     with torch.inference_mode(False):
@@ -56,7 +57,7 @@ def play_episodes(
         torch_context = TorchContext.here(lane.actor_device)
         with torch_context.defaults.for_environments():
             environments = make_environments(
-                envs if is_vector(envs) else sources, seed, Entries(()), progress, single_episode=True
+                sources[0] if vector else sources, seed, Entries(()), progress, single_episode=True
             )
         try:
             with torch_context.applied():
@@ -66,7 +67,7 @@ def play_episodes(
                 slot = Slot([rows], [], 2, lambda *form: lane.empty(Place.HOST, *form))
                 played = _play(
                     environments, behaviour, group, slot, progress, torch_context, n_steps, render,
-                    sticky=not is_vector(envs),
+                    sticky=not vector,
                 )  # fmt: skip
         except BaseException as error:
             with torch_context.defaults.for_environments():

@@ -24,10 +24,10 @@ from ..concurrency.progress import Progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_vector, needs_thread
 from ..envs.environment_list import EnvironmentList
-from ..envs.make import list_sources, make_turns, seeds_of
+from ..envs.make import close_all, list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
-from ..memory.lane import Lane
+from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
@@ -82,7 +82,10 @@ def open_feed(
         progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
-            make_stepper = partial(_make_stepper, sources, options, plan, progress, make_list, gate, defaults)
+            apart = not lane.shared(Place.ACTOR, Place.HOST)
+            make_stepper = partial(
+                _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
+            )
             return _prepare(Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults), torch_context)
 
         driver = _make_driver(make_collector, progress, options)
@@ -123,26 +126,33 @@ def _make_stepper(
     make_list: Callable[..., Environments],
     gate: Gate,
     defaults: TorchDefaults,
+    *,
+    apart: bool,
 ) -> Stepper:
     """Make and reset the environments, and make the stepper of the kind that the options name.
 
-    Called in the collector's thread, since environments may be bound to the thread that makes them.
+    ``apart`` says whether groups that this thread steps are turns of their own. Called in the collector's thread, since
+    environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
-    vectors = [source for source in sources if is_vector(source)]
-    if options.background and len(vectors) > 1 and any(map(needs_thread, vectors)):
-        seeds = seeds_of(plan.seed, sum(int(env.num_envs) for env in vectors), reseed=options.reseed)
-        shares = share_vectors(vectors, seeds, final=plan.final)
-        groups = [share.columns for (share,) in shares]
+    are_vectors = len(sources) > 1 and all(map(is_vector, sources))
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed, first=plan.first_env)
+    if options.background and are_vectors and any(map(needs_thread, sources)):
+        shares = share_vectors(sources, seeds, final=plan.final, first_env=plan.first_env)
         return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
     if not options.workers:
         turns = make_turns(
             sources, groups, plan.seed, entries, progress,
-            reseed=options.reseed, final=plan.final, sticky=plan.sticky, make_list=make_list,
+            reseed=options.reseed, final=plan.final, sticky=plan.sticky, first_env=plan.first_env,
+            sharded=options.shard is not None, apart=apart, make_list=make_list,
         )  # fmt: skip
-        return InlineStepper(turns, groups)
-    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed)
-    shares_by_worker = split_into_shares(sources, seeds, groups, options.workers)
+        try:
+            return InlineStepper(turns, groups, plan.first_env)
+        except BaseException as error:
+            for complaint in close_all(turns):
+                add_note(error, complaint)
+            raise
+    shares_by_worker = split_into_shares(sources, seeds, groups, options.workers, plan.first_env)
     if options.worker == "thread":
         return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)
     set_up = None if defaults.are_initial else defaults.set  # else the workers would load torch for nothing
@@ -157,18 +167,18 @@ def _collector_specs(
     plan: Plan,
     options: Options,
 ) -> list[CollectorSpec]:
-    """Make the spec of each collector process. Environments and groups are numbered over all processes."""
-    n_envs = options.n_actors * options.n_per_actor
-    seeds = seeds_of(plan.seed, n_envs, reseed=options.reseed)
+    """Make the spec of each collector process. Environments and groups are numbered over all processes and shards."""
+    n_envs, first = options.n_actors * options.n_per_actor, plan.first_env
+    seeds = seeds_of(plan.seed, n_envs, reseed=options.reseed, first=first)
     return [
         CollectorSpec(
             sources=[factory] * options.n_per_actor,
             seeds=seeds[columns],
-            columns=columns,
+            columns=slice(first + columns.start, first + columns.stop),
             actor=actor,
             actor_device=str(actor_device),
             defaults=defaults,
-            plan=plan._replace(first_group=number),
+            plan=plan._replace(first_group=plan.first_group + number),
             threads=options.threads,
             compile=options.compile,
         )

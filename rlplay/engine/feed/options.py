@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -33,8 +34,8 @@ class Options:
     Raises
     ------
     TypeError, ValueError
-        If a number is not an integer or is out of range, if ``reseed`` is no bool, if a timeout is not positive, or if
-        ``n_per_batch`` is more than ``n_actors``.
+        If a number is not an integer or is out of range, if ``reseed`` is no bool, if a timeout is not positive, if
+        ``n_per_batch`` is more than ``n_actors``, or if ``shard`` is no pair as described, or there is no ``seed``.
     """
 
     n_steps: int
@@ -48,6 +49,8 @@ class Options:
     compile: bool = False
     reseed: bool = True
     """Whether environments are reset with seeds at the call."""
+    shard: tuple[int, int] | None = None
+    """``(i, n)``: this feed is the i-th of n equal ones."""
     groups: int = 1
     workers: int = 0
     worker: str = "process"
@@ -81,6 +84,8 @@ class Options:
             at_least(name, getattr(self, name), least)
         if not isinstance(self.reseed, bool):
             raise TypeError(f"`reseed` must be True or False, got {self.reseed!r}.")
+        if self.shard is not None:
+            _check_shard(self.shard, self.seed)
         if self.n_per_batch > self.n_actors:
             raise ValueError(f"`n_per_batch` must be at most `n_actors`, {self.n_actors}, got {self.n_per_batch}.")
 
@@ -100,9 +105,12 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
         kind or cannot be sticky, or if the seed or the names of info entries are not as described.
     """
     vectors = [source for source in sources if is_vector(source)]
-    n_envs = int(vectors[0].num_envs) if len(sources) == len(vectors) == 1 else len(sources)
     if vectors:
         check_vectors(len(sources), options.groups, sticky=options.sticky)
+    if 1 < len(vectors) == len(sources):
+        stops = list(accumulate((int(env.num_envs) for env in vectors), initial=0))
+        return _plan(options, [slice(*pair) for pair in pairwise(stops)])
+    n_envs = int(vectors[0].num_envs) if len(vectors) == len(sources) else len(sources)
     if options.groups > n_envs:
         raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {options.groups}.")
     _check_workers(options, sources)
@@ -122,12 +130,29 @@ def plan_for_processes(options: Options, factory: Any) -> Plan:
     if not is_factory(factory):
         remedy = f"; write `lambda: gym.make({factory!r})`" if isinstance(factory, str) else ""
         raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}{remedy}.")
-    return _plan(options, [slice(0, options.n_per_actor)])
+    return _plan(options, [slice(0, options.n_per_actor)], options.n_actors)
 
 
-def _plan(options: Options, groups: list[slice]) -> Plan:
+def _plan(options: Options, groups: list[slice], n_collectors: int = 1) -> Plan:
+    """Make the plan of the first of some collectors that have equal groups."""
     seed, entries = seed_of(options.seed), Entries(options.info)
-    return Plan(options.n_steps, groups, seed, options.sticky, options.final, entries)
+    shard, _ = options.shard or (0, 1)
+    first_group, first_env = shard * n_collectors * len(groups), shard * n_collectors * groups[-1].stop
+    return Plan(options.n_steps, groups, seed, options.sticky, options.final, entries, first_group, first_env)
+
+
+def _check_shard(shard: Any, seed: int | None) -> None:
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise TypeError(f"`shard` must be a pair (i, n), or None, got {shard!r}: with torchrun, (rank, world size).")
+    i, n = shard
+    at_least("n of `shard`", n, 1)
+    at_least("i of `shard`", i, 0)
+    if i >= n:
+        raise ValueError(f"`shard` must be (i, n) with i from 0 to n - 1, got {shard!r}.")
+    if seed is None:
+        raise ValueError(
+            f"`shard={shard!r}` needs a `seed`, the same one in each of the {n} feeds: what they draw depends on it."
+        )
 
 
 def _check_workers(options: Options, sources: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from ..envs.dialects import is_factory
+from ..envs.dialects import is_factory, is_vector
 from .feed import Feed
 
 __all__ = ["check_not_served", "close_older_feeds", "register"]
@@ -32,7 +32,7 @@ def close_older_feeds(sources: Iterable[Any], *, stacklevel: int) -> None:
         if older is not None:
             older.close()
             warnings.warn(
-                f"environment {j} still served an open feed, which is closed now: an environment serves one feed.",
+                f"{_name(source)} {j} still served an open feed, which is closed now: an environment serves one feed.",
                 RuntimeWarning,
                 stacklevel=stacklevel,
             )
@@ -49,10 +49,14 @@ def check_not_served(sources: Iterable[Any]) -> None:
     for j, source in enumerate(sources):
         if _open_feed_of(source) is not None:
             raise RuntimeError(
-                f"environment {j} serves an open feed, whose episodes an evaluation would break off: evaluate in "
+                f"{_name(source)} {j} serves an open feed, whose episodes an evaluation would break off: evaluate in "
                 "environments of its own (such as the same `gym.make(...)` again), or close the feed first "
                 "(`feed.close()`). The feed is unchanged."
             )
+
+
+def _name(source: Any) -> str:
+    return "vector environment" if is_vector(source) else "environment"
 
 
 def register(sources: Iterable[Any], feed: Feed) -> None:

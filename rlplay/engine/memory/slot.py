@@ -72,6 +72,8 @@ class Blocks:
     state : State of tensors, ``(n, b, ...)``
     env : Outcome of tensors, ``(n, b, ...)``
         For each row the outcome of the transition that has led to it.
+    fragment : State and Outcome of tensors
+        The same as a fragment has them: no transition has led to its first row.
     """
 
     def __init__(self, memory: Tensor, layout: RowLayout) -> None:
@@ -85,10 +87,7 @@ class Blocks:
         self.state: State
         self.env: Outcome
         self.state, self.env = nested.map(view, (layout.state, layout.env))
-
-    def row(self, t: int) -> State:
-        """Return views of one row, ``(1, b, ...)``."""
-        return Blocks(self.memory[t : t + 1], self.layout).state
+        self.fragment: tuple[State, Outcome] = self.state, nested.map(lambda x: x[1:], self.env)
 
     def actions(self, t: int) -> Tensor:
         """Return the bytes of all leaves of the action in one row, a uint8 tensor."""
@@ -162,7 +161,14 @@ class Slot:
         divided = list(zip(self.layout.divide(self.slab), layouts, strict=True))
         self.blocks = [Blocks(memory[:n_rows], layout) for memory, layout in divided]
         self.lasts = [Blocks(memory[n_rows:], layout) for memory, layout in divided]
+        valid = [[outcome.valid.view("u1").data for outcome in rows.outcomes] for rows in self.turns]
+        self._valid = [(rows, b"\1" * len(rows[0])) for rows in valid]
         self._clear = [_clearing(memory.numpy(), layout.block, absent) for memory, layout in divided]
+
+    def count_valid(self, turn: int, row: int) -> int:
+        """Return how many environments of a turn have carried out an action in the transition to a row."""
+        valid, all_valid = self._valid[turn]
+        return len(all_valid) if valid[row] == all_valid else sum(valid[row])
 
     def clear(self, turn: int, row: int) -> None:
         """Set all that is small in a row to what it is before a step: nothing ended, all valid, no info."""

@@ -37,7 +37,7 @@ class CollectorSpec(NamedTuple):
     sources: list[Any]
     seeds: list[int | None]
     columns: slice
-    """The columns of its environments among all environments of the feed."""
+    """The numbers of its environments among all environments: of the feed, or of all shards."""
     actor: BaseActorModule
     actor_device: str
     defaults: TorchDefaults

@@ -27,7 +27,7 @@ class CollectorProcess:
     Attributes
     ----------
     columns : slice
-        The columns of its environments among all environments of the feed.
+        The numbers of its environments among all environments: of the feed, or of all shards.
     version : int or None
         The version of the snapshot that it was last given; None if its fragment has been taken.
     reply : Reply or None

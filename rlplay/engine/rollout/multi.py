@@ -29,6 +29,7 @@ def rollout(
     lag: int = 1,
     seed: int | None = None,
     reseed: bool = True,
+    shard: tuple[int, int] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -52,7 +53,7 @@ def rollout(
         fragment, and in other columns. ``feed.version`` is then a tuple, with the number of the snapshot of each part.
         The weights of a part that took as long as ``m`` fragments are at most
         ``lag + m + ceil(n_actors / n_per_batch)`` asks old at its delivery.
-    factory, actor, n_steps, sticky, device, actor_device, lag, seed, reseed, final, info, compile, threads
+    factory, actor, n_steps, sticky, device, actor_device, lag, seed, reseed, shard, final, info, compile, threads
         As for :func:`rlplay.engine.rollout.single.rollout`.
     timeout, start_timeout : float
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
@@ -66,7 +67,7 @@ def rollout(
     options = Options(
         n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
-        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, final=final, info=info, compile=compile,
-        threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
+        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, shard=shard, final=final, info=info,
+        compile=compile, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

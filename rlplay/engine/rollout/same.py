@@ -26,6 +26,7 @@ def rollout(
     groups: int = 1,
     seed: int | None = None,
     reseed: bool = True,
+    shard: tuple[int, int] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -38,6 +39,6 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, final=final, info=info, compile=compile,
+        reseed=reseed, shard=shard, final=final, info=info, compile=compile,
     )  # fmt: skip
     return open_feed(envs, actor, options)

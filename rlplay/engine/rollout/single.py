@@ -27,6 +27,7 @@ def rollout(
     lag: int = 1,
     seed: int | None = None,
     reseed: bool = True,
+    shard: tuple[int, int] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -45,7 +46,7 @@ def rollout(
     factory : callable, optionally taking ``seed``
         Makes an environment; called ``n_envs`` times, in the other process. It is sent by value (cloudpickle), so it
         may be a lambda, or use names defined in a notebook.
-    actor, n_steps, sticky, device, lag, seed, reseed, final, info, compile, timeout, start_timeout
+    actor, n_steps, sticky, device, lag, seed, reseed, shard, final, info, compile, timeout, start_timeout
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
     actor_device : torch.device, optional
         The device of the behaviour copy in the other process; by default the CPU.
@@ -61,7 +62,7 @@ def rollout(
     at_least("n_envs", n_envs, 1)
     options = Options(
         n_steps=n_steps, n_per_actor=n_envs, sticky=sticky, device=device, actor_device=actor_device, lag=lag,
-        seed=seed, reseed=reseed, final=final, info=info, compile=compile, threads=threads,
+        seed=seed, reseed=reseed, shard=shard, final=final, info=info, compile=compile, threads=threads,
         background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

@@ -26,6 +26,7 @@ def rollout(
     groups: int = 1,
     seed: int | None = None,
     reseed: bool = True,
+    shard: tuple[int, int] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -76,6 +77,11 @@ def rollout(
     reseed : bool
         If False, environments are reset without a seed, and factories are given none, so that environments keep the
         random state that you gave them. ``seed`` is then that of the actions alone.
+    shard : tuple of two int, optional
+        ``(i, n)``: this feed is the ``i``-th of ``n`` equal ones, in as many processes: with ``torchrun`` the rank and
+        the world size. Environments, groups and their seeds are numbered as in the whole, so ``n`` such feeds with
+        ``groups=g`` yield the parts of one feed with ``groups=n * g``. ``Episode.env`` and messages have these numbers.
+        It needs a ``seed``, the same one in all of them.
     final : bool
         If True, ``env.final`` holds the true last observation of each episode, and the actor's reaction to it.
     info : tuple of names, or dict of names to dtypes or example arrays
@@ -141,7 +147,7 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, final=final, info=info, compile=compile, workers=workers, worker=worker,
+        reseed=reseed, shard=shard, final=final, info=info, compile=compile, workers=workers, worker=worker,
         background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_feed(envs, actor, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+from ..envs.make import close_all
 from ..envs.protocol import Environments
 from ..envs.rows import Array, Episode, OutcomeRow, StateRow
 from .blocks import TurnRows
@@ -20,13 +21,15 @@ class InlineStepper:
     Vector environments that have workers of their own make their steps in the background.
     """
 
-    def __init__(self, turns: Sequence[Environments], groups: Sequence[slice]) -> None:
+    def __init__(self, turns: Sequence[Environments], groups: Sequence[slice], first_env: int = 0) -> None:
         """Take the environments of each turn.
 
         Parameters
         ----------
         groups : sequence of slice
             The environments of each group. If they do not divide the environments of each turn, each turn is a group.
+        first_env : int
+            The number of the first environment, for messages.
 
         Raises
         ------
@@ -40,7 +43,7 @@ class InlineStepper:
         self.groups = list(groups) if fits else [slice(*pair) for pair in pairwise(stops)]
         self.turns = [[g for g, x in enumerate(self.groups) if i <= x.start < j] for i, j in pairwise(stops)]
         self.steps_in_background = all(one.steps_in_background for one in turns)
-        check_equal_spaces(stops[:-1], [one.spaces for one in turns])
+        check_equal_spaces([first_env + start for start in stops[:-1]], [one.spaces for one in turns])
         # for each slot, turn and row: what a step from there reads and writes
         self._steps: list[list[list[tuple[StateRow, StateRow, OutcomeRow]]]] = []
         self._slots: list[list[TurnRows]] = []
@@ -64,37 +67,36 @@ class InlineStepper:
         for environments in self._environments:
             environments.release()
 
-    def start_step(self, turn: int, step: Step) -> None:
-        """Make the step of one turn, or start it if the environments make it in the background."""
+    def step(self, turn: int, step: Step) -> list[int]:
+        """Make a step of one turn; return which of its environments have ended their episode with it."""
         environments = self._environments[turn]
-        self._started[turn] = step
-        if environments.steps_in_background:
-            environments.start(self._steps[step.slot][turn][step.row][1])
-        else:
-            self._step(turn)
-
-    def finish_step(self, turn: int) -> list[int]:
-        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
-        if self._started[turn] is not None:
-            self._step(turn)
-        return self._ended[turn]
-
-    def _step(self, turn: int) -> None:
-        step, environments = self._started[turn], self._environments[turn]
-        assert step is not None
-        self._started[turn] = None
         now, then, outcome = self._steps[step.slot][turn][step.row]
         last = self._slots[step.slot][turn].last if step.final else None
-        self._ended[turn] = environments.step(now, then, outcome, last, sticky=step.sticky)
+        ended = environments.step(now, then, outcome, last, sticky=step.sticky)
         if environments.episodes:
             self._episodes += [(step.t, episode) for episode in environments.episodes]
             environments.episodes = []
+        return ended
+
+    def start_step(self, turn: int, step: Step) -> None:
+        """Start a step of one turn, which its environments make in the background."""
+        self._environments[turn].start(self._steps[step.slot][turn][step.row][1])
+        self._started[turn] = step
+
+    def finish_step(self, turn: int) -> list[int]:
+        """Wait for the step of one turn; return which of its environments have ended their episode with it."""
+        self._finish(turn)
+        return self._ended[turn]
+
+    def _finish(self, turn: int) -> None:
+        step, self._started[turn] = self._started[turn], None
+        if step is not None:
+            self._ended[turn] = self.step(turn, step)
 
     def finish_all(self) -> None:
         """Wait for every step that has been started. :meth:`finish_step` is still to be called for each of them."""
-        for turn, step in enumerate(self._started):
-            if step is not None:
-                self._step(turn)
+        for turn in range(len(self._started)):
+            self._finish(turn)
 
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended since the last call, ordered by time and environment."""
@@ -106,4 +108,4 @@ class InlineStepper:
 
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong."""
-        return [complaint for environments in self._environments for complaint in environments.close()]
+        return close_all(self._environments)

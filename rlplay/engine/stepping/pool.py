@@ -160,6 +160,11 @@ class WorkerPool(ABC, Generic[W]):
     def release(self) -> None:
         """Do nothing: a worker begins a fragment with its step 0."""
 
+    def step(self, turn: int, step: Step) -> list[int]:
+        """Make a step of one turn; return which of its environments have ended their episode with it."""
+        self.start_step(turn, step)
+        return self.finish_step(turn)
+
     def start_step(self, turn: int, step: Step) -> None:
         """Start a step of one turn. Row ``t`` must be complete, and the actions must be in row ``t + 1``."""
         for worker, share in self._members[turn]:

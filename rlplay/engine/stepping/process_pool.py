@@ -35,6 +35,7 @@ class _ProcessWorker(Worker):
         entries: Entries,
         n_workers: int,
         n_envs: int,
+        first_env: int,
         memory: PoolMemory,
         memory_fd: int,
         set_up: Callable[[], None] | None,
@@ -42,10 +43,10 @@ class _ProcessWorker(Worker):
         """Start the process, and share ``memory`` with it, whose file descriptor is ``memory_fd``."""
         progress = memory.progress(number)
         super().__init__(number, shares, progress)
-        self._memory = memory
+        self._memory, self._first_env = memory, first_env
         self._outcomes: list[list[list[OutcomeRow]]] = []  # by slot, share and row
         self._requested: deque[tuple[int, Step]] = deque()
-        spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs, set_up)
+        spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs, first_env, set_up)
         try:
             self.process = ServiceProcess(WorkerService, spec, name=self.name, memory_fd=memory_fd)
         except Exception:
@@ -78,8 +79,8 @@ class _ProcessWorker(Worker):
         outcomes = self._outcomes[step.slot][share]
         outcome = outcomes[(step.row + 1) % len(outcomes)]
         ended = np.flatnonzero((outcome.terminated | outcome.truncated) & outcome.valid).tolist()
-        memory, envs = self._memory, [columns.start + j for j in ended]
-        episodes = [Episode(j, float(memory.ret[j]), int(memory.length[j])) for j in envs]
+        memory, envs = self._memory, [(columns.start + j, columns.start + j - self._first_env) for j in ended]
+        episodes = [Episode(j, float(memory.ret[k]), int(memory.length[k])) for j, k in envs]
         return StepResult(share, step.t, [inside.start + j for j in ended], episodes)
 
     def kill(self) -> None:
@@ -141,12 +142,13 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
 
     def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[_ProcessWorker]:
         n_workers, n_envs = len(shares_by_worker), self.groups[-1].stop
+        first_env = min(share.columns.start for shares in shares_by_worker for share in shares)
         size = n_workers, n_envs, len(entries.entries)
         fd = new_memory(PoolMemory.size(*size))
         try:
             self._memory = memory = PoolMemory(map_memory(fd), *size)
             for number, shares in enumerate(shares_by_worker):
-                worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, memory, fd, self._set_up)
+                worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, first_env, memory, fd, self._set_up)
                 self._listener.add(worker.process, worker)
                 yield worker
         finally:

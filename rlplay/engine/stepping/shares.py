@@ -35,7 +35,7 @@ class Share(NamedTuple):
     """Consecutive environments of one group that one worker steps together, or a vector environment."""
 
     columns: slice
-    """Their columns among all environments of the feed."""
+    """Their numbers among all environments: of the feed, or of all shards."""
     group: int
     """The number of the group."""
     inside: slice
@@ -108,23 +108,26 @@ def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
     return [complaint for stepper in steppers for complaint in stepper.environments.close()]
 
 
-def share_vectors(sources: Sequence[Any], seeds: Sequence[int | None], *, final: bool) -> list[list[Share]]:
+def share_vectors(
+    sources: Sequence[Any], seeds: Sequence[int | None], *, final: bool, first_env: int = 0
+) -> list[list[Share]]:
     """Give each vector environment to a worker of its own; return the shares of each worker."""
     shares, start = [], 0
     for k, env in enumerate(sources):
         width = int(env.num_envs)
-        columns = slice(start, start + width)
-        shares.append([Share(columns, k, slice(0, width), [env], list(seeds[columns]), final)])
+        columns = slice(first_env + start, first_env + start + width)
+        shares.append([Share(columns, k, slice(0, width), [env], list(seeds[start : start + width]), final)])
         start += width
     return shares
 
 
 def split_into_shares(
-    sources: Sequence[Any], seeds: Sequence[int | None], groups: Sequence[slice], n_workers: int
+    sources: Sequence[Any], seeds: Sequence[int | None], groups: Sequence[slice], n_workers: int, first_env: int = 0
 ) -> list[list[Share]]:
     """Split each group among the workers, as evenly as possible; return the shares of each worker.
 
-    The remainder of a group goes to the workers that keep the fewest environments so far.
+    The remainder of a group goes to the workers that keep the fewest environments so far. ``first_env`` is the number
+    of the first environment.
     """
     shares_by_worker: list[list[Share]] = [[] for _ in range(n_workers)]
     n_kept = [0] * n_workers
@@ -134,10 +137,10 @@ def split_into_shares(
         start = group.start
         for worker, shares in enumerate(shares_by_worker):
             if n := each + (worker in emptiest):
-                columns = slice(start, start + n)
-                inside = slice(start - group.start, columns.stop - group.start)
-                shares.append(Share(columns, number, inside, list(sources[columns]), list(seeds[columns])))
-                n_kept[worker], start = n_kept[worker] + n, columns.stop
+                part = slice(start, start + n)
+                columns, inside = (slice(start + k, start + n + k) for k in (first_env, -group.start))
+                shares.append(Share(columns, number, inside, list(sources[part]), list(seeds[part])))
+                n_kept[worker], start = n_kept[worker] + n, part.stop
     return shares_by_worker
 
 
@@ -163,7 +166,7 @@ def check_equal_spaces(firsts: Sequence[int], spaces: Sequence[tuple[Any, Any]])
             if not equal(found):
                 raise ValueError(
                     f"environments of one feed must have equal spaces: environment {first} has the {name} {found}, "
-                    f"environment 0 has {expected}."
+                    f"environment {firsts[0]} has {expected}."
                 )
 
 

@@ -39,8 +39,9 @@ class Stepper(Protocol):
         The groups of each turn, which step together. A vector environment may have several groups; otherwise each group
         is a turn of its own.
     steps_in_background : bool
-        Whether :meth:`start_step` returns before the step is made. Then the collector calls it as soon as the actions
-        are there; otherwise as late as it can, so that the actor reacts to the groups of other turns meanwhile.
+        Whether steps are made while the collector does something else. Then it calls :meth:`start_step` as soon as the
+        actions are there, and :meth:`finish_step` later. Otherwise it calls :meth:`step` as late as it can, so that the
+        actor reacts to the groups of other turns meanwhile.
     """
 
     obs: Nested
@@ -58,8 +59,14 @@ class Stepper(Protocol):
     def release(self) -> None:
         """Begin a fragment: environments that stood still for the rest of the last fragment go on."""
 
+    def step(self, turn: int, step: Step) -> list[int]:
+        """Make a step of one turn; return which of its environments have ended their episode with it.
+
+        Row ``t`` must be complete, and the actions must be in row ``t + 1``.
+        """
+
     def start_step(self, turn: int, step: Step) -> None:
-        """Start a step of one turn. Row ``t`` must be complete, and the actions must be in row ``t + 1``."""
+        """Start a step of one turn, as :meth:`step` makes it."""
 
     def finish_step(self, turn: int) -> list[int]:
         """Wait for the step of one turn; return which of its environments have ended their episode with it."""

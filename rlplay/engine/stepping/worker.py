@@ -45,6 +45,8 @@ class WorkerSpec(NamedTuple):
     """How many workers the pool has."""
     n_envs: int
     """How many environments all workers keep together."""
+    first_env: int
+    """The number of the first one of these."""
     set_up: Callable[[], None] | None
     """Called first, for instance to set torch's defaults; None leaves the process as it is, and loads nothing."""
 
@@ -90,6 +92,7 @@ class WorkerService:
         if spec.set_up is not None:
             spec.set_up()
         self._memory = PoolMemory(server.memory, spec.n_workers, spec.n_envs, len(spec.entries.entries))
+        self._first_env = spec.first_env
         self._entries, self._n_untold = spec.entries, len(spec.entries.untold)
         self._shares = open_shares(spec.shares, spec.entries, self._memory.progress(spec.number))
         made = [share.environments for share in self._shares]
@@ -107,7 +110,8 @@ class WorkerService:
         step = Step(slot % _FINAL, row, t, final=bool(slot & _FINAL), sticky=bool(slot & _STICKY))
         _, episodes = self._shares[number].step(step)
         for episode in episodes:
-            self._memory.ret[episode.env], self._memory.length[episode.env] = episode.ret, episode.length
+            k = episode.env - self._first_env
+            self._memory.ret[k], self._memory.length[k] = episode.ret, episode.length
         if len(self._entries.untold) != self._n_untold:
             self._n_untold = len(self._entries.untold)
             for k, entry in enumerate(self._entries.entries):

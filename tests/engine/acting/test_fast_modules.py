@@ -336,3 +336,36 @@ def test_what_changes_in_layers_of_rows_counts_at_once(change):
         torch.manual_seed(2)
         change(network)
     assert torch.equal(plain(x), lean(x))
+
+
+def assign_data(lean):
+    lean[0].weight.data = lean[0].weight.data * 3
+
+
+def fill_from_a_vector(lean):
+    nn.utils.vector_to_parameters(torch.rand(sum(x.numel() for x in lean.parameters())), lean.parameters())
+
+
+@pytest.mark.parametrize("change", [assign_data, fill_from_a_vector])
+def test_weights_whose_memory_is_replaced_count_at_once(change):
+    plain = rows_network()
+    lean, x = copy.deepcopy(plain), torch.rand(1, 3, 3)
+    make_fast(lean)
+    for _ in range(3):
+        for network in (plain, lean):
+            torch.manual_seed(2)
+            change(network)
+        with torch.no_grad():
+            assert torch.equal(plain(x), lean(x))
+    assert torch.equal(plain.double()(x.double()), lean.double()(x.double()))
+
+
+def test_gradients_flow_through_layers_of_rows():
+    lean, x = rows_network(), torch.rand(1, 3, 3)
+    make_fast(lean)
+    with torch.no_grad():
+        lean(x)
+    lean(x).sum().backward()
+    assert lean[0].weight.grad.abs().sum() > 0
+    lean.requires_grad_(False)
+    assert not lean(x).requires_grad

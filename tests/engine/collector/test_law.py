@@ -7,6 +7,8 @@ import gym
 import pytest
 import torch
 
+from rlplay import nested, sampling
+from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_identical
@@ -140,3 +142,63 @@ def test_weights_that_are_zeroed_give_zeros_in_the_next_fragment():
             for weight in actor.parameters():
                 weight.zero_()
         assert next(feed).actor["logits"].abs().sum() == 0
+
+
+class Keeps(BaseActorModule):
+    """An actor whose steps hand something on, in one of several ways, to the next step: that of another group."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.track, self.held = how, False, [torch.zeros(()), lambda: None]
+        self.head = torch.nn.Linear(4, 2)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.register_buffer("total", torch.zeros(()))
+
+    @torch.no_grad()
+    def forward(self, obs, *, hx=None, virtual, **ignored):
+        added = obs.sum() / 9
+        kept = self.weight if self.how == "a parameter" else self.held[0] if self.how == "a list" else self.total
+        if not virtual:
+            if self.how == "its data":
+                kept.data.add_(added)
+            elif self.how in ("a parameter", "a list") or (self.how == "later" and self.track):
+                kept.add_(added)
+        logits = self.head(obs) + torch.stack([kept.detach(), -kept.detach()])
+        act = sampling.categorical(logits, generator=self.generator)
+        hx = torch.zeros(1, obs.shape[1], 1) if self.how == "its reset" else ()
+        return act, hx, {"kept": kept.detach().expand(act.shape).clone()}
+
+    def reset(self, hx, at):
+        if self.how == "its reset":
+            with torch.no_grad():
+                self.total.add_(at.sum() if isinstance(at, torch.Tensor) else 1)
+        return super().reset(hx, at)
+
+
+@pytest.mark.usefixtures("no_stock")
+@pytest.mark.parametrize("how", ["a parameter", "its data", "a list", "later", "its reset"])
+def test_groups_whose_steps_hand_something_on_keep_their_order_on_a_device(how):
+    def collect(device):
+        torch.manual_seed(1)
+        actor, options = Keeps(how), {} if device is None else {"device": device}
+        launch = (lambda work: work()) if device is None else device.launch
+        envs, copies = [gym.make("CartPole-v1") for _ in range(4)], []
+        with same.rollout(envs, actor, 9, seed=3, lag=0, groups=2, **options) as feed:
+            for _ in range(4):
+                fragment = next(feed)
+                launch(lambda kept=fragment: copies.append(nested.map(torch.clone, kept)))
+                actor.track = True
+        if device is not None:
+            device.synchronize()
+        return copies
+
+    expected = collect(None)
+    for haste, seed in [(0.0, 0), *((0.5, k) for k in range(6)), (1.0, 0)]:
+        assert_identical(expected, collect(LaggingLane(haste=haste, seed=seed)))
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_an_actor_on_the_host_has_no_streams_for_turns(engine):
+    lane = LaggingLane(actor_on_host=True)
+    run_training(engine, lag=1, groups=2, device=lane)
+    assert not lane.turns

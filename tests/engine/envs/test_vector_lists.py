@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from itertools import islice
 
 import gymnasium
 import pytest
 import torch
 
 from rlplay import nested
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import same, single, threaded
+from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LaggingLane
 from rlplay.zoo.actors import ActorCritic, mlp
 from tests.support.assertions import assert_identical
@@ -233,19 +236,22 @@ def test_an_error_names_the_vector_environment_and_the_step(engine):
 @engines
 def test_what_does_not_go_together_is_refused_at_the_call(engine):
     one, another = make_cartpoles(), make_cartpoles()
-    single = gymnasium.make("CartPole-v1")
+    cartpole = gymnasium.make("CartPole-v1")
     other = SyncVectorEnv([lambda: gymnasium.make("Acrobot-v1")])
 
     def refuses(error, match, envs, **options):
         with pytest.raises(error, match=match):
             engine.rollout(envs, make_actor(), 9, **options)
 
-    refuses(TypeError, r"`envs\[1\]` is a vector environment and `envs\[0\]` is a single one", [single, one])
+    refuses(
+        TypeError, "environment 1 of `envs` is a vector environment, and environment 0 is a single", [cartpole, one]
+    )
+    refuses(TypeError, "environment 0 of `envs` is a vector environment, and", [one, lambda: cartpole])
     refuses(ValueError, "stands twice", [one, one])
     refuses(ValueError, "`groups` must be 1 for a list of vector environments, got 2", [one, another], groups=2)
     refuses(ValueError, "stand still", [one, another], sticky=True)
     refuses(ValueError, "equal spaces", [one, other])
-    refuses(TypeError, "has made a single environment", [make_cartpoles, lambda: gymnasium.make("CartPole-v1")])
+    refuses(TypeError, "environment 0 of `envs` is a vector", [make_cartpoles, lambda: gymnasium.make("CartPole-v1")])
 
 
 def test_a_hanging_vector_environment_is_named():
@@ -263,3 +269,79 @@ def test_a_hanging_vector_environment_is_named():
     finally:
         hanging.set()
         feed.close()
+
+
+class AnswersOnce(SyncVectorEnv):
+    """A pool as EnvPool is one: a `recv` without a `send` before it waits for ever. Fails at its third step."""
+
+    n_steps = 0
+
+    def step(self, actions):
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions):
+        self.results = getattr(self, "results", queue.Queue())
+        self.n_steps += 1
+        self.results.put(ArithmeticError("the third step") if self.n_steps == 3 else super().step(actions))
+
+    def recv(self):
+        result = self.results.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+@pytest.mark.timeout(20)
+@engines
+def test_a_step_that_has_failed_is_not_waited_for_again(engine):
+    envs = [make_cartpoles(), make_cartpoles(cls=AnswersOnce)]
+    feed = engine.rollout([make_cartpoles(cls=AnswersOnce) for _ in envs], make_actor(), 9)
+    with pytest.raises(ArithmeticError, match="the third step"):
+        next(feed)
+
+
+class FailsInBackground(SendsAndReceives):
+    failing = False
+
+    def recv(self):
+        self.grad_enabled.append(torch.is_grad_enabled())
+        if self.failing:
+            raise ArithmeticError("in the background")
+        return super().recv()
+
+
+@pytest.mark.parametrize("device", [None, LaggingLane])
+def test_a_pause_lets_steps_end_as_environments_run_and_an_error_in_it_names_the_step(device):
+    envs, _ = numbered(FailsInBackground)
+    for env in envs:
+        env.grad_enabled = []
+    options = {} if device is None else {"device": device()}
+    feed = threaded.rollout(envs, make_actor(), 500, lag=1, **options)
+    next(feed)
+    with feed.pause():
+        envs[1].failing = True
+    with pytest.raises(ArithmeticError, match="in the background") as caught:
+        list(islice(feed, 3))
+    assert "vector environment 1, in env.step, at step" in caught.value.__notes__[0]
+    assert set(envs[0].grad_enabled) == {True}
+
+
+def test_a_step_that_is_set_on_the_instance_is_called():
+    envs, calls = numbered(SendsAndReceives)
+    for env in envs:
+        env.step = lambda actions, env=env: (calls.append(("own", env.number)), SyncVectorEnv.step(env, actions))[1]
+    fragments_of(same, envs, 1)
+    assert calls.count(("own", 0)) == calls.count(("own", 1)) == 9
+
+
+def test_where_single_environments_are_needed_a_vector_environment_is_refused():
+    for call in (
+        lambda: evaluate([make_cartpoles(), make_cartpoles()], make_actor()),
+        lambda: single.rollout(make_cartpoles, make_actor(), 5),
+        lambda: threaded.rollout([make_cartpoles] * 2, make_actor(), 5, workers=2, worker="thread"),
+    ):
+        with pytest.raises(TypeError, match="is a vector environment, where a single one is needed"):
+            call()
+    rewards, _ = evaluate([make_cartpoles(3)], make_actor())
+    assert rewards.shape[1] == 3

@@ -1,0 +1,141 @@
+"""Checkpoints: a dict in one file, which is whole whenever the program is killed.
+
+    from rlplay import checkpoint
+
+    checkpoint.save("run.pt", {"actor": actor.state_dict(), "optim": optim.state_dict(), "n_updates": n_updates})
+    saved = checkpoint.load("run.pt")
+
+A new checkpoint is written beside the old one, and then takes its name. Imports nothing of ``rlplay``.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load", "save"]
+
+
+def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) -> None:
+    """Write a checkpoint, so that a kill at any moment leaves the old one or the new one.
+
+    Only one process may save to a path at a time.
+
+    Parameters
+    ----------
+    path : path
+        The file, such as ``"run.pt"``. Its folder must exist. Earlier checkpoints are ``run.pt.1`` (the one before),
+        ``run.pt.2`` and so on.
+    state : dict
+        What ``torch.save`` takes. :func:`load` reads tensors, numbers, strings, bytes, and dicts, lists and tuples of
+        these, which includes every ``state_dict`` of torch.
+    keep : int
+        How many checkpoints are kept, the new one included.
+
+    Raises
+    ------
+    TypeError
+        ``state`` is no dict, or ``keep`` no integer.
+    ValueError
+        ``keep`` is less than 1.
+    OSError
+        The file cannot be written: the folder does not exist, or the disk is full. The old checkpoints stay.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a checkpoint is a dict, got {type(state).__name__}: name what is in it, {{'actor': ...}}.")
+    if isinstance(keep, bool) or not isinstance(keep, int):
+        raise TypeError(f"`keep` must be an integer, got {keep!r}.")
+    if keep < 1:
+        raise ValueError(f"`keep` must be at least 1, got {keep}: the new checkpoint is one of them.")
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with beside.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        _keep_earlier(path, keep)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
+    """Read the latest whole checkpoint.
+
+    If the latest file cannot be read, the one before it is read, with a warning.
+
+    Parameters
+    ----------
+    path : path
+        As it was passed to :func:`save`.
+    map_location : device, str or callable, optional
+        Where tensors are put, as for ``torch.load``; by default the device that they were on.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no checkpoint.
+    RuntimeError
+        There are some, but none can be read. The error of the latest is the cause.
+    """
+    path = Path(path)
+    files = [path, *_earlier(path)]
+    if not any(file.exists() for file in files):
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}.")
+    errors: list[tuple[Path, Exception]] = []
+    for file in files:
+        try:
+            loaded: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
+        except FileNotFoundError:
+            continue
+        except Exception as error:
+            errors.append((file, error))
+            continue
+        if errors:
+            broken, why = errors[0]
+            warnings.warn(f"{broken} cannot be read ({why}), so {file} was read.", RuntimeWarning, stacklevel=2)
+        return loaded
+    raise RuntimeError(f"no checkpoint of {str(path)!r} can be read.") from errors[0][1]
+
+
+def _earlier(path: Path) -> list[Path]:
+    """List the earlier checkpoints, the latest first."""
+    found = []
+    for file in path.parent.glob(f"{path.name}.*"):
+        number = file.name.removeprefix(f"{path.name}.")
+        if number.isdecimal():
+            found.append((int(number), file))
+    return [file for _, file in sorted(found)]
+
+
+def _keep_earlier(path: Path, keep: int) -> None:
+    """Give the present checkpoint a second name, and those before it the next number each; delete the oldest."""
+    if not path.exists():
+        return
+    earlier = _earlier(path)
+    for number, file in reversed(list(enumerate(earlier, 2))):
+        if number < keep:
+            file.replace(path.with_name(f"{path.name}.{number}"))
+        else:
+            file.unlink()
+    if keep > 1:
+        os.link(path, path.with_name(f"{path.name}.1"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write the names of files to the disk, where the system can do so."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
