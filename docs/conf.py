@@ -54,6 +54,7 @@ PUBLIC = {
     "rlplay.replay",
     "rlplay.zoo.actors",
     "rlplay.zoo.envs",
+    "rlplay.checkpoint",
     "rlplay.sampling",
     "rlplay.plotting",
     "rlplay.testing",
