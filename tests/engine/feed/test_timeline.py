@@ -501,6 +501,7 @@ def test_a_collector_that_waits_for_its_process_is_waiting():
         name: sum(end - start for _, start, end in spans_of(spans, *BUSY)) / total for name, spans in lanes.items()
     }
     assert shares["collector"] < 0.1
+    assert {kind for kind, *_ in lanes["collector"]} <= {"waiting", "transfer"}
     assert 0.2 < shares["collector process 0"] < 0.6
     figure = plotting.timeline(recorded)
     assert_is_picture(figure, n_lanes=3)
