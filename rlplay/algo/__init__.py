@@ -17,9 +17,15 @@ This package imports only the data types of :mod:`rlplay.engine` and :mod:`rlpla
 environments or threads.
 """
 
-from . import a2c, dqn, ppo, returns, vtrace
+import sys
+
+from . import returns
+from .losses import a2c, actor_critic, dqn, ppo, vtrace
 from .transitions import Transitions, blank_padding, taken, transitions
 from .unroll import Unrolled, unroll
+
+for module in (a2c, actor_critic, dqn, ppo, vtrace):  # their first paths, `rlplay.algo.a2c`, stay importable
+    sys.modules[module.__name__.replace(".losses.", ".")] = module
 
 __all__ = [
     "Transitions",

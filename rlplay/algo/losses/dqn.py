@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import nested
-from ..engine import BaseActorModule, Final, Fragment, State
-from ..nested import Nested
-from ..replay import Batch
-from . import masked
-from .actor_critic import entry
-from .returns import multistep
-from .transitions import blank_padding, taken, transitions
-from .unroll import react, unroll
+from ... import nested
+from ...engine import BaseActorModule, Final, Fragment, State
+from ...nested import Nested
+from ...replay import Batch
+from .. import masked
+from ..policy import entry
+from ..returns import multistep
+from ..transitions import blank_padding, taken, transitions
+from ..unroll import react, unroll
 
 __all__ = ["loss", "replayed"]
 
@@ -187,7 +187,7 @@ def _action_values(info: Nested, act: Nested) -> Tensor:
     if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.ndim != 2:
         got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
         raise TypeError(f"Q-learning is for the actions of a single Discrete space, int64 (n_seq, B); got {got}.")
-    q = entry(info, "q")
+    q: Tensor = entry(info, "q")
     if q.ndim != 3 or q.shape[:2] != act.shape:
         raise ValueError(f"`q` must be (n_seq, B, A) = {(*act.shape, 'A')}, got {tuple(q.shape)}.")
     return q.to(torch.promote_types(q.dtype, torch.float32))
@@ -199,7 +199,7 @@ def _greedy_values(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Ten
     With ``double``, the network of ``chosen_by`` chooses the action whose value the network of ``evaluated_by`` gives.
     Otherwise ``V(s)`` is the largest value of the latter.
     """
-    q = entry(evaluated_by, "q").detach()
+    q: Tensor = entry(evaluated_by, "q").detach()
     if not double:
         return q.amax(-1)
     best = entry(chosen_by, "q").detach().argmax(-1, keepdim=True)

@@ -26,15 +26,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import nested
-from ..dtypes import move
-from ..engine import BaseActorModule, Final, Fragment
-from ..nested import Nested
-from . import masked
+from ... import nested
+from ...dtypes import move
+from ...engine import BaseActorModule, Final, Fragment
+from ...nested import Nested
+from .. import masked
+from ..policy import carried_out
+from ..returns import gae
+from ..transitions import blank_padding
+from ..unroll import unroll
 from .actor_critic import objective, policy_terms, transitions_with_values
-from .returns import gae
-from .transitions import blank_padding, taken
-from .unroll import unroll
 
 __all__ = ["loss", "losses"]
 
@@ -82,8 +83,7 @@ def loss(
     Parameters
     ----------
     fragment : Fragment
-        On the actor's device. Its actions are those of a single ``Discrete`` space or of a single ``Box``, and its info
-        (``fragment.actor``) is that of an actor-critic.
+        On the actor's device. Its info (``fragment.actor``) is that of an actor-critic.
     actor : BaseActorModule
         Its info must be that of an actor-critic, see :mod:`rlplay.algo.actor_critic`. It is unrolled over the fragment,
         with gradients.
@@ -113,7 +113,7 @@ def loss(
     Raises
     ------
     TypeError
-        An info is no mapping, or the actions are of another kind of space.
+        An info is no mapping, or there is an action of an unknown kind.
     ValueError
         An info lacks an entry, or an entry has another shape; a number is out of range.
     """
@@ -198,7 +198,7 @@ def _prepare(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> 
     """Compute the constants of the loss (advantages, targets, old log-probabilities) from ``fragment.actor``."""
     final = fragment.env.final.actor if isinstance(fragment.env.final, Final) else ()
     x = transitions_with_values(fragment, fragment.actor, final, gamma=gamma)
-    act = taken(fragment)
+    act = carried_out(fragment)
     behaviour = policy_terms(fragment.actor, act, x.valid)
     advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
     scaled = masked.normalised(advantage, x.valid) if normalise else advantage

@@ -1,0 +1,1 @@
+"""The losses: functions ``(fragment or batch, actor, ...) -> (loss, info)``, one module for each algorithm."""
