@@ -20,7 +20,7 @@ environments or threads.
 import sys
 
 from . import returns
-from .losses import a2c, actor_critic, dqn, ppo, vtrace
+from .losses import a2c, actor_critic, dqn, ppo, sac, td3, vtrace
 from .transitions import Transitions, blank_padding, taken, transitions
 from .unroll import Unrolled, unroll
 
@@ -35,7 +35,9 @@ __all__ = [
     "dqn",
     "ppo",
     "returns",
+    "sac",
     "taken",
+    "td3",
     "transitions",
     "unroll",
     "vtrace",

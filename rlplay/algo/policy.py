@@ -30,13 +30,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .. import nested
 from ..engine import Fragment
 from ..nested import Nested
 from .distributions import Bits, Categorical, Gaussian, Joint, Policy, PreTanh, SquashedGaussian
 from .masked import like
 from .transitions import taken
 
-__all__ = ["carried_out", "check_rows", "entry", "policy"]
+__all__ = ["carried_out", "check_rows", "drawn_log_prob", "entry", "mean_action", "policy"]
 
 _Rows: TypeAlias = Callable[[Tensor], Tensor]
 """Selects and masks the rows of an entry, and converts them to the dtype of the computation."""
@@ -55,15 +56,7 @@ def carried_out(fragment: Fragment) -> Nested:
     nested, ``(T, B, ...)``
         ``a_t``, views of the fragment: :class:`PreTanh` in the place of each action of a squashed policy.
     """
-    n_steps = len(fragment.env.valid)
-
-    def convert(info: Nested, act: Nested) -> Nested:
-        if isinstance(act, Tensor):
-            squashed = isinstance(info, Mapping) and "pre_tanh" in info
-            return PreTanh(info["pre_tanh"][:n_steps]) if squashed else act
-        return {key: convert(_child(info, key, "") if info else (), one) for key, one in _items(act)}
-
-    return convert(_policy_info(fragment.actor), taken(fragment))
+    return _with_pre_tanh(_policy_info(fragment.actor), taken(fragment), len(fragment.env.valid))
 
 
 def policy(info: Nested, act: Nested, valid: Tensor) -> Policy:
@@ -97,6 +90,63 @@ def policy(info: Nested, act: Nested, valid: Tensor) -> Policy:
         return x.masked_fill(~like(valid, x), 0).to(torch.promote_types(x.dtype, torch.float32))
 
     return _of(_policy_info(info), act, valid.shape, rows, "")
+
+
+def drawn_log_prob(info: Nested, act: Nested) -> Tensor:
+    """Compute the log-probability of the actions that an actor has just drawn, with gradients to action and info.
+
+    Parameters
+    ----------
+    info : nested float tensors, ``(n_seq, B, ...)``
+        The info of a policy; where it is squashed, ``"pre_tanh"`` is that of the actions.
+    act : nested tensors, ``(n_seq, B, ...)``
+        What the actor returned beside the info.
+
+    Returns
+    -------
+    float tensor, ``(n_seq, B)``
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`policy`.
+    """
+    info = _policy_info(info)
+    drawn = _with_pre_tanh(info, act, None)
+    lead = nested.leaves(drawn)[0].shape[:2]
+    return _of(info, drawn, lead, lambda x: x.to(torch.promote_types(x.dtype, torch.float32)), "").log_prob(drawn)
+
+
+def mean_action(info: Nested, act: Nested) -> Nested:
+    """Return the actions ``"mean"`` of a deterministic policy: the structure of ``act``, ``(n_seq, B, ...)``.
+
+    Parameters
+    ----------
+    info : nested float tensors, ``(n_seq, B, ...)``
+        A mapping with ``"mean"``; for Dict and Tuple actions a nest of these.
+    act : nested float tensors, ``(n_seq, B, ...)``
+        Actions of the same space; only their structure and shapes are used.
+
+    Raises
+    ------
+    TypeError
+        The info is no mapping, or an action is no float tensor.
+    ValueError
+        The info lacks an entry, or an entry has another shape.
+    """
+    found: list[Tensor] = []
+
+    def collect(info: Nested, act: Nested, path: str) -> None:
+        if not isinstance(act, Tensor):
+            for key, one in _items(act):
+                collect(_child(info, key, path), one, f"{path}[{key!r}]")
+        elif not act.is_floating_point():
+            raise TypeError(f"Deterministic policies are for the real actions of a Box, got {act.dtype} actions.")
+        else:
+            found.append(check_rows(entry(info, "mean", path), "mean", act.shape[:2], *act.shape[2:]))
+
+    collect(_policy_info(info), act, "")
+    return nested.structure(act).unflatten(found)
 
 
 def entry(info: Nested, name: str, path: str = "") -> Any:
@@ -182,6 +232,16 @@ def _of(info: Nested, act: Nested, lead: Sequence[int], rows: _Rows, path: str) 
 
 
 _GAUSSIAN = ("mean", "log_std")
+
+
+def _with_pre_tanh(info: Nested, act: Nested, n_steps: int | None) -> Nested:
+    """Replace the actions of squashed policies by the first rows of their ``"pre_tanh"``; nests become dicts."""
+    if not isinstance(act, Tensor):
+        parts = ((key, _child(info, key, "") if info else (), one) for key, one in _items(act))
+        return {key: _with_pre_tanh(child, one, n_steps) for key, child, one in parts}
+    if act.is_floating_point() and isinstance(info, Mapping) and "pre_tanh" in info:
+        return PreTanh(info["pre_tanh"][:n_steps])
+    return act
 
 
 def _policy_info(info: Nested) -> Nested:

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ... import nested
-from ...engine import BaseActorModule, Final, Fragment, State
+from ...engine import BaseActorModule, Final, Fragment
 from ...nested import Nested
 from ...replay import Batch
 from .. import masked
 from ..policy import entry
 from ..returns import multistep
 from ..transitions import blank_padding, taken, transitions
-from ..unroll import react, unroll
+from ..unroll import unroll
+from .replayed import act_on, backed_up, weighted_mean
 
 __all__ = ["loss", "replayed"]
 
@@ -167,14 +167,14 @@ def replayed(
         As for :func:`loss`.
     """
     _check_huber(huber)
-    q = _action_values(_info_for(actor, batch.state), batch.act)
+    q = _action_values(act_on(actor, batch.state)[1], batch.act)
     with torch.no_grad():
-        info = _info_for(actor, batch.next) if double or target is None else ()
-        value = _greedy_values(info, info if target is None else _info_for(target, batch.next), double)
-        y = batch.rew + torch.where(batch.discount == 0, 0, batch.discount * value)
+        info = act_on(actor, batch.next)[1] if double or target is None else ()
+        value = _greedy_values(info, info if target is None else act_on(target, batch.next)[1], double)
+        y = backed_up(batch, value)
 
     chosen = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
-    total = (_elementwise_loss(chosen, y, huber) * batch.weight).mean()
+    total = weighted_mean(_elementwise_loss(chosen, y, huber), batch.weight)
     return total, {
         "td_error": (y - chosen).detach().squeeze(0),
         "q": chosen.detach().mean(),
@@ -212,17 +212,6 @@ def _elementwise_loss(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
     if huber is None:
         return F.mse_loss(q, y, reduction="none") / 2
     return F.huber_loss(q, y, reduction="none", delta=huber)
-
-
-def _info_for(actor: BaseActorModule, state: State) -> Nested:
-    """Compute the info for the states of a batch; the actor must have no recurrent state."""
-    info, hx = react(actor, state, None)
-    if nested.leaves(hx):
-        raise ValueError(
-            f"{type(actor).__qualname__} has a recurrent state, which single transitions do not contain: sample "
-            f"sequences, and use `dqn.loss` on their fragment."
-        )
-    return info
 
 
 def _check_huber(huber: float | None) -> None:
