@@ -20,7 +20,7 @@ environments or threads.
 import sys
 
 from . import returns
-from .losses import a2c, actor_critic, dqn, ppo, sac, td3, vtrace
+from .losses import a2c, actor_critic, c51, dqn, ppo, quantile, r2d2, sac, td3, vtrace
 from .transitions import Transitions, blank_padding, taken, transitions
 from .unroll import Unrolled, unroll
 
@@ -32,8 +32,11 @@ __all__ = [
     "Unrolled",
     "a2c",
     "blank_padding",
+    "c51",
     "dqn",
     "ppo",
+    "quantile",
+    "r2d2",
     "returns",
     "sac",
     "taken",

@@ -6,21 +6,19 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
 
-Recurrent networks learn from sequences. This example sets the priorities of sequences as Kapturowski et al. (2019,
-"Recurrent Experience Replay in Distributed Reinforcement Learning") do::
-
-    columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # from a buffer made with `sequences=True`
-    loss, info = dqn.loss(columns, actor, target=target, gamma=0.99, weight=weight)
-    error = info["td_error"].abs()  # (T, N)
-    buffer.update(ids, 0.9 * error.amax(dim=0) + 0.1 * error.mean(dim=0))
+Recurrent networks learn from sequences; :mod:`rlplay.algo.losses.r2d2` has the parts of R2D2. :mod:`c51
+<rlplay.algo.losses.c51>` and :mod:`quantile <rlplay.algo.losses.quantile>` learn distributions of returns.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ... import nested
 from ...engine import BaseActorModule, Final, Fragment
 from ...nested import Nested
 from ...replay import Batch
@@ -29,7 +27,8 @@ from ..policy import entry
 from ..returns import multistep
 from ..transitions import blank_padding, taken, transitions
 from ..unroll import unroll
-from .replayed import act_on, backed_up, weighted_mean
+from . import r2d2
+from .replayed import act_on, backed_up, check_discrete, weighted_mean
 
 __all__ = ["loss", "replayed"]
 
@@ -44,6 +43,8 @@ def loss(
     double: bool = True,
     huber: float | None = 1.0,
     weight: Tensor | None = None,
+    burn_in: int = 0,
+    rescale: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the Q-learning loss of a fragment, to be minimised.
 
@@ -78,6 +79,13 @@ def loss(
         square everywhere.
     weight : float tensor, optional
         Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: all are 1.
+    burn_in : int
+        The number of steps at the beginning that are not learnt from, and from which each recurrent network computes
+        its own recurrent state (:func:`rlplay.algo.losses.r2d2.burn_in`). Below and above, ``T`` is the number of the
+        other steps.
+    rescale : float > 0, or None
+        If given, the networks' values are ``h`` of returns, where ``h`` is :func:`rlplay.algo.losses.r2d2.rescaled`
+        with this ``epsilon``: ``y_t = h(r_{t+1} + ... + gamma^n h^-1(V(s_{t+n})))``.
 
     Returns
     -------
@@ -96,18 +104,25 @@ def loss(
         An info has no ``"q"``, or ``"q"`` has another shape; a number is out of range.
     """
     _check_huber(huber)
+    if rescale is not None and not rescale > 0:
+        raise ValueError(f"`rescale` must be a number > 0, or None for values that are not rescaled; got {rescale!r}.")
     if n_lookahead is not None and n_lookahead < 1:
         raise ValueError(f"`n_lookahead` must be a number of steps >= 1, or None for all; got {n_lookahead}.")
-    inputs, valid = blank_padding(fragment), fragment.env.valid
-    has_final = isinstance(fragment.env.final, Final)
+    inputs = blank_padding(fragment)
+    theirs = inputs if target is None else r2d2.burn_in(inputs, target, burn_in)
+    inputs, fragment = r2d2.burn_in(inputs, actor, burn_in), r2d2.burn_in(fragment._replace(hx=()), actor, burn_in)
+    valid, has_final = fragment.env.valid, isinstance(fragment.env.final, Final)
     info, _, final = unroll(inputs, actor)
     q = _action_values(info, fragment.state.act)
     with torch.no_grad():
-        target_info, _, target_final = (info, None, final) if target is None else unroll(inputs, target)
+        target_info, _, target_final = (info, None, final) if target is None else unroll(theirs, target)
         value = _greedy_values(info, target_info, double)
         final_value = _greedy_values(final, target_final, double) if has_final else ()
+        if rescale is not None:
+            value, final_value = nested.map(partial(r2d2.unscaled, epsilon=rescale), (value, final_value))
         x = transitions(fragment, value, final_value, gamma=gamma)
         y = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
+        y = y if rescale is None else r2d2.rescaled(y, rescale)
 
     q = q[:-1].masked_fill(~valid.unsqueeze(-1), 0)
     act = taken(fragment).masked_fill(~valid, 0).unsqueeze(-1)
@@ -184,9 +199,7 @@ def replayed(
 
 def _action_values(info: Nested, act: Nested) -> Tensor:
     """Return ``info["q"]``, and check its shape against the actions, which must be of a single Discrete space."""
-    if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.ndim != 2:
-        got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
-        raise TypeError(f"Q-learning is for the actions of a single Discrete space, int64 (n_seq, B); got {got}.")
+    check_discrete(act)
     q: Tensor = entry(info, "q")
     if q.ndim != 3 or q.shape[:2] != act.shape:
         raise ValueError(f"`q` must be (n_seq, B, A) = {(*act.shape, 'A')}, got {tuple(q.shape)}.")
