@@ -128,9 +128,7 @@ def test_quantile_regression_finds_the_quantiles_of_rewards():
     torch.manual_seed(0)
     actor = QuantileQNetwork(nn.Sequential(nn.Linear(1, 4, bias=False), nn.Unflatten(-1, (1, 4))), epsilon=0.0).double()
     optim = torch.optim.SGD(actor.parameters(), lr=0.3)
-    batch = nested.map(
-        lambda x: x[:, :1].expand(1, 1000, *x.shape[2:]) if x.ndim > 1 else x[:1].expand(1000), random_batch()
-    )
+    batch = random_batch(0, 1000)
     state = batch.state._replace(obs=torch.ones(1, 1000, 1, dtype=torch.float64))
     rew = (torch.arange(1000, dtype=torch.float64)[None] + 0.5) / 1000
     batch = batch._replace(state=state, next=state, act=0 * batch.act, rew=rew, discount=0 * rew)
