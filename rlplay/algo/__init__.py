@@ -6,8 +6,14 @@
     Converts a fragment to the arguments of these functions, with correct values where an episode was truncated.
 :func:`unroll`
     Runs an actor over a fragment, with gradients.
-:mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`, :mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`
-    The losses: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors.
+:mod:`~rlplay.algo.policy`
+    Reads the distribution of a policy, for any action space, from an actor's info.
+:mod:`~rlplay.algo.losses`
+    The losses: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors. Their modules
+    are ``rlplay.algo.a2c``, ``ppo`` and ``vtrace`` over fragments, ``dqn`` over fragments and replayed transitions, and
+    ``c51``, ``quantile``, ``sac`` and ``td3`` over replayed transitions. ``r2d2`` has parts of recurrent replay.
+:class:`RunningNorm`, :class:`ReturnNorm`
+    Running normalisation of observations and rewards, as modules with state.
 
 ``torch.compile(loss)`` compiles one graph for all fragments of one shape. If the fragments have ``final`` it compiles
 up to four, since the number of episodes that ended may be zero, one or more. With a recurrent actor, unrolling runs
@@ -21,13 +27,27 @@ import sys
 
 from . import returns
 from .losses import a2c, actor_critic, c51, dqn, ppo, quantile, r2d2, sac, td3, vtrace
+from .normalisation import ReturnNorm, RunningNorm
 from .transitions import Transitions, blank_padding, taken, transitions
 from .unroll import Unrolled, unroll
 
-for module in (a2c, actor_critic, dqn, ppo, vtrace):  # their first paths, `rlplay.algo.a2c`, stay importable
+for module in (
+    a2c,
+    actor_critic,
+    c51,
+    dqn,
+    ppo,
+    quantile,
+    r2d2,
+    sac,
+    td3,
+    vtrace,
+):  # `rlplay.algo.a2c` is its path as well
     sys.modules[module.__name__.replace(".losses.", ".")] = module
 
 __all__ = [
+    "ReturnNorm",
+    "RunningNorm",
     "Transitions",
     "Unrolled",
     "a2c",

@@ -89,5 +89,5 @@ def loss(
 
     gain = current.log_p * (masked.normalised(advantage, x.valid) if normalise else advantage)
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(current, gain, advantage + x.val, x.valid, **weights)
+    loss, terms = objective(current, gain, (advantage + x.val - current.value).square(), x.valid, **weights)
     return loss, terms | {"advantage": masked.mean(advantage, x.valid)}

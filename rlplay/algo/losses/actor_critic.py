@@ -97,9 +97,15 @@ def transitions_with_values(fragment: Fragment, info: Nested, final: Nested, *, 
 
 
 def objective(
-    current: PolicyTerms, gain: Tensor, target: Tensor, valid: Tensor, *, value_weight: float, entropy_weight: float
+    current: PolicyTerms,
+    gain: Tensor,
+    squared_error: Tensor,
+    valid: Tensor,
+    *,
+    value_weight: float,
+    entropy_weight: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute ``-gain + value_weight * squared error - entropy_weight * entropy``, means over valid transitions.
+    """Compute ``-gain + value_weight * squared_error - entropy_weight * entropy``, means over valid transitions.
 
     Parameters
     ----------
@@ -107,8 +113,8 @@ def objective(
         The terms of the current actor, with gradients.
     gain : float tensor, ``(T, B)``
         The quantity that the policy maximises, with gradients.
-    target : float tensor, ``(T, B)``
-        The critic's targets, without gradients.
+    squared_error : float tensor, ``(T, B)``
+        That of the critic, with gradients.
     valid : bool tensor, ``(T, B)``
         The transitions that the means are over.
     value_weight, entropy_weight : float
@@ -121,7 +127,7 @@ def objective(
         Detached: ``policy_loss``, ``value_loss``, ``entropy``, and the mean ``value``.
     """
     policy_loss = -masked.mean(gain, valid)
-    value_loss = masked.mean((target - current.value).square(), valid)
+    value_loss = masked.mean(squared_error, valid)
     entropy = masked.mean(current.entropy, valid)
     loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
     terms = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

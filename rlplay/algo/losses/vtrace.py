@@ -88,6 +88,7 @@ def loss(
     advantage = one_step - x.val
 
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(current, current.log_p * rho * advantage, v, valid, **weights)
+    gain, squared_error = current.log_p * rho * advantage, (v - current.value).square()
+    loss, terms = objective(current, gain, squared_error, valid, **weights)
     further = {"advantage": advantage, "rho": rho, "kl": -omega}
     return loss, terms | {name: masked.mean(y, valid) for name, y in further.items()}
