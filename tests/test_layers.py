@@ -41,7 +41,7 @@ ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
     "threading": {"engine.concurrency", "engine.stepping.thread_pool", "engine.feed", "testing.lagging"},
-    "gym": {"demo", "zoo.envs", "benchmark.works"},
+    "gym": {"demo", "zoo.envs", "zoo.pages", "benchmark.works"},
     "gymnasium": {"benchmark.works"},
     "matplotlib": {"plotting"},
     "tqdm": {"demo", "benchmark.command"},

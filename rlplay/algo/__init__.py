@@ -31,18 +31,7 @@ from .normalisation import ReturnNorm, RunningNorm
 from .transitions import Transitions, blank_padding, taken, transitions
 from .unroll import Unrolled, unroll
 
-for module in (
-    a2c,
-    actor_critic,
-    c51,
-    dqn,
-    ppo,
-    quantile,
-    r2d2,
-    sac,
-    td3,
-    vtrace,
-):  # `rlplay.algo.a2c` is its path as well
+for module in (a2c, actor_critic, c51, dqn, ppo, quantile, r2d2, sac, td3, vtrace):  # `rlplay.algo.a2c`, for short
     sys.modules[module.__name__.replace(".losses.", ".")] = module
 
 __all__ = [

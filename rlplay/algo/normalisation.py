@@ -158,7 +158,8 @@ class ReturnNorm(nn.Module):
     def update(self, fragment: Fragment) -> None:
         """Merge the sums ``R_t = r_{t+1} + gamma R_{t-1}`` of a fragment's valid transitions.
 
-        Episodes begin at zero. Fragments must be those of one feed, in its order, each once. The host does not wait for the device.
+        Episodes begin at zero. Fragments must be those of one feed, in its order, each once. The host does not wait for
+        the device.
 
         Raises
         ------

@@ -11,8 +11,8 @@ Each update of a training loop has four parts, and each has its own optimiser::
     loss, info = sac.actor_loss(batch, actor, critic, log_alpha=log_alpha)
     descend(actor_optim, loss)
     descend(alpha_optim, sac.temperature_loss(info["log_p"], log_alpha, target_entropy=-n_dims))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()), 0.005)
+    for slow, fast in zip(target.parameters(), critic.parameters()):
+        slow.data.lerp_(fast.data, 0.005)
 
 **Actor.** Its action must have a gradient to its parameters: it is a function of the distribution's parameters and of
 noise (the reparametrisation of eq. 8). Its info is that of a policy for a Box, squashed or not, or for Dict and Tuple

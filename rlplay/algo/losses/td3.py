@@ -13,7 +13,7 @@ A training loop; ``target`` and ``target_actor`` are slow copies of critic and a
         descend(critic_optim, loss)
         if k % 2 == 0:
             descend(actor_optim, td3.actor_loss(batch, actor, critic)[0])
-            # ... and move both slow copies: torch._foreach_lerp_(slow_parameters, parameters, 0.005)
+            # ... and move both slow copies, as for SAC
 
 **Actor.** Its info is a mapping with ``"mean"``: the action of the deterministic policy, float and of the action's
 shape, before the actor adds noise to explore; for Dict and Tuple actions a nest of such mappings, as
