@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ class Prioritized(Buffer):
 
     Parameters
     ----------
-    capacity, sequences, device
+    capacity, sequences, device, keep
         As for :class:`Uniform`.
     alpha : float in [0, 1]
         The exponent of the priorities; 0: all items are drawn with the same probability.
@@ -48,8 +49,9 @@ class Prioritized(Buffer):
         epsilon: float = 1e-2,
         sequences: bool = False,
         device: torch.device | str | None = None,
+        keep: str | Sequence[str] = (),
     ) -> None:
-        super().__init__(capacity, sequences, device)
+        super().__init__(capacity, sequences, device, keep)
         check_fraction("alpha", alpha)
         if not 0 < epsilon < float("inf"):
             raise ValueError(f"`epsilon` must be a positive number, got {epsilon}.")

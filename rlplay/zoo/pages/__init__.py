@@ -25,14 +25,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import gym
 import torch
 
-__all__ = ["Training", "run"]
+from .. import envs
+
+__all__ = ["Training", "make", "run"]
 
 Training: TypeAlias = Iterator[tuple[int, list[float]]]
 """Yields, after each fragment, the number of environment steps, and the returns of the episodes that ended."""
+
+
+def make(env: str, n: int) -> list[Any]:
+    """Make ``n`` environments by name: one of :mod:`rlplay.zoo.envs`, or one that gym knows."""
+    return [getattr(envs, env)() if env in envs.__all__ else gym.make(env) for _ in range(n)]
 
 
 def run(train: Callable[[str, int, int], Training], *, env: str, steps: int, every: int = 1000) -> None:

@@ -1,14 +1,13 @@
 """Soft actor-critic: twin critics, a squashed Gaussian policy, and a temperature that adapts.
 
-Run ``python -m rlplay.zoo.pages.sac --env Pendulum-v1 --seed 0``. It takes environments with a flat Box of observations
-and a flat, bounded Box of actions.
+Run ``python -m rlplay.zoo.pages.sac --env Pendulum-v1 --seed 0``.
+It takes environments with a flat Box of observations and a flat, bounded Box of actions.
 """
 
 from __future__ import annotations
 
 import copy
 
-import gym
 import torch
 from torch import nn
 
@@ -18,21 +17,21 @@ from rlplay.replay import Uniform
 from rlplay.zoo.actors import mlp
 from rlplay.zoo.continuous import Critics, SquashedGaussian
 
-from . import Training, run
+from . import Training, make, run
 
 
 def train(env: str = "Pendulum-v1", seed: int = 0, steps: int = 15_000) -> Training:
     """Train by soft actor-critic (SAC)."""
     torch.manual_seed(seed)
-    envs = [gym.make(env)]
+    envs = make(env, 1)
     n_obs, space = envs[0].observation_space.shape[0], envs[0].action_space
     n_act = space.shape[0]
 
-    actor = SquashedGaussian(mlp(n_obs, 256, 256, 2 * n_act, activation=nn.ReLU), space.low, space.high)
-    critic = Critics(n_obs + n_act, 256, 256)
+    actor = SquashedGaussian(mlp(n_obs, 128, 128, 2 * n_act, activation=nn.ReLU), space.low, space.high)
+    critic = Critics(n_obs + n_act, 128, 128)
     target = copy.deepcopy(critic)
     log_alpha = nn.Parameter(torch.zeros(()))
-    optim_actor, optim_critic = (torch.optim.Adam(x.parameters(), lr=1e-3) for x in (actor, critic))
+    optim_actor, optim_critic = (torch.optim.Adam(x.parameters(), lr=1e-3, fused=True) for x in (actor, critic))
     optim_alpha = torch.optim.Adam([log_alpha], lr=1e-3)
     buffer = Uniform(200_000)
 
@@ -42,7 +41,7 @@ def train(env: str = "Pendulum-v1", seed: int = 0, steps: int = 15_000) -> Train
             buffer.commit(fragment)
             if feed.steps >= 1000:
                 for _ in range(16):  # one update for each step
-                    batch = buffer.sample(256, gamma=0.99)
+                    batch = buffer.sample(128, gamma=0.99)
 
                     loss, _ = sac.critic_loss(batch, actor, critic, target=target, log_alpha=log_alpha)
                     optim_critic.zero_grad()
