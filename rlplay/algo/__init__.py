@@ -8,10 +8,12 @@
     Runs an actor over a fragment, with gradients.
 :mod:`~rlplay.algo.policy`
     Reads the distribution of a policy, for any action space, from an actor's info.
-:mod:`~rlplay.algo.losses`
-    The losses: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors. Their modules
-    are ``rlplay.algo.a2c``, ``ppo`` and ``vtrace`` over fragments, ``dqn`` over fragments and replayed transitions, and
-    ``c51``, ``quantile``, ``sac`` and ``td3`` over replayed transitions. ``r2d2`` has parts of recurrent replay.
+:mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`, :mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`
+    Losses of fragments: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors.
+:mod:`~rlplay.algo.c51`, :mod:`~rlplay.algo.quantile`, :mod:`~rlplay.algo.sac`, :mod:`~rlplay.algo.td3`
+    Losses of transitions from a replay buffer; :mod:`~rlplay.algo.dqn` has one as well.
+:mod:`~rlplay.algo.r2d2`
+    Parts of learning from replayed sequences with recurrent networks.
 :class:`RunningNorm`, :class:`ReturnNorm`
     Running normalisation of observations and rewards, as modules with state.
 

@@ -1,7 +1,7 @@
 """Distributions over actions: log-probabilities and entropies of policies.
 
-They are plain formulas rather than :mod:`torch.distributions`, which takes logits of ``-inf`` apart less exactly, has
-no stable density of ``tanh``, and checks arguments with waits for the device.
+They are plain formulas. ``torch.distributions`` has no entropy of a squashed normal distribution, gives NaN for bits
+with infinite logits, and computes the logarithm of a standard deviation whose logarithm is given.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def carried_out(fragment: Fragment) -> Nested:
     Returns
     -------
     nested, ``(T, B, ...)``
-        ``a_t``, views of the fragment: :class:`PreTanh` in the place of each action of a squashed policy.
+        ``a_t``, views of the fragment: :class:`~rlplay.algo.distributions.PreTanh` in the place of each action of a squashed policy.
     """
     return _with_pre_tanh(_policy_info(fragment.actor), taken(fragment), len(fragment.env.valid))
 

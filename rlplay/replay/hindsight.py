@@ -124,6 +124,8 @@ class Hindsight:
         ------
         RuntimeError
             Nothing has been committed.
+        ValueError
+            ``outcome`` returns tensors of another shape.
         """
         check_count("n", n)
         check_fraction("gamma", gamma)
@@ -142,6 +144,11 @@ class Hindsight:
         goal = self._gather(rows.obs["achieved_goal"], later)
         goal = nested.map(partial(_where, relabelled), goal, state.obs["desired_goal"])
         rew, terminated = self._outcome(following.obs["achieved_goal"], goal)
+        if rew.shape != (n,) or terminated.shape != (n,):
+            raise ValueError(
+                f"`outcome` must return two tensors ({n},), got {tuple(rew.shape)} and {tuple(terminated.shape)}: one "
+                f"reward and one flag for each pair of goals."
+            )
         rew = torch.where(relabelled, rew.to(following.rew.dtype), following.rew)
         terminated = torch.where(relabelled, terminated, terminated_rows[at])
 

@@ -107,7 +107,7 @@ class Prioritized(Buffer):
             The ``ids`` of a sample; or a NumPy array of integers.
         priorities : float tensor or NumPy array, ``(N,)``
             ``|delta_i|``, the magnitudes of the temporal differences. For a column, reduce the magnitudes of its
-            steps to one number in any way (:mod:`rlplay.algo.dqn` has an example).
+            steps to one number in any way (:func:`rlplay.algo.r2d2.priority` is one).
 
         Raises
         ------

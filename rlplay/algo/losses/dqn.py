@@ -6,8 +6,8 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
 
-Recurrent networks learn from sequences; :mod:`rlplay.algo.losses.r2d2` has the parts of R2D2. :mod:`c51
-<rlplay.algo.losses.c51>` and :mod:`quantile <rlplay.algo.losses.quantile>` learn distributions of returns.
+Recurrent networks learn from sequences; :mod:`rlplay.algo.r2d2` has the parts of R2D2. :mod:`c51
+<rlplay.algo.c51>` and :mod:`quantile <rlplay.algo.quantile>` learn distributions of returns.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def loss(
         Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: all are 1.
     burn_in : int
         The number of steps at the beginning that are not learnt from, and from which each recurrent network computes
-        its own recurrent state (:func:`rlplay.algo.losses.r2d2.burn_in`). Below and above, ``T`` is the number of the
+        its own recurrent state (:func:`rlplay.algo.r2d2.burn_in`). Below and above, ``T`` is the number of the
         other steps.
     rescale : float > 0, or None
-        If given, the networks' values are ``h`` of returns, where ``h`` is :func:`rlplay.algo.losses.r2d2.rescaled`
+        If given, the networks' values are ``h`` of returns, where ``h`` is :func:`rlplay.algo.r2d2.rescaled`
         with this ``epsilon``: ``y_t = h(r_{t+1} + ... + gamma^n h^-1(V(s_{t+n})))``.
 
     Returns

@@ -19,7 +19,7 @@ A training loop; ``target`` and ``target_actor`` are slow copies of critic and a
 shape, before the actor adds noise to explore; for Dict and Tuple actions a nest of such mappings, as
 :mod:`rlplay.algo.policy` describes. ``rlplay.zoo.continuous.Deterministic`` is such an actor.
 
-**Critic.** As for :mod:`rlplay.algo.losses.sac`.
+**Critic.** As for :mod:`rlplay.algo.sac`.
 """
 
 from __future__ import annotations

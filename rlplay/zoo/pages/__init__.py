@@ -32,7 +32,7 @@ import torch
 
 from .. import envs
 
-__all__ = ["Training", "make", "run"]
+__all__ = ["make", "run"]
 
 Training: TypeAlias = Iterator[tuple[int, list[float]]]
 """Yields, after each fragment, the number of environment steps, and the returns of the episodes that ended."""

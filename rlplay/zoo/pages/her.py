@@ -33,7 +33,7 @@ class Flat(nn.Module):
 def outcome(achieved: Tensor, desired: Tensor) -> tuple[Tensor, Tensor]:
     """Return rewards and terminations of transitions, given goals ``(N, G)``."""
     reached = (achieved == desired).all(dim=-1)
-    return reached - 1.0, reached
+    return reached.float() - 1, reached
 
 
 def train(env: str = "BitFlip", seed: int = 0, steps: int = 100_000, fraction: float = FRACTION) -> Training:
