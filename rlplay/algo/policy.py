@@ -54,7 +54,8 @@ def carried_out(fragment: Fragment) -> Nested:
     Returns
     -------
     nested, ``(T, B, ...)``
-        ``a_t``, views of the fragment: :class:`~rlplay.algo.distributions.PreTanh` in the place of each action of a squashed policy.
+        ``a_t``, views of the fragment. In the place of each action of a squashed policy there is a
+        :class:`~rlplay.algo.distributions.PreTanh`.
     """
     return _with_pre_tanh(_policy_info(fragment.actor), taken(fragment), len(fragment.env.valid))
 
