@@ -41,7 +41,7 @@ class DeepSea(gym.Env[Obs, int]):
         The best return: 0.99.
     """
 
-    def __init__(self, size: int = 10, layout: int = 0) -> None:
+    def __init__(self, size: int = 14, layout: int = 0) -> None:
         if size < 1:
             raise ValueError(f"`size` must be at least 1, got {size}.")
         self.size = size

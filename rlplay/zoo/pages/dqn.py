@@ -41,7 +41,7 @@ def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 100_000) -> Trai
             if k % 2 == 0:
                 target.load_state_dict(actor.state_dict())
             for _ in range(32):  # one update for four steps
-                batch = buffer.sample(128, n_steps=5, gamma=0.99, beta=0.4 + 0.6 * done)
+                batch = buffer.sample(128, n_steps=10, gamma=0.99, beta=0.4 + 0.6 * done)
                 loss, info = dqn.replayed(batch, actor, target=target)
                 optim.zero_grad()
                 loss.backward()

@@ -17,18 +17,18 @@ from rlplay.zoo.actors import ActorCritic, mlp
 from . import Training, make, run
 
 
-def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 300_000) -> Training:
+def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 500_000) -> Training:
     """Train by V-trace actor-critic (IMPALA), at a lag of two fragments."""
     torch.manual_seed(seed)
     envs = make(env, 8)
     n_obs, n_act = envs[0].observation_space.shape[0], envs[0].action_space.n
 
     actor = ActorCritic(mlp(n_obs, 64, 64, n_act), mlp(n_obs, 64, 64, 1))
-    optim = torch.optim.Adam(actor.parameters(), lr=1e-3, fused=True)
-    decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=steps // (8 * 32))
+    optim = torch.optim.Adam(actor.parameters(), lr=2e-3, fused=True)
+    decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=steps // (8 * 16))
 
     # `final`: an episode that a time limit ends is bootstrapped from its true last observation
-    with threaded.rollout(envs, actor, n_steps=32, lag=2, seed=seed, final=True) as feed:
+    with threaded.rollout(envs, actor, n_steps=16, lag=2, seed=seed, final=True) as feed:
         for fragment in feed:
             loss, _ = vtrace.loss(fragment, actor, gamma=0.99, value_weight=0.1)
             optim.zero_grad()
@@ -43,4 +43,4 @@ def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 300_000) -> Trai
 
 
 if __name__ == "__main__":
-    run(train, env="CartPole-v1", steps=300_000, every=10_000)
+    run(train, env="CartPole-v1", steps=500_000, every=10_000)

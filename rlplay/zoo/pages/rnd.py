@@ -2,7 +2,7 @@
 
 Run ``python -m rlplay.zoo.pages.rnd --env DeepSea --seed 0``.
 It takes environments with a flat Box of observations and a Discrete space of actions. ``DeepSea`` has a reward that
-chance finds once in a thousand episodes.
+chance finds once in sixteen thousand episodes.
 
 Burda et al. (2019), "Exploration by Random Network Distillation": a network learns to predict the outputs of a fixed
 random network. The error of the prediction is large where observations are new; it is added to the reward, in units of
