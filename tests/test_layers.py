@@ -40,14 +40,8 @@ WITHOUT_TORCH = ("nested", "engine.concurrency", "engine.envs", "engine.stepping
 ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
-    "threading": {
-        "engine.concurrency",
-        "engine.stepping.thread_pool",
-        "engine.feed",
-        "testing.lagging",
-        "testing.clocked",
-    },
-    "gym": {"demo", "zoo.envs", "benchmark.works"},
+    "threading": {"engine.concurrency", "engine.stepping.thread_pool", "engine.feed", "testing"},
+    "gym": {"demo", "zoo.envs", "zoo.pages", "benchmark.works"},
     "gymnasium": {"benchmark.works"},
     "matplotlib": {"plotting"},
     "tqdm": {"demo", "benchmark.command"},

@@ -15,7 +15,7 @@ from ..dtypes import move
 from ..engine import BaseActorModule, Final, Fragment, State
 from ..nested import Nested
 
-__all__ = ["Unrolled", "react", "unroll"]
+__all__ = ["Unrolled", "react", "react_with_actions", "unroll"]
 
 
 class Unrolled(NamedTuple):
@@ -172,12 +172,20 @@ def _last_states(fragment: Fragment) -> State:
 
 
 def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = True) -> tuple[Nested, Nested]:
+    """Call ``actor.step`` as :func:`react_with_actions` does, and return only ``info`` and ``hx``."""
+    _, hx, info = react_with_actions(actor, state, hx, virtual=virtual)
+    return info, hx
+
+
+def react_with_actions(
+    actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = True
+) -> tuple[Nested, Nested, Nested]:
     """Call ``actor.step`` on consecutive rows without a reset between them, with gradients.
 
     Parameters
     ----------
     actor : BaseActorModule
-        Its mode (train or eval) is not changed, and the actions that it samples are discarded.
+        Its mode (train or eval) is not changed.
     state : State
         Leaves are ``(n_seq, B, ...)``, on the actor's device.
     hx : nested tensors, ``(L, B, ...)``
@@ -187,16 +195,17 @@ def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = T
 
     Returns
     -------
-    info : nested tensors, ``(n_seq, B, ...)``
+    act : nested tensors, ``(n_seq, B, ...)``
     hx : nested tensors, ``(L, B, ...)``
         The recurrent state after the last row.
+    info : nested tensors, ``(n_seq, B, ...)``
 
     Raises
     ------
     ValueError
         The info lacks the two leading dimensions of the rows.
     """
-    _, hx, info = actor.step(*state, hx=hx, virtual=virtual)
+    act, hx, info = actor.step(*state, hx=hx, virtual=virtual)
     lead = state.fin.shape
     if any(_leading(x) != tuple(lead) for x in nested.leaves(info)):
         found = dict(zip(nested.names(info, "info"), [_leading(x) for x in nested.leaves(info)], strict=True))
@@ -204,7 +213,7 @@ def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = T
             f"Every leaf of the actor's info must begin with the dimensions (n_seq, B) = {tuple(lead)} of the "
             f"inputs; {type(actor).__qualname__} gave {found}."
         )
-    return info, hx
+    return act, hx, info
 
 
 def _leading(x: Any) -> tuple[int, ...]:
