@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from ..engine import BaseActorModule, State
 from ..nested import Nested
 
-__all__ = ["call_step", "unwrap"]
+__all__ = ["Actor", "call_step", "unwrap"]
+
+Actor: TypeAlias = nn.Module
+"""A :class:`~rlplay.engine.BaseActorModule`, or one in a wrapper of torch."""
 
 
-def unwrap(actor: nn.Module) -> BaseActorModule:
+def unwrap(actor: Actor) -> BaseActorModule:
     """Return the actor inside of wrappers: of ``torch.compile``, or for data parallelism (``.module``).
 
     Raises
@@ -32,7 +35,7 @@ def unwrap(actor: nn.Module) -> BaseActorModule:
     return inner
 
 
-def call_step(actor: nn.Module, state: State, hx: Nested, *, virtual: bool) -> tuple[Nested, Nested, Nested]:
+def call_step(actor: Actor, state: State, hx: Nested, *, virtual: bool) -> tuple[Nested, Nested, Nested]:
     """Return what ``actor.step`` returns. A wrapped actor is called as a module, so that its wrapper does its work.
 
     The ``forward`` of a wrapper synchronises gradients, or is the compiled function; its ``step`` would be that of the

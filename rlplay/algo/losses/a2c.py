@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...engine import BaseActorModule, Fragment
+from ...engine import Fragment
 from .. import masked
 from ..policy import carried_out
 from ..returns import gae, multistep
 from ..transitions import blank_padding
 from ..unroll import unroll
+from ..wrapped import Actor
 from .actor_critic import objective, policy_terms, transitions_with_values
 
 __all__ = ["loss"]
@@ -21,7 +22,7 @@ __all__ = ["loss"]
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     C: float = 1.0,

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...engine import BaseActorModule
 from ...replay import Batch
+from ..wrapped import Actor
 from .replayed import act_on, chosen_of, of_each_action, weighted_mean
 
 __all__ = ["project", "replayed"]
@@ -23,10 +23,10 @@ __all__ = ["project", "replayed"]
 
 def replayed(
     batch: Batch,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     atoms: Tensor,
-    target: BaseActorModule | None = None,
+    target: Actor | None = None,
     double: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the categorical Q-learning loss of transitions from a replay buffer, to be minimised.
@@ -70,7 +70,7 @@ def replayed(
         A network has a recurrent state; an info has no ``"q_logits"``, or it has another shape.
     """
 
-    def log_p_of(network: BaseActorModule, next_states: bool = True) -> Tensor:
+    def log_p_of(network: Actor, next_states: bool = True) -> Tensor:
         _, info = act_on(network, batch.next if next_states else batch.state)
         return of_each_action(info, "q_logits", batch.act, len(atoms)).log_softmax(dim=-1)
 

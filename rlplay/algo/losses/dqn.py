@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import nested
-from ...engine import BaseActorModule, Final, Fragment
+from ...engine import Final, Fragment
 from ...nested import Nested
 from ...replay import Batch
 from .. import masked
@@ -27,6 +27,7 @@ from ..policy import entry
 from ..returns import multistep
 from ..transitions import blank_padding, taken, transitions
 from ..unroll import unroll
+from ..wrapped import Actor
 from . import r2d2
 from .replayed import act_on, backed_up, check_discrete, weighted_mean
 
@@ -35,10 +36,10 @@ __all__ = ["loss", "replayed"]
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
-    target: BaseActorModule | None = None,
+    target: Actor | None = None,
     n_lookahead: int | None = 1,
     double: bool = True,
     huber: float | None = 1.0,
@@ -143,9 +144,9 @@ def loss(
 
 def replayed(
     batch: Batch,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
-    target: BaseActorModule | None = None,
+    target: Actor | None = None,
     double: bool = True,
     huber: float | None = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -29,13 +29,14 @@ from torch import Tensor
 
 from ... import nested
 from ...dtypes import move
-from ...engine import BaseActorModule, Final, Fragment
+from ...engine import Final, Fragment
 from ...nested import Nested
 from .. import masked
 from ..policy import carried_out
 from ..returns import gae
 from ..transitions import blank_padding
 from ..unroll import unroll
+from ..wrapped import Actor
 from .actor_critic import objective, policy_terms, transitions_with_values
 
 __all__ = ["loss", "losses"]
@@ -62,7 +63,7 @@ class _Batch(NamedTuple):
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     C: float = 0.95,
@@ -132,7 +133,7 @@ def loss(
 
 def losses(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     C: float = 0.95,
@@ -250,7 +251,7 @@ def _options(
     return _Options(clip, weights, normalise == "minibatch", value_clip)
 
 
-def _loss(batch: _Batch, actor: BaseActorModule, options: _Options) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(batch: _Batch, actor: Actor, options: _Options) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the clipped loss and its info, with gradients to the actor's parameters."""
     clip, value_clip = options.clip, options.value_clip
     current = policy_terms(unroll(batch.fragment, actor).info, batch.act, batch.valid)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...engine import BaseActorModule
 from ...replay import Batch
+from ..wrapped import Actor
 from .replayed import act_on, backed_up, chosen_of, of_each_action, weighted_mean
 
 __all__ = ["replayed"]
@@ -22,9 +22,9 @@ __all__ = ["replayed"]
 
 def replayed(
     batch: Batch,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
-    target: BaseActorModule | None = None,
+    target: Actor | None = None,
     double: bool = False,
     huber: float | None = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,7 +70,7 @@ def replayed(
     if huber is not None and not huber > 0:
         raise ValueError(f"`huber` must be a number > 0, or None for the absolute value; got {huber!r}.")
 
-    def quantiles_of(network: BaseActorModule, next_states: bool = True) -> Tensor:
+    def quantiles_of(network: Actor, next_states: bool = True) -> Tensor:
         _, info = act_on(network, batch.next if next_states else batch.state)
         return of_each_action(info, "q_quantiles", batch.act, None)
 

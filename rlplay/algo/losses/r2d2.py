@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from ... import nested
-from ...engine import BaseActorModule, Final, Fragment
+from ...engine import Final, Fragment
 from ..unroll import unroll
+from ..wrapped import Actor
 
 __all__ = ["burn_in", "priority", "rescaled", "unscaled"]
 
 
-def burn_in(fragment: Fragment, actor: BaseActorModule, n_steps: int) -> Fragment:
+def burn_in(fragment: Fragment, actor: Actor, n_steps: int) -> Fragment:
     """Remove the first steps of a fragment, and start the rest from the recurrent state that an actor has then.
 
     The stored recurrent state is that of older weights. Running the present weights over some steps without learning

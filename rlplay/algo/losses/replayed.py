@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ... import nested
-from ...engine import BaseActorModule, State
+from ...engine import State
 from ...nested import Nested
 from ...replay import Batch
 from .. import masked
 from ..policy import entry
 from ..unroll import react_with_actions
+from ..wrapped import Actor
 
 __all__ = [
     "act_on",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def act_on(actor: BaseActorModule, state: State) -> tuple[Nested, Nested]:
+def act_on(actor: Actor, state: State) -> tuple[Nested, Nested]:
     """Return the actions and the info of an actor for the states of a batch, with gradients.
 
     Parameters

@@ -31,16 +31,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...engine import BaseActorModule
 from ...replay import Batch
 from ..policy import drawn_log_prob
+from ..wrapped import Actor
 from .replayed import act_on, critic_terms, frozen, weighted_mean
 
 __all__ = ["actor_loss", "critic_loss", "temperature_loss"]
 
 
 def critic_loss(
-    batch: Batch, actor: BaseActorModule, critic: nn.Module, *, target: nn.Module, log_alpha: Tensor
+    batch: Batch, actor: Actor, critic: nn.Module, *, target: nn.Module, log_alpha: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of the critics, to be minimised.
 
@@ -85,9 +85,7 @@ def critic_loss(
     return critic_terms(batch, critic, soft_value)
 
 
-def actor_loss(
-    batch: Batch, actor: BaseActorModule, critic: nn.Module, *, log_alpha: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def actor_loss(batch: Batch, actor: Actor, critic: nn.Module, *, log_alpha: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of the policy, to be minimised.
 
     ::

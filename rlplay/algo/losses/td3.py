@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from ... import nested
-from ...engine import BaseActorModule
 from ...nested import Nested
 from ...replay import Batch
 from ..policy import mean_action
+from ..wrapped import Actor
 from .replayed import act_on, critic_terms, frozen, weighted_mean
 
 __all__ = ["actor_loss", "critic_loss"]
@@ -39,7 +39,7 @@ __all__ = ["actor_loss", "critic_loss"]
 
 def critic_loss(
     batch: Batch,
-    target_actor: BaseActorModule,
+    target_actor: Actor,
     critic: nn.Module,
     *,
     target: nn.Module,
@@ -107,7 +107,7 @@ def critic_loss(
     return critic_terms(batch, critic, value)
 
 
-def actor_loss(batch: Batch, actor: BaseActorModule, critic: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of the policy, ``-mean(w_i Q_1(s_i, mu(s_i)))``, to be minimised.
 
     Parameters
@@ -133,7 +133,7 @@ def actor_loss(batch: Batch, actor: BaseActorModule, critic: nn.Module) -> tuple
     return -weighted_mean(q, batch.weight), {"q": q.detach().mean()}
 
 
-def _deterministic(actor: BaseActorModule, batch: Batch, state: Nested) -> Nested:
+def _deterministic(actor: Actor, batch: Batch, state: Nested) -> Nested:
     """Return the actions of the deterministic policy."""
     _, info = act_on(actor, state)
     return mean_action(info, batch.act)

@@ -12,11 +12,12 @@ import math
 
 from torch import Tensor
 
-from ...engine import BaseActorModule, Fragment
+from ...engine import Fragment
 from .. import masked, returns
 from ..policy import carried_out
 from ..transitions import blank_padding
 from ..unroll import unroll
+from ..wrapped import Actor
 from .actor_critic import objective, policy_terms, transitions_with_values
 
 __all__ = ["loss"]
@@ -24,7 +25,7 @@ __all__ = ["loss"]
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     r_bar: float | None = 1.0,
