@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Source", "categorical", "epsilon_greedy", "multinomial"]
+__all__ = ["Source", "bernoulli", "categorical", "epsilon_greedy", "multinomial"]
 
 
 class Source(torch.Generator):
@@ -123,6 +123,26 @@ def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> T
         On the device of ``probs``. -1 where any of the ``n`` weights is NaN or negative.
     """
     return categorical(probs.detach().log(), generator=generator)
+
+
+def bernoulli(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draw independent bits, given the log-odds of the value 1.
+
+    Parameters
+    ----------
+    logits : float tensor, ``(...)``
+        With ``-inf`` the bit is 0, with ``inf`` it is 1.
+    generator : torch.Generator, optional
+        On the device of ``logits``.
+
+    Returns
+    -------
+    int64 tensor, ``(...)``
+        On the device of ``logits``: 0 or 1; -1 where the logit is NaN.
+    """
+    p = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    drawn = torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator) < p
+    return drawn.long().masked_fill(p.isnan(), -1)
 
 
 def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:

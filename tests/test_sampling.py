@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import gym
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same
-from rlplay.sampling import Source, categorical, epsilon_greedy, multinomial
+from rlplay.sampling import Source, bernoulli, categorical, epsilon_greedy, multinomial
 from rlplay.testing import LaggingLane, LedgerEnv
 
 N = 20_000
@@ -210,3 +211,21 @@ def test_compiled_and_captured_steps_give_minus_one_too(how, options, monkeypatc
             drawn, here = fragment.actor["drawn"].clone(), fragment.actor["here"].clone()
     assert here.any()
     assert torch.equal(drawn == -1, here)
+
+
+def test_bits_have_the_probabilities_of_their_log_odds():
+    logits = torch.tensor([-math.inf, -1.0, 0.0, 2.0, math.inf, math.nan])
+    drawn = bernoulli(logits.expand(100_000, 6), generator=torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.int64
+    mean = drawn.double().mean(0)
+    assert (mean[0], mean[4], mean[5]) == (0, 1, -1)
+    expected = torch.tensor([-1.0, 0.0, 2.0]).sigmoid().double()
+    torch.testing.assert_close(mean[1:4], expected, rtol=0, atol=5 * 0.5 / 100_000**0.5)
+    assert set(drawn[:, 1:4].unique().tolist()) == {0, 1}
+
+
+def test_bits_repeat_with_their_generator():
+    logits = torch.randn(50, 3)
+    first, second = (bernoulli(logits, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, bernoulli(logits, generator=torch.Generator().manual_seed(2)))

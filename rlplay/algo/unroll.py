@@ -14,8 +14,9 @@ from .. import nested
 from ..dtypes import move
 from ..engine import BaseActorModule, Final, Fragment, State
 from ..nested import Nested
+from .wrapped import Actor, call_step, unwrap
 
-__all__ = ["Unrolled", "react", "unroll"]
+__all__ = ["Unrolled", "react", "react_with_actions", "unroll"]
 
 
 class Unrolled(NamedTuple):
@@ -30,7 +31,7 @@ class Unrolled(NamedTuple):
     """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``."""
 
 
-def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
+def unroll(fragment: Fragment, actor: Actor) -> Unrolled:
     """Run an actor over a fragment, with gradients.
 
     The recurrent state starts from ``fragment.hx`` and is reset at every row with ``fin``. Consecutive rows without a
@@ -49,9 +50,11 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     ----------
     fragment : Fragment
         On the actor's device. It is not changed.
-    actor : BaseActorModule
+    actor : BaseActorModule, or one in a wrapper of torch
         Any actor whose recurrent state has the structure of ``fragment.hx``. Its mode (train or eval) is not changed,
-        and the actions that it samples are discarded.
+        and the actions that it samples are discarded. A wrapped one (``torch.compile(actor)``,
+        ``DistributedDataParallel(actor)``) is called through its ``forward``: the compiled graph is used, and gradients
+        are synchronised. Pass the actor inside to ``rollout``.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def unroll(fragment: Fragment, actor: BaseActorModule) -> Unrolled:
     return Unrolled(info, hx, nested.map(lambda x: x[0], final))
 
 
-def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Nested, Nested, Nested]:
+def _unroll_recurrent(fragment: Fragment, actor: Actor) -> tuple[Nested, Nested, Nested]:
     """Call ``actor.step`` for each run of rows without resets.
 
     Returns
@@ -141,10 +144,11 @@ def _unroll_recurrent(fragment: Fragment, actor: BaseActorModule) -> tuple[Neste
     return info, hx, hx_final
 
 
-def _reset(actor: BaseActorModule, hx: Nested, mask: Tensor, host_mask: Tensor) -> Nested:
+def _reset(actor: Actor, hx: Nested, mask: Tensor, host_mask: Tensor) -> Nested:
     """Reset the recurrent state of the environments in ``mask``; ``host_mask`` is the same mask on the host."""
     if not host_mask.any():
         return hx
+    actor = unwrap(actor)
     if getattr(actor.reset, "__func__", None) is BaseActorModule.reset:
         return actor.reset(hx, mask)
     # some overrides do not work with a mask (`x[:, mask].zero_()` changes a copy); all work with an integer
@@ -171,13 +175,21 @@ def _last_states(fragment: Fragment) -> State:
     )
 
 
-def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = True) -> tuple[Nested, Nested]:
+def react(actor: Actor, state: State, hx: Nested, *, virtual: bool = True) -> tuple[Nested, Nested]:
+    """Call ``actor.step`` as :func:`react_with_actions` does, and return only ``info`` and ``hx``."""
+    _, hx, info = react_with_actions(actor, state, hx, virtual=virtual)
+    return info, hx
+
+
+def react_with_actions(
+    actor: Actor, state: State, hx: Nested, *, virtual: bool = True
+) -> tuple[Nested, Nested, Nested]:
     """Call ``actor.step`` on consecutive rows without a reset between them, with gradients.
 
     Parameters
     ----------
     actor : BaseActorModule
-        Its mode (train or eval) is not changed, and the actions that it samples are discarded.
+        Its mode (train or eval) is not changed.
     state : State
         Leaves are ``(n_seq, B, ...)``, on the actor's device.
     hx : nested tensors, ``(L, B, ...)``
@@ -187,16 +199,17 @@ def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = T
 
     Returns
     -------
-    info : nested tensors, ``(n_seq, B, ...)``
+    act : nested tensors, ``(n_seq, B, ...)``
     hx : nested tensors, ``(L, B, ...)``
         The recurrent state after the last row.
+    info : nested tensors, ``(n_seq, B, ...)``
 
     Raises
     ------
     ValueError
         The info lacks the two leading dimensions of the rows.
     """
-    _, hx, info = actor.step(*state, hx=hx, virtual=virtual)
+    act, hx, info = call_step(actor, state, hx, virtual=virtual)
     lead = state.fin.shape
     if any(_leading(x) != tuple(lead) for x in nested.leaves(info)):
         found = dict(zip(nested.names(info, "info"), [_leading(x) for x in nested.leaves(info)], strict=True))
@@ -204,7 +217,7 @@ def react(actor: BaseActorModule, state: State, hx: Nested, *, virtual: bool = T
             f"Every leaf of the actor's info must begin with the dimensions (n_seq, B) = {tuple(lead)} of the "
             f"inputs; {type(actor).__qualname__} gave {found}."
         )
-    return info, hx
+    return act, hx, info
 
 
 def _leading(x: Any) -> tuple[int, ...]:

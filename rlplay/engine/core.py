@@ -74,6 +74,7 @@ nor in ``episodes()``. The recurrent state is reset at *every* row with ``fin``.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -274,6 +275,18 @@ class BaseActorModule(torch.nn.Module):
             obs, act=act, rew=rew, fin=fin, stepno=stepno, hx=hx, virtual=virtual
         )
         return answer
+
+    def _forward_by_step(
+        self, obs: Nested, *, act: Nested, rew: Tensor, fin: Tensor, stepno: Tensor, hx: Nested, virtual: bool
+    ) -> tuple[Nested, Nested, Nested]:
+        """Call :meth:`step`. An actor that overrides ``step`` alone can so be called as a module, also in a wrapper."""
+        if type(self).step is BaseActorModule.step:
+            raise NotImplementedError(
+                f"{type(self).__qualname__} has neither a `forward` nor a `step` of its own: define one of them."
+            )
+        return self.step(stepno, obs, act, rew, fin, hx=hx, virtual=virtual)
+
+    forward: Callable[..., Any] = _forward_by_step
 
 
 def _kinds(signature: inspect.Signature) -> list[tuple[str, inspect._ParameterKind]]:

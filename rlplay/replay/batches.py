@@ -46,6 +46,11 @@ class Batch(NamedTuple):
     """int64 ``(N,)``: the items' ids, for :meth:`rlplay.replay.Prioritized.update`."""
     weight: Tensor
     """float32 ``(N,)``: importance weights, of which the largest is 1. All are 1 from a uniform buffer."""
+    actor: Nested = ()
+    """Nested ``(1, N, ...)``: the actor's info for ``s_t``, if the buffer was made with ``keep="actor"``."""
+    info: Nested = ()
+    """A dict of nested ``(1, N, ...)``, by name, of the first of the ``m`` steps: the user's own fields, and the
+    environment's info if the buffer was made with ``keep="info"``."""
 
 
 class Sequences(NamedTuple):
@@ -54,7 +59,7 @@ class Sequences(NamedTuple):
     fragment: Fragment
     """A fragment of ``N`` environments: state and actor ``(1+T, N, ...)``, env ``(T, N, ...)``, the recurrent state
     ``(L, N, ...)``. If the stored fragments have ``final``, this one has it as well, ordered by ``(t, b)`` where
-    ``b`` is the index in the batch. A column may occur more than once."""
+    ``b`` is the index in the batch. The user's own fields are in ``env.info``. A column may occur more than once."""
     ids: Tensor
     """int64 ``(N,)``: the items' ids, for :meth:`rlplay.replay.Prioritized.update`."""
     weight: Tensor
@@ -90,6 +95,8 @@ def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: in
         next=nested.map(lambda x: x[None], _next_states(store, position, end, b, final_numbers)),
         ids=ids,
         weight=weight,
+        actor=nested.map(lambda x: _gather(x, position, t, b)[None], store.columns.actor),
+        info=nested.map(lambda x: _gather(x, position, t, b)[None], env.info),
     )
 
 

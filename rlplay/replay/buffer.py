@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..engine import Final, Fragment
+from ..nested import Nested
 from .batches import Batch, Sequences, gather_sequences, gather_transitions
 from .indices import IndexSampler
 from .store import Store
 
-__all__ = ["Buffer", "check_fraction"]
+__all__ = ["Buffer", "check_count", "check_fraction"]
 
 
 class Buffer:
@@ -22,10 +25,15 @@ class Buffer:
     The store and the sampler are made when the first fragment is committed, since this fragment determines the shapes.
     """
 
-    def __init__(self, capacity: int, sequences: bool, device: torch.device | str | None) -> None:
-        _check_count("capacity", capacity)
+    def __init__(
+        self, capacity: int, sequences: bool, device: torch.device | str | None, keep: str | Sequence[str]
+    ) -> None:
+        check_count("capacity", capacity)
         self.capacity = int(capacity)
         self._holds_sequences = sequences
+        self._keep = tuple(sorted([keep] if isinstance(keep, str) else keep))
+        if not set(self._keep) <= {"actor", "info"}:
+            raise ValueError(f"`keep` must be 'actor', 'info' or both, got {keep!r}.")
         self._device = None if device is None else torch.device(device)
         self._store_and_sampler: tuple[Store, IndexSampler] | None = None
 
@@ -37,28 +45,36 @@ class Buffer:
         return len(store) * store.n_steps * store.n_envs
 
     @torch.no_grad()
-    def commit(self, fragment: Fragment) -> None:
+    def commit(self, fragment: Fragment, fields: Mapping[str, Nested] | None = None) -> None:
         """Copy a fragment into the buffer, over the oldest one if the buffer is full.
 
         The first fragment determines T, B, structure, shapes and dtypes, and whether there is ``final``. All memory is
         allocated at this commit, except that the memory of ``final`` grows with the number of episodes that end. A
-        buffer of transitions keeps states, outcomes and true last observations. A buffer of sequences keeps the whole
-        fragment; remove parts that are not needed before the commit, such as with ``fragment._replace(actor=())``. The
-        host does not wait for the device, unless the fragment and the buffer are on different devices.
+        buffer of transitions keeps states, outcomes and true last observations, and what ``keep`` asks for. A buffer of
+        sequences keeps the whole fragment; remove parts that are not needed before the commit, such as with
+        ``fragment._replace(actor=())``. The host does not wait for the device, unless the fragment and the buffer are
+        on different devices.
 
         Parameters
         ----------
         fragment : Fragment
             On any device. The buffer keeps no reference to its tensors.
+        fields : mapping of nested tensors, ``(T, B, ...)``, optional
+            The user's own data of each transition by name, such as an intrinsic reward: any structure and dtypes, the
+            same at each commit. Samples have them beside the environment's info: ``batch.info[name]`` or
+            ``columns.env.info[name]``.
 
         Raises
         ------
         ValueError
-            The fragment is larger than the capacity, or differs from the first fragment in T, B, structure, shapes,
-            dtypes or the presence of ``final``. The buffer is unchanged.
+            A field has the name of an entry of the environment's info. The fragment is larger than the capacity, or
+            differs from the first fragment in T, B, structure, shapes, dtypes, the presence of ``final`` or the fields.
+            The buffer is unchanged.
         """
         if not self._holds_sequences:
-            fragment = _strip_for_transitions(fragment)
+            fragment = _strip_for_transitions(fragment, self._keep)
+        if fields:
+            fragment = _with_fields(fragment, fields)
         store, sampler = self._store_and_sampler or self._with_sampler(
             Store.like(fragment, self.capacity, self._device)
         )
@@ -102,28 +118,94 @@ class Buffer:
 
     def _arguments(self) -> dict[str, Any]:
         """Return the class and the arguments that must be equal for a buffer to load the state of another."""
-        return {"kind": type(self).__name__, "capacity": self.capacity, "sequences": self._holds_sequences}
+        return {
+            "kind": type(self).__name__,
+            "capacity": self.capacity,
+            "sequences": self._holds_sequences,
+            "keep": list(self._keep),
+        }
 
     def _with_sampler(self, store: Store) -> tuple[Store, IndexSampler]:
         """Return a store together with a new, empty sampler for its items."""
         n_items = store.n_envs if self._holds_sequences else store.n_steps * store.n_envs
         return store, IndexSampler(store.n_fragments, n_items, store.device)
 
+    def epoch(
+        self, n: int, *, gamma: float, n_steps: int = 1, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Return an iterator over all valid transitions, each once, in random order.
+
+        The host waits for the device once, since the number of batches depends on the number of valid transitions.
+
+        Parameters
+        ----------
+        n : int >= 1
+            The number of transitions in a batch. The last batch may be smaller.
+        gamma, n_steps, generator
+            As for :meth:`Uniform.sample`. All importance weights are 1.
+
+        Raises
+        ------
+        RuntimeError
+            At the call: nothing has been committed, or this is a buffer of sequences. While iterating: there was a
+            commit meanwhile.
+        """
+        self._check_kind(sequences=False)
+        check_count("n_steps", n_steps)
+        check_fraction("gamma", gamma)
+        gather = partial(gather_transitions, n_steps=n_steps, gamma=gamma)
+        return (gather(*drawn) for drawn in self._in_random_order(n, generator))
+
+    def epoch_of_sequences(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Sequences]:
+        """Return an iterator over all columns with a valid transition, each once, in random order.
+
+        Parameters
+        ----------
+        n : int >= 1
+            The number of columns in a batch. The last batch may be smaller.
+        generator : torch.Generator, optional
+            On the buffer's device.
+
+        Raises
+        ------
+        RuntimeError
+            As for :meth:`epoch`, but at the call if this is a buffer of transitions.
+        """
+        self._check_kind(sequences=True)
+        return (gather_sequences(*drawn) for drawn in self._in_random_order(n, generator))
+
+    def _in_random_order(self, n: int, generator: torch.Generator | None) -> Iterator[tuple[Store, Tensor, Tensor]]:
+        """Return an iterator over the store, ids and weights of batches that hold each valid item once."""
+        check_count("n", n)
+        store, sampler = self._contents()
+        ids = sampler.all_ids()
+        ids = ids[torch.randperm(len(ids), generator=generator, device=ids.device)]
+        n_issued = sampler.n_issued
+
+        def batches() -> Iterator[tuple[Store, Tensor, Tensor]]:
+            for chosen in ids.split(n):
+                if sampler.n_issued != n_issued or self._contents()[1] is not sampler:
+                    raise RuntimeError(
+                        "The buffer has changed since this pass over it began: finish the pass before the next "
+                        "`commit`, or begin another one."
+                    )
+                yield store, chosen, torch.ones(len(chosen), device=ids.device)
+
+        return batches()
+
     def _sample_transitions(
         self, n: int, beta: float, generator: torch.Generator | None, n_steps: int, gamma: float
     ) -> Batch:
         """Draw ``n`` transitions over at most ``n_steps`` steps, with importance weights."""
-        if self._holds_sequences:
-            raise RuntimeError("This is a buffer of sequences: call `sample_sequences`, or make it `sequences=False`.")
-        _check_count("n_steps", n_steps)
+        self._check_kind(sequences=False)
+        check_count("n_steps", n_steps)
         check_fraction("gamma", gamma)
         store, ids, weight = self._draw(n, beta, generator)
         return gather_transitions(store, ids, weight, n_steps=n_steps, gamma=gamma)
 
     def _sample_sequences(self, n: int, beta: float, generator: torch.Generator | None) -> Sequences:
         """Draw ``n`` columns, with importance weights."""
-        if not self._holds_sequences:
-            raise RuntimeError("This is a buffer of transitions: call `sample`, or make it `sequences=True`.")
+        self._check_kind(sequences=True)
         return gather_sequences(*self._draw(n, beta, generator))
 
     def _draw(self, n: int, beta: float, generator: torch.Generator | None) -> tuple[Store, Tensor, Tensor]:
@@ -131,25 +213,44 @@ class Buffer:
 
         Return the store, the ids, and the weights: float32 ``(n,)``.
         """
-        _check_count("n", n)
+        check_count("n", n)
         check_fraction("beta", beta)
-        if self._store_and_sampler is None:
-            raise RuntimeError("There is nothing to sample: the buffer is empty; `commit` a fragment first.")
-        store, sampler = self._store_and_sampler
+        store, sampler = self._contents()
         ids, priorities = sampler.draw(n, generator)
         weight = (priorities.min() / priorities).pow(beta).masked_fill(priorities == 0, 0)
         return store, ids, weight.float()
 
+    def _contents(self) -> tuple[Store, IndexSampler]:
+        """Return the store and the sampler; raise RuntimeError if nothing has been committed."""
+        if self._store_and_sampler is None:
+            raise RuntimeError("There is nothing to sample: the buffer is empty; `commit` a fragment first.")
+        return self._store_and_sampler
 
-def _strip_for_transitions(fragment: Fragment) -> Fragment:
-    """Return a fragment without actor info, environment info and recurrent state, which transitions do not use."""
-    env = fragment.env._replace(info={})
+    def _check_kind(self, *, sequences: bool) -> None:
+        """Raise RuntimeError if the buffer holds the other kind of items."""
+        if self._holds_sequences and not sequences:
+            raise RuntimeError("This is a buffer of sequences: call `sample_sequences`, or make it `sequences=False`.")
+        if sequences and not self._holds_sequences:
+            raise RuntimeError("This is a buffer of transitions: call `sample`, or make it `sequences=True`.")
+
+
+def _strip_for_transitions(fragment: Fragment, keep: Sequence[str]) -> Fragment:
+    """Return a fragment without recurrent state, and without the infos that are not to be kept."""
+    env = fragment.env if "info" in keep else fragment.env._replace(info={})
     if isinstance(env.final, Final):
         env = env._replace(final=env.final._replace(actor=()))
-    return fragment._replace(actor=(), env=env, hx=())
+    return fragment._replace(actor=fragment.actor if "actor" in keep else (), env=env, hx=())
 
 
-def _check_count(name: str, x: Any) -> None:
+def _with_fields(fragment: Fragment, fields: Mapping[str, Nested]) -> Fragment:
+    """Return a fragment with the user's own fields in its environment info."""
+    taken = sorted(fields.keys() & fragment.env.info.keys())
+    if taken:
+        raise ValueError(f"The environment's info has entries {taken} already: give the fields other names.")
+    return fragment._replace(env=fragment.env._replace(info={**fragment.env.info, **fields}))
+
+
+def check_count(name: str, x: Any) -> None:
     """Raise unless ``x`` is a whole number of at least 1."""
     if not isinstance(x, Integral):
         raise TypeError(f"`{name}` must be a whole number, got {x!r}.")

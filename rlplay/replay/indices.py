@@ -43,6 +43,17 @@ class IndexSampler:
         """The largest priority that is accepted: the sum of all is then finite."""
         return self._tree.limit
 
+    @property
+    def n_issued(self) -> int:
+        """The number of items that were ever added."""
+        return self._n_issued
+
+    def all_ids(self) -> Tensor:
+        """Return the ids of all items that may be drawn, oldest first: int64 ``(K,)``. The host waits for a device."""
+        oldest = max(0, self._n_issued - self._n_positions)
+        ids = torch.arange(oldest, self._n_issued, device=self._tree.device)
+        return ids[self._tree[ids % self._n_positions] > 0]
+
     def append(self, eligible: Tensor) -> None:
         """Add the items of the next fragment, with the largest priority so far, which is 1 at first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ class Prioritized(Buffer):
 
     Parameters
     ----------
-    capacity, sequences, device
+    capacity, sequences, device, keep
         As for :class:`Uniform`.
     alpha : float in [0, 1]
         The exponent of the priorities; 0: all items are drawn with the same probability.
@@ -48,8 +49,9 @@ class Prioritized(Buffer):
         epsilon: float = 1e-2,
         sequences: bool = False,
         device: torch.device | str | None = None,
+        keep: str | Sequence[str] = (),
     ) -> None:
-        super().__init__(capacity, sequences, device)
+        super().__init__(capacity, sequences, device, keep)
         check_fraction("alpha", alpha)
         if not 0 < epsilon < float("inf"):
             raise ValueError(f"`epsilon` must be a positive number, got {epsilon}.")
@@ -105,7 +107,7 @@ class Prioritized(Buffer):
             The ``ids`` of a sample; or a NumPy array of integers.
         priorities : float tensor or NumPy array, ``(N,)``
             ``|delta_i|``, the magnitudes of the temporal differences. For a column, reduce the magnitudes of its
-            steps to one number in any way (:mod:`rlplay.algo.dqn` has an example).
+            steps to one number in any way (:func:`rlplay.algo.r2d2.priority` is one).
 
         Raises
         ------

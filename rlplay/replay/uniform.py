@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .batches import Batch, Sequences
@@ -27,6 +29,9 @@ class Uniform(Buffer):
         not valid, and columns without a valid transition, are never drawn.
     device : torch.device or str, optional
         The device of the stored fragments and of the samples; None: the device of the first fragment.
+    keep : "actor", "info", or both
+        What a buffer of transitions keeps beside states and outcomes: the actor's info, the environments' info. Samples
+        have them as ``actor`` and ``info``. (A buffer of sequences keeps the whole fragment.)
 
     Notes
     -----
@@ -34,8 +39,15 @@ class Uniform(Buffer):
     invalid items without rejection sampling, for which the host would have to wait for the device.
     """
 
-    def __init__(self, capacity: int, *, sequences: bool = False, device: torch.device | str | None = None) -> None:
-        super().__init__(capacity, sequences, device)
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        sequences: bool = False,
+        device: torch.device | str | None = None,
+        keep: str | Sequence[str] = (),
+    ) -> None:
+        super().__init__(capacity, sequences, device, keep)
 
     def sample(self, n: int, *, gamma: float, n_steps: int = 1, generator: torch.Generator | None = None) -> Batch:
         """Draw ``n`` transitions. The host does not wait for the device.

@@ -2,6 +2,10 @@
 
 :mod:`rlplay.zoo.actors`
     Actor-critics and Q-networks, feed-forward and recurrent.
+:mod:`rlplay.zoo.continuous`
+    Actors and critics for real actions.
+:mod:`rlplay.zoo.distributional`
+    Q-networks whose values are distributions, and noisy layers.
 :mod:`rlplay.zoo.envs`
     Environments whose best return is known. This module imports gym; :mod:`rlplay.zoo.actors` does not.
 """

@@ -75,20 +75,23 @@ class Duelling(nn.Module):
         From features ``(..., F)`` to ``(..., 1)``.
     advantage : module
         From features ``(..., F)`` to ``(..., A)``.
+    dim : int
+        The dimension of the actions. With ``-2``, ``value`` may give ``(..., 1, n)`` and ``advantage`` ``(..., A, n)``,
+        for the ``n`` atoms of :class:`rlplay.zoo.distributional.CategoricalQNetwork`.
 
     Notes
     -----
     Wang et al. (2016), "Dueling Network Architectures for Deep Reinforcement Learning", eq. 9.
     """
 
-    def __init__(self, value: nn.Module, advantage: nn.Module) -> None:
+    def __init__(self, value: nn.Module, advantage: nn.Module, *, dim: int = -1) -> None:
         super().__init__()
-        self.value, self.advantage = value, advantage
+        self.value, self.advantage, self.dim = value, advantage, dim
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute action values ``(..., A)`` from features ``(..., F)``."""
         advantage: Tensor = self.advantage(features)
-        q: Tensor = self.value(features) + advantage - advantage.mean(dim=-1, keepdim=True)
+        q: Tensor = self.value(features) + advantage - advantage.mean(dim=self.dim, keepdim=True)
         return q
 
 

@@ -298,8 +298,15 @@ def test_a2c_names_the_info_entry_that_is_wrong(info, error, message):
         a2c.loss(fragment_of([0, 1], [1.0]), actor, gamma=0.9)
 
 
-@pytest.mark.parametrize("act", [torch.zeros(2, 1, 2, dtype=torch.int64), {"a": torch.zeros(2, 1)}])
-def test_a2c_takes_only_a_single_discrete_or_box_action(act):
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (torch.zeros(2, 1, 2, dtype=torch.int64), ValueError, r"`logits` must be .*\(n_seq, 1, 2\)"),
+        ({"a": torch.zeros(2, 1)}, ValueError, r"lacks 'a'; it has \['logits', 'q', 'value'\]"),
+        ((torch.zeros(2, 1),), ValueError, r"must be a tuple with an element for each part, in the entry 'policy'"),
+    ],
+)
+def test_a2c_names_what_the_info_lacks_for_the_actions(act, error, message):
     fragment = fragment_of([0, 1], [1.0])
-    with pytest.raises(TypeError, match=r"single Discrete space.*single Box"):
+    with pytest.raises(error, match=message):
         a2c.loss(fragment._replace(state=fragment.state._replace(act=act)), Table(), gamma=0.9)

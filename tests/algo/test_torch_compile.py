@@ -16,6 +16,8 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
+from tests.algo.test_policy import Linear
+from tests.algo.test_policy import fragment_of as spaced_fragment
 from tests.support.assertions import assert_identical
 from tests.support.fragments import Dense, made_sticky, random_fragment
 
@@ -98,6 +100,15 @@ def test_a_compiled_loss_has_one_graph_whatever_its_options(loss, box, graphs):
     actor, loss = Dense(), partial(loss, gamma=GAMMA)
     compiled = torch.compile(loss, backend=graphs, fullgraph=True)
     assert_same_loss(compiled, loss, random_fragment(1, box=box), actor)
+    assert graphs.frame_count == 1
+
+
+@pytest.mark.parametrize("kind", ["multi_discrete", "multi_binary", "squashed", "dict", "tuple"])
+def test_a_compiled_loss_has_one_graph_for_any_action_space(kind, graphs):
+    actor, loss = Linear(kind), LOSSES["ppo"]
+    compiled = torch.compile(loss, backend=graphs, fullgraph=True)
+    for seed in (1, 2):
+        assert_same_loss(compiled, loss, without_final(spaced_fragment(kind, seed)), actor)
     assert graphs.frame_count == 1
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from rlplay import nested
 from rlplay.engine import BaseActorModule, Final, Fragment, Outcome, State
+from rlplay.replay import Batch
 
 
 class Table(BaseActorModule):
@@ -107,3 +108,23 @@ def made_sticky(fragment):
     first = fragment.env.valid[final.t, final.b]
     final = nested.map(lambda x: x[first], final)
     return fragment._replace(env=fragment.env._replace(final=final))
+
+
+def random_batch(seed=0, N=12, act=None):
+    """Draw replayed transitions in float64, with importance weights; a third of them end an episode.
+
+    `act` is the nest of actions, `(1, N, ...)`; by default those of a Discrete space with three.
+    """
+    g = torch.Generator().manual_seed(seed)
+
+    def state():
+        obs = torch.randn(1, N, 2, dtype=torch.float64, generator=g)
+        last = torch.randint(3, (1, N), generator=g)
+        rew = torch.randn(1, N, dtype=torch.float64, generator=g)
+        return State(torch.zeros(1, N, dtype=torch.int64), obs, last, rew, torch.zeros(1, N, dtype=torch.bool))
+
+    act = torch.randint(3, (1, N), generator=g) if act is None else act
+    rew = torch.randn(1, N, dtype=torch.float64, generator=g)
+    discount = 0.9 * (torch.rand(1, N, dtype=torch.float64, generator=g) > 0.3)
+    weight = torch.rand(N, dtype=torch.float64, generator=g)
+    return Batch(state(), act, rew, discount, state(), torch.arange(N), weight)

@@ -19,7 +19,7 @@ from rlplay.algo import unroll
 from rlplay.engine.envs.gym_on_numpy2 import patch_gym
 from rlplay.engine.rollout import same
 from rlplay.zoo.actors import ActorCritic, Duelling, GaussianActorCritic, NatureCNN, QNetwork, mlp
-from rlplay.zoo.envs import Catch, Chain, Endless, NarrowPath, Recall, Regulator
+from rlplay.zoo.envs import BitFlip, Catch, Chain, DeepSea, Endless, NarrowPath, Recall, Regulator
 
 
 def play(env, policy, n_episodes, gamma=1.0, seed=0):
@@ -79,7 +79,7 @@ BEST = [
     (lambda: Recall(n_cues=4, delay=0), remember),
     (lambda: Endless(), go_right),
 ]
-ENVS = [NarrowPath, Chain, Catch, Recall, Regulator, Endless]
+ENVS = [NarrowPath, Chain, Catch, Recall, Regulator, Endless, DeepSea]
 
 
 @pytest.mark.parametrize(("make", "best"), BEST)
@@ -89,10 +89,59 @@ def test_the_best_policy_reaches_the_optimum_and_a_random_one_the_level_of_chanc
     assert agree(play(env, lambda obs: rng.integers(env.action_space.n), 2000)[1], env.chance)
 
 
-@pytest.mark.parametrize("make", ENVS)
+@pytest.mark.parametrize("make", [*ENVS, BitFlip])
 def test_gyms_environment_checker_passes(make):
     patch_gym()
     check_env(make(), skip_render_check=True)
+
+
+@pytest.mark.parametrize("n_bits", [1, 4, 10])
+def test_bits_that_differ_are_flipped_until_none_does(n_bits):
+    env = BitFlip(n_bits)
+
+    def policy(obs):
+        return (obs["observation"] != obs["desired_goal"]).argmax()
+
+    firsts, gains = play(env, policy, 400)
+    distance = np.array([(obs["observation"] != obs["desired_goal"]).sum() for obs in firsts])
+    assert (gains == np.where(distance, 1 - distance, -1.0 if n_bits == 1 else gains)).all()
+    if n_bits == 10:
+        assert agree(gains, env.optimum)
+    with pytest.raises(ValueError, match="`n_bits`"):
+        BitFlip(0)
+
+
+def test_an_episode_that_misses_its_goal_is_truncated():
+    env = BitFlip(3)
+    env.reset(seed=0)
+    env._bits[:], env._goal[:] = 0, 1
+    seen = [env.step(action) for action in (0, 0, 1)]
+    assert [(rew, terminated, truncated) for _, rew, terminated, truncated, _ in seen] == [
+        (-1, False, False),
+        (-1, False, False),
+        (-1, False, True),
+    ]
+    assert seen[0][0]["observation"].tolist() == [1, 0, 0]
+    assert not np.shares_memory(seen[0][0]["observation"], env._bits)
+
+
+@pytest.mark.parametrize("size", [1, 4, 10])
+def test_the_treasure_is_at_the_end_of_the_way_to_the_right(size):
+    env = DeepSea(size, layout=3)
+
+    def dive(obs):
+        row, column = np.argwhere(obs.reshape(size, size))[0]
+        return env._right[row, column]
+
+    assert play(env, dive, 3)[1] == pytest.approx(env.optimum)
+    assert (play(env, lambda obs: 1 - dive(obs), 3)[1] == 0).all()
+    firsts, gains = play(env, lambda obs: 0, 2)
+    assert firsts[0][0] == 1
+    assert firsts[0].sum() == 1
+    assert size == 1 or (gains < 1).all()
+    assert not np.array_equal(DeepSea(10, layout=1)._right, DeepSea(10, layout=2)._right)
+    with pytest.raises(ValueError, match="`size`"):
+        DeepSea(0)
 
 
 @pytest.mark.parametrize("make", ENVS)

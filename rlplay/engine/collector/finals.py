@@ -5,7 +5,7 @@ This module must not import environments or devices: it uses the verbs of a lane
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from .staging import Staging
 
-__all__ = ["Finals", "complete_last", "react_to_last", "stage_final"]
+__all__ = ["Finals", "complete_last", "react_to_last", "reserve_places", "stage_final"]
 
 
 class Finals:
@@ -69,49 +69,42 @@ def complete_last(last: StateRow, now: StateRow, then: StateRow, ended: Sequence
         target[going_on] = source[going_on]
 
 
-def react_to_last(
-    staging: Staging,
-    behaviour: Behaviour,
-    groups: Sequence[Group],
-    lane: Lane,
-    turn: int,
-    t: int,
-    ended: Sequence[int],
-    finals: Finals,
-) -> None:
-    """React to the true last observations, virtually, and append copies to ``finals``.
+def reserve_places(finals: Finals, staging: Staging, turn: int, t: int, ended: Sequence[int]) -> dict[int, int]:
+    """Append the episodes of a turn that transition ``t`` has ended, still without their tensors.
 
-    The recurrent state is the one before the reset.
-
-    Parameters
-    ----------
-    groups : sequence of Group
-        The groups of ``turn``.
-    t : int
-        The transition that ended the episodes.
-    ended : sequence of int
-        The environments of the turn whose episode ended.
+    Returns
+    -------
+    dict
+        For each environment of the turn whose episode ended: the place of the episode in ``finals``.
     """
-    if not lane.shared(Place.ACTOR, Place.HOST):
-        lane.copy(staging.lasts[turn].memory, staging.slot.lasts[turn].memory)
     places = dict(zip(ended, range(len(finals.t), len(finals.t) + len(ended)), strict=True))
     finals.t.extend([t] * len(ended))
     finals.b.extend(staging.columns[turn].start + j for j in ended)
     for leaves in (finals.obs, finals.actor):
         leaves.extend([] for _ in ended)
+    return places
 
-    def react() -> None:
-        for group in groups:
-            last, part = staging.last_inputs[group.number], staging.groups[group.number].inside
-            inside = {places[j]: j - part.start for j in ended if part.start <= j < part.stop}
-            if inside:
-                info = behaviour.react(group, last, begun=(), virtual=True)[behaviour.spec.n_acts :]
-                obs = nested.leaves(last.obs)
-                for k, j in inside.items():
-                    finals.obs[k] = [leaf[0, j].clone() for leaf in obs]
-                    finals.actor[k] = [leaf[0, j].clone() for leaf in info]
 
-    lane.launch(react)
+def react_to_last(
+    staging: Staging, behaviour: Behaviour, group: Group, places: Mapping[int, int], finals: Finals
+) -> None:
+    """React virtually to the true last observations of one group, and put copies into their places in ``finals``.
+
+    The recurrent state is the one before the reset.
+
+    Parameters
+    ----------
+    places : mapping
+        Of the group's turn, from :func:`reserve_places`.
+    """
+    last, part = staging.last_inputs[group.number], staging.groups[group.number].inside
+    inside = {k: j - part.start for j, k in places.items() if part.start <= j < part.stop}
+    if inside:
+        info = behaviour.react(group, last, begun=(), virtual=True)[behaviour.spec.n_acts :]
+        obs = nested.leaves(last.obs)
+        for k, j in inside.items():
+            finals.obs[k] = [leaf[0, j].clone() for leaf in obs]
+            finals.actor[k] = [leaf[0, j].clone() for leaf in info]
 
 
 def stage_final(finals: Finals, layout: Fragment, lane: Lane) -> Final:

@@ -17,7 +17,7 @@ from ..acting.torch_context import TorchContext
 from ..concurrency.progress import Progress
 from ..memory.lane import Lane, Place
 from ..stepping.stepper import Stepper
-from .finals import Finals, complete_last, react_to_last
+from .finals import Finals, complete_last, react_to_last, reserve_places
 from .staging import Staging, download, upload
 
 __all__ = ["collect"]
@@ -92,6 +92,8 @@ class _Loop:
         self._steps = staging.steps(final=final, sticky=sticky)
         # for each turn an event: the actions of its latest row have come down
         self._actions: list[Any] = [None for _ in self._turns]
+        # for each turn: the episodes that its latest step has ended, with their places in `finals`
+        self._ended: list[dict[int, int]] = [{} for _ in self._turns]
         self.finals, self.n_transitions = Finals(), 0
 
     def run(self, pass_gate: Callable[[], None]) -> None:
@@ -127,13 +129,16 @@ class _Loop:
                 lane.wait(event)  # edge: stepped -> put together
 
     def _react(self, turn: int, t: int, *, virtual: bool = False) -> None:
-        """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``."""
-        progress, behaviour, staging = self._progress, self._behaviour, self._staging
+        """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``.
+
+        Before that, each group reacts to the true last observations of the episodes that ended with the last step.
+        """
+        progress, behaviour, staging, finals = self._progress, self._behaviour, self._staging, self.finals
         progress.begin("actor.step")
         progress.row = t
         # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
         # kept: it is done again at row 0 of the next fragment.
-        resets = t and behaviour.spec.recurrent
+        resets, ended = t and behaviour.spec.recurrent, self._ended[turn]
         reactions = [
             (group, staging.inputs[group.number][t], staging.answers[group.number][t],
              _begun(staging, behaviour, turn, group, t) if resets else ())
@@ -142,6 +147,8 @@ class _Loop:
 
         def react() -> None:
             for group, state, rows, begun in reactions:
+                if ended:
+                    react_to_last(staging, behaviour, group, ended, finals)
                 behaviour.react_into(group, state, rows, begun=begun, virtual=virtual)
 
         if not self._on_device:
@@ -179,11 +186,13 @@ class _Loop:
         if self._on_device:
             self._progress.begin("an upload")
             upload(staging, self._lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)
+        self._ended[turn] = {}
         if self._final and ended:
-            self._progress.begin("actor.step")
             rows, now, then = staging.slot.turns[turn], self._rows[t], self._rows[t + 1]
             complete_last(rows.last, rows.rows[now], rows.rows[then], ended)
-            react_to_last(staging, self._behaviour, self._turns[turn], self._lane, turn, t, ended, self.finals)
+            if self._on_device:
+                self._lane.copy(staging.lasts[turn].memory, staging.slot.lasts[turn].memory)
+            self._ended[turn] = reserve_places(self.finals, staging, turn, t, ended)
 
 
 def _start_fragment(staging: Staging, behaviour: Behaviour, turns: Sequence[Sequence[Group]], lane: Lane) -> None:

@@ -1,8 +1,8 @@
 """Small environments that are learnt in seconds and whose optimum is known.
 
 All have the API of gym 0.26, draw random numbers only from their own ``np_random``, and return new float32 arrays as
-observations. Where an environment has these attributes, ``optimum`` is the expected undiscounted return of the best
-policy, and ``chance`` the expected undiscounted return of uniformly random actions.
+observations (``BitFlip``: dicts of them). Where an environment has these attributes, ``optimum`` is the expected
+undiscounted return of the best policy, and ``chance`` the expected undiscounted return of uniformly random actions.
 
 ``NarrowPath``
     The observation shows the right action, and a wrong action terminates the episode.
@@ -16,13 +16,19 @@ policy, and ``chance`` the expected undiscounted return of uniformly random acti
     Continuous control: linear dynamics, quadratic costs.
 ``Endless``
     Episodes never terminate; a time limit truncates them. The value function needs bootstrapping at time limits.
+``BitFlip``
+    Bits have to be made equal to a goal, which chance hardly ever reaches.
+``DeepSea``
+    A rare reward at the end of a long way, which needs exploration.
 """
 
+from .bit_flip import BitFlip
 from .catch import Catch
 from .chain import Chain
+from .deep_sea import DeepSea
 from .endless import Endless
 from .path import NarrowPath
 from .recall import Recall
 from .regulator import Regulator
 
-__all__ = ["Catch", "Chain", "Endless", "NarrowPath", "Recall", "Regulator"]
+__all__ = ["BitFlip", "Catch", "Chain", "DeepSea", "Endless", "NarrowPath", "Recall", "Regulator"]

@@ -72,8 +72,8 @@ def steps(monkeypatch):
     """Count captures, and replays of what was captured."""
     counts, really = {"captured": 0, "taken": 0}, LaggingLane.capture
 
-    def capture(lane, work, generators):
-        again = really(lane, work, generators)
+    def capture(lane, work, generators, key=0):
+        again = really(lane, work, generators, key)
         counts["captured"] += 1
 
         def counted():
@@ -591,7 +591,7 @@ def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment
 
 @pytest.fixture
 def failing_capture(monkeypatch):
-    def capture(lane, work, generators):
+    def capture(lane, work, generators, key=0):
         work()
         raise OSError("no graphs\nat all")
 
@@ -637,7 +637,7 @@ class FailsOnDemand(AssignsBuffer):
 
 
 def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypatch):
-    def capture(lane, work, generators):
+    def capture(lane, work, generators, key=0):
         with monkeypatch.context() as now:
             now.setattr(FailsOnDemand, "blown", True)
             work()

@@ -318,13 +318,13 @@ def test_where_capturing_fails_steps_run_eagerly(engine, monkeypatch):
     """The stream, the allocator, and both the own and the global generator are as if nobody had tried."""
     really, spoilt = CudaLane.capture, []
 
-    def capture(lane, work, generators):
+    def capture(lane, work, generators, key=0):
         def spoiling():
             work()
             spoilt.append(threading.current_thread())
             torch.ones(1, device="cuda").item()
 
-        return really(lane, spoiling, generators)
+        return really(lane, spoiling, generators, key)
 
     expected = collected(same)
     monkeypatch.setattr(CudaLane, "capture", capture)

@@ -6,44 +6,46 @@ al. (2016), "Deep Reinforcement Learning with Double Q-learning", eq. 4.
 The info of a Q-network is a mapping with ``"q"``, float ``(n_seq, B, A)``: the values of the actions of a single
 ``Discrete`` space. :mod:`rlplay.zoo` has such networks.
 
-Recurrent networks learn from sequences. This example sets the priorities of sequences as Kapturowski et al. (2019,
-"Recurrent Experience Replay in Distributed Reinforcement Learning") do::
-
-    columns, ids, weight = buffer.sample_sequences(16, beta=0.5)  # from a buffer made with `sequences=True`
-    loss, info = dqn.loss(columns, actor, target=target, gamma=0.99, weight=weight)
-    error = info["td_error"].abs()  # (T, N)
-    buffer.update(ids, 0.9 * error.amax(dim=0) + 0.1 * error.mean(dim=0))
+Recurrent networks learn from sequences; :mod:`rlplay.algo.r2d2` has the parts of R2D2. :mod:`c51
+<rlplay.algo.c51>` and :mod:`quantile <rlplay.algo.quantile>` learn distributions of returns.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import nested
-from ..engine import BaseActorModule, Final, Fragment, State
-from ..nested import Nested
-from ..replay import Batch
-from . import masked
-from .actor_critic import entry
-from .returns import multistep
-from .transitions import blank_padding, taken, transitions
-from .unroll import react, unroll
+from ... import nested
+from ...engine import Final, Fragment
+from ...nested import Nested
+from ...replay import Batch
+from .. import masked
+from ..policy import entry
+from ..returns import multistep
+from ..transitions import blank_padding, taken, transitions
+from ..unroll import unroll
+from ..wrapped import Actor
+from . import r2d2
+from .replayed import act_on, backed_up, check_discrete, weighted_mean
 
 __all__ = ["loss", "replayed"]
 
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
-    target: BaseActorModule | None = None,
+    target: Actor | None = None,
     n_lookahead: int | None = 1,
     double: bool = True,
     huber: float | None = 1.0,
     weight: Tensor | None = None,
+    burn_in: int = 0,
+    rescale: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the Q-learning loss of a fragment, to be minimised.
 
@@ -78,6 +80,13 @@ def loss(
         square everywhere.
     weight : float tensor, optional
         Importance weights ``w_t``, ``(T, B)`` or ``(B,)``. ``None``: all are 1.
+    burn_in : int
+        The number of steps at the beginning that are not learnt from, and from which each recurrent network computes
+        its own recurrent state (:func:`rlplay.algo.r2d2.burn_in`). Below and above, ``T`` is the number of the
+        other steps.
+    rescale : float > 0, or None
+        If given, the networks' values are ``h`` of returns, where ``h`` is :func:`rlplay.algo.r2d2.rescaled`
+        with this ``epsilon``: ``y_t = h(r_{t+1} + ... + gamma^n h^-1(V(s_{t+n})))``.
 
     Returns
     -------
@@ -96,18 +105,25 @@ def loss(
         An info has no ``"q"``, or ``"q"`` has another shape; a number is out of range.
     """
     _check_huber(huber)
+    if rescale is not None and not rescale > 0:
+        raise ValueError(f"`rescale` must be a number > 0, or None for values that are not rescaled; got {rescale!r}.")
     if n_lookahead is not None and n_lookahead < 1:
         raise ValueError(f"`n_lookahead` must be a number of steps >= 1, or None for all; got {n_lookahead}.")
-    inputs, valid = blank_padding(fragment), fragment.env.valid
-    has_final = isinstance(fragment.env.final, Final)
+    inputs = blank_padding(fragment)
+    theirs = inputs if target is None else r2d2.burn_in(inputs, target, burn_in)
+    inputs, fragment = r2d2.burn_in(inputs, actor, burn_in), r2d2.burn_in(fragment._replace(hx=()), actor, burn_in)
+    valid, has_final = fragment.env.valid, isinstance(fragment.env.final, Final)
     info, _, final = unroll(inputs, actor)
     q = _action_values(info, fragment.state.act)
     with torch.no_grad():
-        target_info, _, target_final = (info, None, final) if target is None else unroll(inputs, target)
+        target_info, _, target_final = (info, None, final) if target is None else unroll(theirs, target)
         value = _greedy_values(info, target_info, double)
         final_value = _greedy_values(final, target_final, double) if has_final else ()
+        if rescale is not None:
+            value, final_value = nested.map(partial(r2d2.unscaled, epsilon=rescale), (value, final_value))
         x = transitions(fragment, value, final_value, gamma=gamma)
         y = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
+        y = y if rescale is None else r2d2.rescaled(y, rescale)
 
     q = q[:-1].masked_fill(~valid.unsqueeze(-1), 0)
     act = taken(fragment).masked_fill(~valid, 0).unsqueeze(-1)
@@ -128,9 +144,9 @@ def loss(
 
 def replayed(
     batch: Batch,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
-    target: BaseActorModule | None = None,
+    target: Actor | None = None,
     double: bool = True,
     huber: float | None = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -167,14 +183,14 @@ def replayed(
         As for :func:`loss`.
     """
     _check_huber(huber)
-    q = _action_values(_info_for(actor, batch.state), batch.act)
+    q = _action_values(act_on(actor, batch.state)[1], batch.act)
     with torch.no_grad():
-        info = _info_for(actor, batch.next) if double or target is None else ()
-        value = _greedy_values(info, info if target is None else _info_for(target, batch.next), double)
-        y = batch.rew + torch.where(batch.discount == 0, 0, batch.discount * value)
+        info = act_on(actor, batch.next)[1] if double or target is None else ()
+        value = _greedy_values(info, info if target is None else act_on(target, batch.next)[1], double)
+        y = backed_up(batch, value)
 
     chosen = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
-    total = (_elementwise_loss(chosen, y, huber) * batch.weight).mean()
+    total = weighted_mean(_elementwise_loss(chosen, y, huber), batch.weight)
     return total, {
         "td_error": (y - chosen).detach().squeeze(0),
         "q": chosen.detach().mean(),
@@ -184,10 +200,8 @@ def replayed(
 
 def _action_values(info: Nested, act: Nested) -> Tensor:
     """Return ``info["q"]``, and check its shape against the actions, which must be of a single Discrete space."""
-    if not isinstance(act, Tensor) or act.dtype != torch.int64 or act.ndim != 2:
-        got = f"{act.dtype} {tuple(act.shape)}" if isinstance(act, Tensor) else type(act).__name__
-        raise TypeError(f"Q-learning is for the actions of a single Discrete space, int64 (n_seq, B); got {got}.")
-    q = entry(info, "q")
+    check_discrete(act)
+    q: Tensor = entry(info, "q")
     if q.ndim != 3 or q.shape[:2] != act.shape:
         raise ValueError(f"`q` must be (n_seq, B, A) = {(*act.shape, 'A')}, got {tuple(q.shape)}.")
     return q.to(torch.promote_types(q.dtype, torch.float32))
@@ -199,7 +213,7 @@ def _greedy_values(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Ten
     With ``double``, the network of ``chosen_by`` chooses the action whose value the network of ``evaluated_by`` gives.
     Otherwise ``V(s)`` is the largest value of the latter.
     """
-    q = entry(evaluated_by, "q").detach()
+    q: Tensor = entry(evaluated_by, "q").detach()
     if not double:
         return q.amax(-1)
     best = entry(chosen_by, "q").detach().argmax(-1, keepdim=True)
@@ -212,17 +226,6 @@ def _elementwise_loss(q: Tensor, y: Tensor, huber: float | None) -> Tensor:
     if huber is None:
         return F.mse_loss(q, y, reduction="none") / 2
     return F.huber_loss(q, y, reduction="none", delta=huber)
-
-
-def _info_for(actor: BaseActorModule, state: State) -> Nested:
-    """Compute the info for the states of a batch; the actor must have no recurrent state."""
-    info, hx = react(actor, state, None)
-    if nested.leaves(hx):
-        raise ValueError(
-            f"{type(actor).__qualname__} has a recurrent state, which single transitions do not contain: sample "
-            f"sequences, and use `dqn.loss` on their fragment."
-        )
-    return info
 
 
 def _check_huber(huber: float | None) -> None:

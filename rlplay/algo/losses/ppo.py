@@ -2,7 +2,8 @@
 
 Schulman et al. (2017), "Proximal Policy Optimization Algorithms", eq. 7 and algorithm 1, with GAE. Advantages and old
 probabilities are computed from the info of the behaviour policy, ``fragment.actor``, so they are the same in all
-epochs, and correct for any ``lag`` of the feed. As in the paper, the critic's error is not clipped.
+epochs, and correct for any ``lag`` of the feed. As in the paper, the critic's error is not clipped unless
+``value_clip`` is given, and all epochs are completed unless ``max_kl`` is given.
 
 A training loop::
 
@@ -21,20 +22,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import nested
-from ..dtypes import move
-from ..engine import BaseActorModule, Final, Fragment
-from ..nested import Nested
-from . import masked
+from ... import nested
+from ...dtypes import move
+from ...engine import Final, Fragment
+from ...nested import Nested
+from .. import masked
+from ..policy import carried_out
+from ..returns import gae
+from ..transitions import blank_padding
+from ..unroll import unroll
+from ..wrapped import Actor
 from .actor_critic import objective, policy_terms, transitions_with_values
-from .returns import gae
-from .transitions import blank_padding, taken
-from .unroll import unroll
 
 __all__ = ["loss", "losses"]
 
@@ -49,7 +52,9 @@ class _Batch(NamedTuple):
     log_p: Tensor
     """Float ``(T, B)``: the log-probabilities of the actions under the behaviour policy."""
     advantage: Tensor
-    """Float ``(T, B)``: the advantages, normalised if the user chose so."""
+    """Float ``(T, B)``: the advantages, normalised over the fragment if the user chose so."""
+    value: Tensor
+    """Float ``(T, B)``: the values of the behaviour policy's critic."""
     target: Tensor
     """Float ``(T, B)``: the critic's targets."""
     valid: Tensor
@@ -58,14 +63,15 @@ class _Batch(NamedTuple):
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     C: float = 0.95,
     clip: float = 0.2,
     value_weight: float = 0.5,
     entropy_weight: float = 0.01,
-    normalise: bool = True,
+    normalise: bool | Literal["minibatch"] = True,
+    value_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the clipped loss of a whole fragment, to be minimised.
 
@@ -82,8 +88,7 @@ def loss(
     Parameters
     ----------
     fragment : Fragment
-        On the actor's device. Its actions are those of a single ``Discrete`` space or of a single ``Box``, and its info
-        (``fragment.actor``) is that of an actor-critic.
+        On the actor's device. Its info (``fragment.actor``) is that of an actor-critic.
     actor : BaseActorModule
         Its info must be that of an actor-critic, see :mod:`rlplay.algo.actor_critic`. It is unrolled over the fragment,
         with gradients.
@@ -96,9 +101,14 @@ def loss(
         the direction that the advantage favours.
     value_weight, entropy_weight : float
         The coefficients of the critic's squared error and of the policy's entropy (in nats).
-    normalise : bool
-        Whether to normalise the fragment's advantages to mean zero and standard deviation one. The value targets are
-        not changed.
+    normalise : bool or "minibatch"
+        Whether to normalise the advantages to mean zero and standard deviation one: over the fragment, or, in
+        :func:`losses`, over each minibatch by itself, as Stable-Baselines3 does. The value targets are not changed.
+    value_clip : float > 0, or None
+        If given, the critic's error is ``max((y - V)^2, (y - V_mu - clamp(V - V_mu, -value_clip, value_clip))^2)``,
+        where ``y`` is the target: no gradient where the value has already moved further than this from ``V_mu``, and
+        not too far. As in OpenAI's code; Andrychowicz et al. (2021), "What Matters in On-Policy Reinforcement
+        Learning?", find no benefit. It depends on the scale of the returns.
 
     Returns
     -------
@@ -113,18 +123,17 @@ def loss(
     Raises
     ------
     TypeError
-        An info is no mapping, or the actions are of another kind of space.
+        An info is no mapping, or there is an action of an unknown kind.
     ValueError
         An info lacks an entry, or an entry has another shape; a number is out of range.
     """
-    _check_clip(clip)
-    batch = _prepare(fragment, gamma=gamma, C=C, normalise=normalise)
-    return _loss(batch, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
+    options = _options(clip, value_weight, entropy_weight, normalise, value_clip)
+    return _loss(_prepare(fragment, gamma=gamma, C=C, normalise=normalise), actor, options)
 
 
 def losses(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     C: float = 0.95,
@@ -133,7 +142,9 @@ def losses(
     n_minibatches: int = 4,
     value_weight: float = 0.5,
     entropy_weight: float = 0.01,
-    normalise: bool = True,
+    normalise: bool | Literal["minibatch"] = True,
+    value_clip: float | None = None,
+    max_kl: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield the loss of each random minibatch of a fragment, over several epochs.
@@ -145,20 +156,25 @@ def losses(
 
     Parameters
     ----------
-    fragment, actor, gamma, C, clip, value_weight, entropy_weight, normalise
-        As for :func:`loss`. Advantages are normalised over the whole fragment.
+    fragment, actor, gamma, C, clip, value_weight, entropy_weight, normalise, value_clip
+        As for :func:`loss`.
     n_epochs : int
         The number of passes over the fragment.
     n_minibatches : int
         The number of minibatches in each epoch. The ``T B`` transitions (or the ``B`` columns) are divided among them
         evenly: the sizes of minibatches differ by one at most.
+    max_kl : float > 0, or None
+        If given, the iterator ends, without yielding, at the first minibatch whose ``info["kl"]`` is larger. For that
+        the host waits for the device at each minibatch. As in OpenAI's "Spinning Up" and Stable-Baselines3, which stop
+        at 1.5 times their ``target_kl``.
     generator : torch.Generator, optional
         Draws the minibatches; on the fragment's device. ``None``: torch's global one.
 
     Yields
     ------
     loss, info
-        What :func:`loss` returns, ``n_epochs n_minibatches`` times. To stop early, leave the loop.
+        What :func:`loss` returns, ``n_epochs n_minibatches`` times, or fewer with ``max_kl``. To stop
+        early, leave the loop.
 
     Raises
     ------
@@ -166,7 +182,9 @@ def losses(
         As for :func:`loss`; or there are more minibatches than transitions or columns. Wrong
         arguments raise at the call, not when the iterator is advanced.
     """
-    _check_clip(clip)
+    options = _options(clip, value_weight, entropy_weight, normalise, value_clip)
+    if max_kl is not None and not max_kl > 0:
+        raise ValueError(f"`max_kl` must be a number > 0, or None to complete all epochs; got {max_kl!r}.")
     batch = _prepare(fragment, gamma=gamma, C=C, normalise=normalise)
     if not nested.leaves(fragment.hx):
         # each transition becomes a column of one step
@@ -185,7 +203,10 @@ def losses(
             order = torch.randperm(n_columns, generator=generator, device=batch.valid.device)
             for chosen in order.tensor_split(n_minibatches):
                 minibatch = nested.map(partial(move, itemgetter((slice(None), chosen))), batch)
-                yield _loss(minibatch, actor, clip=clip, value_weight=value_weight, entropy_weight=entropy_weight)
+                loss, info = _loss(minibatch, actor, options)
+                if max_kl is not None and info["kl"] > max_kl:
+                    return
+                yield loss, info
 
     iterate = minibatches
     if torch.compiler.is_compiling():
@@ -194,35 +215,56 @@ def losses(
     return iterate()
 
 
-def _prepare(fragment: Fragment, *, gamma: float, C: float, normalise: bool) -> _Batch:
+def _prepare(fragment: Fragment, *, gamma: float, C: float, normalise: bool | str) -> _Batch:
     """Compute the constants of the loss (advantages, targets, old log-probabilities) from ``fragment.actor``."""
     final = fragment.env.final.actor if isinstance(fragment.env.final, Final) else ()
     x = transitions_with_values(fragment, fragment.actor, final, gamma=gamma)
-    act = taken(fragment)
+    act = carried_out(fragment)
     behaviour = policy_terms(fragment.actor, act, x.valid)
     advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
-    scaled = masked.normalised(advantage, x.valid) if normalise else advantage
+    scaled = masked.normalised(advantage, x.valid) if normalise and normalise != "minibatch" else advantage
     # `final` is not needed any more, since the rewards contain the values of the last states
     inputs = blank_padding(fragment)._replace(actor=(), env=fragment.env._replace(info={}, final=()))
-    return _Batch(inputs, act, behaviour.log_p, scaled, advantage + x.val, x.valid)
+    return _Batch(inputs, act, behaviour.log_p, scaled, x.val, advantage + x.val, x.valid)
 
 
-def _loss(
-    batch: _Batch, actor: BaseActorModule, *, clip: float, value_weight: float, entropy_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+class _Options(NamedTuple):
+    """The options of a loss, checked."""
+
+    clip: float
+    weights: dict[str, float]
+    by_minibatch: bool
+    value_clip: float | None
+
+
+def _options(
+    clip: float, value_weight: float, entropy_weight: float, normalise: bool | str, value_clip: float | None
+) -> _Options:
+    """Check and collect the options of a loss."""
+    if not clip > 0:
+        raise ValueError(f"`clip` must be a number > 0, got {clip!r}.")
+    if value_clip is not None and not value_clip > 0:
+        raise ValueError(f"`value_clip` must be a number > 0, or None for no clipping; got {value_clip!r}.")
+    if normalise not in (True, False, "minibatch"):
+        raise ValueError(f"`normalise` must be True (over the fragment), False or 'minibatch', got {normalise!r}.")
+    weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
+    return _Options(clip, weights, normalise == "minibatch", value_clip)
+
+
+def _loss(batch: _Batch, actor: Actor, options: _Options) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the clipped loss and its info, with gradients to the actor's parameters."""
+    clip, value_clip = options.clip, options.value_clip
     current = policy_terms(unroll(batch.fragment, actor).info, batch.act, batch.valid)
+    advantage = masked.normalised(batch.advantage, batch.valid) if options.by_minibatch else batch.advantage
     omega = current.log_p - batch.log_p
     ratio = omega.exp()
-    gain = torch.minimum(ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage)
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
-    weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(current, gain, batch.target, batch.valid, **weights)
+    squared_error = (batch.target - current.value).square()
+    if value_clip is not None:
+        clipped = batch.value + (current.value - batch.value).clamp(-value_clip, value_clip)
+        squared_error = torch.maximum(squared_error, (batch.target - clipped).square())
+    loss, terms = objective(current, gain, squared_error, batch.valid, **options.weights)
     with torch.no_grad():
         further = {"kl": omega.expm1() - omega, "clipped": ((ratio - 1).abs() > clip).to(ratio.dtype)}
         return loss, terms | {name: masked.mean(y, batch.valid) for name, y in further.items()}
-
-
-def _check_clip(clip: float) -> None:
-    if not clip > 0:
-        raise ValueError(f"`clip` must be a number > 0, got {clip!r}.")

@@ -12,18 +12,20 @@ import math
 
 from torch import Tensor
 
-from ..engine import BaseActorModule, Fragment
-from . import masked, returns
+from ...engine import Fragment
+from .. import masked, returns
+from ..policy import carried_out
+from ..transitions import blank_padding
+from ..unroll import unroll
+from ..wrapped import Actor
 from .actor_critic import objective, policy_terms, transitions_with_values
-from .transitions import blank_padding, taken
-from .unroll import unroll
 
 __all__ = ["loss"]
 
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     r_bar: float | None = 1.0,
@@ -46,8 +48,7 @@ def loss(
     Parameters
     ----------
     fragment : Fragment
-        On the actor's device. Its actions are those of a single ``Discrete`` space or of a single ``Box``, and its info
-        (``fragment.actor``) has the parameters of ``mu``.
+        On the actor's device. Its info (``fragment.actor``) has the parameters of ``mu``.
     actor : BaseActorModule
         Its info must be that of an actor-critic, see :mod:`rlplay.algo.actor_critic`. It is unrolled over the fragment,
         with gradients.
@@ -71,12 +72,12 @@ def loss(
     Raises
     ------
     TypeError
-        An info is no mapping, or the actions are of another kind of space.
+        An info is no mapping, or there is an action of an unknown kind.
     ValueError
         An info lacks an entry, or an entry has another shape; a number is out of range.
     """
     info, _, final = unroll(blank_padding(fragment), actor)
-    act, valid = taken(fragment), fragment.env.valid
+    act, valid = carried_out(fragment), fragment.env.valid
     current, behaviour = policy_terms(info, act, valid), policy_terms(fragment.actor, act, valid)
     omega = (current.log_p - behaviour.log_p).detach()
 
@@ -88,6 +89,7 @@ def loss(
     advantage = one_step - x.val
 
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(current, current.log_p * rho * advantage, v, valid, **weights)
+    gain, squared_error = current.log_p * rho * advantage, (v - current.value).square()
+    loss, terms = objective(current, gain, squared_error, valid, **weights)
     further = {"advantage": advantage, "rho": rho, "kl": -omega}
     return loss, terms | {name: masked.mean(y, valid) for name, y in further.items()}

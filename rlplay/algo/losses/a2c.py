@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..engine import BaseActorModule, Fragment
-from . import masked
+from ...engine import Fragment
+from .. import masked
+from ..policy import carried_out
+from ..returns import gae, multistep
+from ..transitions import blank_padding
+from ..unroll import unroll
+from ..wrapped import Actor
 from .actor_critic import objective, policy_terms, transitions_with_values
-from .returns import gae, multistep
-from .transitions import blank_padding, taken
-from .unroll import unroll
 
 __all__ = ["loss"]
 
 
 def loss(
     fragment: Fragment,
-    actor: BaseActorModule,
+    actor: Actor,
     *,
     gamma: float,
     C: float = 1.0,
@@ -42,7 +44,7 @@ def loss(
     Parameters
     ----------
     fragment : Fragment
-        On the actor's device. Its actions are those of a single ``Discrete`` space or of a single ``Box``.
+        On the actor's device. Its actions may be of any space that :mod:`rlplay.algo.policy` lists.
     actor : BaseActorModule
         Its info must be that of an actor-critic, see :mod:`rlplay.algo.actor_critic`. It is unrolled over the fragment,
         with gradients.
@@ -70,13 +72,13 @@ def loss(
     Raises
     ------
     TypeError
-        The info is no mapping, or the actions are of another kind of space.
+        The info is no mapping, or there is an action of an unknown kind.
     ValueError
         The info lacks an entry, or an entry has another shape; a number is out of range; both ``C`` and ``n_lookahead``
         are given.
     """
     info, _, final = unroll(blank_padding(fragment), actor)
-    current = policy_terms(info, taken(fragment), fragment.env.valid)
+    current = policy_terms(info, carried_out(fragment), fragment.env.valid)
     x = transitions_with_values(fragment, info, final, gamma=gamma)
     if n_lookahead is None:
         advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
@@ -88,5 +90,5 @@ def loss(
 
     gain = current.log_p * (masked.normalised(advantage, x.valid) if normalise else advantage)
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
-    loss, terms = objective(current, gain, advantage + x.val, x.valid, **weights)
+    loss, terms = objective(current, gain, (advantage + x.val - current.value).square(), x.valid, **weights)
     return loss, terms | {"advantage": masked.mean(advantage, x.valid)}

@@ -1,0 +1,147 @@
+"""Soft actor-critic (SAC): continuous control from a replay buffer, with a stochastic policy of high entropy.
+
+Haarnoja et al. (2018), "Soft Actor-Critic Algorithms and Applications": eq. 5 and 6 (critics), 7 to 9 (policy) and 18
+(temperature), with twin critics as in section 5. The temperature ``alpha`` is given by its logarithm, ``log_alpha``.
+
+Each update of a training loop has four parts, and each has its own optimiser::
+
+    batch = buffer.sample(256, gamma=0.99)
+    loss, info = sac.critic_loss(batch, actor, critic, target=target, log_alpha=log_alpha)
+    descend(critic_optim, loss)
+    loss, info = sac.actor_loss(batch, actor, critic, log_alpha=log_alpha)
+    descend(actor_optim, loss)
+    descend(alpha_optim, sac.temperature_loss(info["log_p"], log_alpha, target_entropy=-n_dims))
+    for slow, fast in zip(target.parameters(), critic.parameters()):
+        slow.data.lerp_(fast.data, 0.005)
+
+**Actor.** Its action must have a gradient to its parameters: it is a function of the distribution's parameters and of
+noise (the reparametrisation of eq. 8). Its info is that of a policy for a Box, squashed or not, or for Dict and Tuple
+of these (:mod:`rlplay.algo.policy`); a squashed policy's ``"pre_tanh"`` has a gradient as well. The losses use the
+actions that the actor draws, in its present mode (train or eval). ``rlplay.zoo.continuous.SquashedGaussian`` is such an
+actor.
+
+**Critic.** A module ``critic(obs, act)``, from observations and actions, nested ``(1, N, ...)``, to ``(1, N, n)``: the
+values of ``n`` critics, two for SAC. ``rlplay.zoo.continuous.Critics`` is such a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ...replay import Batch
+from ..policy import drawn_log_prob
+from ..wrapped import Actor
+from .replayed import act_on, critic_terms, frozen, weighted_mean
+
+__all__ = ["actor_loss", "critic_loss", "temperature_loss"]
+
+
+def critic_loss(
+    batch: Batch, actor: Actor, critic: nn.Module, *, target: nn.Module, log_alpha: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of the critics, to be minimised.
+
+    ::
+
+        loss = mean(w_i sum_k (Q_k(s_i, a_i) - y_i)^2 / 2)
+        y_i = rew_i + discount_i (min_k Q'_k(next_i, a') - alpha log pi(a' | next_i)),    a' ~ pi(. | next_i)
+
+    The targets ``y`` are constants. ``rew`` and ``discount`` already contain ``gamma``, the number of steps and the
+    ends of episodes: a truncated episode is bootstrapped from its true last state.
+
+    Parameters
+    ----------
+    batch : rlplay.replay.Batch
+        ``N`` transitions, on the device of the networks.
+    actor : BaseActorModule
+        Without recurrent state. See the module's docstring.
+    critic, target : torch.nn.Module
+        The critics ``Q`` and their slow copies ``Q'``. See the module's docstring.
+    log_alpha : float tensor, ``()``
+        The logarithm of the temperature.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the parameters of ``critic``.
+    info : dict of float tensors
+        Detached, on the device: ``td_error``, ``(N,)``, the mean over the critics of ``y - Q``, whose magnitude may be
+        a priority; and the means ``q`` and ``target``, ``()``. The host does not wait for the device.
+
+    Raises
+    ------
+    TypeError
+        The actor's info is no mapping, or the actions are no floats or nests of floats.
+    ValueError
+        The actor has a recurrent state; its info lacks an entry, or an entry has another shape; the critics' values are
+        not ``(1, N, n)``.
+    """
+    with torch.no_grad():
+        act, info = act_on(actor, batch.next)
+        soft_value = _smallest(target, batch.next.obs, act) - log_alpha.exp() * drawn_log_prob(info, act)
+    return critic_terms(batch, critic, soft_value)
+
+
+def actor_loss(batch: Batch, actor: Actor, critic: nn.Module, *, log_alpha: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of the policy, to be minimised.
+
+    ::
+
+        loss = mean(w_i (alpha log pi(a | s_i) - min_k Q_k(s_i, a))),    a ~ pi(. | s_i)
+
+    Parameters
+    ----------
+    batch, actor, critic, log_alpha
+        As for :func:`critic_loss`.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters alone: the parameters of ``critic`` are constants.
+    info : dict of float tensors
+        Detached, on the device: ``log_p``, ``(N,)``, ``log pi(a | s_i)`` for :func:`temperature_loss`; and the means
+        ``q`` (of the smallest critic) and ``entropy`` (in nats, an estimate), ``()``. The host does not wait for the
+        device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`critic_loss`.
+    """
+    act, info = act_on(actor, batch.state)
+    log_p = drawn_log_prob(info, act)
+    q = _smallest(frozen(critic), batch.state.obs, act)
+    loss = weighted_mean(log_alpha.detach().exp() * log_p - q, batch.weight)
+    log_p = log_p.detach().squeeze(0)
+    return loss, {"log_p": log_p, "q": q.detach().mean(), "entropy": -log_p.mean()}
+
+
+def temperature_loss(log_p: Tensor, log_alpha: Tensor, *, target_entropy: float) -> Tensor:
+    """Compute the loss of the temperature: ``-log_alpha mean(log_p + target_entropy)``, to be minimised.
+
+    Its gradient has the sign of that of eq. 18, ``mean(-alpha (log_p + target_entropy))``, but not the factor
+    ``alpha``, so that a small temperature changes as fast as a large one. The authors' code does the same.
+
+    Parameters
+    ----------
+    log_p : float tensor, ``(N,)``
+        The log-probabilities in the info of :func:`actor_loss`.
+    log_alpha : float tensor, ``()``
+        The logarithm of the temperature, a parameter.
+    target_entropy : float
+        The entropy that the policy is to have, in nats. The paper takes minus the number of an action's dimensions.
+
+    Returns
+    -------
+    float tensor, ``()``
+        With a gradient to ``log_alpha``.
+    """
+    return -log_alpha * (log_p.detach() + target_entropy).mean()
+
+
+def _smallest(critic: Callable[..., Tensor], obs: Tensor, act: Tensor) -> Tensor:
+    """Return the smallest of the critics' values, ``(1, N)``."""
+    return critic(obs, act).amin(dim=-1)

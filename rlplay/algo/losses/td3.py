@@ -1,0 +1,139 @@
+"""Twin delayed deep deterministic policy gradient (TD3), and its special case DDPG.
+
+Fujimoto et al. (2018), "Addressing Function Approximation Error in Actor-Critic Methods", algorithm 1: the smaller of
+twin critics, targets smoothed by noise, and a policy that is updated less often than the critics. DDPG (Lillicrap et
+al., 2016, "Continuous control with deep reinforcement learning", algorithm 1) is ``noise=0``, one critic, and a policy
+that is updated as often as the critics.
+
+A training loop; ``target`` and ``target_actor`` are slow copies of critic and actor::
+
+    for k in range(n_updates):
+        batch = buffer.sample(256, gamma=0.99)
+        loss, info = td3.critic_loss(batch, target_actor, critic, target=target, low=-1.0, high=1.0)
+        descend(critic_optim, loss)
+        if k % 2 == 0:
+            descend(actor_optim, td3.actor_loss(batch, actor, critic)[0])
+            # ... and move both slow copies, as for SAC
+
+**Actor.** Its info is a mapping with ``"mean"``: the action of the deterministic policy, float and of the action's
+shape, before the actor adds noise to explore; for Dict and Tuple actions a nest of such mappings, as
+:mod:`rlplay.algo.policy` describes. ``rlplay.zoo.continuous.Deterministic`` is such an actor.
+
+**Critic.** As for :mod:`rlplay.algo.sac`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ... import nested
+from ...nested import Nested
+from ...replay import Batch
+from ..policy import mean_action
+from ..wrapped import Actor
+from .replayed import act_on, critic_terms, frozen, weighted_mean
+
+__all__ = ["actor_loss", "critic_loss"]
+
+
+def critic_loss(
+    batch: Batch,
+    target_actor: Actor,
+    critic: nn.Module,
+    *,
+    target: nn.Module,
+    low: float | Tensor,
+    high: float | Tensor,
+    noise: float = 0.2,
+    noise_clip: float = 0.5,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of the critics, to be minimised.
+
+    ::
+
+        loss = mean(w_i sum_k (Q_k(s_i, a_i) - y_i)^2 / 2)
+        y_i = rew_i + discount_i min_k Q'_k(next_i, a')
+        a' = clamp(mu'(next_i) + s clamp(noise e, -noise_clip, noise_clip), low, high),    e ~ N(0, 1)
+
+    where ``s = (high - low) / 2`` converts noise from actions in (-1, 1) to those of the space. The targets ``y`` are
+    constants. ``rew`` and ``discount`` already contain ``gamma``, the number of steps and the ends of episodes.
+
+    Parameters
+    ----------
+    batch : rlplay.replay.Batch
+        ``N`` transitions, on the device of the networks.
+    target_actor : BaseActorModule
+        The slow copy ``mu'`` of the actor, without recurrent state.
+    critic, target : torch.nn.Module
+        The critics ``Q`` and their slow copies ``Q'``.
+    low, high : float, or float tensors that broadcast to the action
+        The bounds of the action space.
+    noise, noise_clip : float >= 0
+        The standard deviation and the bound of the noise that smooths the targets, for actions in (-1, 1).
+    generator : torch.Generator, optional
+        Draws the noise; on the device of the networks. ``None``: torch's global one.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the parameters of ``critic``.
+    info : dict of float tensors
+        Detached, on the device: ``td_error``, ``(N,)``, the mean over the critics of ``y - Q``, whose magnitude may be
+        a priority; and the means ``q`` and ``target``, ``()``. The host does not wait for the device.
+
+    Raises
+    ------
+    TypeError
+        The actor's info is no mapping, or the actions are no floats or nests of floats.
+    ValueError
+        ``noise`` or ``noise_clip`` is negative; the actor has a recurrent state; its info lacks ``"mean"``, or it has
+        another shape; the critics' values are not ``(1, N, n)``.
+    """
+    for name, value in (("noise", noise), ("noise_clip", noise_clip)):
+        if not value >= 0:
+            raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
+
+    def smoothed(act: Tensor) -> Tensor:
+        drawn = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=generator)
+        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((high - low) / 2)
+        upper, lower = (torch.as_tensor(x, dtype=act.dtype, device=act.device) for x in (high, low))
+        return torch.minimum(torch.maximum(act + by, lower), upper)
+
+    with torch.no_grad():
+        act = nested.map(smoothed, _deterministic(target_actor, batch, batch.next))
+        value = target(batch.next.obs, act).amin(dim=-1)
+    return critic_terms(batch, critic, value)
+
+
+def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of the policy, ``-mean(w_i Q_1(s_i, mu(s_i)))``, to be minimised.
+
+    Parameters
+    ----------
+    batch, critic
+        As for :func:`critic_loss`.
+    actor : BaseActorModule
+        The actor ``mu``, without recurrent state.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters alone: the parameters of ``critic`` are constants.
+    info : dict of float tensors, ``()``
+        Detached, on the device: the mean ``q`` of the first critic. The host does not wait for the device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`critic_loss`.
+    """
+    q = frozen(critic)(batch.state.obs, _deterministic(actor, batch, batch.state))[..., 0]
+    return -weighted_mean(q, batch.weight), {"q": q.detach().mean()}
+
+
+def _deterministic(actor: Actor, batch: Batch, state: Nested) -> Nested:
+    """Return the actions of the deterministic policy."""
+    _, info = act_on(actor, state)
+    return mean_action(info, batch.act)

@@ -1,0 +1,70 @@
+"""One page for each algorithm: a complete program to read, to run, and to copy.
+
+``python -m rlplay.zoo.pages.sac --env Pendulum-v1 --seed 0`` trains, and prints the mean return of the last episodes.
+All pages have one pattern: ``train(env, seed, steps)`` has the networks, the hyperparameters and the training loop in
+sight. It is a generator: after each fragment it yields the number of environment steps so far, and the returns of the
+episodes that have ended meanwhile.
+
+``a2c``, ``ppo``, ``impala``
+    Actor-critics, on CartPole. ``ppo`` takes any kind of action.
+``dqn``, ``c51``, ``qrdqn``, ``rainbow``
+    Q-learning from a replay buffer, on CartPole.
+``r2d2``
+    Recurrent Q-learning from sequences, on a memory task.
+``sac``, ``td3``
+    Continuous control from a replay buffer, on Pendulum.
+``her``
+    Goals relabelled in hindsight, on bit flipping.
+``rnd``
+    Curiosity by random network distillation, on a task with a rare reward.
+
+This package imports gym.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import gym
+import torch
+
+from .. import envs
+
+__all__ = ["make", "run"]
+
+Training: TypeAlias = Iterator[tuple[int, list[float]]]
+"""Yields, after each fragment, the number of environment steps, and the returns of the episodes that ended."""
+
+
+def make(env: str, n: int) -> list[Any]:
+    """Make ``n`` environments by name: one of :mod:`rlplay.zoo.envs`, or one that gym knows."""
+    return [getattr(envs, env)() if env in envs.__all__ else gym.make(env) for _ in range(n)]
+
+
+def run(train: Callable[[str, int, int], Training], *, env: str, steps: int, every: int = 1000) -> None:
+    """Run a page as a program: read ``--env``, ``--seed`` and ``--steps``, train, and print returns.
+
+    Parameters
+    ----------
+    train : function
+        ``train(env, seed, steps)``.
+    env, steps
+        The defaults of the options.
+    every : int
+        The number of environment steps between two lines.
+    """
+    parser = argparse.ArgumentParser(description=train.__doc__)
+    parser.add_argument("--env", default=env, help="the environment's name; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=steps, help="environment steps; default: %(default)s")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # for networks this small, one thread is the fastest
+    returns: list[float] = []
+    due = every
+    for step, ended in train(options.env, options.seed, options.steps):
+        returns = [*returns, *ended][-20:]
+        if step >= due and returns:
+            print(f"{step:9,} steps: mean return of the last {len(returns)} episodes {sum(returns) / len(returns):.3g}")
+            due = step + every

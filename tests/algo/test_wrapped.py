@@ -1,0 +1,156 @@
+"""Losses take actors in torch's wrappers, and go through them: gradients are synchronised, compiled graphs are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+import torch
+from torch import nn
+
+from rlplay import nested
+from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
+from rlplay.engine import BaseActorModule
+from rlplay.engine.rollout import same
+from rlplay.zoo.actors import ActorCritic, QNetwork, mlp
+
+
+class Steps(BaseActorModule):
+    """Overrides `step` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.policy, self.value = mlp(4, 8, 2), mlp(4, 8, 1)
+
+    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+        logits = self.policy(obs).log_softmax(-1)
+        return logits.argmax(-1), (), {"logits": logits, "value": self.value(obs)[..., 0]}
+
+
+class Both(Steps):
+    def forward(self, obs):
+        return self.policy(obs)
+
+
+class Recurrent(ActorCritic):
+    def __init__(self):
+        super().__init__(nn.Linear(8, 2), nn.Linear(8, 1), core=nn.GRU(4, 8))
+
+
+ACTORS = {"forward": lambda: ActorCritic(mlp(4, 8, 2), mlp(4, 8, 1)), "step": Steps, "recurrent": Recurrent}
+
+
+class Wrapper(nn.Module):
+    """As DistributedDataParallel: it knows only the `forward` of the module inside."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.n_calls = module, 0
+
+    def forward(self, *args, **kwargs):
+        self.n_calls += 1
+        return self.module(*args, **kwargs)
+
+
+def collect(actor):
+    envs = [gymnasium.make("CartPole-v1", max_episode_steps=5) for _ in range(3)]
+    with same.rollout(envs, actor, 12, seed=0, final=True) as feed:
+        return next(feed)
+
+
+@pytest.mark.parametrize("make", ACTORS.values(), ids=ACTORS)
+@pytest.mark.parametrize("loss", [a2c.loss, vtrace.loss])
+def test_a_loss_of_a_wrapped_actor_is_that_of_the_actor_and_calls_the_wrapper(make, loss):
+    torch.manual_seed(0)
+    actor = make()
+    fragment, wrapper = collect(actor), Wrapper(Wrapper(actor))
+    expected, _ = loss(fragment, actor, gamma=0.9)
+    found, _ = loss(fragment, wrapper, gamma=0.9)
+    assert torch.equal(expected, found)
+    assert wrapper.n_calls == wrapper.module.n_calls > 0
+
+
+def test_ppo_and_dqn_take_wrapped_actors():
+    torch.manual_seed(0)
+    actor = ACTORS["forward"]()
+    fragment, wrapper = collect(actor), Wrapper(actor)
+    pairs = [
+        ppo.losses(fragment, x, gamma=0.9, n_epochs=1, n_minibatches=1, generator=torch.Generator().manual_seed(0))
+        for x in (actor, wrapper)
+    ]
+    for (expected, _), (found, _) in zip(*pairs, strict=True):
+        assert torch.equal(expected, found)
+    q = QNetwork(mlp(4, 8, 2), epsilon=0.5)
+    fragment = collect(q)
+    losses = [dqn.loss(fragment, x, target=y, gamma=0.9)[0] for x, y in ((q, q), (Wrapper(q), Wrapper(q)))]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("make", [ACTORS["forward"], Steps], ids=["forward", "step"])
+def test_the_graph_of_a_compiled_actor_is_used(make):
+    torch.manual_seed(0)
+    actor, n_calls = make(), [0]
+
+    def backend(graph, example_inputs):
+        def counted(*args):
+            n_calls[0] += 1
+            return graph(*args)
+
+        return counted
+
+    fragment = collect(actor)
+    compiled = torch.compile(actor, backend=backend)
+    expected, _ = a2c.loss(fragment, actor, gamma=0.9)
+    found, _ = a2c.loss(fragment, compiled, gamma=0.9)
+    assert torch.allclose(expected, found)
+    assert n_calls[0] > 0
+    found.backward()
+    assert all(weight.grad is not None for weight in actor.parameters())
+
+
+def test_what_cannot_go_through_a_wrapper_is_refused():
+    actor = Both()
+    fragment = collect(actor)
+    with pytest.raises(TypeError, match=r"Both has a `step` and a `forward` of its own, but Wrapper calls only"):
+        unroll(fragment, Wrapper(actor))
+    with pytest.raises(TypeError, match=r"or one in a wrapper of torch .* got Wrapper"):
+        unroll(fragment, Wrapper(nn.Linear(2, 2)))
+    with pytest.raises(TypeError, match=r"pass the module inside \(`\._orig_mod`\)"):
+        same.rollout([gymnasium.make("CartPole-v1")], torch.compile(ACTORS["forward"](), backend="eager"))
+
+
+def test_an_actor_with_neither_forward_nor_step_is_told_so():
+    class Nothing(BaseActorModule):
+        pass
+
+    with pytest.raises(NotImplementedError, match="has neither a `forward` nor a `step` of its own"):
+        same.rollout([gymnasium.make("CartPole-v1")], Nothing())
+
+
+@pytest.mark.timeout(110)
+def test_two_learners_train_to_the_weights_of_one_with_twice_the_environments(tmp_path):
+    """The page runs under `torchrun`; gradients are averaged by gloo, so sums are in another order."""
+
+    def train(n_processes, n_envs, groups):
+        out = tmp_path / f"{n_processes}.pt"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+        options = [
+            "--steps",
+            str(n_envs * 16 * 12),
+            "--n-envs",
+            str(n_envs),
+            "--groups",
+            str(groups),
+            "--out",
+            str(out),
+        ]
+        command += ["-m", "rlplay.zoo.ddp", *map(str, options)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return torch.load(out)
+
+    two, one = train(2, 2, 1), train(1, 4, 2)
+    for x, y in zip(nested.leaves(two), nested.leaves(one), strict=True):
+        torch.testing.assert_close(x, y, rtol=2e-3, atol=2e-4)

@@ -1,0 +1,115 @@
+"""The pages of algorithms: each is run for a few steps, and by the learning command each reaches its threshold."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlplay.zoo import pages
+from rlplay.zoo.pages import her, rnd
+
+learning = pytest.mark.learning
+every_seed = pytest.mark.parametrize("seed", [0, 1, 2])
+
+THRESHOLDS = {
+    "a2c": (475, 100),
+    "c51": (475, 100),
+    "dqn": (475, 100),
+    "her": (-4.3, 100),
+    "impala": (475, 100),
+    "ppo": (475, 100),
+    "qrdqn": (475, 100),
+    "r2d2": (0.95, 100),
+    "rainbow": (475, 100),
+    "rnd": (0.9, 100),
+    "sac": (-200, 10),
+    "td3": (-200, 10),
+}
+"""Of each page: the mean return that it reaches, and the number of episodes that the mean is over."""
+
+NAMES = [name for _, name, _ in pkgutil.iter_modules(pages.__path__)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+def train_of(name):
+    return importlib.import_module(f"rlplay.zoo.pages.{name}").train
+
+
+def best_mean(train, threshold, last, **options):
+    """Train until the mean return of the last episodes reaches the threshold; return the best mean."""
+    returns, best = [], -float("inf")
+    for _, ended in train(**options):
+        returns = [*returns, *ended][-last:]
+        if len(returns) == last:
+            best = max(best, sum(returns) / last)
+            if best >= threshold:
+                break
+    return best
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_page_runs_and_updates(name, monkeypatch):
+    updates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: updates.append(1) or step(self, *args))
+    training = train_of(name)(seed=0, steps=1100 if name in ("sac", "td3") else 500)
+    counts = [steps for steps, _ in training]
+    assert counts == sorted(counts)
+    assert updates
+    assert set(NAMES) == set(THRESHOLDS)
+
+
+@pytest.mark.parametrize("name", ["ppo", "r2d2"])
+def test_a_page_repeats_with_its_seed(name):
+    def returns(seed):
+        return list(islice(train_of(name)(seed=seed), 8))
+
+    assert returns(0) == returns(0) != returns(1)
+
+
+def test_a_page_is_a_program():
+    command = [sys.executable, "-m", "rlplay.zoo.pages.r2d2", "--env", "Recall", "--seed", "1", "--steps", "6000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "steps: mean return of the last 20 episodes" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_are_short_and_show_their_loop(name):
+    lines = Path(importlib.import_module(f"rlplay.zoo.pages.{name}").__file__).read_text().splitlines()
+    assert len(lines) <= 150
+    assert any("loss.backward()" in line or "distilled).backward()" in line for line in lines)
+
+
+@learning
+@every_seed
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_every_page_reaches_its_threshold(name, seed):
+    threshold, last = THRESHOLDS[name]
+    assert best_mean(train_of(name), threshold, last, seed=seed) >= threshold
+
+
+@learning
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("train", "steps", "threshold"),
+    [(partial(her.train, fraction=0.0), 20_000, -9), (partial(rnd.train, curiosity=0.0), 50_000, 0.9)],
+    ids=["her", "rnd"],
+)
+def test_without_hindsight_or_curiosity_these_tasks_are_not_learnt(train, steps, threshold):
+    assert best_mean(train, threshold, 100, seed=0, steps=steps) < threshold
