@@ -62,6 +62,9 @@ def run_row(run: EngineRun, limit_a: Limit, limit_b: Limit) -> Row:
     """Return the figures of an engine, with its ratios to the limits of the same work and number of environments."""
     alone = _collection_row(run.collection, limit_a, limit_b)
     row: Row = {"alone": alone | {"microseconds per step": _microseconds_per_step(run.collection)}}
+    counters = run.feed.stats.counters
+    if counters.steps:
+        row["counted"] = {"per step of a group": counters.per_step(), "page-locked bytes": counters.locked_bytes}
     if run.both:
         row["learner"] = _collection_row(run.both, limit_a, limit_b) | {
             "microseconds per step": _microseconds_per_step(run.both),

@@ -156,6 +156,7 @@ class _Loop:
             return
         self._lane.launch(react)
         if not virtual:
+            self._lane.counters.steps += 1
             download(staging, self._lane, turn, t + 1)
             self._actions[turn] = self._lane.record()
 

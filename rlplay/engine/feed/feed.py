@@ -271,6 +271,7 @@ class Feed(Iterator[Fragment]):
             collector=CollectorTime(*self._collector_spent),
             learner=learner,
             engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
+            counters=self._lane.counters.copy(),
         )
 
     def __repr__(self) -> str:

@@ -1,10 +1,12 @@
-"""Statistics of a feed: how collector and learner spent their time, and what to change. Imports nothing of rlplay."""
+"""Statistics of a feed: how collector and learner spent their time, and what to change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
 from typing import NamedTuple
+
+from ..memory.counters import Counters
 
 __all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of"]
 
@@ -78,6 +80,8 @@ class Stats(NamedTuple):
     learner: LearnerTime
     engine: str = "same"
     """Where collection runs: ``same``, ``threaded``, ``workers`` (``threaded`` with workers), or ``processes``."""
+    counters: Counters = Counters()
+    """What this process has asked of devices so far: all zero if actor and consumer are on the host."""
 
     def __str__(self) -> str:
         """Describe the speed, how both sides spent their time, and what to change, in lines of less than 80 columns."""
@@ -91,8 +95,21 @@ class Stats(NamedTuple):
             f"{self.steps_per_second:,.0f} steps/s\n"
             f"collector: {shares(self.collector)}\n"
             f"learner:   {shares(self.learner)}\n"
+            f"{_counted(self.counters)}"
             f"{fill(said[:1].upper() + said[1:] + '.', _WIDTH, break_long_words=False, break_on_hyphens=False)}"
         )
+
+
+def _counted(counters: Counters) -> str:
+    """Describe what a step takes on a device, fragments included; an empty string if no step was taken there."""
+    if not counters.steps:
+        return ""
+    each = counters.per_step()
+    return (
+        f"device:    a step of a group takes {each['copies_up']:.2f} copies up ({each['bytes_up'] / 1e3:,.1f} kB),\n"
+        f"           {each['copies_down']:.2f} down, {each['host_waits']:.2f} waits, {each['launches']:.2f} launches; "
+        f"{counters.locked_bytes / 1e6:,.1f} MB page-locked\n"
+    )
 
 
 def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same") -> str:

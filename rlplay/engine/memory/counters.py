@@ -15,6 +15,8 @@ class Counters:
     both are at work.
     """
 
+    steps: int = 0
+    """Steps of turns that the actor has reacted to on a device."""
     copies_up: int = 0
     """Copies from the host to a device, a leaf each."""
     bytes_up: int = 0
@@ -39,6 +41,11 @@ class Counters:
     def since(self, before: Counters) -> Counters:
         """Return the differences from earlier numbers."""
         return Counters(**{name: now - getattr(before, name) for name, now in vars(self).items()})
+
+    def per_step(self) -> dict[str, float]:
+        """Return what a step of a turn takes, by name: the copies, bytes, waits, launches and allocations."""
+        names = ("copies_up", "bytes_up", "copies_down", "bytes_down", "host_waits", "launches", "allocations")
+        return {name: getattr(self, name) / (self.steps or 1) for name in names}
 
     def count_copy(self, n_bytes: int, *, to_host: bool, from_host: bool) -> None:
         """Count a copy, unless it is within the host or within a device."""

@@ -70,8 +70,9 @@ def rollout(
         The number of fragments by which collection runs ahead. With 0, learning is strictly on-policy and collection
         does not overlap with training. With 1, the next fragment is collected while the learner trains on this one.
     groups : int
-        The number of contiguous parts into which the environments are split. The actor acts in each group as a batch of
-        its own.
+        The number of contiguous parts into which the environments are split. The actor reacts to each group as a batch
+        of its own, and groups take turns: where the actor is on a device, the collector's thread steps one group while
+        the device computes the actions of the others. 1 for a list of vector environments, each of which is a group.
     seed : int, optional
         Seeds environments and actions. By default drawn from torch's global generator.
     reseed : bool
@@ -120,7 +121,7 @@ def rollout(
         the collector reads. They need factories, which are sent by value (cloudpickle). Waking a worker process and
         waiting for its answer costs about 50 us: processes do not pay if one step of all the environments of a worker
         takes less. Worker threads pay for environments that release the interpreter lock. With ``groups`` above 1, the
-        actor acts in one group while the others step.
+        actor reacts to one group while the workers step the others.
     timeout : float
         ``next()`` raises TimeoutError after so many seconds without progress.
     start_timeout : float

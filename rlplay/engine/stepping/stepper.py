@@ -21,7 +21,7 @@ class Step(NamedTuple):
     """Where row ``t`` is among the rows of the slot. Row ``t + 1`` is the next one; after the last comes the first."""
     t: int
     final: bool
-    """Whether the true last observations are to be written into the slot's ``last_row``."""
+    """Whether the true last observations are to be written into the row for them (``TurnRows.last``)."""
     sticky: bool
     """Whether an environment whose episode ends stands still for the rest of the fragment."""
 

@@ -91,8 +91,9 @@ def count(make_env, make_actor, n_steps, *, engine=same, groups=1, n_fragments=2
 def count_per_step(*args, groups=1, **options):
     """Return what a step of one group costs: the slope over the length of fragments."""
     (short, _), (long, _) = (count(*args, n_steps, groups=groups, **options) for n_steps in STEPS)
-    n = 2 * (STEPS[1] - STEPS[0]) * groups
-    return Counters(**{name: value / n for name, value in vars(long.since(short)).items()})
+    difference = long.since(short)
+    assert difference.steps == 2 * (STEPS[1] - STEPS[0]) * groups
+    return Counters(**{name: value / difference.steps for name, value in vars(difference).items()})
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -196,8 +197,23 @@ def operations_of(actor, env):
     return Tally(log.names)
 
 
+def test_stats_tell_what_a_step_takes():
+    make_env, make_actor, _ = WORKS["pixels"]
+    with same.rollout([make_env() for _ in range(WIDTH)], make_actor(), 50, compile=True, device=LaggingLane()) as feed:
+        for _ in range(3):
+            next(feed)
+        stats = feed.stats
+    assert stats.counters.steps == 150
+    each, said = stats.counters.per_step(), " ".join(str(stats).split())
+    assert f"a step of a group takes {each['copies_up']:.2f} copies up ({each['bytes_up'] / 1e3:,.1f} kB)" in said
+    assert f"{each['host_waits']:.2f} waits, {each['launches']:.2f} launches; 0.3 MB page-locked" in said
+    assert 1.0 < each["host_waits"] < 1.1
+    assert max(map(len, str(stats).splitlines())) < 80
+
+
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_a_host_without_a_device_counts_nothing(engine):
     with engine.rollout([make_cartpole()], WORKS["CartPole"][1](), 5) as feed:
         next(feed)
-        assert feed._lane.counters == Counters()
+        assert feed.stats.counters == Counters()
+        assert "device:" not in str(feed.stats)
