@@ -13,6 +13,9 @@ import rlplay
 
 SHORT = ["--n-envs", "4", "--n-steps", "16"]
 
+LONG = "threaded", "multi"
+"""Engines that are left to the long tests, since each run of the demo takes seconds."""
+
 
 def command(*options):
     return [sys.executable, "-m", "rlplay", "demo", *options]
@@ -27,7 +30,7 @@ def assert_is_png(path):
     assert path.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("engine", ["same", "threaded", "single", "multi"])
+@pytest.mark.parametrize("engine", ["same", "single", *(pytest.param(x, marks=pytest.mark.soak) for x in LONG)])
 def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, engine):
     done = run(*SHORT, "--engine", engine, "--total-steps", "4000", "--seed", "1", "--out", str(tmp_path / "there"))
     assert done.returncode == 0, done.stderr
@@ -45,7 +48,7 @@ def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, 
     assert_is_png(tmp_path / "there" / f"CartPole-v1-{engine}-seed1.png")
 
 
-@pytest.mark.parametrize("engine", ["same", "threaded"])
+@pytest.mark.parametrize("engine", ["same", pytest.param("threaded", marks=pytest.mark.soak)])
 def test_an_interrupt_ends_the_demo_with_the_curve_so_far(tmp_path, engine):
     options = command("--engine", engine, "--total-steps", "100000000", "--env", "Acrobot-v1", "--out", str(tmp_path))
     # Acrobot is not solved within seconds; the bar is on standard error

@@ -92,6 +92,7 @@ def test_a_check_that_raises_does_not_end_the_examination(monkeypatch):
     assert "threaded" not in checks  # there is nothing to try it with
 
 
+@pytest.mark.soak
 def test_the_doctor_examines_this_machine():
     done = subprocess.run([sys.executable, "-m", "rlplay", "doctor", "--json"], capture_output=True, text=True)
     checks = {check["name"]: check for check in json.loads(done.stdout)}

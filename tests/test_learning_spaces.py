@@ -99,7 +99,8 @@ def train(make, actor, seed, n_fragments, **options):
     return rewards.sum(axis=0).mean()
 
 
-@first_seed_always
+@learning
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("kind", SPACES)
 def test_ppo_learns_with_every_space(kind, seed):
     torch.manual_seed(seed)

@@ -101,6 +101,7 @@ def make_turns(
     envs, owned = _make_all(sources, seed, progress, reseed=reseed, first_env=first_env)
     turns: list[Environments] = []
     try:
+        progress.doing, progress.env = "checking the spaces", -1
         check_same_kind(envs)
         if is_vector(envs[0]):
             if from_factories:  # otherwise it is checked already

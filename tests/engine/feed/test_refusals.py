@@ -87,7 +87,13 @@ def test_an_object_that_is_no_environment_is_refused(refuses):
 
 def test_a_vector_environment_beside_a_single_one_is_refused(refuses):
     vector = SimpleNamespace(num_envs=2, single_observation_space=ScriptedEnv.observation_space, step=bool, reset=bool)
-    refuses(TypeError, "`envs[1]` is a vector", "`envs[0]` is a single", "a list of", envs=[ScriptedEnv(), vector])
+    refuses(
+        TypeError,
+        "environment 1 of `envs` is a vector",
+        "environment 0 is a single",
+        "a list of",
+        envs=[ScriptedEnv(), vector],
+    )
 
 
 def test_sticky_with_a_vector_environment_is_refused(refuses):
