@@ -32,7 +32,7 @@ from ...nested import Nested
 from ...replay import Batch
 from ..policy import mean_action
 from ..wrapped import Actor
-from .replayed import act_on, critic_terms, frozen, weighted_mean
+from .replayed import act_on, critic_terms, frozen, values_of, weighted_mean
 
 __all__ = ["actor_loss", "critic_loss"]
 
@@ -97,13 +97,13 @@ def critic_loss(
 
     def smoothed(act: Tensor) -> Tensor:
         drawn = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=generator)
-        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((high - low) / 2)
         upper, lower = (torch.as_tensor(x, dtype=act.dtype, device=act.device) for x in (high, low))
+        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((upper - lower) / 2)
         return torch.minimum(torch.maximum(act + by, lower), upper)
 
     with torch.no_grad():
         act = nested.map(smoothed, _deterministic(target_actor, batch, batch.next))
-        value = target(batch.next.obs, act).amin(dim=-1)
+        value = values_of(target, batch.next, act).amin(dim=-1)
     return critic_terms(batch, critic, value)
 
 
@@ -129,7 +129,7 @@ def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, d
     TypeError, ValueError
         As for :func:`critic_loss`.
     """
-    q = frozen(critic)(batch.state.obs, _deterministic(actor, batch, batch.state))[..., 0]
+    q = values_of(frozen(critic), batch.state, _deterministic(actor, batch, batch.state))[..., 0]
     return -weighted_mean(q, batch.weight), {"q": q.detach().mean()}
 
 
