@@ -104,10 +104,11 @@ class Buffer:
         ValueError
             The other buffer was made with other arguments. This buffer is unchanged.
         """
-        if state["made_with"] != self._arguments():
+        made_with = {"keep": [], **state["made_with"]}  # which states of older versions lack
+        if made_with != self._arguments():
             raise ValueError(
-                f"The buffer must be made with the arguments of the one that is loaded, {state['made_with']}; it was "
-                f"made with {self._arguments()}."
+                f"The buffer must be made with the arguments of the one that is loaded, {made_with}; it was made with "
+                f"{self._arguments()}."
             )
         if state["parts"] is None:
             self._store_and_sampler = None
