@@ -340,3 +340,17 @@ def test_actors_draw_from_their_own_generator():
 def test_bounds_that_are_no_bounds_are_refused(low):
     with pytest.raises(ValueError, match="`low` and `high` must be finite"):
         soft_actor(low=[-1.0, low])
+
+
+def test_no_bound_is_passed_by_rounding():
+    low = torch.randn(10_000)
+    high = low + 0.01 + 3 * torch.rand(10_000)
+    low[0], high[0] = -3e38, 3e38
+    for kind, n in ((SquashedGaussian, 2), (Deterministic, 1)):
+        actor = kind(mlp(1, n * 10_000), low, high).eval()
+        for sign in (-1.0, 1.0):
+            with torch.no_grad():
+                actor.policy[0].bias.fill_(100 * sign)
+            act, _, _ = actor(torch.zeros(1, 1, 1))
+            assert ((low <= act) & (act <= high)).all()
+            torch.testing.assert_close(act[0, 0], high if sign > 0 else low)
