@@ -14,6 +14,7 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same
+from rlplay.zoo import ddp
 from rlplay.zoo.actors import ActorCritic, QNetwork, mlp
 
 
@@ -173,6 +174,29 @@ for core in (None, nn.GRU(2, 2)):
         assert torch.allclose(total / 2, grads, atol=1e-6)
 dist.destroy_process_group()
 """
+
+
+@pytest.mark.parametrize(("n_processes", "device"), [(2, "cuda:1"), (4, "cpu")])
+def test_devices_are_counted_on_each_machine_and_the_backend_follows(monkeypatch, n_processes, device):
+    """The third or fifth of all processes is the second one of its machine, which has two GPUs."""
+    environment = {"RANK": n_processes + 1, "WORLD_SIZE": 2 * n_processes}
+    environment |= {"LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": n_processes}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(sys, "argv", ["ddp"])
+    found = []
+
+    def refuse(backend):
+        found.append(backend)
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    assert ddp.device_of_this_process() == torch.device(device)
+    with pytest.raises(RuntimeError):
+        ddp.main()
+    assert found == ["nccl" if device == "cuda:1" else "gloo"]
 
 
 @pytest.mark.timeout(110)
