@@ -156,7 +156,7 @@ from rlplay.algo import RunningNorm, a2c
 from rlplay.zoo.actors import ActorCritic
 
 torch.set_num_threads(1)
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=45))
 for core in (None, nn.GRU(2, 2)):
     torch.manual_seed(0)
     actor = ActorCritic(nn.Linear(2, 3), nn.Linear(2, 1), body=RunningNorm((2,)), core=core)
