@@ -219,7 +219,7 @@ def _of(info: Nested, act: Nested, lead: Sequence[int], rows: _Rows, path: str) 
             )
         return Gaussian(mean, log_std, len(lead))
     logits = entry(info, "logits", path)
-    if not trailing and isinstance(logits, Tensor):
+    if not trailing:
         return Categorical(rows(check_rows(logits, "logits", lead, None)))
     if isinstance(logits, Tensor):
         return Bits(rows(check_rows(logits, "logits", lead, *trailing)), len(lead))

@@ -331,6 +331,12 @@ def test_first_import_paths_are_the_same_modules():
     assert rlplay.algo.actor_critic.policy_terms
 
 
+def test_a_tuple_of_logits_for_a_single_choice_is_refused():
+    info = {"logits": (torch.zeros(2, 3, 4),)}
+    with pytest.raises(ValueError, match=r"`logits` must be \(n_seq, B, \.\.\.\) = \(n_seq, 3, A\).*got tuple"):
+        policy(info, torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
+
+
 def test_the_means_of_ordered_actions_keep_their_places():
     """In `nested`, a dict's leaves are sorted by key, and those of an OrderedDict are not."""
     act = OrderedDict(b=torch.zeros(1, 2, 1), a=torch.zeros(1, 2, 1))

@@ -171,3 +171,11 @@ def test_a_state_of_a_version_without_keep_is_loaded(kind):
     kind(10).load_state_dict(state)
     with pytest.raises(ValueError, match="must be made with the arguments"):
         kind(10, keep="info").load_state_dict(state)
+
+
+@pytest.mark.parametrize("fields", [[torch.zeros(T, B)], {"x": 1.0}, {"x": torch.zeros(T, B).numpy()}])
+def test_fields_that_are_no_tensors_by_name_are_refused(fields):
+    buffer = Uniform(CAPACITY)
+    with pytest.raises(TypeError, match="`fields` must be a mapping from names to"):
+        buffer.commit(make_fragment(0), fields)
+    assert len(buffer) == 0

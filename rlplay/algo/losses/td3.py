@@ -103,8 +103,8 @@ def critic_loss(
 
     with torch.no_grad():
         act = nested.map(smoothed, _deterministic(target_actor, batch, batch.next))
-        value = values_of(target, batch.next, act).amin(dim=-1)
-    return critic_terms(batch, critic, value)
+        next_value = values_of(target, batch.next, act).amin(dim=-1)
+    return critic_terms(batch, critic, next_value)
 
 
 def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
