@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
-import gym
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +18,7 @@ from rlplay.algo import a2c
 from rlplay.engine.rollout import threaded
 
 from .actors import ActorCritic, mlp
+from .pages import make
 
 __all__ = ["device_of_this_process", "train"]
 
@@ -43,7 +42,7 @@ def train(env: str, seed: int, steps: int, n_envs: int, groups: int = 1) -> Acto
     """
     device = device_of_this_process()
     torch.manual_seed(seed)  # the same weights at first in all processes
-    envs: list[Any] = [gym.make(env) for _ in range(n_envs)]
+    envs = make(env, n_envs)
     n_obs, n_act = envs[0].observation_space.shape[0], envs[0].action_space.n
     actor = ActorCritic(mlp(n_obs, 64, 64, n_act), mlp(n_obs, 64, 64, 1)).to(device)
     learner = DistributedDataParallel(actor)  # the loss calls it, so that gradients are averaged over all processes
@@ -63,7 +62,8 @@ def train(env: str, seed: int, steps: int, n_envs: int, groups: int = 1) -> Acto
 def device_of_this_process() -> torch.device:
     """Return a GPU of this process's own, if this machine has one for each of its processes; else the CPU."""
     rank, n = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])  # those on this machine; of torchrun
-    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= n
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    on_gpu = kind is not None and kind.type == "cuda" and torch.accelerator.device_count() >= n
     return torch.device("cuda", rank) if on_gpu else torch.device("cpu")
 
 

@@ -183,8 +183,8 @@ def test_devices_are_counted_on_each_machine_and_the_backend_follows(monkeypatch
     environment |= {"LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": n_processes}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(sys, "argv", ["ddp"])
     found = []
 
