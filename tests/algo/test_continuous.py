@@ -237,6 +237,7 @@ def test_losses_never_wait_for_the_device():
     ("change", "error", "message"),
     [
         ({"noise": -1.0}, ValueError, "`noise` must be a number >= 0, got -1.0"),
+        ({"high": math.inf}, ValueError, "`high` must be finite"),
         ({"noise_clip": math.nan}, ValueError, "`noise_clip` must be a number >= 0"),
         ({"target_actor": Dense(recurrent=True)}, ValueError, r"Dense has a recurrent state.*sequences"),
         (
@@ -248,8 +249,8 @@ def test_losses_never_wait_for_the_device():
     ],
 )
 def test_td3_names_what_is_wrong(change, error, message):
-    args = {"batch": batch_of(), "target_actor": hard_actor(), "critic": critics()} | change
-    call = partial(td3.critic_loss, target=critics(), low=-1.0, high=1.0, **args)
+    args = {"batch": batch_of(), "target_actor": hard_actor(), "critic": critics(), "low": -1.0, "high": 1.0} | change
+    call = partial(td3.critic_loss, target=critics(), **args)
     with pytest.raises(error, match=message):
         call()
 
