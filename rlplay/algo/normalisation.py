@@ -39,7 +39,7 @@ __all__ = ["ReturnNorm", "RunningNorm"]
 class RunningNorm(nn.Module):
     """Shifts and scales to mean zero and standard deviation one, by the statistics of all values seen so far.
 
-    Before the first update values pass unchanged.
+    Before the first update values are clipped, and else pass unchanged.
 
     Parameters
     ----------

@@ -24,6 +24,7 @@ the behaviour policy recorded in ``fragment.actor``, since ``tanh`` in float32 c
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -218,7 +219,7 @@ def _of(info: Nested, act: Nested, lead: Sequence[int], rows: _Rows, path: str) 
             )
         return Gaussian(mean, log_std, len(lead))
     logits = entry(info, "logits", path)
-    if not trailing and isinstance(logits, Tensor):
+    if not trailing:
         return Categorical(rows(check_rows(logits, "logits", lead, None)))
     if isinstance(logits, Tensor):
         return Bits(rows(check_rows(logits, "logits", lead, *trailing)), len(lead))
@@ -253,7 +254,8 @@ def _policy_info(info: Nested) -> Nested:
 def _items(act: Nested) -> list[tuple[Any, Nested]]:
     """Return the keys and the parts of a Dict or Tuple action."""
     if isinstance(act, Mapping):
-        return [(key, act[key]) for key in sorted(act)]
+        keys = act if isinstance(act, OrderedDict) else sorted(act)  # the order of its leaves in `nested`
+        return [(key, act[key]) for key in keys]
     if isinstance(act, Sequence):
         return list(enumerate(act))
     raise TypeError(

@@ -14,7 +14,7 @@ from .. import nested
 from ..dtypes import move
 from ..engine import BaseActorModule, Final, Fragment, State
 from ..nested import Nested
-from .wrapped import Actor, call_step, unwrap
+from .wrapped import Actor, call_step, synchronised_once, unwrap
 
 __all__ = ["Unrolled", "react", "react_with_actions", "unroll"]
 
@@ -71,6 +71,12 @@ def unroll(fragment: Fragment, actor: Actor) -> Unrolled:
         # the calls depend on the rows where episodes begin, so the compiler would recompile for each fragment
         eagerly: Unrolled = torch.compiler.disable(unroll)(fragment, actor)
         return eagerly
+    with synchronised_once(actor):
+        return _unroll(fragment, actor)
+
+
+def _unroll(fragment: Fragment, actor: Actor) -> Unrolled:
+    """Do the same as :func:`unroll`, with any number of calls of the actor."""
     if nested.leaves(fragment.hx):
         info, hx, hx_final = _unroll_recurrent(fragment, actor)
     else:

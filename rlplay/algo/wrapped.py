@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..engine import BaseActorModule, State
 from ..nested import Nested
 
-__all__ = ["Actor", "call_step", "unwrap"]
+__all__ = ["Actor", "call_step", "synchronised_once", "unwrap"]
 
 Actor: TypeAlias = nn.Module
 """A :class:`~rlplay.engine.BaseActorModule`, or one in a wrapper of torch."""
@@ -25,7 +28,7 @@ def unwrap(actor: Actor) -> BaseActorModule:
     """
     inner: Any = actor
     while not isinstance(inner, BaseActorModule):
-        within = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        within = _within(inner)
         if not isinstance(inner, nn.Module) or not isinstance(within, nn.Module):
             raise TypeError(
                 "`actor` must be a rlplay.engine.BaseActorModule, or one in a wrapper of torch (`torch.compile(...)`, "
@@ -58,3 +61,32 @@ def call_step(actor: Actor, state: State, hx: Nested, *, virtual: bool) -> tuple
     stepno, obs, act, rew, fin = state
     answer: tuple[Nested, Nested, Nested] = actor(obs, act=act, rew=rew, fin=fin, stepno=stepno, hx=hx, virtual=virtual)
     return answer
+
+
+def synchronised_once(actor: Actor) -> AbstractContextManager[None]:
+    """Let DistributedDataParallel send the actor's buffers with the first call in this context, and with no other.
+
+    The number of calls depends on the fragment: on whether episodes ended, and for recurrent actors on where. Processes
+    that send a different number of times wait for one another forever.
+    """
+    inner: Any = actor
+    while inner is not None and not isinstance(inner, BaseActorModule | DistributedDataParallel):
+        inner = _within(inner)
+    if isinstance(inner, DistributedDataParallel) and inner.broadcast_buffers:
+        return _synchronised_once(actor, inner)
+    return nullcontext()
+
+
+@contextmanager
+def _synchronised_once(actor: Actor, parallel: DistributedDataParallel) -> Iterator[None]:
+    hook = actor.register_forward_hook(lambda *_: setattr(parallel, "broadcast_buffers", False))
+    try:
+        yield
+    finally:
+        hook.remove()
+        parallel.broadcast_buffers = True
+
+
+def _within(module: Any) -> Any:
+    """Return the module inside of a wrapper; None if there is none."""
+    return getattr(module, "_orig_mod", None) or getattr(module, "module", None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import nested
 from ..engine import Final, Fragment
 from ..nested import Nested
 from .batches import Batch, Sequences, gather_sequences, gather_transitions
@@ -66,6 +67,8 @@ class Buffer:
 
         Raises
         ------
+        TypeError
+            ``fields`` is no mapping of tensors.
         ValueError
             A field has the name of an entry of the environment's info. The fragment is larger than the capacity, or
             differs from the first fragment in T, B, structure, shapes, dtypes, the presence of ``final`` or the fields.
@@ -104,10 +107,11 @@ class Buffer:
         ValueError
             The other buffer was made with other arguments. This buffer is unchanged.
         """
-        if state["made_with"] != self._arguments():
+        made_with = {"keep": [], **state["made_with"]}  # which states of older versions lack
+        if made_with != self._arguments():
             raise ValueError(
-                f"The buffer must be made with the arguments of the one that is loaded, {state['made_with']}; it was "
-                f"made with {self._arguments()}."
+                f"The buffer must be made with the arguments of the one that is loaded, {made_with}; it was made with "
+                f"{self._arguments()}."
             )
         if state["parts"] is None:
             self._store_and_sampler = None
@@ -244,6 +248,8 @@ def _strip_for_transitions(fragment: Fragment, keep: Sequence[str]) -> Fragment:
 
 def _with_fields(fragment: Fragment, fields: Mapping[str, Nested]) -> Fragment:
     """Return a fragment with the user's own fields in its environment info."""
+    if not isinstance(fields, Mapping) or not all(isinstance(x, Tensor) for x in nested.leaves(dict(fields))):
+        raise TypeError("`fields` must be a mapping from names to (nested) tensors (T, B, ...).")
     taken = sorted(fields.keys() & fragment.env.info.keys())
     if taken:
         raise ValueError(f"The environment's info has entries {taken} already: give the fields other names.")

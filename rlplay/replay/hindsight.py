@@ -23,8 +23,8 @@ __all__ = ["Hindsight"]
 class Hindsight:
     """Stores whole episodes, and samples transitions in which the goal is one that the episode has achieved later.
 
-    Observations are dicts with ``"achieved_goal"`` and ``"desired_goal"``, of one shape, beside others, as those of
-    gym's goal environments. Of the sampled transitions a fraction gets a new ``"desired_goal"``: the
+    Observations are dicts with ``"achieved_goal"`` and ``"desired_goal"``, of one shape and dtype, beside others, as
+    those of gym's goal environments. Of the sampled transitions a fraction gets a new ``"desired_goal"``: the
     ``"achieved_goal"`` of a later row of the same episode, drawn uniformly (the strategy "future"). Reward and
     termination of these are computed anew; the others keep theirs.
 
@@ -81,8 +81,8 @@ class Hindsight:
         TypeError
             Observations are no dicts with ``"achieved_goal"`` and ``"desired_goal"``.
         ValueError
-            The fragment is not one whole episode, it has more rows than the buffer, or its structure differs from that
-            of the first one. The buffer is unchanged.
+            The fragment is not one whole episode, it has more rows than the buffer, its achieved and desired goals are
+            not alike, or its structure differs from that of the first one. The buffer is unchanged.
         """
         self._check(episode)
         n_rows = len(episode.state.fin)
@@ -125,7 +125,7 @@ class Hindsight:
         RuntimeError
             Nothing has been committed.
         ValueError
-            ``outcome`` returns tensors of another shape.
+            ``outcome`` returns tensors of another shape, or flags that are no bools.
         """
         check_count("n", n)
         check_fraction("gamma", gamma)
@@ -144,10 +144,10 @@ class Hindsight:
         goal = self._gather(rows.obs["achieved_goal"], later)
         goal = nested.map(partial(_where, relabelled), goal, state.obs["desired_goal"])
         rew, terminated = self._outcome(following.obs["achieved_goal"], goal)
-        if rew.shape != (n,) or terminated.shape != (n,):
+        if rew.shape != (n,) or terminated.shape != (n,) or terminated.dtype != torch.bool:
             raise ValueError(
                 f"`outcome` must return two tensors ({n},), got {tuple(rew.shape)} and {tuple(terminated.shape)}: one "
-                f"reward and one flag for each pair of goals."
+                f"reward and one flag, a bool, for each pair of goals; got {rew.dtype} and {terminated.dtype}."
             )
         rew = torch.where(relabelled, rew.to(following.rew.dtype), following.rew)
         terminated = torch.where(relabelled, terminated, terminated_rows[at])
@@ -181,6 +181,13 @@ class Hindsight:
         if not isinstance(state.obs, dict) or not {"achieved_goal", "desired_goal"} <= state.obs.keys():
             got = sorted(state.obs) if isinstance(state.obs, dict) else type(state.obs).__name__
             raise TypeError(f"Observations must be dicts with 'achieved_goal' and 'desired_goal', got {got}.")
+        achieved, desired = state.obs["achieved_goal"], state.obs["desired_goal"]
+        kinds = [[(x.shape, x.dtype) for x in nested.leaves(goal)] for goal in (achieved, desired)]
+        if nested.structure(achieved) != nested.structure(desired) or kinds[0] != kinds[1]:
+            raise ValueError(
+                f"'achieved_goal' and 'desired_goal' must have one structure, shape and dtype, since one replaces the "
+                f"other; got {_describe(state, 2)}."
+            )
         if len(state.fin) > self.capacity:
             raise ValueError(f"An episode of {len(state.fin)} rows has no room in a `capacity` of {self.capacity}.")
         if self._rows is None:

@@ -27,8 +27,12 @@ class _Bounded(Modular):
         low, high = (torch.as_tensor(x, dtype=torch.float32).clone() for x in (low, high))
         if not (low.isfinite().all() and high.isfinite().all() and (low < high).all()):
             raise ValueError(f"`low` and `high` must be finite, and `low` below `high`; got {low} and {high}.")
-        self.register_buffer("centre", (high + low) / 2)
-        self.register_buffer("scale", (high - low) / 2)
+        centre = low / 2 + high / 2
+        scale = torch.minimum(high - centre, centre - low)
+        # rounding must not carry the largest actions past the bounds, where environments may refuse them
+        outside = (centre + scale > high) | (centre - scale < low)
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", torch.where(outside, scale.nextafter(torch.zeros(())), scale))
 
     def noise(self, like: Tensor) -> Tensor:
         """Draw standard normal noise of the shape of ``like``, from the actor's generator."""

@@ -8,9 +8,8 @@ a sum.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
 
-import gym
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -19,8 +18,9 @@ from rlplay.algo import a2c
 from rlplay.engine.rollout import threaded
 
 from .actors import ActorCritic, mlp
+from .pages import make
 
-__all__ = ["train"]
+__all__ = ["device_of_this_process", "train"]
 
 
 def train(env: str, seed: int, steps: int, n_envs: int, groups: int = 1) -> ActorCritic:
@@ -40,10 +40,9 @@ def train(env: str, seed: int, steps: int, n_envs: int, groups: int = 1) -> Acto
         The number of groups that the actor reacts to one after the other. Two processes with one group each are the
         parts of one process with two.
     """
-    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= dist.get_world_size()
-    device = torch.device("cuda", dist.get_rank()) if on_gpu else torch.device("cpu")
+    device = device_of_this_process()
     torch.manual_seed(seed)  # the same weights at first in all processes
-    envs: list[Any] = [gym.make(env) for _ in range(n_envs)]
+    envs = make(env, n_envs)
     n_obs, n_act = envs[0].observation_space.shape[0], envs[0].action_space.n
     actor = ActorCritic(mlp(n_obs, 64, 64, n_act), mlp(n_obs, 64, 64, 1)).to(device)
     learner = DistributedDataParallel(actor)  # the loss calls it, so that gradients are averaged over all processes
@@ -60,6 +59,14 @@ def train(env: str, seed: int, steps: int, n_envs: int, groups: int = 1) -> Acto
     return actor
 
 
+def device_of_this_process() -> torch.device:
+    """Return a GPU of this process's own, if this machine has one for each of its processes; else the CPU."""
+    rank, n = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])  # those on this machine; of torchrun
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    on_gpu = kind is not None and kind.type == "cuda" and torch.accelerator.device_count() >= n
+    return torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+
+
 def main() -> None:
     """Read the options, train, and let rank 0 print a checksum of the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,7 +78,7 @@ def main() -> None:
     parser.add_argument("--out", help="a file for the weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    dist.init_process_group("nccl" if torch.cuda.is_available() and torch.cuda.device_count() > 1 else "gloo")
+    dist.init_process_group("nccl" if device_of_this_process().type == "cuda" else "gloo")
     try:
         actor = train(options.env, options.seed, options.steps, options.n_envs, options.groups)
         if dist.get_rank() == 0:

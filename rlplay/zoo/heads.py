@@ -75,12 +75,12 @@ class Real(Head):
 
     def __init__(self, n_features: int, shape: Sequence[int]) -> None:
         super().__init__()
-        self.mean = nn.Sequential(nn.Linear(n_features, math.prod(shape)), nn.Unflatten(-1, tuple(shape)))
+        self.mean = nn.Linear(n_features, math.prod(shape))
         self.log_std = nn.Parameter(torch.zeros(tuple(shape)))
 
     def forward(self, features: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return actions and ``{"mean", "log_std"}``, of the shape of the actions."""
-        mean = self.mean(features)
+        mean = self.mean(features).view(*features.shape[:2], *self.log_std.shape)
         log_std = self.log_std.expand_as(mean)
         act = mean.detach()
         if self.training:

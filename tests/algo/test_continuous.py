@@ -6,6 +6,7 @@ import copy
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.distributions import Normal
 from rlplay import nested
 from rlplay.algo import sac, td3
 from rlplay.engine import BaseActorModule
-from rlplay.zoo.actors import mlp
+from rlplay.zoo.actors import GaussianActorCritic, mlp
 from rlplay.zoo.continuous import Critics, Deterministic, SquashedGaussian
 from tests.support.fragments import Dense, random_batch
 
@@ -236,6 +237,7 @@ def test_losses_never_wait_for_the_device():
     ("change", "error", "message"),
     [
         ({"noise": -1.0}, ValueError, "`noise` must be a number >= 0, got -1.0"),
+        ({"high": math.inf}, ValueError, "`high` must be finite"),
         ({"noise_clip": math.nan}, ValueError, "`noise_clip` must be a number >= 0"),
         ({"target_actor": Dense(recurrent=True)}, ValueError, r"Dense has a recurrent state.*sequences"),
         (
@@ -247,8 +249,8 @@ def test_losses_never_wait_for_the_device():
     ],
 )
 def test_td3_names_what_is_wrong(change, error, message):
-    args = {"batch": batch_of(), "target_actor": hard_actor(), "critic": critics()} | change
-    call = partial(td3.critic_loss, target=critics(), low=-1.0, high=1.0, **args)
+    args = {"batch": batch_of(), "target_actor": hard_actor(), "critic": critics(), "low": -1.0, "high": 1.0} | change
+    call = partial(td3.critic_loss, target=critics(), **args)
     with pytest.raises(error, match=message):
         call()
 
@@ -259,6 +261,56 @@ def test_sac_names_an_action_that_is_not_of_the_policy():
     actor.forward = lambda *args, **rest: (*plain(*args, **rest)[:2], {"mean": torch.zeros(1, N, 2)})
     with pytest.raises(ValueError, match="lacks 'log_std'"):
         sac.actor_loss(batch_of(), actor, critics(), log_alpha=torch.zeros(()))
+
+
+class Flat(nn.Module):
+    """A critic that lacks the dimension of the critics."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 1).double()
+
+    def forward(self, obs, act):
+        return self.linear(torch.cat([obs, act], -1)).squeeze(-1)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda batch, log_alpha: sac.actor_loss(batch, soft_actor(), Flat(), log_alpha=log_alpha),
+        lambda batch, log_alpha: sac.critic_loss(batch, soft_actor(), critics(), target=Flat(), log_alpha=log_alpha),
+        lambda batch, log_alpha: td3.actor_loss(batch, hard_actor(), Flat()),
+        lambda batch, log_alpha: td3.critic_loss(batch, hard_actor(), critics(), target=Flat(), low=-1.0, high=1.0),
+    ],
+    ids=["sac actor", "sac target", "td3 actor", "td3 target"],
+)
+def test_a_critic_without_its_last_dimension_is_refused_by_every_loss(loss):
+    with pytest.raises(ValueError, match=r"must return \(1, N, n\) = \(1, 12, 'n'\).*got \(1, 12\)"):
+        loss(batch_of(), torch.zeros(()))
+
+
+def test_sac_refuses_actions_that_are_not_real():
+    with pytest.raises(TypeError, match=r"real actions of a Box, but `act` of the actor is torch.int64"):
+        sac.actor_loss(random_batch(), Dense(), Flat(), log_alpha=torch.zeros(()))
+
+
+def test_sac_refuses_actions_without_a_gradient():
+    batch, actor = batch_of(), GaussianActorCritic(mlp(2, 8, 2), mlp(2, 8, 1), 2).double()
+    how = {"log_alpha": torch.zeros(())}
+    with pytest.raises(ValueError, match="The actions of GaussianActorCritic have no gradient to its parameters"):
+        sac.actor_loss(batch, actor, critics(), **how)
+    sac.critic_loss(batch, actor, critics(), target=critics(), **how)  # which needs none
+    sac.actor_loss(batch, actor.requires_grad_(False), critics(), **how)
+
+
+def test_td3_takes_bounds_as_arrays():
+    batch, actor, critic = batch_of(), hard_actor(), critics()
+    bounds = np.array([-1.0, -3.0], np.float32), np.array([1.0, 5.0], np.float32)
+    losses = []
+    for low, high in (bounds, map(torch.as_tensor, bounds)):
+        how = {"low": low, "high": high, "generator": torch.Generator().manual_seed(0)}
+        losses.append(td3.critic_loss(batch, actor, critic, target=critic, **how)[0])
+    assert torch.equal(*losses)
 
 
 # The actors
@@ -289,3 +341,17 @@ def test_actors_draw_from_their_own_generator():
 def test_bounds_that_are_no_bounds_are_refused(low):
     with pytest.raises(ValueError, match="`low` and `high` must be finite"):
         soft_actor(low=[-1.0, low])
+
+
+def test_no_bound_is_passed_by_rounding():
+    low = torch.randn(10_000)
+    high = low + 0.01 + 3 * torch.rand(10_000)
+    low[0], high[0] = -3e38, 3e38
+    for kind, n in ((SquashedGaussian, 2), (Deterministic, 1)):
+        actor = kind(mlp(1, n * 10_000), low, high).eval()
+        for sign in (-1.0, 1.0):
+            with torch.no_grad():
+                actor.policy[0].bias.fill_(100 * sign)
+            act, _, _ = actor(torch.zeros(1, 1, 1))
+            assert ((low <= act) & (act <= high)).all()
+            torch.testing.assert_close(act[0, 0], high if sign > 0 else low)

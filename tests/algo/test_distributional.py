@@ -42,6 +42,25 @@ def info_of(actor, state):
 # C51
 
 
+def test_the_divergence_is_never_negative_so_that_it_may_be_a_priority():
+    """Where the target is the network's own distribution, rounding gives either sign."""
+    atoms = torch.linspace(-10, 10, 51)
+    batch, actor = random_batch(0, 64), categorical(atoms=atoms.double()).float()
+    batch = batch._replace(rew=torch.zeros(1, 64), discount=torch.ones(1, 64))
+    batch = nested.map(lambda x: x.float() if x.is_floating_point() else x, batch)
+    buffer_takes = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for p in actor.parameters():
+                p.zero_()
+            actor.logits[0][-1].bias.copy_(torch.randn(51).repeat(A) / 10)
+        _, info = c51.replayed(batch, actor, atoms=atoms)
+        assert info["kl"].max() < 1e-5
+        buffer_takes.append(bool((info["kl"] >= 0).all()))
+    assert all(buffer_takes)
+
+
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("with_target", [False, True])
 def test_c51_equals_algorithm_1(double, with_target):
@@ -347,3 +366,8 @@ def test_distributional_networks_act_greedily_on_the_mean():
         assert torch.equal(actor.eval()(obs)[0], act)
     info = categorical()(obs)[2]
     exactly(info["q"], (info["q_logits"].softmax(-1) * ATOMS).sum(-1))
+
+
+def test_small_returns_survive_rescaling_in_float32():
+    x = torch.tensor([-1e-3, 0.0, 1e-6, 1e-3, 0.1, 1.0, 100.0])
+    torch.testing.assert_close(r2d2.unscaled(r2d2.rescaled(x)), x, rtol=1e-5, atol=0)

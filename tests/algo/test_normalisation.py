@@ -157,3 +157,9 @@ def test_statistics_flow_into_the_behaviour_copy_and_are_saved():
     other.load_state_dict(actor.state_dict())
     assert other.body.count == 72
     assert torch.equal(other.body.var, actor.body.var)
+
+
+def test_before_the_first_update_values_are_only_clipped():
+    x = torch.tensor([[-30.0, 1.5]])
+    assert torch.equal(RunningNorm((2,))(x), torch.tensor([[-10.0, 1.5]]))
+    assert torch.equal(RunningNorm((2,), clip=None)(x), x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from rlplay import nested
 from rlplay.algo import a2c, ppo, unroll, vtrace
 from rlplay.algo.distributions import Bits, SquashedGaussian
 from rlplay.algo.distributions import Categorical as Ours
-from rlplay.algo.policy import carried_out, policy
+from rlplay.algo.policy import carried_out, mean_action, policy
 from rlplay.engine import BaseActorModule
 from tests.support.fragments import made_sticky, random_fragment
 
@@ -328,3 +329,18 @@ def test_first_import_paths_are_the_same_modules():
 
     assert rlplay.algo.ppo is here is ppo
     assert rlplay.algo.actor_critic.policy_terms
+
+
+def test_a_tuple_of_logits_for_a_single_choice_is_refused():
+    info = {"logits": (torch.zeros(2, 3, 4),)}
+    with pytest.raises(ValueError, match=r"`logits` must be \(n_seq, B, \.\.\.\) = \(n_seq, 3, A\).*got tuple"):
+        policy(info, torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_the_means_of_ordered_actions_keep_their_places():
+    """In `nested`, a dict's leaves are sorted by key, and those of an OrderedDict are not."""
+    act = OrderedDict(b=torch.zeros(1, 2, 1), a=torch.zeros(1, 2, 1))
+    found = mean_action({"a": {"mean": act["a"] + 1}, "b": {"mean": act["b"] + 2}}, act)
+    assert list(found) == ["b", "a"]
+    assert (found["a"] == 1).all()
+    assert (found["b"] == 2).all()

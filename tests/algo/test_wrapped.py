@@ -14,6 +14,7 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same
+from rlplay.zoo import ddp
 from rlplay.zoo.actors import ActorCritic, QNetwork, mlp
 
 
@@ -127,6 +128,85 @@ def test_an_actor_with_neither_forward_nor_step_is_told_so():
 
     with pytest.raises(NotImplementedError, match="has neither a `forward` nor a `step` of its own"):
         same.rollout([gymnasium.make("CartPole-v1")], Nothing())
+
+
+FRAGMENTS = """
+import torch
+from rlplay.engine import Final, Fragment, State
+from rlplay.engine.core import Outcome
+
+
+def fragment_of(end, recurrent):
+    none = torch.zeros(5, 2, dtype=torch.bool)
+    truncated, fin = none.clone(), torch.zeros(6, 2, dtype=torch.bool)
+    truncated[2, 0] = fin[3, 0] = end
+    at = truncated.nonzero()
+    final = Final(at[:, 0], at[:, 1], torch.randn(len(at), 2), ())
+    state = State(torch.ones(6, 2).long(), torch.randn(6, 2, 2), torch.ones(6, 2).long(), torch.randn(6, 2), fin)
+    return Fragment(state, (), Outcome(none, truncated, ~none, {}, final), torch.zeros(1, 2, 2) if recurrent else ())
+"""
+
+LEARNER = """
+import datetime
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from rlplay.algo import RunningNorm, a2c
+from rlplay.zoo.actors import ActorCritic
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=45))
+for core in (None, nn.GRU(2, 2)):
+    torch.manual_seed(0)
+    actor = ActorCritic(nn.Linear(2, 3), nn.Linear(2, 1), body=RunningNorm((2,)), core=core)
+    learner = DistributedDataParallel(actor)
+    for k in range(3):
+        end = k % 2 == dist.get_rank()  # only one of the two processes sees an episode end
+        fragment = fragment_of(end, recurrent=core is not None)
+        actor.zero_grad()
+        a2c.loss(fragment, learner, gamma=0.9)[0].backward()
+        grads = torch.cat([x.grad.flatten() for x in actor.parameters()])
+        assert learner.broadcast_buffers
+        actor.body.update(fragment.state.obs[:-1])
+        total = grads.clone()
+        dist.all_reduce(total)
+        assert torch.allclose(total / 2, grads, atol=1e-6)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("n_processes", "device"), [(2, "cuda:1"), (4, "cpu")])
+def test_devices_are_counted_on_each_machine_and_the_backend_follows(monkeypatch, n_processes, device):
+    """The third or fifth of all processes is the second one of its machine, which has two GPUs."""
+    environment = {"RANK": n_processes + 1, "WORLD_SIZE": 2 * n_processes}
+    environment |= {"LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": n_processes}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(sys, "argv", ["ddp"])
+    found = []
+
+    def refuse(backend):
+        found.append(backend)
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    assert ddp.device_of_this_process() == torch.device(device)
+    with pytest.raises(RuntimeError):
+        ddp.main()
+    assert found == ["nccl" if device == "cuda:1" else "gloo"]
+
+
+@pytest.mark.timeout(110)
+def test_two_learners_may_see_different_numbers_of_episodes_end(tmp_path):
+    """The actor has buffers, which DistributedDataParallel sends with each call."""
+    script = tmp_path / "learner.py"
+    script.write_text(FRAGMENTS + LEARNER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.timeout(110)

@@ -162,3 +162,20 @@ def test_passes_over_the_wrong_kind_or_nothing_are_refused_at_the_call():
     for wrong in ({"n": 0}, {"n_steps": 0}, {"gamma": 2.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             buffer.epoch(**{"n": 4, "gamma": GAMMA} | wrong)
+
+
+@pytest.mark.parametrize("kind", [Uniform, Prioritized])
+def test_a_state_of_a_version_without_keep_is_loaded(kind):
+    state = kind(10).state_dict()
+    del state["made_with"]["keep"]
+    kind(10).load_state_dict(state)
+    with pytest.raises(ValueError, match="must be made with the arguments"):
+        kind(10, keep="info").load_state_dict(state)
+
+
+@pytest.mark.parametrize("fields", [[torch.zeros(T, B)], {"x": 1.0}, {"x": torch.zeros(T, B).numpy()}])
+def test_fields_that_are_no_tensors_by_name_are_refused(fields):
+    buffer = Uniform(CAPACITY)
+    with pytest.raises(TypeError, match="`fields` must be a mapping from names to"):
+        buffer.commit(make_fragment(0), fields)
+    assert len(buffer) == 0

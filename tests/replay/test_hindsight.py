@@ -131,6 +131,13 @@ def test_what_is_no_episode_is_refused(episodes):
     buffer.commit(one)
     with pytest.raises(ValueError, match=r"`outcome` must return two tensors \(5,\), got \(5, 1\) and \(5, 1\)"):
         buffer.sample(5, gamma=GAMMA)
+    buffer = Hindsight(100, outcome=lambda achieved, desired: 2 * (outcome(achieved, desired)[0],))
+    buffer.commit(one)
+    with pytest.raises(ValueError, match=r"a bool, for each pair of goals; got torch\.float32 and torch\.float32"):
+        buffer.sample(5, gamma=GAMMA)
+    mixed = one.state.obs | {"achieved_goal": one.state.obs["achieved_goal"].double()}
+    with pytest.raises(ValueError, match="'achieved_goal' and 'desired_goal' must have one structure, shape and dtype"):
+        filled([one._replace(state=one.state._replace(obs=mixed))])
     with pytest.raises(RuntimeError, match="`commit` an episode first"):
         filled([]).sample(3, gamma=GAMMA)
     with pytest.raises(ValueError, match="`fraction`"):

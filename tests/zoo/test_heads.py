@@ -21,6 +21,7 @@ SPACES = {
     "multi_discrete": spaces.MultiDiscrete([2, 3]),
     "multi_binary": spaces.MultiBinary(3),
     "box": spaces.Box(-1.0, 1.0, (2, 2)),
+    "number": spaces.Box(-1.0, 1.0, ()),
     "dict": spaces.Dict(
         {"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.MultiBinary(2), spaces.Box(-1.0, 1.0, (2,))])}
     ),

@@ -84,7 +84,8 @@ def replayed(
         p = torch.where((batch.discount == 0).unsqueeze(-1), 1 / len(atoms), p)
         m = project(p, batch.rew.unsqueeze(-1) + batch.discount.unsqueeze(-1) * atoms, atoms)
     kl = (torch.xlogy(m, m) - m * log_p).sum(dim=-1)
-    info = {"kl": kl.squeeze(0), "q": (log_p.exp() @ atoms).mean(), "target": (m @ atoms).mean()}
+    # rounding may make the divergence of almost equal distributions negative, which no priority may be
+    info = {"kl": kl.squeeze(0).clamp(min=0), "q": (log_p.exp() @ atoms).mean(), "target": (m @ atoms).mean()}
     return weighted_mean(kl, batch.weight), {name: x.detach() for name, x in info.items()}
 
 

@@ -166,7 +166,8 @@ def losses(
     max_kl : float > 0, or None
         If given, the iterator ends, without yielding, at the first minibatch whose ``info["kl"]`` is larger. For that
         the host waits for the device at each minibatch. As in OpenAI's "Spinning Up" and Stable-Baselines3, which stop
-        at 1.5 times their ``target_kl``.
+        at 1.5 times their ``target_kl``. Not with several learners: each would end at another minibatch, and the others
+        would wait for it. Compare the mean of their ``info["kl"]`` instead, and leave the loop.
     generator : torch.Generator, optional
         Draws the minibatches; on the fragment's device. ``None``: torch's global one.
 

@@ -83,13 +83,16 @@ def rescaled(x: Tensor, epsilon: float = 1e-3) -> Tensor:
     epsilon : float > 0
         Makes the inverse Lipschitz continuous.
     """
-    return x.sign() * ((x.abs() + 1).sqrt() - 1) + epsilon * x
+    return x / ((x.abs() + 1).sqrt() + 1) + epsilon * x  # without cancellation where x is small
 
 
 def unscaled(x: Tensor, epsilon: float = 1e-3) -> Tensor:
     """Compute the inverse of :func:`rescaled` (proposition A.2 of the same paper)."""
+    # the root of the return's magnitude + 1, less 1: the quotient (sqrt(1 + 4 epsilon (|x| + 1 + epsilon)) - 1) /
+    # 2 epsilon - 1 of the paper, expanded so that nothing cancels where x is small
     root = (1 + 4 * epsilon * (x.abs() + 1 + epsilon)).sqrt()
-    return x.sign() * (((root - 1) / (2 * epsilon)).square() - 1)
+    excess = 2 * x.abs() / (root + 1 + 2 * epsilon)
+    return x.sign() * excess * (excess + 2)
 
 
 def priority(td_error: Tensor, valid: Tensor, eta: float = 0.9) -> Tensor:

@@ -25,6 +25,7 @@ __all__ = [
     "critic_terms",
     "frozen",
     "of_each_action",
+    "values_of",
     "weighted_mean",
 ]
 
@@ -91,16 +92,28 @@ def critic_terms(batch: Batch, critic: nn.Module, value: Tensor) -> tuple[Tensor
     ValueError
         The values of the critics have another shape.
     """
-    q: Tensor = critic(batch.state.obs, batch.act)
-    if q.ndim != 3 or q.shape[:2] != batch.rew.shape:
-        raise ValueError(
-            f"`critic(obs, act)` must return (1, N, n) = {(*batch.rew.shape, 'n')}, the values of n critics; got "
-            f"{tuple(q.shape)}."
-        )
+    q = values_of(critic, batch.state, batch.act)
     y = backed_up(batch, value).unsqueeze(-1).to(q.dtype)
     loss = weighted_mean((q - y).square().sum(dim=-1) / 2, batch.weight)
     q = q.detach()
     return loss, {"td_error": (y - q).mean(dim=-1).squeeze(0), "q": q.mean(), "target": y.mean()}
+
+
+def values_of(critic: Callable[..., Tensor], state: State, act: Nested) -> Tensor:
+    """Return the values of actions by several critics, ``(1, N, n)``.
+
+    Raises
+    ------
+    ValueError
+        The values have another shape.
+    """
+    q = critic(state.obs, act)
+    if q.ndim != 3 or q.shape[:2] != state.fin.shape:
+        raise ValueError(
+            f"`critic(obs, act)` must return (1, N, n) = {(*state.fin.shape, 'n')}, the values of n critics; got "
+            f"{tuple(q.shape)}."
+        )
+    return q
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:

@@ -26,15 +26,16 @@ values of ``n`` critics, two for SAC. ``rlplay.zoo.continuous.Critics`` is such 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from ... import nested
+from ...engine import State
+from ...nested import Nested
 from ...replay import Batch
 from ..policy import drawn_log_prob
 from ..wrapped import Actor
-from .replayed import act_on, critic_terms, frozen, weighted_mean
+from .replayed import act_on, critic_terms, frozen, values_of, weighted_mean
 
 __all__ = ["actor_loss", "critic_loss", "temperature_loss"]
 
@@ -80,8 +81,8 @@ def critic_loss(
         not ``(1, N, n)``.
     """
     with torch.no_grad():
-        act, info = act_on(actor, batch.next)
-        soft_value = _smallest(target, batch.next.obs, act) - log_alpha.exp() * drawn_log_prob(info, act)
+        act, log_p = _drawn(actor, batch.next)
+        soft_value = values_of(target, batch.next, act).amin(dim=-1) - log_alpha.exp() * log_p
     return critic_terms(batch, critic, soft_value)
 
 
@@ -109,11 +110,10 @@ def actor_loss(batch: Batch, actor: Actor, critic: nn.Module, *, log_alpha: Tens
     Raises
     ------
     TypeError, ValueError
-        As for :func:`critic_loss`.
+        As for :func:`critic_loss`; or the actor's action has no gradient to its parameters.
     """
-    act, info = act_on(actor, batch.state)
-    log_p = drawn_log_prob(info, act)
-    q = _smallest(frozen(critic), batch.state.obs, act)
+    act, log_p = _drawn(actor, batch.state)
+    q = values_of(frozen(critic), batch.state, act).amin(dim=-1)
     loss = weighted_mean(log_alpha.detach().exp() * log_p - q, batch.weight)
     log_p = log_p.detach().squeeze(0)
     return loss, {"log_p": log_p, "q": q.detach().mean(), "entropy": -log_p.mean()}
@@ -142,6 +142,16 @@ def temperature_loss(log_p: Tensor, log_alpha: Tensor, *, target_entropy: float)
     return -log_alpha * (log_p.detach() + target_entropy).mean()
 
 
-def _smallest(critic: Callable[..., Tensor], obs: Tensor, act: Tensor) -> Tensor:
-    """Return the smallest of the critics' values, ``(1, N)``."""
-    return critic(obs, act).amin(dim=-1)
+def _drawn(actor: Actor, state: State) -> tuple[Nested, Tensor]:
+    """Return the actions that an actor draws, and their log-probabilities, ``(1, N)``."""
+    act, info = act_on(actor, state)
+    for name, x in zip(nested.names(act, "act"), nested.leaves(act), strict=True):
+        if not x.is_floating_point():
+            raise TypeError(f"SAC is for the real actions of a Box, but `{name}` of the actor is {x.dtype}.")
+    log_p = drawn_log_prob(info, act)
+    if log_p.requires_grad and not all(x.requires_grad for x in nested.leaves(act)):
+        raise ValueError(
+            f"The actions of {type(actor).__qualname__} have no gradient to its parameters: compute them from `mean` "
+            f"and `log_std` without `detach`, as `rlplay.zoo.continuous.SquashedGaussian` does."
+        )
+    return act, log_p

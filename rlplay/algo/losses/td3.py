@@ -24,6 +24,8 @@ shape, before the actor adds noise to explore; for Dict and Tuple actions a nest
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ from ...nested import Nested
 from ...replay import Batch
 from ..policy import mean_action
 from ..wrapped import Actor
-from .replayed import act_on, critic_terms, frozen, weighted_mean
+from .replayed import act_on, critic_terms, frozen, values_of, weighted_mean
 
 __all__ = ["actor_loss", "critic_loss"]
 
@@ -69,7 +71,7 @@ def critic_loss(
     critic, target : torch.nn.Module
         The critics ``Q`` and their slow copies ``Q'``.
     low, high : float, or float tensors that broadcast to the action
-        The bounds of the action space.
+        The bounds of the action space, finite, since the noise is scaled by them.
     noise, noise_clip : float >= 0
         The standard deviation and the bound of the noise that smooths the targets, for actions in (-1, 1).
     generator : torch.Generator, optional
@@ -88,23 +90,26 @@ def critic_loss(
     TypeError
         The actor's info is no mapping, or the actions are no floats or nests of floats.
     ValueError
-        ``noise`` or ``noise_clip`` is negative; the actor has a recurrent state; its info lacks ``"mean"``, or it has
-        another shape; the critics' values are not ``(1, N, n)``.
+        ``noise`` or ``noise_clip`` is negative, or a bound is an infinite number; the actor has a recurrent state; its
+        info lacks ``"mean"``, or it has another shape; the critics' values are not ``(1, N, n)``.
     """
     for name, value in (("noise", noise), ("noise_clip", noise_clip)):
         if not value >= 0:
             raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
+    for name, bound in (("low", low), ("high", high)):
+        if isinstance(bound, float) and not math.isfinite(bound):  # a tensor is not looked at: the host would wait
+            raise ValueError(f"`{name}` must be finite, since the noise is scaled by the bounds; got {bound!r}.")
 
     def smoothed(act: Tensor) -> Tensor:
         drawn = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=generator)
-        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((high - low) / 2)
         upper, lower = (torch.as_tensor(x, dtype=act.dtype, device=act.device) for x in (high, low))
+        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((upper - lower) / 2)
         return torch.minimum(torch.maximum(act + by, lower), upper)
 
     with torch.no_grad():
         act = nested.map(smoothed, _deterministic(target_actor, batch, batch.next))
-        value = target(batch.next.obs, act).amin(dim=-1)
-    return critic_terms(batch, critic, value)
+        next_value = values_of(target, batch.next, act).amin(dim=-1)
+    return critic_terms(batch, critic, next_value)
 
 
 def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,7 +134,7 @@ def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, d
     TypeError, ValueError
         As for :func:`critic_loss`.
     """
-    q = frozen(critic)(batch.state.obs, _deterministic(actor, batch, batch.state))[..., 0]
+    q = values_of(frozen(critic), batch.state, _deterministic(actor, batch, batch.state))[..., 0]
     return -weighted_mean(q, batch.weight), {"q": q.detach().mean()}
 
 
