@@ -16,10 +16,10 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
-from tests.algo.test_policy import Linear
-from tests.algo.test_policy import fragment_of as spaced_fragment
 from tests.support.assertions import assert_identical
 from tests.support.fragments import Dense, made_sticky, random_fragment
+from tests.support.policies import Linear
+from tests.support.policies import fragment_of as spaced_fragment
 
 GAMMA = 0.9
 LOSSES = {
