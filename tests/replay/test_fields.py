@@ -9,7 +9,7 @@ import torch
 
 from rlplay import nested
 from rlplay.replay import Prioritized, Uniform
-from tests.replay.test_replay import (
+from tests.support.replay import (
     CAPACITY,
     GAMMA,
     SHELVES,
