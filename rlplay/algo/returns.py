@@ -188,7 +188,8 @@ def gae(
     val: Array,
     *,
     gamma: float,
-    C: float,
+    C: float | None = None,
+    gae_lambda: float | None = None,
     bootstrap: float | Array = 0.0,
 ) -> Array:
     """Compute the generalised advantage estimates.
@@ -200,13 +201,18 @@ def gae(
     ----------
     rew, fin, val, gamma, bootstrap
         See the module's docstring.
-    C : float in [0, 1]
-        The paper's lambda.
+    C, gae_lambda : float in [0, 1]
+        The paper's lambda, by either name.
 
     Returns
     -------
     float array, ``(T, B, ...)``
         ``A_t``.
+
+    Raises
+    ------
+    TypeError
+        Lambda is given by both names, or by neither.
 
     Notes
     -----
@@ -216,7 +222,9 @@ def gae(
     """
     x = columns(rew, fin, val, gamma=gamma, bootstrap=bootstrap)
     a, b = x.deltas(), x.discount
-    b *= fraction("C", C)
+    if (C is None) == (gae_lambda is None):
+        raise TypeError(f"give lambda once, as `C` or as `gae_lambda`; got C={C!r}, gae_lambda={gae_lambda!r}.")
+    b *= fraction("C", C) if gae_lambda is None else fraction("gae_lambda", gae_lambda)  # type: ignore[arg-type]
     return x.converted(solve(a, b, x.xp.zeros_like(x.end)))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlplay import nested
-from rlplay.algo import a2c, blank_padding, returns, transitions, unroll
+from rlplay.algo import a2c, blank_padding, ppo, returns, transitions, unroll
 from tests.support.fragments import Dense, Table, ended, fragment_of, made_sticky, random_fragment
 
 
@@ -310,3 +310,21 @@ def test_a2c_names_what_the_info_lacks_for_the_actions(act, error, message):
     fragment = fragment_of([0, 1], [1.0])
     with pytest.raises(error, match=message):
         a2c.loss(fragment._replace(state=fragment.state._replace(act=act)), Table(), gamma=0.9)
+
+
+def test_the_lambda_of_gae_has_two_names():
+    fragment, actor = random_fragment(0), Dense()
+    rew, fin, val = fragment.state.rew[1:], fragment.state.fin[1:], torch.zeros_like(fragment.state.rew[1:])
+    for by_name in (
+        lambda **names: returns.gae(rew, fin, val, gamma=0.9, **names),
+        lambda **names: a2c.loss(fragment, actor, gamma=0.9, **names)[0],
+        lambda **names: ppo.loss(fragment, actor, gamma=0.9, **names)[0],
+        lambda **names: next(
+            ppo.losses(fragment, actor, gamma=0.9, generator=torch.Generator().manual_seed(0), **names)
+        )[0],
+    ):
+        torch.testing.assert_close(by_name(C=0.7), by_name(gae_lambda=0.7), rtol=0, atol=0, equal_nan=True)
+        with pytest.raises(TypeError, match="give lambda once, as `C` or as `gae_lambda`"):
+            by_name(C=0.7, gae_lambda=0.7)
+    with pytest.raises(TypeError, match="give lambda once"):
+        returns.gae(rew, fin, val, gamma=0.9)

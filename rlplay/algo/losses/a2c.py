@@ -15,7 +15,7 @@ from ..returns import gae, multistep
 from ..transitions import blank_padding
 from ..unroll import unroll
 from ..wrapped import Actor
-from .actor_critic import objective, policy_terms, transitions_with_values
+from .actor_critic import lambda_of, objective, policy_terms, transitions_with_values
 
 __all__ = ["loss"]
 
@@ -25,7 +25,8 @@ def loss(
     actor: Actor,
     *,
     gamma: float,
-    C: float = 1.0,
+    C: float | None = None,
+    gae_lambda: float | None = None,
     n_lookahead: int | None = None,
     value_weight: float = 0.5,
     entropy_weight: float = 0.01,
@@ -50,8 +51,8 @@ def loss(
         with gradients.
     gamma : float in [0, 1]
         The discount.
-    C : float in [0, 1]
-        GAE's lambda. 1: returns to the end of the episode or of the fragment; 0: one step.
+    C, gae_lambda : float in [0, 1]
+        GAE's lambda, by either name. 1, the default: returns to the end of the episode or of the fragment; 0: one step.
     n_lookahead : int >= 0, or None
         If given, returns over this number of steps replace GAE (:func:`rlplay.algo.returns.multistep`).
     value_weight, entropy_weight : float
@@ -77,16 +78,17 @@ def loss(
         The info lacks an entry, or an entry has another shape; a number is out of range; both ``C`` and ``n_lookahead``
         are given.
     """
+    lambda_ = lambda_of(C, gae_lambda, 1.0)
     info, _, final = unroll(blank_padding(fragment), actor)
     current = policy_terms(info, carried_out(fragment), fragment.env.valid)
     x = transitions_with_values(fragment, info, final, gamma=gamma)
     if n_lookahead is None:
-        advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
-    elif C == 1:
+        advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=lambda_, bootstrap=x.bootstrap)
+    elif lambda_ == 1:
         n_step_returns = multistep(x.rew, x.fin, x.val, gamma=gamma, n_lookahead=n_lookahead, bootstrap=x.bootstrap)
         advantage = n_step_returns - x.val
     else:
-        raise ValueError(f"`C` = {C} (GAE) and `n_lookahead` = {n_lookahead} exclude each other: leave one out.")
+        raise ValueError(f"`C` = {lambda_} (GAE) and `n_lookahead` = {n_lookahead} exclude each other: leave one out.")
 
     gain = current.log_p * (masked.normalised(advantage, x.valid) if normalise else advantage)
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}

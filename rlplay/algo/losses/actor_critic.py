@@ -20,7 +20,7 @@ from .. import masked
 from ..policy import check_rows, entry, policy
 from ..transitions import Transitions, transitions
 
-__all__ = ["PolicyTerms", "objective", "policy_terms", "transitions_with_values"]
+__all__ = ["PolicyTerms", "lambda_of", "objective", "policy_terms", "transitions_with_values"]
 
 
 class PolicyTerms(NamedTuple):
@@ -35,6 +35,20 @@ class PolicyTerms(NamedTuple):
     """Float ``(T, B)``: the entropy of ``pi(. | s_t)``, in nats."""
     value: Tensor
     """Float ``(T, B)``: ``V(s_t)``."""
+
+
+def lambda_of(C: float | None, gae_lambda: float | None, default: float) -> float:
+    """Return GAE's lambda, which may be given by either name.
+
+    Raises
+    ------
+    TypeError
+        It is given by both.
+    """
+    if C is not None and gae_lambda is not None:
+        raise TypeError(f"give lambda once, as `C` or as `gae_lambda`; got C={C!r}, gae_lambda={gae_lambda!r}.")
+    given = C if gae_lambda is None else gae_lambda
+    return default if given is None else given
 
 
 def policy_terms(info: Nested, act: Nested, valid: Tensor) -> PolicyTerms:

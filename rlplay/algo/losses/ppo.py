@@ -37,7 +37,7 @@ from ..returns import gae
 from ..transitions import blank_padding
 from ..unroll import unroll
 from ..wrapped import Actor
-from .actor_critic import objective, policy_terms, transitions_with_values
+from .actor_critic import lambda_of, objective, policy_terms, transitions_with_values
 
 __all__ = ["loss", "losses"]
 
@@ -66,7 +66,8 @@ def loss(
     actor: Actor,
     *,
     gamma: float,
-    C: float = 0.95,
+    C: float | None = None,
+    gae_lambda: float | None = None,
     clip: float = 0.2,
     value_weight: float = 0.5,
     entropy_weight: float = 0.01,
@@ -94,8 +95,8 @@ def loss(
         with gradients.
     gamma : float in [0, 1]
         The discount.
-    C : float in [0, 1]
-        GAE's lambda.
+    C, gae_lambda : float in [0, 1]
+        GAE's lambda, by either name; by default 0.95.
     clip : float > 0
         The loss has no gradient to the policy where ``w_t`` has already moved from one by more than this distance, in
         the direction that the advantage favours.
@@ -128,7 +129,7 @@ def loss(
         An info lacks an entry, or an entry has another shape; a number is out of range.
     """
     options = _options(clip, value_weight, entropy_weight, normalise, value_clip)
-    return _loss(_prepare(fragment, gamma=gamma, C=C, normalise=normalise), actor, options)
+    return _loss(_prepare(fragment, gamma=gamma, C=lambda_of(C, gae_lambda, 0.95), normalise=normalise), actor, options)
 
 
 def losses(
@@ -136,7 +137,8 @@ def losses(
     actor: Actor,
     *,
     gamma: float,
-    C: float = 0.95,
+    C: float | None = None,
+    gae_lambda: float | None = None,
     clip: float = 0.2,
     n_epochs: int = 4,
     n_minibatches: int = 4,
@@ -156,7 +158,7 @@ def losses(
 
     Parameters
     ----------
-    fragment, actor, gamma, C, clip, value_weight, entropy_weight, normalise, value_clip
+    fragment, actor, gamma, C, gae_lambda, clip, value_weight, entropy_weight, normalise, value_clip
         As for :func:`loss`.
     n_epochs : int
         The number of passes over the fragment.
@@ -186,7 +188,7 @@ def losses(
     options = _options(clip, value_weight, entropy_weight, normalise, value_clip)
     if max_kl is not None and not max_kl > 0:
         raise ValueError(f"`max_kl` must be a number > 0, or None to complete all epochs; got {max_kl!r}.")
-    batch = _prepare(fragment, gamma=gamma, C=C, normalise=normalise)
+    batch = _prepare(fragment, gamma=gamma, C=lambda_of(C, gae_lambda, 0.95), normalise=normalise)
     if not nested.leaves(fragment.hx):
         # each transition becomes a column of one step
         batch = nested.map(lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch)
