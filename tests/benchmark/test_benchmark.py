@@ -275,6 +275,7 @@ def made_up():
         collection=turns(2.0, 2.0, 4.0, stepping=1e-3, inference=2e-3),
         training=turns(6.0, fragments=6, steps=0),
         both=turns(2.0, 2.5, 2.5, stepping=1e-3, inference=2e-3),
+        feed=SimpleNamespace(stats=SimpleNamespace(counters=Counters())),
     )
     return run, a, b
 
