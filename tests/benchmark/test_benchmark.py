@@ -31,6 +31,7 @@ from rlplay.benchmark.report import gpu_row, legend, limit_row, panel, run_row, 
 from rlplay.benchmark.runs import EngineRun, Learner, Settings
 from rlplay.benchmark.spec import DEFAULT_ENGINES, WORKS, Engine, parse_cost, parse_engine
 from rlplay.benchmark.works import Work, make_work
+from rlplay.engine.memory.counters import Counters
 from rlplay.engine.memory.lane import Lane
 from rlplay.plotting import Panel, multiples
 
