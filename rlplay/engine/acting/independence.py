@@ -64,4 +64,5 @@ def _contents(module: BaseActorModule) -> Any:
 
 
 def _bytes(x: torch.Tensor) -> bytes:
-    return bytes(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()) if x.numel() else b""
+    memory: bytes = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b""
+    return memory

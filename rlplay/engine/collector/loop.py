@@ -161,7 +161,7 @@ class _Loop:
             self._actions[turn] = self._lane.record()
 
     def _wait_for_actions(self, turn: int, t: int) -> None:
-        """Let the environments be ready to make step ``t``, from row ``t`` to row ``t + 1``."""
+        """Wait until the actions of step ``t`` are on the host, and clear host row ``t + 1`` for the environments."""
         self._progress.row = t
         if self._on_device:
             # edge: copied -> refill (row t - 1 of the ring has gone up before the actions for row t + 1 come down)
@@ -174,7 +174,7 @@ class _Loop:
         self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
 
     def _finish_step(self, turn: int, t: int) -> None:
-        """Let the environments have made step ``t``, and bring row ``t + 1`` to the actor."""
+        """Make step ``t``, or wait until it is made in the background, and bring row ``t + 1`` to the actor."""
         stepper, staging = self._stepper, self._staging
         if stepper.steps_in_background:
             self._progress.row = t

@@ -98,9 +98,10 @@ def make_turns(
         are to be several groups; or an environment is there twice.
     """
     from_factories = any(map(is_factory, sources))
-    envs, owned = _make_all(sources, seed, progress, reseed=reseed, first_env=first_env)
     turns: list[Environments] = []
+    owned: list[Any] = []
     try:
+        envs = _make_all(sources, seed, progress, owned, reseed=reseed, first_env=first_env)
         progress.doing, progress.env = "checking the spaces", -1
         check_same_kind(envs)
         if is_vector(envs[0]):
@@ -133,26 +134,23 @@ def make_turns(
 
 
 def _make_all(
-    sources: Sequence[Any], seed: int, progress: Progress, *, reseed: bool, first_env: int
-) -> tuple[list[Any], list[Any]]:
-    """Call the factories among the sources; return all environments, and those that were made, each once."""
+    sources: Sequence[Any], seed: int, progress: Progress, owned: list[Any], *, reseed: bool, first_env: int
+) -> list[Any]:
+    """Call the factories among the sources, and append what they make to ``owned``, each once; return all environments.
+
+    ``owned`` is complete after an error, too, so that the caller can close them.
+    """
     envs: list[Any] = []
-    owned: list[Any] = []
     progress.doing, start = "env.make", first_env
-    try:
-        for source in sources:
-            progress.env, env = start, source
-            if is_factory(source):
-                env = make_environment(source, seeds_of(seed, 1, reseed=reseed, first=start)[0])
-                if not any(env is other for other in owned):
-                    owned.append(env)
-            envs.append(env)
-            start += int(env.num_envs) if is_vector(env) else 1
-    except BaseException as error:
-        for complaint in close_environments(owned):
-            add_note(error, complaint)
-        raise
-    return envs, owned
+    for source in sources:
+        progress.env, env = start, source
+        if is_factory(source):
+            env = make_environment(source, seeds_of(seed, 1, reseed=reseed, first=start)[0])
+            if not any(env is other for other in owned):
+                owned.append(env)
+        envs.append(env)
+        start += int(env.num_envs) if is_vector(env) else 1
+    return envs
 
 
 def close_all(turns: Iterable[Environments]) -> list[str]:

@@ -10,7 +10,7 @@ from ..envs.protocol import Environments
 from ..envs.rows import Array, Episode, OutcomeRow, StateRow
 from .blocks import TurnRows
 from .shares import check_equal_spaces
-from .stepper import SlotViews, Step
+from .stepper import SlotViews, Step, in_order
 
 __all__ = ["InlineStepper"]
 
@@ -101,7 +101,7 @@ class InlineStepper:
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended since the last call, ordered by time and environment."""
         taken, self._episodes = self._episodes, []
-        return [episode for _, episode in sorted(taken, key=lambda one: (one[0], one[1].env))]
+        return in_order(taken)
 
     def kill(self) -> None:
         """Do nothing: a thread cannot be killed."""

@@ -17,7 +17,7 @@ from ..concurrency.progress import Progress
 from ..envs.info import Entries
 from ..envs.rows import Array, Episode
 from .shares import Share, check_equal_spaces, name_environments
-from .stepper import SlotViews, Step
+from .stepper import SlotViews, Step, in_order
 from .worker import EnvironmentSpec
 
 __all__ = ["StepResult", "Worker", "WorkerPool"]
@@ -198,7 +198,7 @@ class WorkerPool(ABC, Generic[W]):
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended since the last call, ordered by time and environment."""
         taken, self._episodes = self._episodes, []
-        return [episode for _, episode in sorted(taken, key=lambda one: (one[0], one[1].env))]
+        return in_order(taken)
 
     def kill(self) -> None:
         """Abandon the workers."""

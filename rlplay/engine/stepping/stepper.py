@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ...nested import Nested
 from ..envs.rows import Array, Episode
 from .blocks import SlotLayout, TurnRows
 
-__all__ = ["Stepper", "SlotViews", "Step"]
+__all__ = ["SlotViews", "Step", "Stepper", "in_order"]
 
 
 class Step(NamedTuple):
@@ -82,6 +82,11 @@ class Stepper(Protocol):
 
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong in closing them."""
+
+
+def in_order(ended: Iterable[tuple[int, Episode]]) -> list[Episode]:
+    """Order episodes, each with the step that ended it, by time and environment."""
+    return [episode for _, episode in sorted(ended, key=lambda one: (one[0], one[1].env))]
 
 
 class SlotViews(Protocol):
