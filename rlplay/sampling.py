@@ -11,14 +11,14 @@ Imports nothing of ``rlplay``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Source", "bernoulli", "categorical", "epsilon_greedy", "multinomial"]
+__all__ = ["Source", "bernoulli", "categorical", "epsilon_greedy", "log_exponential", "multinomial"]
 
 
 class Source(torch.Generator):
@@ -66,7 +66,7 @@ class Source(torch.Generator):
         noise = next(stock, None) if stock is not None else None
         if noise is None:
             n = max(1, _STOCK // max(1, shape.numel()))
-            tensor = _log_exponential((n, *shape), dtype, self.device, self)
+            tensor = log_exponential(torch.empty((n, *shape), dtype=dtype, device=self.device), self)
             stock = zip(tensor.unbind(), tensor.numpy() if tensor.is_cpu else [None] * n, strict=True)
             self._stock[shape, dtype] = stock
             noise = next(stock)
@@ -203,11 +203,10 @@ def _noise_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
     dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(generator, Source):
         return generator.log_exponential(like.shape, dtype)
-    return _log_exponential(like.shape, dtype, like.device, generator)
+    return log_exponential(torch.empty(like.shape, dtype=dtype, device=like.device), generator)
 
 
-def _log_exponential(
-    shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None
-) -> Tensor:
-    variates = torch.empty(shape, dtype=dtype, device=device).exponential_(generator=generator)
-    return variates.clamp_min_(torch.finfo(dtype).tiny).log_()  # log(0) = -inf would win against any logits
+def log_exponential(target: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Fill a float tensor with logarithms of standard exponential variates, and return it."""
+    # log(0) = -inf would win against any logits
+    return target.exponential_(generator=generator).clamp_min_(torch.finfo(target.dtype).tiny).log_()

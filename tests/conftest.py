@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rlplay import sampling
+from rlplay.engine.acting import noise
 
 _GRACE = 5.0  # seconds that threads and processes may take to end
 
@@ -24,8 +25,9 @@ def one_torch_thread():
 
 @pytest.fixture
 def no_stock(monkeypatch):
-    """Draw noise on the host call by call, as on a device: some processors draw other numbers in stock."""
+    """Draw noise call by call, on the host and on a device: so both draw the same numbers, on each processor."""
     monkeypatch.setattr(sampling, "_STOCK", 1)
+    monkeypatch.setattr(noise, "BLOCK", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ class OperationLog(TorchDispatchMode):
         self._saved.clear()
         for generator, state in zip(self._generators, self._states, strict=True):
             if not torch.equal(generator.get_state(), state):
-                generator.set_state(state)
+                torch.Generator.set_state(generator, state)  # without the effects of a subclass, as CUDA restores it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run and log one operation."""

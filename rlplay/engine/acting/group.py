@@ -11,6 +11,7 @@ from ... import nested
 from ...nested import Nested
 from ...sampling import Source
 from ..memory.lane import Lane, Place
+from .noise import BlockNoise
 
 __all__ = ["Group", "split"]
 
@@ -30,10 +31,9 @@ class Group:
         The shapes of the leaves of the actor's answers: the action, then the info.
     hx_shapes : list of torch.Size
         The shapes of the leaves of the recurrent state.
-    generator, virtual_generator : torch.Generator
-        The random generators for actions, and for virtual steps. Where the actor runs on the host they draw noise in
-        advance. On a device they do not: a captured step draws new numbers at each replay, and an eager step must draw
-        the same ones.
+    generator, virtual_generator : Source
+        The random generators for actions, and for virtual steps, which draw noise ahead. On a device they draw it so
+        that captured steps can use it, and eager ones use the same.
     """
 
     def __init__(self, index: int, columns: slice, seed: int, lane: Lane, *, key: int) -> None:
@@ -46,7 +46,7 @@ class Group:
         key : int
             The number of the group among those of all collectors.
         """
-        kind = Source if lane.shared(Place.ACTOR, Place.HOST) else torch.Generator
+        kind: type[Source] = Source if lane.shared(Place.ACTOR, Place.HOST) else BlockNoise
         self.number, self.columns = index, columns
         self.hx: Nested = ()
         self.answer_shapes: list[torch.Size] = []

@@ -249,12 +249,12 @@ def make_stagings(
 
 def upload(staging: Staging, lane: Lane, turn: int, t: int) -> None:
     """Copy a turn's host row ``t`` to the actor's device, in one copy. The row must be filled in before."""
-    lane.copy([staging.device_blocks[turn][t]], [staging.host_blocks[turn][staging.host_row(t)]])
+    lane.copy(staging.device_blocks[turn][t], staging.host_blocks[turn][staging.host_row(t)])
 
 
 def download(staging: Staging, lane: Lane, turn: int, t: int) -> None:
     """Copy the actions of a turn from the actor's device into host row ``t``, in one copy."""
-    lane.copy([staging.host_acts[turn][staging.host_row(t)]], [staging.acts[turn]])
+    lane.copy(staging.host_acts[turn][staging.host_row(t)], staging.acts[turn])
 
 
 def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:

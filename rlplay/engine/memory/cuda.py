@@ -1,4 +1,4 @@
-"""The lane for CUDA devices. No other module of the engine names ``torch.cuda``.
+"""The lane for CUDA devices. Of the engine, only this module and :mod:`.cuda_graphs` name ``torch.cuda``.
 
 :class:`CudaLane` keeps the promises of :class:`~rlplay.engine.memory.lane.Lane` with CUDA streams: one that belongs to
 the collector, one for each turn where turns may run side by side, and whichever stream is current in the consumer's
@@ -9,34 +9,35 @@ thread.
 
 from __future__ import annotations
 
-import gc
 import os
+import select
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from math import prod
 from time import perf_counter, sleep
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ...nested import Nested, leaves
+from .cuda_graphs import GraphCapture
 from .lane import Lane, Place
 
 __all__ = ["SPIN", "CudaLane", "lane_between", "parse_device"]
 
-SPIN = 100e-6
-"""Seconds. Not measured yet: the first run on a GPU has only shown that a wait that spins is faster."""
+SPIN = 2e-3
+"""Seconds. Beside a learner on the same GPU a step of an actor takes about as long; see BENCHMARKS.md."""
 
+_PRIORITY = -1
+"""Of the collector's streams and graphs. Of the blocks of kernels that wait, a GPU starts those of higher priority
+first; the collector's are few and short."""
 
-class _Capturing(NamedTuple):
-    """What captures with the same key use, one after another. Graphs that may run side by side share no memory."""
-
-    stream: torch.cuda.Stream
-    pool: Any
-    """The handle of the memory pool that these graphs share."""
+_Streams = dict[torch.device, torch.cuda.Stream]
 
 
 class CudaLane(Lane):
@@ -51,20 +52,20 @@ class CudaLane(Lane):
         ----------
         spin : float, optional
             Seconds for which the host looks again and again whether an event has been reached, before it sleeps. To
-            sleep and to wake up again takes some 50 us, which is more than a small step of an actor. By default
-            :data:`SPIN` on a machine with at least eight cores, else 0: there the learner needs the core.
+            sleep and to wake up again takes some 50 us, as long as a small step of an actor. By default :data:`SPIN` on
+            a machine with at least eight cores, else 0: there the learner needs the core.
         """
         super().__init__(device, actor_device)
         self._spin = spin if spin is not None else SPIN * ((os.cpu_count() or 1) >= 8)
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
         # the actor's device comes last, so that it is the current device inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
-        # blocks of kernels that wait are started by priority: the collector's are few and short
-        self._streams = {d: torch.cuda.Stream(d, priority=-1) for d in used}
+        self._streams: _Streams = {d: torch.cuda.Stream(d, priority=_PRIORITY) for d in used}
         self._turn_streams: dict[int, torch.cuda.Stream] = {}
+        self._thread = threading.local()  # inside of `collecting`, `streams` has the thread's current streams
         for d in used:  # the actor may just have been made on the default stream: it is copied on the current one
             torch.cuda.current_stream(d).wait_stream(torch.cuda.default_stream(d))
-        self._capturing: dict[int, _Capturing] = {}  # by the key of the captures; made when first used
+        self._graphs = GraphCapture(actor_device, _PRIORITY)
 
     def shared(self, one: Place, other: Place) -> bool:
         """Return whether two places are on the same device."""
@@ -84,8 +85,18 @@ class CudaLane(Lane):
         self.counters.count_memory(memory.nbytes, on_host=True)
         return torch.from_numpy(memory)
 
+    @property
+    def _current(self) -> _Streams:
+        """The current stream of each device; torch takes 5 us to tell one."""
+        streams: _Streams | None = getattr(self._thread, "streams", None)
+        return {d: torch.cuda.current_stream(d) for d in self._streams} if streams is None else streams
+
     def copy(self, target: Nested, source: Nested) -> None:
         """Copy each leaf, on the current stream."""
+        if isinstance(target, Tensor) and isinstance(source, Tensor):
+            self.counters.count_copy(target.nbytes, to_host=target.is_cpu, from_host=source.is_cpu)
+            target.copy_(source, non_blocking=True)
+            return
         for one, other in zip(leaves(target), leaves(source), strict=True):
             self.counters.count_copy(one.nbytes, to_host=one.is_cpu, from_host=other.is_cpu)
         super().copy(target, source)
@@ -98,54 +109,13 @@ class CudaLane(Lane):
     def capture(
         self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
     ) -> Callable[[], None]:
-        """Capture the work as a CUDA graph.
-
-        The capture runs in a stream of its own: a capture that fails invalidates its stream, and the collector's stream
-        stays usable. Nothing else has run in that stream, so cuBLAS allocates its workspace in the pool of the graphs,
-        where no other code can release it.
-
-        Up to torch 2.12 no other thread can draw from the device's global generator during the capture.
-        """
-        here = torch.cuda.current_stream(self.actor_device)
-        if key not in self._capturing:
-            self._capturing[key] = _Capturing(torch.cuda.Stream(self.actor_device), torch.cuda.graph_pool_handle())
-        stream, pool = self._capturing[key]
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream), _garbage_collector_off():
-            graph = _registered(generators)
-            try:
-                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-                work()
-                graph.capture_end()
-            except BaseException:
-                self._capturing[key] = _Capturing(stream, self._abandon(graph, pool, generators))
-                raise
-        here.wait_stream(stream)
-        return graph.replay
-
-    def _abandon(self, graph: torch.cuda.CUDAGraph, pool: Any, generators: Sequence[torch.Generator]) -> Any:
-        """End a capture that has failed, undo the state that torch leaves behind, and return a new memory pool."""
-        with suppress(Exception):
-            graph.capture_end()  # raises if the capture was invalid or had ended; in both cases it has ended now
-        core: Any = torch._C
-        end = getattr(core, "_cuda_endAllocateToPool", None) or core._cuda_endAllocateCurrentStreamToPool
-        with suppress(Exception):  # otherwise the allocator keeps waiting for the end of this capture
-            end(self.actor_device.index, pool)
-            core._cuda_releasePool(self.actor_device.index, pool)
-        graph.reset()
-        pool = torch.cuda.graph_pool_handle()
-        # up to torch 2.12 the generators stay in the state of a capture until one succeeds: capture a trivial graph
-        with suppress(Exception):
-            trivial = _registered(generators)
-            trivial.capture_begin(pool=pool, capture_error_mode="thread_local")
-            torch.zeros(1, device=self.actor_device)
-            trivial.capture_end()
-        return pool
+        """Capture the work as a CUDA graph: :class:`rlplay.engine.memory.cuda_graphs.GraphCapture`."""
+        return self._graphs.capture(work, generators, key)
 
     @property
     def current(self) -> Any:
         """The current stream of each device."""
-        return [torch.cuda.current_stream(d) for d in self._streams]
+        return list(self._current.values())
 
     def steady(self, sources: list[Tensor]) -> list[Tensor]:
         """Copy tensors on the host into page-locked memory. A tensor on a device changes in the order of its stream."""
@@ -159,12 +129,13 @@ class CudaLane(Lane):
 
     def record(self) -> Any:
         """Mark this point of the current stream, on each device."""
-        return [(d, torch.cuda.current_stream(d).record_event(_blocking_event())) for d in self._streams]
+        return [(device, _record(stream)) for device, stream in self._current.items()]
 
     def wait(self, event: Any) -> None:
         """Let the current stream of each device wait for an event. The host does not wait."""
+        streams = self._current
         for device, point in event:
-            torch.cuda.current_stream(device).wait_event(point)
+            streams[device].wait_event(point)
 
     def host_wait(self, event: Any) -> None:
         """Let the host wait until an event is reached; see ``spin``. Other threads may run meanwhile."""
@@ -177,7 +148,7 @@ class CudaLane(Lane):
                 if perf_counter() >= deadline:
                     point.synchronize()  # sleeps, without the interpreter lock
                     break
-                sleep(0)  # releases the interpreter lock
+                _let_others_run()
 
     def synchronize_collector(self) -> None:
         """Let the host wait until the collector's streams and those of the turns are idle."""
@@ -202,11 +173,13 @@ class CudaLane(Lane):
     def use_turn(self, turn: int | None) -> None:
         """Make the stream of one turn the current one on the actor's device, or the collector's own stream again."""
         if turn is None:
-            torch.cuda.set_stream(self._streams[self.actor_device])
-            return
-        if turn not in self._turn_streams:
-            self._turn_streams[turn] = torch.cuda.Stream(self.actor_device, priority=-1)
-        torch.cuda.set_stream(self._turn_streams[turn])
+            stream = self._streams[self.actor_device]
+        elif turn in self._turn_streams:
+            stream = self._turn_streams[turn]
+        else:
+            stream = self._turn_streams[turn] = torch.cuda.Stream(self.actor_device, priority=_PRIORITY)
+        torch.cuda.set_stream(stream)
+        self._thread.streams[self.actor_device] = stream
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -214,32 +187,26 @@ class CudaLane(Lane):
         with ExitStack() as stack:
             for stream in self._streams.values():
                 stack.enter_context(torch.cuda.stream(stream))
-            yield
+            before, self._thread.streams = getattr(self._thread, "streams", None), dict(self._streams)
+            try:
+                yield
+            finally:
+                self._thread.streams = before
 
 
-def _registered(generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
-    """Make a graph that advances these generators at each replay."""
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    return graph
+def _record(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """Mark a point of a stream. A thread that waits for it sleeps; with an event as torch makes it, it would spin."""
+    event = torch.cuda.Event(blocking=True)
+    event.record(stream)
+    return event
 
 
-@contextmanager
-def _garbage_collector_off() -> Iterator[None]:
-    """Turn the garbage collector off: an object that it finalizes may call CUDA, which can invalidate a capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _blocking_event() -> torch.cuda.Event:
-    """Make an event for which a waiting thread sleeps. With the default event it would spin."""
-    return torch.cuda.Event(blocking=True)
+def _let_others_run() -> None:
+    """Release the interpreter lock for a moment. On Linux ``sleep(0)`` takes 50 us, the least that a timer takes."""
+    if sys.platform == "win32":
+        sleep(0)
+    else:
+        select.select((), (), (), 0)
 
 
 def parse_device(device: torch.device | str | int, name: str) -> torch.device:

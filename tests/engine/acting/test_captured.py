@@ -13,9 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay import sampling
 from rlplay.engine import BaseActorModule
-from rlplay.engine.acting import behaviour
 from rlplay.engine.acting.behaviour import Behaviour
 from rlplay.engine.acting.compile import step_checks
 from rlplay.engine.acting.compile.captured import CapturedBehaviour
@@ -96,8 +94,8 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, group
     expected, _ = run_training(same, lag=lag, groups=groups)
     got, _ = run_training(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
     assert_identical(expected, got)
-    assert steps["captured"] == 2 * groups  # in train and in eval mode
-    assert steps["taken"] >= 7 * 11 * groups
+    assert steps["captured"] == 2 * 2 * groups  # in train and in eval mode, real and virtual
+    assert steps["taken"] >= 7 * 12 * groups
 
 
 @pytest.mark.parametrize("options", [{"sticky": True}, {"n_steps": 1}, {"n_steps": 2, "sticky": True}], ids=str)
@@ -121,13 +119,6 @@ def test_captured_steps_are_the_eager_ones_for_many_options(lag, options):
             for place in ({}, {"consumer_on_host": True}):
                 lane = LaggingLane(haste=haste, **place)
                 assert_identical(expected, run_training(engine, lag=lag, compile=True, device=lane, **options)[0])
-
-
-def test_captured_steps_on_a_device_draw_no_noise_in_stock(monkeypatch, steps):
-    monkeypatch.setattr(sampling, "_STOCK", 4096)  # which is for the host
-    expected, _ = run_training(same, device=LaggingLane())
-    assert_identical(expected, run_training(same, compile=True, device=LaggingLane())[0])
-    assert steps["taken"]
 
 
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
@@ -186,7 +177,7 @@ def test_captured_steps_equal_eager_ones(make_actor, envs, haste, steps):
     options = {"envs": envs, "update": shift_weights, "groups": 2}
     got = collected(make_actor, compile=True, device=lagging_actor_device(haste=haste), **options)
     assert_identical(collected(make_actor, **options), got)
-    assert steps["taken"] == 3 * 7 * 2
+    assert steps["taken"] == 3 * (7 + 1) * 2  # the virtual step, too
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -224,7 +215,7 @@ def test_autocast_and_modes_at_the_first_next_hold_in_captured_steps(steps):
     got = first(compile=True, device=lagging_actor_device())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(first(), got)
-    assert steps["captured"] == 3
+    assert steps["captured"] == 3 * 2
 
 
 def test_a_feed_with_captured_steps_can_be_paused_and_closed():
@@ -239,7 +230,7 @@ def test_a_feed_with_captured_steps_can_be_paused_and_closed():
     assert_identical(expected, got)
 
 
-@pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 2), (lambda: DrawsFromTorchGenerator(), 0)])
+@pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 4), (lambda: DrawsFromTorchGenerator(), 0)])
 def test_trial_runs_of_a_step_draw_nothing_from_the_global_generator(make_actor, captured, steps):
     actor, state = make_actor(), torch.get_rng_state()
     feed, _ = compile_warnings_of(
@@ -280,11 +271,6 @@ def modes_are_switched_at_once(monkeypatch):
     monkeypatch.setattr(CapturedBehaviour, "adopt", adopt)
 
 
-def noise_is_kept_in_stock(monkeypatch):
-    monkeypatch.setattr(sampling, "_STOCK", 4096)
-    monkeypatch.setattr(behaviour.torch, "Generator", sampling.Source)
-
-
 def actions_are_not_waited_for(monkeypatch):
     really = LaggingLane.host_wait
     monkeypatch.setattr(
@@ -315,7 +301,6 @@ PRECAUTIONS = {
     "buffers stay in their places": (buffers_are_not_kept_in_place, AssignsBuffer, ledgers),
     "virtual steps count, too": (virtual_steps_are_not_undone, AssignsBuffer, ledgers),
     "modes are switched at the first step of their fragment": (modes_are_switched_at_once, GruWithBuffer, cartpoles),
-    "noise is drawn anew": (noise_is_kept_in_stock, GruWithBuffer, cartpoles),
     "actions have come down": (actions_are_not_waited_for, GruWithBuffer, cartpoles),
     "memory stays where it is": (memory_is_released, GruWithBuffer, cartpoles),
 }
@@ -335,6 +320,70 @@ def test_captured_steps_go_wrong_without_one_of_their_precautions(take_out, make
         return
     with pytest.raises(AssertionError):
         assert_identical(expected, got)
+
+
+# ---- virtual steps
+
+
+class BranchesInVirtualSteps(AnswerActor):
+    """Looks at the data, in virtual steps alone."""
+
+    def forward(self, obs, *, virtual, **inputs):
+        if virtual and obs.sum().item() < 0:
+            obs = -obs
+        return super().forward(obs, **inputs)
+
+    def answer(self, obs, fin):
+        return obs
+
+
+class MarksVirtualSteps(AnswerActor):
+    """Does something else in virtual steps, by an attribute that the learner may change."""
+
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.factor = 2.0
+
+    def forward(self, obs, *, virtual, **inputs):
+        return super().forward(obs * self.factor if virtual else obs, **inputs)
+
+    def answer(self, obs, fin):
+        return obs
+
+
+def test_a_virtual_step_that_cannot_be_captured_runs_eagerly_and_nobody_is_warned(steps):
+    got = collected(BranchesInVirtualSteps, compile=True, device=lagging_actor_device())
+    assert_identical(collected(BranchesInVirtualSteps), got)
+    assert steps == {"captured": 2, "taken": 3 * 7}
+
+
+def test_a_change_of_what_virtual_steps_alone_do_is_noticed(steps):
+    def change(actor):
+        actor.factor += 1.0
+
+    expected = collected(MarksVirtualSteps, update=change)
+    got, (warning,) = compile_warnings_of(
+        lambda: collected(MarksVirtualSteps, update=change, compile=True, device=lagging_actor_device())
+    )
+    assert "its plain attribute `factor` changes what the step does" in str(warning.message)
+    assert_identical(expected, got)
+    assert steps["taken"] == 7 + 1
+
+
+class AllInPlace(AdvancesStateInPlace):
+    """Resets its state in place, too."""
+
+    def reset(self, hx, at):
+        hx[:, at] = 0.0
+        return hx
+
+
+def test_a_virtual_step_leaves_the_recurrent_state_as_it_was(steps):
+    got = collected(AllInPlace, n_fragments=9, n_steps=1, compile=True, device=lagging_actor_device())
+    assert_identical(collected(AllInPlace, n_fragments=9, n_steps=1), got)
+    assert steps["taken"] == 9 * 2
 
 
 # ---- steps that run eagerly
@@ -520,7 +569,7 @@ def test_an_operation_that_could_draw_and_does_not_may_be_captured(name, given, 
 def test_a_buffer_that_is_filled_at_the_first_step_is_followed_by_captured_steps(groups, steps):
     got = collected(FillsEmptyBuffer, groups=groups, compile=True, device=lagging_actor_device())
     assert_identical(collected(FillsEmptyBuffer, groups=groups), got)
-    assert steps["taken"] == 3 * 7 * groups
+    assert steps["taken"] == 3 * (7 + 1) * groups
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -550,7 +599,7 @@ def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_emptied_a_
     assert "runs eagerly in train mode, since it fills a buffer" in str(first.message)
     assert "runs eagerly, since a step that ran eagerly has filled a buffer" in str(second.message)
     assert_identical(fragments(), got)
-    assert steps["taken"] == 6
+    assert steps["taken"] == 6 + 1
 
 
 def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
@@ -568,7 +617,7 @@ def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps)
     )
     assert "runs eagerly in train mode, since it draws random numbers from torch's global" in str(warning.message)
     assert [bool((fragment.actor["answer"] == 1).all()) for fragment in got] == [False, True, False]
-    assert steps == {"captured": 1, "taken": 7}
+    assert steps == {"captured": 2, "taken": 7 + 1}
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
@@ -586,7 +635,7 @@ def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment
     assert "runs eagerly in some modes, since it is captured at the first fragment" in str(warning.message)
     assert warning.filename == __file__
     assert [int(fragment.actor["answer"].unique()) for fragment in got] == [3, 2, 1, 0]
-    assert steps["taken"] == 14
+    assert steps["taken"] == 2 * (7 + 1)
 
 
 @pytest.fixture

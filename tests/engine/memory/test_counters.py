@@ -158,9 +158,11 @@ def test_a_fragment_takes_one_allocation_for_each_of_its_leaves_and_each_weight(
     assert costs.allocations == 5 * (n_leaves + len(list(actor.parameters())))
 
 
-# the operations of a captured step that are not the actor's own: the row is gathered, infos, action and recurrent state
-# are written into their places, the recurrent state is reset, and the index is incremented
-ALWAYS = {"index_select": 1, "copy_": 1, "add_": 1}
+# the operations of a captured step that are not the actor's own: the row is gathered, and the noise, which the actor
+# itself would draw by three operations; infos, action and recurrent state are written into their places, the recurrent
+# state is reset, and the indices of row and noise are incremented at once
+ALWAYS = {"index_select": 2, "copy_": 1, "_foreach_add_": 1}
+DRAWS = {"empty": 1, "exponential_": 1, "clamp_min_": 1, "log_": 1}
 EXTRA = {
     "CartPole": (make_cartpole, WORKS["CartPole"][1], ALWAYS | {"index_copy_": 2}),
     "pixels": (Pixels, Nature, ALWAYS | {"index_copy_": 2}),
@@ -183,17 +185,18 @@ def test_a_captured_step_adds_few_operations_to_those_of_the_actor(work, monkeyp
     own = operations_of(make_actor(), make_env())
     assert captures
     assert captures[0] - own == Tally(expected)  # the others are of modes in which the actor does something else
+    assert own - captures[0] == Tally(DRAWS)
 
 
 def operations_of(actor, env):
     """Return the operations of a step of the actor itself."""
     actor.generator = torch.Generator()
     obs = torch.from_numpy(np.stack([env.reset(seed=0)[0]] * WIDTH))[None]
-    zeros, fin = torch.zeros((1, WIDTH), dtype=torch.int64), torch.zeros((1, WIDTH), dtype=torch.bool)
+    zeros, rew, fin = (torch.zeros((1, WIDTH), dtype=dtype) for dtype in (torch.int64, torch.float32, torch.bool))
     with torch.no_grad():
-        _, hx, _ = actor.step(zeros, obs, zeros, zeros.float(), fin, hx=None, virtual=True)
+        _, hx, _ = actor.step(zeros, obs, zeros, rew, fin, hx=None, virtual=True)
         with OperationLog([actor.generator], lambda x: lambda: x) as log:
-            actor.step(zeros, obs, zeros, zeros.float(), fin, hx=hx, virtual=False)
+            actor.step(zeros, obs, zeros, rew, fin, hx=hx, virtual=False)
     return Tally(log.names)
 
 

@@ -42,6 +42,7 @@ class CaptureMemory:
     ) -> None:
         """Use the rows, ``acts`` and ``infos`` as they are; allocate the rest."""
         self._rows, self.acts, self.infos = rows, acts, infos
+        self.width = rows.inside.stop - rows.inside.start
         self.index = allocate((1,), torch.int64).zero_()
         self.hx = nested.map(lambda x: allocate(x.shape, x.dtype).copy_(x), hx)
         self.hx_leaves = nested.leaves(self.hx)
@@ -49,11 +50,6 @@ class CaptureMemory:
     def row(self) -> State:
         """Return a copy of the row at the index, selected on the device."""
         return self._rows.select(self.index)
-
-    def step_from_first_row(self, step: Callable[[], None]) -> None:
-        """Set the index to 0 and call ``step``."""
-        self.index.zero_()
-        step()
 
 
 def copy_at_once(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

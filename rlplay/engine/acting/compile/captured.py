@@ -2,15 +2,16 @@
 
 The operations of a step, from the upload of its row to the download of its actions, are captured once, as a CUDA graph.
 One launch then runs them all: select the row by an index in device memory, reset the recurrent state where an episode
-has just begun, run the actor, write its answers into their rows, and increment the index. The numbers are those of the
-eager step, bit for bit. Virtual steps, of which there are few, run eagerly.
+has just begun, run the actor, write its answers into their rows, and increment the index. Noise for sampling is read by
+an index of its own, out of a block that was drawn ahead. The numbers are those of the eager step, bit for bit. Virtual
+steps, of which there are few, run eagerly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,23 +24,14 @@ from ...memory.slot import GroupBlocks
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
+from ..noise import BlockNoise
 from ..plain_attributes import NO_CHANGES, PlainChanges
 from ..torch_context import global_generator_kept
 from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
-from .attribute_reads import Alterations, Operations
+from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
-from .step_checks import (
-    FILLS_OR_EMPTIES,
-    Modes,
-    NoGraph,
-    OperationCheck,
-    check_changes_only_buffers,
-    check_reset,
-    describe_error,
-    eager_warning,
-    no_foreign_draws,
-    set_modes,
-)
+from .captured_step import StepTrials, make_step
+from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
 
 __all__ = ["CapturedBehaviour"]
 
@@ -56,12 +48,13 @@ class CapturedBehaviour(Behaviour):
         super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
         self._probed = False  # once True, warnings are given with the next fragment rather than at the call
         self._reported: set[str] = set()  # reasons for stepping eagerly
-        self._trial_memory: list[CaptureMemory] = []  # for the checks: one for each width of a group
+        self._trials = StepTrials(self.spec, [])
         self._memory: dict[int, CaptureMemory] = {}  # by the number of the group, as all that follows
         self._checked_modes: list[Modes] = []
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
-        self._captured_steps: dict[Modes, dict[int, Callable[[], None]]] = {}
-        self._active_steps: dict[int, Callable[[], None]] = {}  # in the present modes; empty while the step is eager
+        # by the number of the group, and whether the step is virtual; the virtual one may be missing
+        self._captured_steps: dict[Modes, dict[tuple[int, bool], Callable[[], None]]] = {}
+        self._active_steps: dict[tuple[int, bool], Callable[[], None]] = {}  # empty while the step is eager
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
         # also lists the buffers that were empty at the call and are filled now, unlike the places of the base class
@@ -75,11 +68,12 @@ class CapturedBehaviour(Behaviour):
     def probe(self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], act: Nested) -> tuple[Nested, Nested]:
         """Run the actor on the first row, as the base class does, and check whether its step can be captured."""
         info, hx = super().probe(groups, inputs, act)
-        self._trial_memory = []
+        memory = []  # for trials: one for each width of a group
         for group, first in {group.width: (group, first) for group, first in zip(groups, inputs, strict=True)}.values():
             infos = [self._allocate((1, group.width, *x.shape), x.dtype) for x in nested.leaves(info)]
             acts = [torch.empty_like(x) for x in nested.leaves(first.state.act)]
-            self._trial_memory.append(CaptureMemory(first, acts, infos, group.hx, self._allocate))
+            memory.append(CaptureMemory(first, acts, infos, group.hx, self._allocate))
+        self._trials = StepTrials(self.spec, memory)
         self._checked_modes, self._refusals = [], {}  # probed again if the torch context changes before the first ask
         n = len(self._modules)
         with global_generator_kept(self._lane.actor_device):
@@ -111,7 +105,11 @@ class CapturedBehaviour(Behaviour):
             self._warm_up(passed)
             for modes in passed:
                 set_modes(self._module, modes)
-                self._captured_steps[modes] = {group.number: self._capture(group) for group in groups}
+                self._captured_steps[modes] = {
+                    (group.number, virtual): self._capture(group, modes, virtual=virtual)
+                    for group in groups
+                    for virtual in self._trials.kinds(modes)
+                }
         except Exception as error:
             self._refuse_all_modes(f"capturing it failed with {describe_error(error)}", present)
         finally:
@@ -130,7 +128,7 @@ class CapturedBehaviour(Behaviour):
         altered = modes in self._captured_steps and self._is_altered(modes, before)
         self._lane.launch(partial(self._activate, {} if altered else self._captured_steps.get(modes, {})))
 
-    def _activate(self, steps: dict[int, Callable[[], None]]) -> None:
+    def _activate(self, steps: dict[tuple[int, bool], Callable[[], None]]) -> None:
         """Take these steps from now on."""
         self._active_steps = steps
 
@@ -139,18 +137,11 @@ class CapturedBehaviour(Behaviour):
         alterations, plain = self._alterations, self._plain
         if alterations.known(modes, plain) is None:
             self._lane.host_wait(self._lane.record())  # weights and attributes have arrived
-            twin = self._copy_module()[0]
-            warning = alterations.judge(twin, modes, plain, before, partial(self._operations_of, twin, modes))
+            twin, noise = self._copy_module()
+            operations = partial(self._trials.operations, twin, noise, modes)
+            warning = alterations.judge(twin, modes, plain, before, operations)
             self._pending_warning = self._pending_warning or warning
         return bool(alterations.known(modes, plain))
-
-    def _operations_of(self, twin: BaseActorModule, modes: Modes) -> list[str]:
-        """Step a copy in these modes; return what it does."""
-        set_modes(twin, modes)
-        with (operations := Operations()):
-            for memory in self._trial_memory:
-                memory.step_from_first_row(partial(self._step, twin, weight_places(twin), memory))
-        return operations.listed
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
@@ -176,8 +167,8 @@ class CapturedBehaviour(Behaviour):
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
     ) -> None:
         """React to one row and write the answer into ``rows``. Captured steps take the rows in order, from row 0 on."""
-        step = self._active_steps.get(group.number)
-        if step is None or virtual or (self._may_be_replaced and not self._return_buffers()):
+        step = self._active_steps.get((group.number, virtual))
+        if step is None or (self._may_be_replaced and not self._return_buffers()):
             super().react_into(group, state, rows, begun=begun, virtual=virtual)
             return
         step()
@@ -211,28 +202,18 @@ class CapturedBehaviour(Behaviour):
     def _allocate(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(tuple(shape), dtype=dtype, device=self._lane.actor_device)
 
-    def _copy_module(self) -> tuple[BaseActorModule, torch.Generator]:
+    def _copy_module(self) -> tuple[BaseActorModule, BlockNoise]:
         """Copy the module, with a generator of its own; ``to`` makes the weights of recurrent layers contiguous."""
-        generator = torch.Generator(self._lane.actor_device).manual_seed(0)
-        known = {id(self._drawn_from): generator}
-        return copy_actor(self._module, self._lane.actor_device, known).module, generator
+        noise = BlockNoise(self._lane.actor_device)
+        noise.manual_seed(0)
+        return copy_actor(self._module, self._lane.actor_device, {id(self._drawn_from): noise}).module, noise
 
     def _check_step(self, modes: Modes) -> None:
         """Check whether a captured step would do in these modes what the eager one does; note why not."""
         self._checked_modes.append(modes)
         try:
             with no_foreign_draws():
-                twin, generator = self._copy_module()
-                set_modes(twin, modes)
-                for memory in self._trial_memory:
-                    step = partial(self._step, twin, weight_places(twin), memory)
-                    check_changes_only_buffers(twin, partial(memory.step_from_first_row, step))
-                    if self.spec.recurrent:
-                        if not self.spec.resets_by_mask:
-                            raise NoGraph("its `reset` does not honour a mask")
-                        check_reset(twin, memory.hx, generator)
-                    with OperationCheck(generator):
-                        memory.step_from_first_row(step)
+                self._trials.check(*self._copy_module(), modes)
         except NoGraph as error:
             self._refusals[modes] = str(error)
         except Exception as error:
@@ -240,45 +221,33 @@ class CapturedBehaviour(Behaviour):
 
     def _warm_up(self, wanted: Sequence[Modes]) -> None:
         """Step a copy in this thread, so that libraries initialise themselves and choose kernels before the capture."""
-        twin, _ = self._copy_module()
+        twin, noise = self._copy_module()
         for modes in wanted:
             for _ in range(2):
-                self._alterations.operations[modes] = self._operations_of(twin, modes)
+                self._alterations.operations[modes] = self._trials.operations(twin, noise, modes)
         self._lane.host_wait(self._lane.record())
 
-    def _capture(self, group: Group) -> Callable[[], None]:
-        self._draw_from(group.generator)
-        step = partial(self._step, self._module, self._all_places, self._memory[group.number])
-        return self._lane.capture(step, [group.generator], group.number)
+    def _capture(self, group: Group, modes: Modes, *, virtual: bool) -> Callable[[], None]:
+        """Capture the group's step in these modes; return a callable that makes it, inside of ``lane.launch``."""
+        noise = cast(BlockNoise, group.virtual_generator if virtual else group.generator)
+        taken = self._trials.taken(modes, group.width, virtual=virtual)
+        self._draw_from(noise)
+        noise.prepare(taken)  # graphs read its blocks, which must be there before
+        memory = self._memory[group.number]
 
-    def _step(self, module: BaseActorModule, places: list[WeightPlace], memory: CaptureMemory) -> None:
-        """React to the row at the index, write answers, recurrent state and buffers, and increment the index."""
-        state = memory.row()
-        hx = module.reset(memory.hx, state.fin[0]) if self.spec.recurrent else memory.hx
-        try:
-            act, new_hx, info = module.step(*state, hx=hx, virtual=False)
-        finally:
-            replaced: list[Any] = replaced_weights(places)
-            if replaced:
-                put_back(places)
-        if fills_or_empties(replaced) or len(weight_places(module)) != len(places):
-            raise NoGraph(FILLS_OR_EMPTIES)
-        answer: list[Any] = self.spec.leaves(act, info)
-        acts, infos = answer[: self.spec.n_acts], answer[self.spec.n_acts :]
-        hx_pairs = zip(memory.hx_leaves, nested.leaves(new_hx), strict=True)
-        pairs = [*zip(memory.acts, acts, strict=True), *hx_pairs, *replaced]
-        if (
-            nested.structure(new_hx) != nested.structure(memory.hx)
-            or [x.dtype for x in answer] != self.spec.dtypes
-            or [x.shape for x in infos] != [x[:1].shape for x in memory.infos]
-            or [x.shape for x, _ in pairs] != [x.shape for _, x in pairs]
-            or [x.dtype for x, _ in pairs[len(acts) :]] != [x.dtype for _, x in pairs[len(acts) :]]
-        ):
-            raise NoGraph("what it answers, remembers or keeps in buffers changes its form")
-        for rows, value in zip(memory.infos, infos, strict=True):
-            rows.index_copy_(0, memory.index, value.to(rows.dtype))
-        copy_at_once(pairs)
-        memory.index.add_(1)
+        def work() -> None:
+            make_step(self.spec, self._module, self._all_places, memory, noise, virtual=virtual)
+
+        replay = self._lane.capture(work, [noise] if self._trials.draws else [], group.number)
+        if not taken:
+            return replay
+
+        def step() -> None:
+            noise.prepare(taken)
+            replay()
+            noise.advance(taken)
+
+        return step
 
     def _refuse_all_modes(self, why: str, present: Modes) -> None:
         """Step eagerly from now on, whatever the modes."""
