@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlplay import nested
-from rlplay.engine.envs import spaces
+from rlplay.engine.envs import rows, spaces
 from rlplay.engine.envs.rows import ObservationWriter, StateRow
 
 B = 3
@@ -52,6 +52,9 @@ VALUES = [
     *(np.ones(shape, dtype)[()] for shape in SHAPES for dtype in DTYPES),  # `[()]`: scalars instead of arrays ()
     *(np.array(1, dtype) for dtype in DTYPES),
     *(np.arange(4).astype(dtype)[::2] for dtype in DTYPES),  # not contiguous
+    *(np.arange(8).astype(dtype).reshape(2, 4)[:, ::2] for dtype in ("uint8", "float32")),
+    np.asfortranarray(np.arange(4, dtype=np.uint8).reshape(2, 2)),
+    np.frombuffer(b"1234", np.uint8).reshape(2, 2),  # read-only
     np.int64(2**60 + 2**36 + 1),
     *(1, 0, -1, 300, 2**40, 2**70, 1.5, 1e300, -INF, True, 1j, None, "1", b"12", Decimal(1)),
     *([1, 0], [1.5, 0], (True, False), [[1, 2], [3, 4]], [], [1], ["a", "b"], [None, 1], {"x": 1}, Pair(1, 2)),
@@ -94,7 +97,14 @@ def check(description, firsts, values):
             assert got == by_specification(description, obs), (first, obs)
 
 
+@pytest.fixture(params=[500, 0], ids=["small", "large"])
+def large(request, monkeypatch):
+    """Whether these arrays are copied as small or as large ones."""
+    monkeypatch.setattr(rows, "_LARGE", request.param)
+
+
 @pytest.mark.filterwarnings("ignore")  # of NumPy, about numbers that overflow
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("name", SPACES)
 def test_every_value_is_written_or_refused_as_by_the_specification_whatever_came_first(name):
     description = spaces.fields(SPACES[name])
@@ -138,9 +148,35 @@ def test_a_dict_that_makes_values_for_missing_keys_is_refused_and_stays_as_it_is
     assert dict(wrong) == {"a": 1, "c": 2}
 
 
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("first", range(7))
 def test_nests_are_written_or_refused_as_by_the_specification_whatever_came_first(first):
     check(spaces.fields(gym.spaces.Dict(NEST)), [NESTS[first]], NESTS)
+
+
+@pytest.mark.filterwarnings("ignore")  # of NumPy, about complex numbers
+@pytest.mark.usefixtures("large")
+def test_arrays_of_any_dtype_in_a_nest_are_written_or_refused_as_by_the_specification():
+    description = spaces.fields(gym.spaces.Dict({"x": gym.spaces.Box(-INF, INF, (2, 2), np.float32)}))
+    values = [{"x": np.arange(4).reshape(2, 2).astype(dtype)} for dtype in DTYPES]
+    check(description, [{"x": np.ones((2, 2), np.float32)}], values)
+
+
+@pytest.mark.parametrize("nested_in", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "bool"])
+def test_images_are_copied_without_releasing_the_interpreter_lock(dtype, nested_in, monkeypatch):
+    """NumPy would release it: then the learner's thread takes it, and the collector waits at each environment."""
+    copied, copy = [], rows._copy_large
+    monkeypatch.setattr(rows, "_copy_large", lambda *args: copied.append(copy(*args)) or copied[-1])
+    space = gym.spaces.Box(0, 1, (4, 84, 84), dtype)
+    image = np.random.default_rng(0).integers(2, size=(4, 84, 84)).astype(dtype)
+    space, obs = (gym.spaces.Dict({"image": space}), {"image": image}) if nested_in else (space, image)
+    description = spaces.fields(space)
+    row = blank(description)
+    ObservationWriter(description, obs, B).write(row, 1, obs)
+    assert copied == [True]
+    assert np.array_equal(row.obs[0][1], image)
+    assert (row.obs[0][[0, 2]] == np.full((), 7).astype(dtype)).all()
 
 
 def test_whole_rows_of_a_vector_environment_are_written_at_once():
