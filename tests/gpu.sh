@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs on a machine with a GPU, within eight minutes, what is worth most first. Writes the logs, and one Markdown table
-# of what was run, into a folder.
+# Runs on a machine with a GPU what is worth most first, in about eight minutes or as many seconds as it is given.
+# Writes the logs, one Markdown table of what was run, and the pictures into a folder.
 #
-#     bash tests/gpu.sh OUT
+#     bash tests/gpu.sh OUT [SECONDS]
 #     PYTHON=python3 bash tests/gpu.sh OUT      # another interpreter
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:?the folder to write to}" && cd "$1" && pwd)
+seconds=${2:-480}
 python=${PYTHON:-python}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 
@@ -21,9 +22,9 @@ print(f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {nu
     echo "| --- | --- | --- | --- |"
 } > "$table"
 
-# run NAME LIMIT COMMAND...: its output goes to NAME.log
+# run NAME SHARE COMMAND...: it may take SHARE percent of all seconds; its output goes to NAME.log
 run() {
-    local name=$1 limit=$2 began=$SECONDS status
+    local name=$1 limit=$((seconds * $2 / 100)) began=$SECONDS status
     shift 2
     timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
     status=$?
@@ -32,20 +33,21 @@ run() {
 }
 
 bench() {
-    local name=$1 limit=$2
+    local name=$1 share=$2
     shift 2
-    run "$name" "$limit" "$python" -m rlplay bench --device cuda --threads 4 --repeats 3 --out "$out/$name" "$@"
+    run "$name" "$share" "$python" -m rlplay bench --device cuda --threads 4 --repeats 2 --turn 0.4 --out "$out/$name" --work pixels "$@"
 }
 
-captured=(--engine same+compile --engine threaded+compile --engine threaded+groups2+compile --engine threaded+groups3+compile)
+tests=("$python" -m pytest -m cuda -q -rf -p no:cacheprovider -p no:benchmark tests/engine/memory)
 
-run tests 110 "$python" -m pytest -m cuda -q -rf -p no:cacheprovider -p no:benchmark -n 2 tests/engine/memory
-bench pixels 110 --work pixels --learner-cost equal --n-envs 64 --n-envs 256 "${captured[@]}"
-bench atari 70 --work atari-vector --learner-cost equal --n-envs 64 --n-steps 128 --engine threaded+compile --engine threaded+groups2+compile
-bench alone 60 --work pixels --learner-cost none --n-envs 8 --n-envs 64 --n-envs 256 "${captured[@]}"
-run sanitizer 110 env TORCH_CUDA_SANITIZER=1 "$python" -m pytest -m cuda -q -rf -p no:cacheprovider -p no:benchmark tests/engine/memory
+run tests 20 "${tests[@]}" -n 6
+bench pixels 28 --learner-cost equal --n-envs 64 --n-envs 256 --engine same+compile --engine threaded+compile \
+    --engine threaded+groups3+compile --engine threaded+workers8+groups2+compile
+run atari_ppo 20 "$python" -m tests.bench.atari_ppo --device cuda --out "$out"
+bench alone 8 --n-envs 8 --engine same+compile --engine threaded+compile
+run sanitizer 24 env TORCH_CUDA_SANITIZER=1 "${tests[@]}" -n 4
 
-for name in pixels atari alone; do
+for name in pixels atari_ppo alone; do
     printf '\n## %s\n\n```\n%s\n```\n' "$name" "$(cat "$out/$name.log")" >> "$table"
 done
 cat "$table"

@@ -63,7 +63,7 @@ class ClockedLane(LaggingLane):
             taken = self._computed * (1.0 if stream is self.consumer else self._slowdown)
             self._free_at[id(stream)] = max(self._free_at.get(id(stream), 0.0), self.now) + taken
 
-    def record(self) -> Any:
+    def record(self, spent: Any = None) -> Any:
         """Return an event behind all work of the current stream."""
         with self._lock:
             return _TimedEvent(super().record(), max(self._free_at.get(id(self.current), 0.0), self.now), self.now)

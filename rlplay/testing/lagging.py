@@ -169,8 +169,8 @@ class LaggingLane(Lane):
                 if block is not None:
                     block.borrowers.append(self.current)
 
-    def record(self) -> Any:
-        """Return an event behind all work that is queued on the current stream."""
+    def record(self, spent: Any = None) -> Any:
+        """Return an event behind all work that is queued on the current stream, always a new one."""
         with self._lock:
             return self.current.record()
 

@@ -158,7 +158,7 @@ class _Loop:
         if not virtual:
             self._lane.counters.steps += 1
             download(staging, self._lane, turn, t + 1)
-            self._actions[turn] = self._lane.record()
+            self._actions[turn] = self._lane.record(spent=self._actions[turn])
 
     def _wait_for_actions(self, turn: int, t: int) -> None:
         """Wait until the actions of step ``t`` are on the host, and clear host row ``t + 1`` for the environments."""

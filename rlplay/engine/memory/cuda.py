@@ -127,9 +127,13 @@ class CudaLane(Lane):
             if leaf.device.type == "cuda":
                 leaf.record_stream(torch.cuda.current_stream(leaf.device))
 
-    def record(self) -> Any:
-        """Mark this point of the current stream, on each device."""
-        return [(device, _record(stream)) for device, stream in self._current.items()]
+    def record(self, spent: Any = None) -> Any:
+        """Mark this point of the current stream, on each device. To make new events takes 5 us."""
+        events = [(device, _blocking_event()) for device in self._streams] if spent is None else spent
+        streams = self._current
+        for device, event in events:
+            event.record(streams[device])
+        return events
 
     def wait(self, event: Any) -> None:
         """Let the current stream of each device wait for an event. The host does not wait."""
@@ -194,11 +198,9 @@ class CudaLane(Lane):
                 self._thread.streams = before
 
 
-def _record(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    """Mark a point of a stream. A thread that waits for it sleeps; with an event as torch makes it, it would spin."""
-    event = torch.cuda.Event(blocking=True)
-    event.record(stream)
-    return event
+def _blocking_event() -> torch.cuda.Event:
+    """Make an event for which a waiting thread sleeps. With the default event it would spin."""
+    return torch.cuda.Event(blocking=True)
 
 
 def _let_others_run() -> None:

@@ -137,8 +137,11 @@ class Lane:
         Once the memory is released, it is not used again before the work that the current stream has now is done.
         """
 
-    def record(self) -> Any:
-        """Return an event: this point of the current stream."""
+    def record(self, spent: Any = None) -> Any:
+        """Return an event: this point of the current stream.
+
+        ``spent`` is an event for which nobody waits any more. It may be used again.
+        """
         return None
 
     def wait(self, event: Any) -> None:
