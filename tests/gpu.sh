@@ -40,12 +40,12 @@ bench() {
 
 tests=("$python" -m pytest -m cuda -q -rf -p no:cacheprovider -p no:benchmark tests/engine/memory)
 
-run tests 20 "${tests[@]}" -n 6
+run tests 16 "${tests[@]}" -n 6
 bench pixels 28 --learner-cost equal --n-envs 64 --n-envs 256 --engine same+compile --engine threaded+compile \
     --engine threaded+groups3+compile --engine threaded+workers8+groups2+compile
 run atari_ppo 20 "$python" -m tests.bench.atari_ppo --device cuda --out "$out"
-bench alone 8 --n-envs 8 --engine same+compile --engine threaded+compile
-run sanitizer 24 env TORCH_CUDA_SANITIZER=1 "${tests[@]}" -n 4
+bench alone 10 --n-envs 8 --engine same+compile --engine threaded+compile
+run sanitizer 26 env TORCH_CUDA_SANITIZER=1 "${tests[@]}" -n 4
 
 for name in pixels atari_ppo alone; do
     printf '\n## %s\n\n```\n%s\n```\n' "$name" "$(cat "$out/$name.log")" >> "$table"

@@ -156,8 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--n-envs", type=int, default=64)
-    parser.add_argument("--groups", type=int, nargs="*", default=[1, 2, 3], help="numbers of vector environments")
-    parser.add_argument("--fragments", type=int, default=2, help="in each window")
+    parser.add_argument("--groups", type=int, nargs="*", default=[1, 2], help="numbers of vector environments")
+    parser.add_argument("--fragments", type=int, default=1, help="in each window")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("rlplay-bench"))
     args = parser.parse_args()
@@ -180,6 +180,7 @@ def main() -> None:
                 rate = run.measure(fragments, args.fragments)
                 if k:  # the first round warms up
                     rates[name].append(rate)
+                print(f"round {k}: {name}: {rate:,.0f}", flush=True)
 
         print(f"Breakout, {n} environments, {T} steps a fragment: steps per second, and multiples of stepping alone")
         alone = median(rates["stepping alone"])
