@@ -2,8 +2,8 @@
 
     python -m tests.bench.image_copies
 
-`threaded` with 64 environments that show 28 KB each and cost nothing, and a learner that makes small operations of torch
-for each fragment. By turns, with NumPy's copies, which release the lock, and with the engine's own. Prints medians.
+`threaded` with 64 environments that show 28 KB each and cost nothing, and a learner of small operations of torch.
+By turns, with NumPy's copies, which release the lock, and with the engine's own. Prints medians.
 """
 
 from __future__ import annotations
