@@ -3,8 +3,8 @@
 The operations of a step, from the upload of its row to the download of its actions, are captured once, as a CUDA graph.
 One launch then runs them all: select the row by an index in device memory, reset the recurrent state where an episode
 has just begun, run the actor, write its answers into their rows, and increment the index. Noise for sampling is read by
-an index of its own, out of a block that was drawn ahead. The numbers are those of the eager step, bit for bit. Virtual
-steps, of which there are few, run eagerly.
+an index of its own, out of a block that was drawn ahead. The virtual step that ends a fragment is captured too, if
+possible; those that react to true last observations run eagerly. The numbers are those of eager steps, bit for bit.
 """
 
 from __future__ import annotations
@@ -236,7 +236,8 @@ class CapturedBehaviour(Behaviour):
         memory = self._memory[group.number]
 
         def work() -> None:
-            make_step(self.spec, self._module, self._all_places, memory, noise, virtual=virtual)
+            if make_step(self.spec, self._module, self._all_places, memory, noise, virtual=virtual) != taken:
+                raise NoGraph("it does not draw alike each time")
 
         replay = self._lane.capture(work, [noise] if self._trials.draws else [], group.number)
         if not taken:
