@@ -37,6 +37,14 @@ def until(condition):
     raise AssertionError("it never happened")
 
 
+def all_tokens_used_up(feed):
+    """Wait until a feed in the background has collected all that it may, so that nothing moves any more.
+
+    What the collector does at one moment does not tell: it also waits between two tokens.
+    """
+    until(lambda: feed._driver._deliveries._queue.qsize() == feed._lag)
+
+
 class ThreadBlocker:
     """A callable that sets `entered`, and blocks the calling thread until `release` is set."""
 

@@ -22,7 +22,7 @@ from rlplay.engine.rollout import same, threaded
 from tests.support.assertions import is_closed
 from tests.support.errors import TwoArgumentError, raising
 from tests.support.scripted import LENGTH, B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
-from tests.support.threads import LONG, InThread, ThreadBlocker, until
+from tests.support.threads import LONG, InThread, ThreadBlocker, all_tokens_used_up, until
 
 THREADED = {f"threaded-{lag}": partial(threaded.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)}
 ENGINES = {f"same-{lag}": partial(same.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)} | THREADED
@@ -460,8 +460,7 @@ def test_fragments_that_wait_in_the_queue_are_dropped_by_close(threaded_rollout)
     env = ScriptedEnv()
     feed = threaded_rollout([env, ScriptedEnv()], ScriptedActor())
     first = next(feed)
-    # all tokens are used up: nothing moves any more
-    until(lambda: feed._progress.doing == "waiting for the learner")
+    all_tokens_used_up(feed)
     feed.close()
     assert is_closed(feed)
     assert not collector_threads()

@@ -24,7 +24,7 @@ from tests.support.processes import ProcessBlocker, child_processes
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
 from tests.support.scripts import is_traceback, start_script
 from tests.support.starting import start_timeout_begins_when
-from tests.support.threads import LONG, InThread, until
+from tests.support.threads import LONG, InThread, all_tokens_used_up, until
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_a_process_that_is_killed_in_a_step_is_named_although_another_is_busy(ma
 def test_a_process_that_dies_while_it_is_idle_is_named_after_the_fragments_before(many):
     feed, _ = many(Script(), Script())
     assert is_scripted_fragment(0, next(feed))
-    until(lambda: feed._progress.doing == "waiting for the learner")  # all tokens are used up
+    all_tokens_used_up(feed)
     (pid, _) = sorted(child_processes())
     os.kill(pid, signal.SIGKILL)
     assert is_scripted_fragment(1, next(feed))
@@ -284,7 +284,7 @@ def test_a_feed_may_be_closed_before_the_first_fragment_and_often(one):
 def test_a_feed_may_be_closed_while_the_processes_wait_for_the_learner(many, other):
     feed, fleet = many(Script(), Script())
     fragment = next(feed)
-    until(lambda: feed._progress.doing == "waiting for the learner")
+    all_tokens_used_up(feed)
     if other:
         assert InThread(feed.close).wait().error is None
     else:
