@@ -77,7 +77,7 @@ def test_every_page_runs_and_updates(name, monkeypatch):
 @pytest.mark.parametrize("name", ["ppo", "r2d2"])
 def test_a_page_repeats_with_its_seed(name):
     def returns(seed):
-        return list(islice(train_of(name)(seed=seed), 8))
+        return list(islice(train_of(name)(seed=seed), 3 if name == "ppo" else 8))
 
     assert returns(0) == returns(0) != returns(1)
 

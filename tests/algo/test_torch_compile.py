@@ -176,6 +176,7 @@ def test_compiled_returns_equal_eager_ones(graphs):
     assert graphs.frame_count == 1
 
 
+@pytest.mark.soak
 def test_a_compiled_learner_with_a_fused_optimizer_trains():
     """The whole of it, with torch's own backend: from both engines the same, and what it does eagerly."""
     torch.manual_seed(0)
