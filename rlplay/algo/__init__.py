@@ -11,7 +11,8 @@
 :mod:`~rlplay.algo.a2c`, :mod:`~rlplay.algo.ppo`, :mod:`~rlplay.algo.vtrace`, :mod:`~rlplay.algo.dqn`
     Losses of fragments: ``loss(fragment, actor, ...) -> (loss, info)``, where info is a dict of detached tensors.
 :mod:`~rlplay.algo.c51`, :mod:`~rlplay.algo.quantile`, :mod:`~rlplay.algo.sac`, :mod:`~rlplay.algo.td3`
-    Losses of transitions from a replay buffer; :mod:`~rlplay.algo.dqn` has one as well.
+    Losses of transitions from a replay buffer; :mod:`~rlplay.algo.dqn` has one as well. SAC and TD3 have losses of
+    sequences, too, for actors and critics with a recurrent state.
 :mod:`~rlplay.algo.r2d2`
     Parts of learning from replayed sequences with recurrent networks.
 :class:`RunningNorm`, :class:`ReturnNorm`

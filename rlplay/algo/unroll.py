@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
@@ -16,7 +17,7 @@ from ..engine import BaseActorModule, Final, Fragment, State
 from ..nested import Nested
 from .wrapped import Actor, call_step, synchronised_once, unwrap
 
-__all__ = ["Unrolled", "react", "react_with_actions", "unroll"]
+__all__ = ["Unrolled", "react", "react_with_actions", "unroll", "unroll_with_actions"]
 
 
 class Unrolled(NamedTuple):
@@ -67,18 +68,31 @@ def unroll(fragment: Fragment, actor: Actor) -> Unrolled:
         The info lacks the two leading dimensions of the rows, or the actor has a recurrent state and the fragment has
         none.
     """
+    return _unroll(fragment, actor, react)
+
+
+def unroll_with_actions(fragment: Fragment, actor: Actor) -> Unrolled:
+    """Do the same as :func:`unroll`, and keep the actions: the result's ``info`` and ``final`` are ``(act, info)``."""
+    return _unroll(fragment, actor, _react_to_pairs)
+
+
+_React = Callable[..., tuple[Nested, Nested]]
+"""Calls the actor as :func:`react` does, and returns what is to be kept of each row, and the recurrent state."""
+
+
+def _unroll(fragment: Fragment, actor: Actor, react: _React) -> Unrolled:
     if nested.leaves(fragment.hx) and torch.compiler.is_compiling():
         # the calls depend on the rows where episodes begin, so the compiler would recompile for each fragment
-        eagerly: Unrolled = torch.compiler.disable(unroll)(fragment, actor)
+        eagerly: Unrolled = torch.compiler.disable(_unroll)(fragment, actor, react)
         return eagerly
     with synchronised_once(actor):
-        return _unroll(fragment, actor)
+        return _unroll_in_calls(fragment, actor, react)
 
 
-def _unroll(fragment: Fragment, actor: Actor) -> Unrolled:
-    """Do the same as :func:`unroll`, with any number of calls of the actor."""
+def _unroll_in_calls(fragment: Fragment, actor: Actor, react: _React) -> Unrolled:
+    """Unroll with any number of calls of the actor."""
     if nested.leaves(fragment.hx):
-        info, hx, hx_final = _unroll_recurrent(fragment, actor)
+        info, hx, hx_final = _unroll_recurrent(fragment, actor, react)
     else:
         info, hx = react(actor, fragment.state, None, virtual=True)
         if nested.leaves(hx):
@@ -97,7 +111,7 @@ def _unroll(fragment: Fragment, actor: Actor) -> Unrolled:
     return Unrolled(info, hx, nested.map(lambda x: x[0], final))
 
 
-def _unroll_recurrent(fragment: Fragment, actor: Actor) -> tuple[Nested, Nested, Nested]:
+def _unroll_recurrent(fragment: Fragment, actor: Actor, react: _React) -> tuple[Nested, Nested, Nested]:
     """Call ``actor.step`` for each run of rows without resets.
 
     Returns
@@ -185,6 +199,12 @@ def react(actor: Actor, state: State, hx: Nested, *, virtual: bool = True) -> tu
     """Call ``actor.step`` as :func:`react_with_actions` does, and return only ``info`` and ``hx``."""
     _, hx, info = react_with_actions(actor, state, hx, virtual=virtual)
     return info, hx
+
+
+def _react_to_pairs(actor: Actor, state: State, hx: Nested, *, virtual: bool = True) -> tuple[Nested, Nested]:
+    """Call ``actor.step`` as :func:`react_with_actions` does, and return ``(act, info)`` and ``hx``."""
+    act, hx, info = react_with_actions(actor, state, hx, virtual=virtual)
+    return (act, info), hx
 
 
 def react_with_actions(

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engine import BaseActorModule
+from ..nested import Nested
 from .actors import Modular, mlp
 
-__all__ = ["Critics", "Deterministic", "SquashedGaussian"]
+__all__ = ["Critics", "Deterministic", "RecurrentCritics", "SquashedGaussian"]
 
 
 class _Bounded(Modular):
@@ -21,8 +23,10 @@ class _Bounded(Modular):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, policy: nn.Module, low: Any, high: Any, body: nn.Module | None) -> None:
-        super().__init__(body)
+    def __init__(
+        self, policy: nn.Module, low: Any, high: Any, body: nn.Module | None, core: nn.LSTM | nn.GRU | None
+    ) -> None:
+        super().__init__(body, core)
         self.policy = policy
         low, high = (torch.as_tensor(x, dtype=torch.float32).clone() for x in (low, high))
         if not (low.isfinite().all() and high.isfinite().all() and (low < high).all()):
@@ -55,14 +59,21 @@ class SquashedGaussian(_Bounded):
         The bounds of the action space.
     value : module, optional
         From features to ``(n_seq, B, 1)``: the critic that actor-critic losses need.
-    body : module, optional
+    body, core : module, optional
         As for :class:`~rlplay.zoo.actors.Modular`.
     """
 
     def __init__(
-        self, policy: nn.Module, low: Any, high: Any, *, value: nn.Module | None = None, body: nn.Module | None = None
+        self,
+        policy: nn.Module,
+        low: Any,
+        high: Any,
+        *,
+        value: nn.Module | None = None,
+        body: nn.Module | None = None,
+        core: nn.LSTM | nn.GRU | None = None,
     ) -> None:
-        super().__init__(policy, low, high, body)
+        super().__init__(policy, low, high, body, core)
         self.value = value
 
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,14 +100,21 @@ class Deterministic(_Bounded):
         The bounds of the action space.
     noise_std : float
         The standard deviation of the noise, for actions in (-1, 1). A plain attribute, which may follow a schedule.
-    body : module, optional
+    body, core : module, optional
         As for :class:`~rlplay.zoo.actors.Modular`.
     """
 
     def __init__(
-        self, policy: nn.Module, low: Any, high: Any, *, noise_std: float = 0.1, body: nn.Module | None = None
+        self,
+        policy: nn.Module,
+        low: Any,
+        high: Any,
+        *,
+        noise_std: float = 0.1,
+        body: nn.Module | None = None,
+        core: nn.LSTM | nn.GRU | None = None,
     ) -> None:
-        super().__init__(policy, low, high, body)
+        super().__init__(policy, low, high, body, core)
         self.noise_std = noise_std
 
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,3 +147,43 @@ class Critics(nn.Module):
         """Compute the values of observations and actions."""
         both = torch.cat([obs, act], dim=-1)
         return torch.cat([critic(both) for critic in self.each], dim=-1)
+
+
+class RecurrentCritics(Critics):
+    """Several critics over the features of one memory, for the losses over sequences of SAC and TD3.
+
+    Takes features ``(n_seq, B, H)`` of ``memory``, and actions ``(n_seq, B, D)``; returns values ``(n_seq, B, n)``.
+
+    Parameters
+    ----------
+    core : torch.nn.LSTM or torch.nn.GRU
+        From observations and the actions that led to them, ``(n_seq, B, O + D)``, to features ``(n_seq, B, H)``.
+    n_act : int
+        ``D``.
+    hidden : int
+        Widths of the hidden layers.
+    n : int
+        The number of critics.
+
+    Attributes
+    ----------
+    memory : BaseActorModule
+        Its info are the features.
+    """
+
+    def __init__(self, core: nn.LSTM | nn.GRU, n_act: int, *hidden: int, n: int = 2) -> None:
+        super().__init__(core.hidden_size + n_act, *hidden, n=n)
+        self.memory = _Memory(core)
+
+
+class _Memory(BaseActorModule):
+    """Computes features of the history: observations, and the actions that led to them."""
+
+    def __init__(self, core: nn.LSTM | nn.GRU) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, obs: Tensor, *, act: Tensor, hx: Nested = None, **ignored: Any) -> tuple[Tensor, Nested, Tensor]:
+        """Return the actions unchanged, the recurrent state and the features."""
+        features, hx = self.core(torch.cat([obs, act.to(obs.dtype)], dim=-1), hx)
+        return act, hx, features

@@ -30,6 +30,7 @@ from ..unroll import unroll
 from ..wrapped import Actor
 from . import r2d2
 from .replayed import act_on, backed_up, check_discrete, weighted_mean
+from .sequences import weighted
 
 __all__ = ["loss", "replayed"]
 
@@ -128,13 +129,7 @@ def loss(
     q = q[:-1].masked_fill(~valid.unsqueeze(-1), 0)
     act = taken(fragment).masked_fill(~valid, 0).unsqueeze(-1)
     chosen = q.gather(-1, act).squeeze(-1)
-    element_losses = _elementwise_loss(chosen, y, huber)
-    if weight is not None:
-        if weight.shape not in (valid.shape, valid.shape[1:]):
-            expected = f"(T, B) = {tuple(valid.shape)} or (B,) = {tuple(valid.shape[1:])}"
-            raise ValueError(f"`weight` must be {expected}, got {tuple(weight.shape)}.")
-        element_losses = element_losses * weight
-    total = masked.mean(element_losses, valid)
+    total = masked.mean(weighted(_elementwise_loss(chosen, y, huber), weight), valid)
     return total, {
         "td_error": (y - chosen).detach(),
         "q": masked.mean(chosen.detach(), valid),

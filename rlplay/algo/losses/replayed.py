@@ -53,7 +53,7 @@ def act_on(actor: Actor, state: State) -> tuple[Nested, Nested]:
     if nested.leaves(hx):
         raise ValueError(
             f"{type(actor).__qualname__} has a recurrent state, which single transitions do not contain: sample "
-            f"sequences, and use `dqn.loss` on their fragment."
+            f"sequences, and use `dqn.loss`, or `sequence_critic_loss` of `sac` or `td3`, on their fragment."
         )
     return act, info
 

@@ -20,23 +20,32 @@ shape, before the actor adds noise to explore; for Dict and Tuple actions a nest
 :mod:`rlplay.algo.policy` describes. ``rlplay.zoo.continuous.Deterministic`` is such an actor.
 
 **Critic.** As for :mod:`rlplay.algo.sac`.
+
+**Sequences.** :func:`sequence_critic_loss` and :func:`sequence_actor_loss` are for actors and critics with a recurrent
+state, as those of :mod:`rlplay.algo.sac`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
 from ... import nested
+from ...engine import Final, Fragment
 from ...nested import Nested
 from ...replay import Batch
+from .. import masked
 from ..policy import mean_action
+from ..unroll import unroll
 from ..wrapped import Actor
+from . import sequences
 from .replayed import act_on, critic_terms, frozen, values_of, weighted_mean
 
-__all__ = ["actor_loss", "critic_loss"]
+__all__ = ["actor_loss", "critic_loss", "sequence_actor_loss", "sequence_critic_loss"]
 
 
 def critic_loss(
@@ -93,19 +102,7 @@ def critic_loss(
         ``noise`` or ``noise_clip`` is negative, or a bound is an infinite number; the actor has a recurrent state; its
         info lacks ``"mean"``, or it has another shape; the critics' values are not ``(1, N, n)``.
     """
-    for name, value in (("noise", noise), ("noise_clip", noise_clip)):
-        if not value >= 0:
-            raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
-    for name, bound in (("low", low), ("high", high)):
-        if isinstance(bound, float) and not math.isfinite(bound):  # a tensor is not looked at: the host would wait
-            raise ValueError(f"`{name}` must be finite, since the noise is scaled by the bounds; got {bound!r}.")
-
-    def smoothed(act: Tensor) -> Tensor:
-        drawn = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=generator)
-        upper, lower = (torch.as_tensor(x, dtype=act.dtype, device=act.device) for x in (high, low))
-        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((upper - lower) / 2)
-        return torch.minimum(torch.maximum(act + by, lower), upper)
-
+    smoothed = _smoothing(low, high, noise, noise_clip, generator)
     with torch.no_grad():
         act = nested.map(smoothed, _deterministic(target_actor, batch, batch.next))
         next_value = values_of(target, batch.next, act).amin(dim=-1)
@@ -136,6 +133,133 @@ def actor_loss(batch: Batch, actor: Actor, critic: nn.Module) -> tuple[Tensor, d
     """
     q = values_of(frozen(critic), batch.state, _deterministic(actor, batch, batch.state))[..., 0]
     return -weighted_mean(q, batch.weight), {"q": q.detach().mean()}
+
+
+def sequence_critic_loss(
+    fragment: Fragment,
+    target_actor: Actor,
+    critic: nn.Module,
+    *,
+    target: nn.Module,
+    gamma: float,
+    low: float | Tensor,
+    high: float | Tensor,
+    noise: float = 0.2,
+    noise_clip: float = 0.5,
+    generator: torch.Generator | None = None,
+    weight: Tensor | None = None,
+    burn_in: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of the critics over a fragment, for actors and critics with a recurrent state.
+
+    As :func:`critic_loss`, for each valid transition of the fragment. Where a time limit truncated an episode, the
+    target is bootstrapped from the true last state if the fragment has ``final``.
+
+    Parameters
+    ----------
+    fragment, target, gamma, weight, burn_in
+        As for :func:`rlplay.algo.sac.sequence_critic_loss`.
+    target_actor : BaseActorModule
+        The slow copy of the actor, unrolled from ``fragment.hx``.
+    critic : torch.nn.Module
+        As for :func:`rlplay.algo.sac.sequence_critic_loss`.
+    low, high, noise, noise_clip, generator
+        As for :func:`critic_loss`.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the parameters of ``critic``.
+    info : dict of float tensors
+        As for :func:`rlplay.algo.sac.sequence_critic_loss`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`critic_loss`; or ``weight`` or ``burn_in`` does not fit the fragment.
+    """
+    smoothed = _smoothing(low, high, noise, noise_clip, generator)
+    inputs = sequences.prepared(fragment, target_actor, burn_in)
+    with torch.no_grad():
+        rows, drawn = sequences.rows_of(fragment, target, burn_in), unroll(inputs, target_actor)
+
+        def value_of(rows: Nested, info: Nested, like: Nested) -> Tensor:
+            return sequences.values_of(target, rows, nested.map(smoothed, mean_action(info, like))).amin(dim=-1)
+
+        value, final = value_of(rows.rows, drawn.info, inputs.state.act), inputs.env.final
+        final_value: Tensor | tuple[()] = ()
+        if isinstance(final, Final):
+            info, like = nested.map(lambda x: x[None], drawn.final), _first_columns(inputs.state.act, len(final.t))
+            final_value = value_of(rows.final, info, like)[0]
+    mine = sequences.rows_of(fragment, critic, burn_in).rows
+    return sequences.critic_terms(inputs, critic, mine, value, final_value, gamma=gamma, weight=weight)
+
+
+def sequence_actor_loss(
+    fragment: Fragment, actor: Actor, critic: nn.Module, *, weight: Tensor | None = None, burn_in: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss of the policy over a fragment, for actors and critics with a recurrent state.
+
+    As :func:`actor_loss`, for each state from which a valid transition starts.
+
+    Parameters
+    ----------
+    fragment, critic, weight, burn_in
+        As for :func:`rlplay.algo.sac.sequence_critic_loss`.
+    actor : BaseActorModule
+        The actor, unrolled from ``fragment.hx``.
+
+    Returns
+    -------
+    loss : float tensor, ``()``
+        With gradients to the actor's parameters alone.
+    info : dict of float tensors, ``()``
+        Detached, on the device: the mean ``q`` of the first critic.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`sequence_critic_loss`.
+    """
+    inputs, valid = sequences.prepared(fragment, actor, burn_in), fragment.env.valid[burn_in:]
+    with torch.no_grad():
+        rows = sequences.rows_of(fragment, critic, burn_in).rows
+    info = unroll(inputs._replace(env=inputs.env._replace(final=())), actor).info
+    act = mean_action(info, inputs.state.act)
+    rows, act = nested.map(itemgetter(slice(-1)), (rows, act))
+    q = sequences.values_of(frozen(critic), rows, act)[..., 0]
+    return -masked.mean(sequences.weighted(q, weight), valid), {"q": masked.mean(q.detach(), valid)}
+
+
+def _first_columns(act: Nested, n: int) -> Nested:
+    """Return actions of the form ``(1, n, ...)``; only their form matters."""
+    return nested.map(lambda x: x[:1, :1].expand(1, n, *x.shape[2:]), act)
+
+
+def _smoothing(
+    low: float | Tensor, high: float | Tensor, noise: float, noise_clip: float, generator: torch.Generator | None
+) -> Callable[[Tensor], Tensor]:
+    """Return the function that adds the noise to the target's actions.
+
+    Raises
+    ------
+    ValueError
+        A number is out of range.
+    """
+    for name, value in (("noise", noise), ("noise_clip", noise_clip)):
+        if not value >= 0:
+            raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
+    for name, bound in (("low", low), ("high", high)):
+        if isinstance(bound, float) and not math.isfinite(bound):  # a tensor is not looked at: the host would wait
+            raise ValueError(f"`{name}` must be finite, since the noise is scaled by the bounds; got {bound!r}.")
+
+    def smoothed(act: Tensor) -> Tensor:
+        drawn = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=generator)
+        upper, lower = (torch.as_tensor(x, dtype=act.dtype, device=act.device) for x in (high, low))
+        by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((upper - lower) / 2)
+        return torch.minimum(torch.maximum(act + by, lower), upper)
+
+    return smoothed
 
 
 def _deterministic(actor: Actor, batch: Batch, state: Nested) -> Nested:
