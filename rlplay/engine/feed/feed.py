@@ -72,9 +72,7 @@ class Feed(Iterator[Fragment]):
 
     def __next__(self) -> Fragment:
         """Ask for the next fragment, wait for it, and return it. The caller owns it; the class lists the errors."""
-        hindrance = self._driver.why_take_would_hang()
-        if hindrance is not None and self.open:
-            raise RuntimeError(hindrance)
+        self.check_asking()
         with self._next_lock:
             if self._in_next:
                 raise RuntimeError("next() was called inside next() of the same feed, as by one of its environments.")
@@ -83,6 +81,12 @@ class Feed(Iterator[Fragment]):
                 return self._next_fragment()
             finally:
                 self._in_next = False
+
+    def check_asking(self) -> None:
+        """Raise RuntimeError if a ``next()`` of the calling thread would wait for ever, as while it has paused."""
+        hindrance = self._driver.why_take_would_hang()
+        if hindrance is not None and self.open:
+            raise RuntimeError(hindrance)
 
     def _next_fragment(self) -> Fragment:
         if self._closed:

@@ -5,6 +5,7 @@ Threads switch as often as the interpreter can switch them. All loops are bounde
 
 from __future__ import annotations
 
+import select
 import sys
 import threading
 from collections import Counter
@@ -14,6 +15,9 @@ from itertools import pairwise
 
 import pytest
 
+from rlplay.engine.concurrency.gate import Gate
+from rlplay.engine.core import Episode
+from rlplay.engine.feed.episode_log import EpisodeLog
 from rlplay.engine.rollout import episodic, same, single, threaded
 
 from ...support.scripted import Script, ScriptedActor, ScriptedEnv
@@ -38,27 +42,12 @@ class Opened:
         self.feed = ENGINES[engine](self._make)
         self.gate = getattr(self.feed, "_feed", self.feed)._driver._gate
         self.gate._holders = SearchedInPython()
-        self.told, self.delivered, self.in_parallel = [], 0, threading.Barrier(1)
+        self.told, self.delivered = [], 0
 
     def _make(self):
         script = Script()
         self.scripts.append(script)
         return ScriptedEnv(script, length=LENGTH)
-
-    def use(self, *uses):
-        """Run all these at once, each in a thread of its own."""
-        self.in_parallel = threading.Barrier(len(uses))
-        threads = [InThread(partial(self._begin, use)) for use in uses]
-        for thread in threads:
-            thread.join(100)
-        errors = [thread.error for thread in threads if thread.error is not None]
-        if errors:
-            raise errors[0]
-        assert not any(thread.is_alive() for thread in threads)
-
-    def _begin(self, use):
-        self.in_parallel.wait()
-        use()
 
     # what a thread does with the feed; `n` times
 
@@ -107,7 +96,7 @@ class Opened:
 
     def finish(self):
         """Close the feed, and check what holds however the threads have run."""
-        self.use(self.close, self.close)
+        at_once(self.close, self.close)
         self.told += self.feed.episodes()
         assert not self.feed.open
         assert all(script.counts["close"] == 1 for script in self.scripts)
@@ -127,10 +116,11 @@ class SearchedInPython(list):
     """A list whose search lets other threads run between two entries, as it does without the interpreter lock."""
 
     def __contains__(self, item):
-        return any(self[k] == item for k in range(len(self)))
-
-    def __getitem__(self, k):
-        return super().__getitem__(min(k, len(self) - 1)) if len(self) else None
+        found = False
+        for one in self:
+            select.select((), (), (), 0)  # gives the interpreter lock away for a moment
+            found = found or one == item
+        return found
 
 
 def assert_no_gap(trace):
@@ -147,12 +137,52 @@ ENGINES = {
 }
 
 
+def at_once(*uses):
+    """Run all these at once, each in a thread of its own; raise the first error."""
+    barrier = threading.Barrier(len(uses))
+    threads = [InThread(lambda use=use: barrier.wait() is None or use()) for use in uses]
+    for thread in threads:
+        thread.wait()
+    for thread in threads:
+        if thread.error is not None:
+            raise thread.error
+
+
+def test_a_log_that_two_threads_empty_while_a_third_one_fills_it_loses_nothing():
+    def fill():
+        for k in range(30_000):
+            log.add([Episode(0, 2.0 * k, 1), Episode(1, 2.0 * k + 1, 1)])
+        filled.append(True)
+
+    def empty(told):
+        while not filled:
+            told += log.take()
+
+    log, filled, parts = EpisodeLog(), [], ([], [])
+    at_once(fill, *(partial(empty, part) for part in parts))
+    told = [episode.ret for part in (*parts, log.take()) for episode in part]
+    assert sorted(told) == list(range(60_000))
+
+
+def test_a_thread_that_has_paused_knows_it_while_others_pause_and_go_on():
+    def pause():
+        for _ in range(2000):
+            with gate.held(100.0, str), gate.held(100.0, str):
+                assert all(gate.is_held_by_this_thread() for _ in range(5))
+            assert not gate.is_held_by_this_thread()
+
+    gate = Gate()
+    gate._holders = SearchedInPython()
+    at_once(pause, pause, pause)
+    assert not gate.shut
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_episode_is_told_once_and_each_pause_holds(engine):
     opened = Opened(engine)
     takers = [partial(opened.take_episodes, 2000)] * 2
     others = [partial(opened.pause, 100)] * 3 + [partial(opened.trace, 50)] * 2 + [partial(opened.read, 300)]
-    opened.use(partial(opened.consume, 100), *takers, *others)
+    at_once(partial(opened.consume, 100), *takers, *others)
     opened.finish()
     assert opened.delivered == 100
     if engine != "single":  # whose environments are in another process
@@ -169,7 +199,7 @@ def test_a_feed_that_is_closed_in_the_midst_ends_once(engine):
         opened = Opened(engine)
         others = [partial(opened.pause, 3), partial(opened.trace, 5), partial(opened.read, 5)]
         late = [partial(opened.consume, 1 + 2 * k), partial(opened.take_episodes, 1 + 5 * k)]
-        opened.use(*late, opened.close, opened.close, *others)
+        at_once(*late, opened.close, opened.close, *others)
         opened.finish()
         returns = Counter((episode.env, episode.ret) for episode in opened.told)
         assert set(returns.values()) <= {1}
