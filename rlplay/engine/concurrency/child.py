@@ -1,8 +1,9 @@
 """Child processes: started as fresh interpreters, watched for their death, never left behind.
 
 Nothing is forked, so neither threads nor locks nor the state of CUDA are copied, and the caller's script is not run
-again; what a child needs of that script is sent by value (cloudpickle). Parent and child are connected by a socket
-pair, which breaks when either of them dies.
+again; what a child needs of that script is sent by value (cloudpickle). A child has the interpreter lock on or off as
+the parent's options say (``-X gil``, ``PYTHON_GIL``). Parent and child are connected by a socket pair, which breaks
+when either of them dies.
 
 Must not import torch. POSIX-only modules are imported only where a process is started.
 """
@@ -24,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
+from ...interpreter import options_for_children
 from .channel import Closed
 from .link import Link
 
@@ -99,7 +101,7 @@ class Child:
                 f"from rlplay.engine.concurrency.child_main import main; main{(*fds, os.getpid())}"
             )
             self._process = subprocess.Popen(
-                [sys.executable, "-c", boot],
+                [sys.executable, *options_for_children(), "-c", boot],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # so that Ctrl-C interrupts only the parent, from the very first moment
