@@ -8,14 +8,37 @@ import sys
 
 import pytest
 
+from rlplay import interpreter
 from rlplay.__main__ import main
 from rlplay.doctor import command, trials, verdicts
 from rlplay.doctor.verdicts import Check
 
 MADE_UP = [
-    (verdicts.python((3, 11, 7), False), "ok", "3.11.7, with the interpreter lock", ""),
-    (verdicts.python((3, 14, 0), True), "ok", "free-threaded", ""),
-    (verdicts.python((3, 9, 18), False), "fail", "3.9.18", "3.10"),
+    (
+        verdicts.python((3, 11, 7), free_threaded=False, has_lock=True),
+        "ok",
+        "3.11.7, with the interpreter lock",
+        "",
+    ),
+    (
+        verdicts.python((3, 14, 0), free_threaded=True, has_lock=False),
+        "ok",
+        "3.14.0, free-threaded: the interpreter lock is off",
+        "",
+    ),
+    (
+        verdicts.python((3, 14, 0), free_threaded=True, has_lock=True),
+        "warn",
+        "the interpreter lock is on",
+        "`-X gil=1` and `PYTHON_GIL=1`",
+    ),
+    (
+        verdicts.python((3, 14, 0), free_threaded=True, has_lock=True, switched_on_by="envpool.atari.ext"),
+        "warn",
+        "the import of envpool.atari.ext has switched it on",
+        "a version of envpool that declares",
+    ),
+    (verdicts.python((3, 9, 18), free_threaded=False, has_lock=True), "fail", "3.9.18", "3.10"),
     (verdicts.package("torch", "2.13.0+cpu", (2, 4), "rlplay needs it"), "ok", "2.13.0+cpu", ""),
     (verdicts.package("torch", "2.3.1", (2, 4), "rlplay needs it"), "fail", "older than 2.4", '"torch>=2.4"'),
     (verdicts.package("torch", None, (2, 4), "rlplay needs it"), "fail", "not there", "pip install"),
@@ -56,6 +79,47 @@ def test_the_doctor_judges_made_up_machines(check, verdict, found, remedy):
     assert first.split()[0] == verdict
     assert check.found in first
     assert [check.remedy in line for line in others] == [True] * (verdict != "ok")
+
+
+@pytest.mark.parametrize(
+    ("free_threaded", "has_lock", "found"),
+    [
+        (False, True, "with the interpreter lock"),
+        (True, False, "the interpreter lock is off"),
+        (True, True, "the import of some.extension has switched it on"),
+    ],
+)
+def test_the_doctor_tells_apart_the_builds_of_python(free_threaded, has_lock, found, monkeypatch):
+    monkeypatch.setattr(interpreter, "is_free_threaded_build", lambda: free_threaded)
+    monkeypatch.setattr(interpreter, "has_lock", lambda: has_lock)
+    monkeypatch.setattr(trials, "find_lock_switch", lambda packages: "some.extension" if "torch" in packages else "")
+    check = next(command.examine())
+    assert check.name == "python"
+    assert found in check.found
+
+
+SWITCHES_THE_LOCK_ON = """
+import sys, warnings
+warnings.warn("The global interpreter lock (GIL) has been enabled to load module 'extension._c', which", RuntimeWarning)
+sys._is_gil_enabled = lambda: True
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (SWITCHES_THE_LOCK_ON, "extension._c"),
+        (SWITCHES_THE_LOCK_ON.replace("warnings.warn(", "dict.fromkeys("), "extension"),
+        ("", ""),
+        ("raise ImportError", ""),
+    ],
+)
+def test_the_module_that_switches_the_lock_on_is_found(code, found, tmp_path, monkeypatch):
+    (tmp_path / "extension.py").write_text(code)
+    (tmp_path / "harmless.py").write_text("")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys._is_gil_enabled = lambda: False")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert trials.find_lock_switch(["harmless", "extension", "harmless"]) == found
 
 
 def broke():

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from .. import interpreter
 from . import trials
 from .verdicts import FAIL, NEEDED, OK, WARN, Check, cores, environments, package, python
 
@@ -57,7 +58,7 @@ def doctor(*, as_json: bool = False) -> int:
 
 def examine() -> Iterator[Check]:
     """Run all checks. A trial that raises gives a check with a remedy, and the other checks follow."""
-    yield python(sys.version_info[:3], not getattr(sys, "_is_gil_enabled", lambda: True)())
+    yield _examine_python()
     for name, (least, purpose) in _PACKAGES.items():
         yield package(name, trials.installed_version(name), least, purpose)
     yield cores(trials.usable_cores(), torch.get_num_threads())
@@ -81,6 +82,12 @@ def examine() -> Iterator[Check]:
         for name, collect in trials.ENGINES.items():
             remedy = "use `same`, which needs neither threads nor processes; please report this"
             yield trials.attempt(name, partial(collect, usable[-1]), remedy)
+
+
+def _examine_python() -> Check:
+    free_threaded, has_lock = interpreter.is_free_threaded_build(), interpreter.has_lock()
+    switched_on_by = trials.find_lock_switch(_PACKAGES) if free_threaded and has_lock else ""
+    return python(sys.version_info[:3], free_threaded=free_threaded, has_lock=has_lock, switched_on_by=switched_on_by)
 
 
 def is_broken(checks: Sequence[Check]) -> bool:

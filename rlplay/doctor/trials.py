@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stderr
 from functools import partial
 from importlib import metadata
@@ -23,6 +25,7 @@ from ..engine.concurrency.child import Child
 from ..engine.concurrency.link import Disconnected, Link
 from ..engine.concurrency.shared_memory import map_memory, new_memory
 from ..engine.rollout import multi, same, single, threaded
+from ..interpreter import options_for_children
 from .verdicts import FAIL, OK, Check, bandwidth, memory, no_cuda
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "attempt",
     "check_cuda",
     "collect_same",
+    "find_lock_switch",
     "installed_version",
     "share_memory",
     "start_child",
@@ -64,6 +68,34 @@ def installed_version(name: str) -> str | None:
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_lock_switch(packages: Iterable[str]) -> str:
+    """Return the extension module that switches the interpreter lock on when the packages are imported, or ``""``.
+
+    The packages are imported one after another in an interpreter of their own, which warns of such a module and names
+    it; without the warning the name is that of the package.
+    """
+    command = [sys.executable, *options_for_children(), "-c", _FIND_LOCK_SWITCH, *packages]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120.0, check=False)
+    return done.stdout.rpartition("switched on by ")[2].strip()
+
+
+_FIND_LOCK_SWITCH = """
+import importlib, re, sys, warnings
+has_lock = lambda: getattr(sys, "_is_gil_enabled", lambda: True)()
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for name in sys.argv[1:] if not has_lock() else ():
+        try:
+            importlib.import_module(name)
+        except Exception:
+            continue
+        if has_lock():
+            modules = [re.search("load module '([^']+)'", str(one.message)) for one in told]
+            print("switched on by", next((module[1] for module in modules if module), name))
+            break
+"""
 
 
 # CUDA

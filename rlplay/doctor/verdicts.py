@@ -39,12 +39,37 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def python(version: tuple[int, ...], free_threaded: bool) -> Check:
-    """Judge the interpreter."""
-    found = ".".join(map(str, version)) + (", free-threaded" if free_threaded else ", with the interpreter lock")
+def python(version: tuple[int, ...], *, free_threaded: bool, has_lock: bool, switched_on_by: str = "") -> Check:
+    """Judge the interpreter.
+
+    Parameters
+    ----------
+    version : tuple of int
+    free_threaded : bool
+        Whether it is a free-threaded build, which can run without the interpreter lock.
+    has_lock : bool
+        Whether the interpreter lock is on.
+    switched_on_by : str
+        In a free-threaded build with the lock: the extension module whose import has switched the lock on; an empty
+        string if the user has, or if that cannot be told.
+    """
+    found = ".".join(map(str, version))
     if version < (3, 10):
         return Check("python", FAIL, found, "rlplay needs Python 3.10 or newer")
-    return Check("python", OK, found)
+    if not free_threaded:
+        return Check("python", OK, f"{found}, with the interpreter lock")
+    if not has_lock:
+        return Check("python", OK, f"{found}, free-threaded: the interpreter lock is off, threads run side by side")
+    found += ", free-threaded, but the interpreter lock is on"
+    if not switched_on_by:
+        return Check(
+            "python", WARN, found, "leave out `-X gil=1` and `PYTHON_GIL=1`, if you have not set them on purpose"
+        )
+    remedy = (
+        f"install a version of {switched_on_by.split('.')[0]} that declares that it needs no lock, or at your own risk "
+        "keep the lock off: PYTHON_GIL=0"
+    )
+    return Check("python", WARN, f"{found}: the import of {switched_on_by} has switched it on", remedy)
 
 
 def package(name: str, version: str | None, least: tuple[int, ...], purpose: str) -> Check:

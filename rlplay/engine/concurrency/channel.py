@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -86,7 +87,12 @@ class Channel(Generic[T]):
         self._queue.put(_CLOSED)
 
     def drain(self) -> None:
-        """Drop the items that are left. Call it only when no thread puts items any more."""
-        while not self._queue.empty():
-            self._queue.get()
+        """Close the channel, and drop the items that are left.
+
+        An item that another thread sends during this call may stay in the channel until the channel is dropped.
+        """
+        self._closed = True
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
         self._queue.put(_CLOSED)

@@ -1,8 +1,9 @@
 """Child processes: started as fresh interpreters, watched for their death, never left behind.
 
 Nothing is forked, so neither threads nor locks nor the state of CUDA are copied, and the caller's script is not run
-again; what a child needs of that script is sent by value (cloudpickle). Parent and child are connected by a socket
-pair, which breaks when either of them dies.
+again; what a child needs of that script is sent by value (cloudpickle). A child has the interpreter lock on or off as
+the parent's options say (``-X gil``, ``PYTHON_GIL``). Parent and child are connected by a socket pair, which breaks
+when either of them dies.
 
 Must not import torch. POSIX-only modules are imported only where a process is started.
 """
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from time import monotonic
@@ -23,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
+from ...interpreter import options_for_children
 from .channel import Closed
 from .link import Link
 
@@ -79,6 +82,7 @@ class Child:
         require_posix()
         self.name = name
         self._killed = self._end_told = False
+        self._reaping = threading.RLock()  # reentrant: a finalizer may call `kill` in any thread
         data = cloudpickle.dumps((target, args))
         # the first stack closes what only the child needs, at any rate; the second one all else, if something fails
         with ExitStack() as childs, ExitStack() as on_error:
@@ -97,7 +101,7 @@ class Child:
                 f"from rlplay.engine.concurrency.child_main import main; main{(*fds, os.getpid())}"
             )
             self._process = subprocess.Popen(
-                [sys.executable, "-c", boot],
+                [sys.executable, *options_for_children(), "-c", boot],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # so that Ctrl-C interrupts only the parent, from the very first moment
@@ -137,9 +141,10 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process and its process group; a read from its link then ends. May be called in any thread."""
-        if self._process.returncode is None:  # else the number may belong to another process by now
-            self._killed = True
-            self._kill_group()
+        with self._reaping:
+            if self._process.returncode is None:  # else the number may belong to another process by now
+                self._killed = True
+                self._kill_group()
 
     def request_end(self) -> None:
         """Request that the process ends, by closing the link for writing. May be called repeatedly."""
@@ -206,9 +211,10 @@ class Child:
 
     def _kill_and_wait(self) -> None:
         """Wait for the process, which is killed first if it has not ended."""
-        if self._exit_code(0.0) is None:
-            self._kill_group()
-        self._process.wait()
+        with self._reaping:  # meanwhile no other thread may send a signal to the process's number
+            if self._exit_code(0.0) is None:
+                self._kill_group()
+            self._process.wait()
 
     def _release(self) -> None:
         self.link.close()
@@ -227,6 +233,7 @@ class Listener(Generic[K]):
         require_posix()
         self._poll, self._by_fd = select.poll(), dict[int, tuple[Child, K]]()
         self._wakers: tuple[socket.socket, ...] = ()
+        self._waking = threading.RLock()  # reentrant: a finalizer may wake in any thread
 
     def add(self, child: Child, key: K) -> None:
         """Wait for this child, too."""
@@ -244,7 +251,7 @@ class Listener(Generic[K]):
         self._poll.register(awaited.fileno(), select.POLLIN)
 
         def wake() -> None:
-            with suppress(OSError):
+            with self._waking, suppress(OSError):  # with the lock, so that `close` does not free the number meanwhile
                 waker.send(b"\0")
 
         return wake
@@ -266,5 +273,6 @@ class Listener(Generic[K]):
 
     def close(self) -> None:
         """Close what :meth:`allow_waking` has opened. May be called repeatedly."""
-        for waker in self._wakers:
-            waker.close()
+        with self._waking:
+            for waker in self._wakers:
+                waker.close()

@@ -31,7 +31,12 @@ class Log(Protocol):
 
 
 class Clock:
-    """Charges every moment to exactly one kind of work."""
+    """Charges every moment to exactly one kind of work.
+
+    One thread switches the clock; other threads may read it, and set the log. No lock is taken: a span goes into the
+    log and into ``seconds`` first, and only then does ``current`` change. So whoever has read ``current`` finds all
+    earlier spans in the log, unless the log was taken away before.
+    """
 
     __slots__ = ("current", "log", "seconds")
 
@@ -49,12 +54,28 @@ class Clock:
         if kind == was:
             return
         now = perf_counter()
-        self.current = kind, now
         if was != _NOTHING:
-            self.seconds[was] += now - since
             log = self.log
             if log is not None:
                 log.append((was, since, now))
+            self.seconds[was] += now - since
+        self.current = kind, now
+
+    def elapsed(self) -> list[float]:
+        """Return the seconds spent on each kind of work so far, with those of the span under way; in any thread.
+
+        The thread that switches the clock may end a span meanwhile: then all is read again. In the moment between its
+        last two stores the span that it ends counts twice.
+        """
+        while True:
+            current = self.current
+            seconds = list(self.seconds)
+            if self.current is current:
+                break
+        kind, since = current
+        if kind != _NOTHING:
+            seconds[kind] += perf_counter() - since
+        return seconds
 
     def log_to(self, log: Log | None) -> None:
         """Append every span that ends from now on to ``log``; None ends that."""

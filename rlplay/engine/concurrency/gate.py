@@ -18,7 +18,8 @@ class Gate:
     """Where the collector stops between two steps, for a pause or for good.
 
     The collector reads ``shut`` before each step and calls :meth:`wait_while_shut` if it is True; a step costs no more
-    than that.
+    than that. All else is written with the lock ``_change``. ``shut``, ``closed``, ``closing_time`` and the tuple of
+    threads are read without it as well: each is one reference, which is replaced as a whole.
     """
 
     def __init__(self) -> None:
@@ -33,14 +34,15 @@ class Gate:
         self._collecting = False
         self._holders: list[int] = []
         """Identifiers of the threads that keep the collector paused."""
-        self._threads: list[threading.Thread] = []
+        self._threads: tuple[threading.Thread, ...] = ()
         self._give_up_callbacks: list[Callable[[], None]] = []
         self._change_callbacks: list[Callable[[bool], None]] = []
         self._close_callbacks: list[Callable[[], None]] = []
 
     def add_thread(self, thread: threading.Thread) -> None:
         """Register a thread in which collecting is done; such a thread must not wait for the collector."""
-        self._threads.append(thread)
+        with self._change:
+            self._threads = (*self._threads, thread)
 
     def is_inside(self) -> bool:
         """Return True if the calling thread is one in which collecting is done."""
@@ -59,11 +61,13 @@ class Gate:
     def on_close(self, callback: Callable[[], None], seconds: float) -> None:
         """Register a callback for when the gate is closed; if it is closed already, call it now.
 
-        The thread that collects may take ``seconds`` to end after that.
+        The thread that collects may take ``seconds`` to end after that. The callback may be called twice.
         """
-        self._close_callbacks.append(callback)
-        self.closing_time = max(self.closing_time, seconds)
-        if self.closed:
+        with self._change:  # so that either this method sees `closed`, or `close` sees the callback
+            self._close_callbacks.append(callback)
+            self.closing_time = max(self.closing_time, seconds)
+            closed = self.closed
+        if closed:
             callback()
 
     def remove_callbacks(self, give_up: Callable[[], None], change: Callable[[bool], None]) -> None:
@@ -140,7 +144,8 @@ class Gate:
         self.closed = True
         with self._change:  # reentrant: a finalizer may call this method during any other method of the same thread
             self._update()
-        for callback in list(self._close_callbacks):
+            callbacks = tuple(self._close_callbacks)
+        for callback in callbacks:
             callback()
         with self._change:
             self._change.notify_all()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -77,8 +76,9 @@ class Progress(Clock):
 
     def finish_fragment(self) -> None:
         """Note that a fragment is complete: call the trace's function, if any, then charge the time to waiting."""
-        if self._after_fragment is not None:
-            self._after_fragment()
+        after_fragment = self._after_fragment  # read once: another thread may end the trace meanwhile
+        if after_fragment is not None:
+            after_fragment()
         self.begin("waiting for the learner")
 
     def call_after_fragment(self, function: Callable[[], None] | None) -> None:
@@ -95,9 +95,7 @@ class Progress(Clock):
 
         The time in which parts (workers, collector processes) collected is divided in proportion to their own times.
         """
-        seconds, (kind, since) = list(self.seconds), self.current
-        if kind != _NOTHING:
-            seconds[kind] += perf_counter() - since
+        seconds = self.elapsed()
         of_parts = [sum(part.seconds[k] for _, part in self.parts) for k in (STEPPING, INFERENCE, TRANSFER)]
         for k, spent in enumerate(of_parts):
             seconds[k] += seconds[COLLECTING] * spent / (sum(of_parts) or 1.0)

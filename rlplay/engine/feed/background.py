@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..collector.messages import Collecting, Delivery, Token
 from ..concurrency.channel import Channel, Closed, Failure, TimedOut
@@ -120,7 +121,10 @@ class Background(Driver):
         # the collector has waited for all copies, so memory that never reached the consumer can be released
         self._tokens.drain()
         self._deliveries.drain()
-        complaints, self._complaints = self._complaints, []
+        complaints: list[str] = []
+        with suppress(IndexError):  # one by one: of two threads that stop the driver, one gets each complaint
+            while True:
+                complaints.append(self._complaints.pop(0))
         return complaints
 
 

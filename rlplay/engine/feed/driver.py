@@ -81,8 +81,10 @@ class Inline(Driver):
         super().__init__(progress, self.stop_timeout)
         self._tokens: deque[Token] = deque()
         self._collecting = threading.RLock()
+        self._handing_over = threading.RLock()
         self._close_after_take = False
-        """Whether the thread that is inside :meth:`take` has to close the collector, since :meth:`stop` timed out."""
+        """Whether the thread that is inside :meth:`take` has to close the collector, since :meth:`stop` timed out.
+        Read and written with the lock ``_handing_over``."""
         with note_progress(progress):
             self.collector = make(self._gate)
 
@@ -92,16 +94,17 @@ class Inline(Driver):
 
     def take(self) -> Delivery:
         """Collect the next fragment and return it."""
-        with self._collecting:
-            self._gate.enter()
-            try:
-                with note_progress(self._progress):
-                    return self.collector.serve(self._tokens.popleft())
-            finally:
-                self._progress.finish_fragment()
-                self._gate.leave()
-                if self._close_after_take:
-                    self._close()
+        try:
+            with self._collecting:
+                self._gate.enter()
+                try:
+                    with note_progress(self._progress):
+                        return self.collector.serve(self._tokens.popleft())
+                finally:
+                    self._progress.finish_fragment()
+                    self._gate.leave()
+        finally:
+            self._close_if_left()
 
     def wake(self) -> None:
         """Do nothing: a consumer in another thread stops before the next step."""
@@ -112,8 +115,9 @@ class Inline(Driver):
         if self.ended:
             return []
         if not self._collecting.acquire(timeout=self.stop_timeout):
-            self._close_after_take = True
-            # a second attempt: the other thread may have left `take` just before the flag was set
+            with self._handing_over:
+                self._close_after_take = True
+            # The other thread reads the flag after it has released the lock: it sees the flag, or the lock is free now.
             if not self._collecting.acquire(blocking=False):
                 return [self._left_behind()]
         try:
@@ -121,7 +125,20 @@ class Inline(Driver):
         finally:
             self._collecting.release()
 
+    def _close_if_left(self) -> None:
+        """Close the collector if :meth:`stop` has left that to this thread, and no other thread is doing it."""
+        with self._handing_over:
+            left = self._close_after_take
+        if left and self._collecting.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._collecting.release()
+
     def _close(self) -> list[str]:
+        """Close the collector unless it has been closed; return what went wrong. Called with ``_collecting``."""
+        if self.ended:
+            return []
         self.ended = True
         self._tokens.clear()
         return self.collector.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -72,13 +73,14 @@ class EpisodeFeed(Iterator[list[Fragment]]):
     The episodes of a list are ordered by environment, and those of one environment by time. The docstring of
     :mod:`rlplay.engine.rollout.episodic` shows the rows of an episode. This feed ends as a
     :class:`~rlplay.engine.feed.feed.Feed` does, and its ``next()`` raises the same errors. A KeyboardInterrupt inside
-    ``next()`` closes it. Only one thread may call ``next()`` at a time.
+    ``next()`` closes it. Of several threads that call ``next()``, one collects and the others wait.
     """
 
     def __init__(self, feed: Feed, batch_size: int) -> None:
         """Cut episodes out of ``feed``: its fragments are sticky and have ``final``; see :class:`BatchOfEpisodes`."""
         self._feed, self._batch_size = feed, batch_size
-        # State of the list under way. If an ask is refused, the next call of next() continues from here.
+        self._next_lock = threading.RLock()
+        # State of the list under way, with the lock. If an ask is refused, the next call of next() continues from here.
         self._fragments: list[Fragment] = []
         self._ended: list[_EndedEpisode] = []
         self._episodes = EpisodeLog()
@@ -90,17 +92,22 @@ class EpisodeFeed(Iterator[list[Fragment]]):
 
     def __next__(self) -> list[Fragment]:
         """Take a snapshot of the weights, and return a list of episodes played with it. The caller owns them."""
-        try:
-            with torch.inference_mode(False):  # the tensors of the episodes outlive this call
-                while len(self._ended) < self._batch_size:
-                    self._fragments.append(next(self._feed))
-                    ended = enumerate(self._feed.episodes())  # in the order of `env.final`
-                    self._ended += [_EndedEpisode(episode, len(self._fragments), k) for k, episode in ended]
-                ends = sorted(self._ended, key=lambda end: end.episode.env)
-                batch = [_join(self._fragments[: end.n_fragments], end.episode, end.k) for end in ends]
-        except KeyboardInterrupt:  # a fragment may have been lost between the feed and this list
-            self.close()
-            raise
+        self._feed.check_asking()
+        with self._next_lock:
+            try:
+                return self._next_batch()
+            except KeyboardInterrupt:  # a fragment may have been lost between the feed and this list
+                self.close()
+                raise
+
+    def _next_batch(self) -> list[Fragment]:
+        with torch.inference_mode(False):  # the tensors of the episodes outlive this call
+            while len(self._ended) < self._batch_size:
+                self._fragments.append(next(self._feed))
+                ended = enumerate(self._feed.episodes())  # in the order of `env.final`
+                self._ended += [_EndedEpisode(episode, len(self._fragments), k) for k, episode in ended]
+            ends = sorted(self._ended, key=lambda end: end.episode.env)
+            batch = [_join(self._fragments[: end.n_fragments], end.episode, end.k) for end in ends]
         self._fragments, self._ended = [], []
         self._episodes.add([end.episode for end in ends])
         self._version = 0 if self._version is None else self._version + 1

@@ -28,7 +28,7 @@ from ..memory.lane import Lane, Place
 from .driver import Driver, Inline
 from .episode_log import EpisodeLog
 from .stats import CollectorTime, LearnerTime, Stats, engine_of
-from .timeline import Trace
+from .timeline import Recorder, Trace
 
 __all__ = ["Feed"]
 
@@ -61,10 +61,10 @@ class Feed(Iterator[Fragment]):
         self._version: int | tuple[int, ...] | None = None
         self._episodes = EpisodeLog()
         self._clock = Clock()
-        self._collector_spent = progress.spent()
-        self._traces: list[Trace] = []
+        self._note_times()
+        self._recorder = Recorder(self._clock, progress, lane)
         # called when the feed is garbage-collected and at the interpreter's exit; must not refer to the feed itself
-        self._finalizer = weakref.finalize(self, _stop_unreferenced, driver, self._traces, os.getpid())
+        self._finalizer = weakref.finalize(self, _stop_unreferenced, driver, self._recorder, os.getpid())
 
     def __iter__(self) -> Feed:
         """Return the feed itself: there is one stream of fragments."""
@@ -72,9 +72,7 @@ class Feed(Iterator[Fragment]):
 
     def __next__(self) -> Fragment:
         """Ask for the next fragment, wait for it, and return it. The caller owns it; the class lists the errors."""
-        hindrance = self._driver.why_take_would_hang()
-        if hindrance is not None and self.open:
-            raise RuntimeError(hindrance)
+        self.check_asking()
         with self._next_lock:
             if self._in_next:
                 raise RuntimeError("next() was called inside next() of the same feed, as by one of its environments.")
@@ -83,6 +81,12 @@ class Feed(Iterator[Fragment]):
                 return self._next_fragment()
             finally:
                 self._in_next = False
+
+    def check_asking(self) -> None:
+        """Raise RuntimeError if a ``next()`` of the calling thread would wait for ever, as while it has paused."""
+        hindrance = self._driver.why_take_would_hang()
+        if hindrance is not None and self.open:
+            raise RuntimeError(hindrance)
 
     def _next_fragment(self) -> Fragment:
         if self._closed:
@@ -107,7 +111,12 @@ class Feed(Iterator[Fragment]):
             raise
         finally:
             self._clock.switch_to(TRAINING)
-            self._collector_spent = self._progress.spent()
+            self._note_times()
+
+    def _note_times(self) -> None:
+        """Note what :attr:`stats` tells: in one tuple, so that another thread reads the numbers of one moment."""
+        learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
+        self._times = self._steps, learner, CollectorTime(*self._progress.spent())
 
     def _give_tokens(self) -> None:
         """Give the driver a token with a snapshot of the present weights; at the first ask, ``lag`` more of them."""
@@ -157,12 +166,11 @@ class Feed(Iterator[Fragment]):
             add_note(error, complaint)
 
     def _stop_driver(self) -> list[str]:
-        """Stop the driver and close the traces; return what went wrong."""
+        """Stop the driver and end the trace; return what went wrong."""
         complaints = self._driver.stop()
         if self._driver.ended:  # else the finalizer tries again
             self._finalizer.detach()
-        for trace in self._traces:
-            trace.close()
+        self._recorder.close()
         return complaints
 
     def close(self) -> None:
@@ -228,11 +236,7 @@ class Feed(Iterator[Fragment]):
         """
         if not self.open:
             raise RuntimeError("the feed is closed.")
-        if self._progress.traced:
-            raise RuntimeError("the feed is being recorded already: end that trace first.")
-        lag = None if isinstance(self._version, tuple) else self._lag
-        self._traces[:] = [Trace(path, self._clock, self._progress, self._lane, self._asked, lag)]
-        return self._traces[0]
+        return self._recorder.begin(path, self._asked, None if isinstance(self._version, tuple) else self._lag)
 
     @property
     def open(self) -> bool:
@@ -263,12 +267,12 @@ class Feed(Iterator[Fragment]):
     @property
     def stats(self) -> Stats:
         """Steps per second, and how both sides spent their time, from the first ask to the last delivery."""
-        learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
+        steps, learner, collector = self._times
         return Stats(
-            steps=self._steps,
+            steps=steps,
             seconds=sum(learner),
-            steps_per_second=self._steps / (sum(learner) or 1.0),
-            collector=CollectorTime(*self._collector_spent),
+            steps_per_second=steps / (sum(learner) or 1.0),
+            collector=collector,
             learner=learner,
             engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
             counters=self._lane.counters.copy(),
@@ -279,12 +283,11 @@ class Feed(Iterator[Fragment]):
         return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
 
 
-def _stop_unreferenced(driver: Driver, traces: list[Trace], pid: int) -> None:
+def _stop_unreferenced(driver: Driver, recorder: Recorder, pid: int) -> None:
     """Stop the driver of a feed that was dropped without ``close()``."""
     if os.getpid() != pid:
         return  # a forked child has a copy of the memory, but neither the thread nor the processes
-    for trace in traces:
-        trace.close()
+    recorder.close()
     for complaint in driver.stop():
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import NamedTuple
 
+from ... import interpreter
 from ..memory.counters import Counters
 
 __all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of"]
@@ -39,6 +40,14 @@ _LOCK = (
     ". They share the interpreter lock, and time spent waiting for it counts as work: if steps are Python, compare the "
     "steps per second with those of `same` and `single`"
 )
+_FASTER_STEPS_WITHOUT_LOCK = {
+    "same": "`threaded` with `workers` and `worker='thread'`: the interpreter lock is off, threads step side by side",
+    "threaded": "`workers` with `worker='thread'`: the interpreter lock is off, threads step side by side",
+    "workers": "more `workers`, if there are cores for them; the interpreter lock is off, so `worker='thread'` will do",
+    "processes": "`multi` with more processes, if there are cores for them, or `threaded` with worker threads, which "
+    "step side by side since the interpreter lock is off",
+}
+_OVERLAP_WITHOUT_LOCK = {**_OVERLAP, "same": "`threaded`, whose thread shares no interpreter lock here"}
 
 
 class CollectorTime(NamedTuple):
@@ -113,7 +122,7 @@ def _counted(counters: Counters) -> str:
 
 
 def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same") -> str:
-    """Name the side that is the bottleneck, and what to change.
+    """Name the side that is the bottleneck, and what to change, in an interpreter with or without its lock.
 
     Parameters
     ----------
@@ -136,18 +145,23 @@ def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same")
     idle, idle_collector = 1 - training, 1 - collecting
     waits = f"the learner waits {idle:.0%} of the time".replace("%", " %")
     both = f"{waits} and the collector {idle_collector:.0%}".replace("%", " %").replace("  ", " ")
+    has_lock = interpreter.has_lock()
+    faster_steps, overlap = _FASTER_STEPS[engine], _OVERLAP[engine]
+    if not has_lock:
+        faster_steps, overlap = _FASTER_STEPS_WITHOUT_LOCK[engine], _OVERLAP_WITHOUT_LOCK[engine]
     # only the steps of `threaded` without workers need the interpreter lock of the learner's process
-    lock = _LOCK if engine == "threaded" and min(collecting, training) >= _WORTH_OVERLAPPING else ""
+    share_lock = has_lock and engine == "threaded" and min(collecting, training) >= _WORTH_OVERLAPPING
+    lock = _LOCK if share_lock else ""
     if max(idle, idle_collector) <= _NEGLIGIBLE_IDLE:
         return f"{both}: both are busy all the time{lock or ', and neither is the bottleneck'}"
     if min(collecting, training) >= _WORTH_OVERLAPPING and collecting + training <= 1 + _NEGLIGIBLE_IDLE:
-        return f"{both}: they take turns; let them overlap: {_OVERLAP[engine]}"
+        return f"{both}: they take turns; let them overlap: {overlap}"
     if min(idle, idle_collector) > _NEGLIGIBLE_IDLE and max(idle, idle_collector) < 2 * min(idle, idle_collector):
         remedy = f"a larger `lag` evens that out, or longer fragments{lock}"
         return f"{both}: each waits for the other now and then; {remedy}"
     if training >= collecting:
         return f"{both}: training is the bottleneck{lock or ', and faster collection would change nothing'}"
-    seconds, remedies = collector._asdict(), {"stepping": _FASTER_STEPS[engine], **_REMEDIES}
+    seconds, remedies = collector._asdict(), {"stepping": faster_steps, **_REMEDIES}
     most = max(remedies, key=lambda kind: seconds[kind])
     return f"{waits}: collection is the bottleneck, and most of it is {most}: {remedies[most]}{lock}"
 

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -20,7 +21,7 @@ from ..concurrency.clock import COLLECTING, INFERENCE, KINDS, TRAINING, TRANSFER
 from ..concurrency.progress import Progress, SharedProgress
 from ..memory.lane import Lane, Place
 
-__all__ = ["Trace"]
+__all__ = ["Recorder", "Trace"]
 
 
 class Trace:
@@ -39,8 +40,9 @@ class Trace:
         lane: Lane,
         first: int,
         lag: int | None,
+        lock: AbstractContextManager[Any],
     ) -> None:
-        """Begin to record.
+        """Begin to record. To be called with the lock.
 
         Parameters
         ----------
@@ -56,6 +58,9 @@ class Trace:
             The number of the fragment that will be asked for next.
         lag : int, optional
             The feed's lag. None: the snapshots that collect a fragment do not follow from its number.
+        lock : context manager
+            A reentrant lock of the feed's, with which a trace begins, fetches spans and ends: the clocks of a feed
+            write into one trace at a time. (Reentrant since the feed may be garbage-collected in a thread that has it.)
 
         Raises
         ------
@@ -69,7 +74,7 @@ class Trace:
         """The recorded events in the Trace Event Format; empty until the recording has ended."""
         self._learner, self._progress = learner, progress
         self._first, self._lag = first, lag
-        self._lock = threading.Lock()
+        self._lock = lock
         self._n_lost, self._running = 0, True
         self._clocks = {"learner": learner, "collector": progress, **dict(progress.parts)}
         self._rows: dict[str, list[Any]] = {name: [] for name in self._clocks}
@@ -106,20 +111,26 @@ class Trace:
         self._end(perf_counter())
 
     def _end(self, end: float) -> None:
-        """End the recording: drop what lies after ``end`` (by ``perf_counter``), and write the file."""
-        self._gather()
+        """End the recording: drop what lies after ``end`` (by ``perf_counter``), and write the file.
+
+        ``end`` is not in the future. All threads may be at work meanwhile: the span under way in each is read before
+        its log is taken away, so all spans before that one are in the log.
+        """
         with self._lock:
             if not self._running:
                 return
+            self._gather()
             self._running = False
+            here = {name: clock for name, clock in self._clocks.items() if not isinstance(clock, SharedProgress)}
+            current = {name: clock.current for name, clock in here.items()}
             self._progress.call_after_fragment(None)
             for clock in self._clocks.values():
                 clock.log_to(None)
-        for name in ("learner", "collector"):
-            self._rows[name].append((*self._clocks[name].current, end))  # the span under way
-        rows = self._rows | {name: log.stream_spans for name, log in self._stream_logs}
-        processes = [name for name, clock in self._clocks.items() if isinstance(clock, SharedProgress)]
-        self.events = _events(rows, processes, self._start, end)
+            rows = {name: list(spans) for name, spans in self._rows.items()}
+            for name, (kind, start) in current.items():  # whatever has followed lies after `end`
+                rows[name] = [span for span in rows[name] if span[1] < start] + [(kind, start, end)]
+            rows |= {name: log.stream_spans for name, log in self._stream_logs}
+        self.events = _events(rows, [name for name in self._clocks if name not in here], self._start, end)
         self._number_fragments()
         if self._path is not None:
             _write(self._path, self.events)
@@ -141,6 +152,45 @@ class Trace:
                     event["args"] = {"fragment": fragment}
                     if self._lag is not None:
                         event["args"]["snapshot"] = max(0, fragment - self._lag)
+
+
+class Recorder:
+    """Begins the traces of a feed, one at a time, and ends the last one together with the feed.
+
+    Its methods may be called in any thread. It does not refer to the feed, whose finalizer closes it.
+    """
+
+    def __init__(self, learner: Clock, progress: Progress, lane: Lane) -> None:
+        """Take the clocks and the lane as :class:`Trace` does."""
+        self._learner, self._progress, self._lane = learner, progress, lane
+        self._lock = threading.RLock()
+        self._last: Trace | None = None
+        self._closed = False
+
+    def begin(self, path: str | os.PathLike[str] | None, first: int, lag: int | None) -> Trace:
+        """Begin a trace and return it; the parameters are those of :class:`Trace`.
+
+        Raises
+        ------
+        RuntimeError
+            The feed is closed, or is already being recorded.
+        OSError
+            The file cannot be written.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the feed is closed.")
+            if self._progress.traced:
+                raise RuntimeError("the feed is being recorded already: end that trace first.")
+            self._last = Trace(path, self._learner, self._progress, self._lane, first, lag, self._lock)
+            return self._last
+
+    def close(self) -> None:
+        """End the last trace, if it has not ended; no other one begins. May be called repeatedly."""
+        with self._lock:
+            self._closed, last = True, self._last
+        if last is not None:
+            last.close()
 
 
 class _StreamLog:

@@ -5,7 +5,8 @@
     specification of ``threaded``, ``single`` and ``multi``, which yield the same fragments.
 ``threaded``
     Collects ahead in a background thread. Environments and inference overlap with training wherever they release the
-    interpreter lock. Worker threads or worker processes may step the environments.
+    interpreter lock; in a free-threaded Python, everywhere. Worker threads or worker processes may step the
+    environments.
 ``single``, ``multi``
     Collect ahead in one process, or in several. The actor's inference runs in these processes too.
 ``episodic``

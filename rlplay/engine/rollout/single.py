@@ -39,7 +39,8 @@ def rollout(
 
     With equal ``lag``, ``seed`` and number of torch threads the fragments are, bit for bit, those of ``same``.
     Environments and behaviour copy are both in the other process, so that collection never holds the interpreter lock
-    of the learner's process. That process is a fresh interpreter, in which the caller's script is not run again.
+    of the learner's process (a free-threaded Python has none). That process is a fresh interpreter, in which the
+    caller's script is not run again.
 
     Parameters
     ----------

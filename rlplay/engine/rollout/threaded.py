@@ -43,7 +43,7 @@ def rollout(
 
     The thread shares the interpreter lock with the learner, so it overlaps with training only where the environments,
     or the actor's kernels, release that lock. For small environments written in Python use ``same`` or ``single``; for
-    large ones, ``workers``.
+    large ones, ``workers``. In a free-threaded Python there is no such lock: all of the collection overlaps.
 
     Parameters
     ----------
@@ -120,8 +120,8 @@ def rollout(
         0, the collector's thread steps all environments itself. Worker processes write straight into the memory that
         the collector reads. They need factories, which are sent by value (cloudpickle). Waking a worker process and
         waiting for its answer costs about 50 us: processes do not pay if one step of all the environments of a worker
-        takes less. Worker threads pay for environments that release the interpreter lock. With ``groups`` above 1, the
-        actor reacts to one group while the workers step the others.
+        takes less. Worker threads pay for environments that release the interpreter lock, or where that lock is off.
+        With ``groups`` above 1, the actor reacts to one group while the workers step the others.
     timeout : float
         ``next()`` raises TimeoutError after so many seconds without progress.
     start_timeout : float

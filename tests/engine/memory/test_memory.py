@@ -8,6 +8,7 @@ from collections import deque
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlplay.engine.collector.collector import Collector
@@ -49,14 +50,16 @@ def test_fragments_in_memory_are_those_under_way_and_those_kept(engine, lag, n_k
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rollout", FEEDS.values(), ids=FEEDS)
-def test_ten_thousand_fragments_take_no_more_memory_than_a_thousand(rollout):
+def test_memory_does_not_grow_over_ten_thousand_fragments(rollout):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
+    used = []
     with rollout(lag=1, final=True, seed=0) as feed:
-        for _ in range(1000):
+        for k in range(1, 10_001):
             next(feed)
-        before = resident()
-        for _ in range(9000):
-            next(feed)
-        assert resident() < before + 3
+            feed.episodes()  # they are kept until they are taken
+            if k >= 1000 and k % 500 == 0:
+                used.append(resident())
+    per_sample, _ = np.polyfit(range(len(used)), used, 1)
+    assert per_sample * (len(used) - 1) < 3  # MB over 9000 fragments: an allocator may take some more at any time

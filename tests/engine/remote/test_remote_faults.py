@@ -341,7 +341,8 @@ def test_closed_feeds_leave_neither_memory_nor_descriptors_and_do_not_wait_for_t
     try:
         for end in ("close", "error", "forget"):
             open_and_close(end)
-            assert (memory(), descriptors(), threading.active_count()) == before, end
+            now = memory(), descriptors(), threading.active_count()
+            assert all(one <= other for one, other in zip(now, before, strict=True)), (end, now, before)
             assert not child_processes()
     finally:
         gc.enable()
@@ -380,7 +381,7 @@ def test_fifty_feeds_with_collector_processes_leave_no_resources(tmp_path):
             seen.append((memory(), descriptors(), threading.active_count(), resident()))
     gc.collect()
     for what in range(3):
-        assert {row[what] for row in seen[1:]} == {seen[0][what]}
+        assert max(row[what] for row in seen) <= seen[0][what]
     assert seen[-1][3] - seen[0][3] < 20e6
 
 

@@ -1,0 +1,34 @@
+"""What is to be known of the interpreter: whether it has a lock that lets one thread at a time run Python.
+
+The only module that asks for the lock. Imports nothing of ``rlplay``.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+
+__all__ = ["has_lock", "is_free_threaded_build", "options_for_children"]
+
+
+def has_lock() -> bool:
+    """Return whether the interpreter lock is on: always, but in a free-threaded build in which it is off now.
+
+    In a free-threaded build the import of an extension module may switch the lock on, for the rest of the process.
+    """
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def is_free_threaded_build() -> bool:
+    """Return whether this interpreter can run without the lock."""
+    return bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def options_for_children() -> list[str]:
+    """Return the command-line options by which a child interpreter makes the choice of ``-X gil=0`` or ``-X gil=1``.
+
+    The environment variable ``PYTHON_GIL`` needs no option: children inherit it. (They read it even if this interpreter
+    ignores the environment.)
+    """
+    choice = sys._xoptions.get("gil")
+    return [] if choice is None else ["-X", "gil" if choice is True else f"gil={choice}"]
