@@ -1,0 +1,76 @@
+"""What two threads do with one child process at once."""
+
+from __future__ import annotations
+
+from rlplay.engine.concurrency.child import Child, Listener
+from rlplay.engine.concurrency.gate import Gate
+
+from ...support.threads import InThread
+
+
+def return_at_once(link):
+    pass
+
+
+def is_free(lock):
+    """Return whether another thread could take the lock now."""
+
+    def try_it():
+        got = lock.acquire(blocking=False)
+        if got:
+            lock.release()
+        return got
+
+    return InThread(try_it).wait().value
+
+
+def test_no_signal_can_be_sent_while_a_process_that_has_ended_is_waited_for(monkeypatch):
+    child, could_kill = Child(return_at_once, name="a child"), []
+    wait = child._process.wait
+
+    def looked_at_wait(*args):
+        could_kill.append(is_free(child._reaping))
+        return wait(*args)
+
+    monkeypatch.setattr(child._process, "wait", looked_at_wait)
+    assert child.close() == []
+    child.kill()  # does nothing: the number may belong to another process
+    assert not child._killed
+    assert could_kill == [False]
+
+
+def test_a_listener_is_not_woken_while_its_sockets_are_closed():
+    listener, could_wake = Listener(), []
+    wake = listener.allow_waking()
+
+    class Looked:
+        def __init__(self, waker):
+            self.waker = waker
+
+        def close(self):
+            could_wake.append(is_free(listener._waking))
+            self.waker.close()
+
+    listener._wakers = tuple(map(Looked, listener._wakers))
+    listener.close()
+    wake()  # does nothing
+    assert could_wake == [False, False]
+
+
+def test_threads_and_callbacks_are_registered_with_the_lock_of_the_gate():
+    could_register = []
+
+    class Looked(list):
+        def append(self, callback):
+            could_register.append(is_free(gate._change))
+            super().append(callback)
+
+    gate = Gate()
+    gate._close_callbacks = Looked()
+    called = []
+    gate.on_close(lambda: called.append(1), 2.0)
+    gate.close()
+    gate.on_close(lambda: called.append(2), 1.0)
+    assert could_register == [False, False]
+    assert called == [1, 2]
+    assert gate.closing_time == 2.0
