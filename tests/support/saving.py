@@ -20,11 +20,11 @@ from rlplay.zoo.envs import Recall
 ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
 
 
-class Noisy(gym.Env):
+class Noisy(gymnasium.Env):
     """An environment with a random generator inside, which reuses the array of its observations."""
 
     def __init__(self):
-        self.observation_space, self.action_space = gym.spaces.Box(-9, 9, (3,)), gym.spaces.Discrete(2)
+        self.observation_space, self.action_space = gymnasium.spaces.Box(-9, 9, (3,)), gymnasium.spaces.Discrete(2)
         self.dice, self.obs = np.random.default_rng(0), np.zeros(3, np.float32)
 
     def reset(self, *, seed=None, options=None):
@@ -44,7 +44,7 @@ def make_recall():
 
 def vector_of(mode, n):
     modes = gymnasium.vector.AutoresetMode
-    return gymnasium.vector.SyncVectorEnv([partial(gymnasium.make, "CartPole-v1")] * n, autoreset_mode=modes[mode])
+    return gymnasium.vector.SyncVectorEnv([Noisy] * n, autoreset_mode=modes[mode])
 
 
 def breakout():
@@ -61,7 +61,7 @@ ENVIRONMENTS = {
     "noisy": lambda n: [Noisy() for _ in range(n)],
     "recall": lambda n: [make_recall() for _ in range(n)],
     "breakout": lambda n: [breakout() for _ in range(n)],
-    "autoreset": lambda n: [gymnasium.wrappers.Autoreset(gymnasium.make("CartPole-v1")) for _ in range(n)],
+    "autoreset": lambda n: [gymnasium.wrappers.Autoreset(Noisy()) for _ in range(n)],
     "factories": lambda n: [Noisy] * n,
     "SAME_STEP": partial(vector_of, "SAME_STEP"),
     "NEXT_STEP": partial(vector_of, "NEXT_STEP"),
@@ -94,7 +94,8 @@ class Changing(BaseActorModule):
                 if self.first is None:
                     self.first = logits.detach().mean()
             drawn = torch.rand((), generator=self.own)
-            told = torch.stack([drawn, self.memory[0], torch.tensor(float(self.n_calls)), drawn * (self.first is None)])
+            first = drawn if self.first is None else self.first
+            told = torch.stack([drawn, self.memory[0], torch.tensor(float(self.n_calls)), first])
             info["own"] = told.expand(*act.shape, 4).clone()
         return act, hx, info
 
@@ -122,29 +123,35 @@ class Learner:
         self.actor.train(not self.actor.training)
         if torch.rand(()) < 0.5:
             self.actor.epsilon *= 0.9
+        self.actor.n_calls = 100  # flows once; from then on the copy goes on counting
 
     def state_dict(self):
         actor = self.actor
         return {
-            "actor": actor.state_dict(), "optim": self.optim.state_dict(), "epsilon": actor.epsilon,
+            "actor": actor.state_dict(), "optim": self.optim.state_dict(),
+            "epsilon": actor.epsilon, "n_calls": actor.n_calls,
             "training": actor.training, "generator": torch.get_rng_state(),
         }  # fmt: skip
 
     def load_state_dict(self, state):
         self.actor.load_state_dict(state["actor"])
         self.optim.load_state_dict(state["optim"])
-        self.actor.epsilon = state["epsilon"]
+        self.actor.epsilon, self.actor.n_calls = state["epsilon"], state["n_calls"]
         self.actor.train(state["training"])
         torch.set_rng_state(state["generator"])
 
 
 def collect(feed, learner, n):
-    """Collect ``n`` fragments, training in between; return copies of their leaves, and the books at each."""
+    """Collect ``n`` fragments, training in between; return copies of their leaves, and the books at each.
+
+    The episodes that the last fragments have ended are left in the feed.
+    """
     found = []
-    for _ in range(n):
+    for k in range(n):
         fragment = next(feed)
         leaves = [x.clone() for x in nested.leaves(fragment)]
-        found.append([feed.version, feed.steps, [list(one) for one in feed.episodes()], leaves])
+        episodes = [list(one) for one in feed.episodes()] if k < n - 2 else []
+        found.append([feed.version, feed.steps, episodes, leaves])
         learner.update(fragment)
     return found
 

@@ -51,6 +51,13 @@ def test_a_saved_stream_goes_on_bit_for_bit_in_either_engine(case):
     check(case)
 
 
+@pytest.mark.parametrize("kind", ["autoreset", *VECTORS])
+def test_environments_that_reset_themselves_go_on_from_every_row(kind):
+    """Fragments of one step: the stream is saved right at an end, right after it, and in between."""
+    for before in range(1, 13):
+        check(case_of(kind, before=before, n_steps=1, final=True, after=4))
+
+
 def test_saved_streams_go_on_in_a_new_process(tmp_path):
     some = [
         case_of("gym", lag=0, final=True),
