@@ -63,7 +63,13 @@ def save_environment(env: Any, number: int) -> dict[str, Any]:
             attributes.append({name: x for name, x in attributes_of(part.env).items() if not stays(name)})
         else:
             attributes.append({name: x for name, x in attributes_of(part.env).items() if name in _OF_BASE_CLASS})
-            states[k] = own[0]()
+            try:
+                states[k] = own[0]()
+            except Exception as error:
+                raise TypeError(
+                    f"environment {number} cannot be saved: `get_state` or `clone_state` of `{part.path}`, a "
+                    f"{kind_of(part.env)}, raised {error!r}. {RESTART_OR_STATE}."
+                ) from error
     try:
         data = dumps((attributes, states), kept)
     except Exception as error:
