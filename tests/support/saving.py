@@ -50,7 +50,7 @@ def vector_of(mode, n):
 def breakout():
     import ale_py  # noqa: F401
 
-    env = gymnasium.make("ALE/Breakout-v5", frameskip=1, repeat_action_probability=0.0)
+    env = gymnasium.make("ALE/Breakout-v5", frameskip=1)
     env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=2, screen_size=21)
     return gymnasium.wrappers.TimeLimit(gymnasium.wrappers.FrameStackObservation(env, 2), 9)
 

@@ -221,3 +221,19 @@ def test_old_gym_environments_are_saved():
     other.reset(seed=2)
     restore_environment(other, save_environment(one, 0), 0)
     assert play(one) == play(other)
+
+
+def test_frames_that_repeat_the_action_before_a_state_was_saved_repeat_it_after_it_was_restored():
+    """ale-py keeps that action outside of its state. With some of these seeds the next frame repeats it."""
+    import ale_py  # noqa: F401
+
+    one, undisturbed, other = (gymnasium.make("ALE/Breakout-v5", frameskip=1).unwrapped for _ in range(3))
+    for seed in range(7):
+        for env in (one, undisturbed):
+            env.reset(seed=seed)
+            for action in (1, 1, 1, 2, 2, 3):
+                env.step(action)
+        other.reset(seed=99)
+        restore_environment(other, save_environment(one, 0), 0)
+        told = [[env.step(action)[0].tobytes() for action in (2, 0, 3, 3, 2, 1)] for env in (one, undisturbed, other)]
+        assert told[0] == told[1] == told[2]

@@ -8,7 +8,7 @@ itself is asked for its state instead.
 innermost part has                    what is saved of it
 ====================================  ==================================================================================
 ``get_state`` and ``set_state``       what ``get_state`` returns
-``clone_state``, ``restore_state``    what ``clone_state`` returns, random numbers included (ale-py)
+``clone_state``, ``restore_state``    what ``clone_state`` returns, random numbers included (ale-py: and :mod:`.ale`)
 neither                               all attributes, by pickling
 ====================================  ==================================================================================
 
@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from ..dialects import takes
+from .ale import restore_ale, save_ale
 from .parts import Part, attributes_of, kind_of, parts_of, stays, walk_functions
 from .pickling import dumps, find_culprit, loads
 
@@ -108,7 +109,10 @@ def restore_environment(env: Any, saved: dict[str, Any], number: int) -> None:
         methods = _own_methods(parts[k])
         if methods is None:
             raise ValueError(f"environment {number}: `{parts[k].path}` can no longer restore its own state.")
-        methods[1](state)
+        try:
+            methods[1](state)
+        except Exception as error:
+            raise ValueError(f"the state of environment {number} does not fit `{parts[k].path}`: {error!r}.") from error
 
 
 def _kept_objects(parts: list[Part]) -> dict[tuple[Any, ...], Any]:
@@ -124,6 +128,8 @@ def _own_methods(part: Part) -> tuple[Callable[[], Any], Callable[[Any], Any]] |
     """Return the methods by which an innermost environment saves and restores itself; None if it has none."""
     if not part.innermost:
         return None
+    if any(f"{cls.__module__.partition('.')[0]}.{cls.__name__}" == "ale_py.AtariEnv" for cls in type(part.env).__mro__):
+        return partial(save_ale, part.env), partial(restore_ale, part.env)
     for save, restore in (("get_state", "set_state"), ("clone_state", "restore_state")):
         if callable(getattr(type(part.env), save, None)) and callable(getattr(type(part.env), restore, None)):
             method = getattr(part.env, save)
