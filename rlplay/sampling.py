@@ -44,6 +44,24 @@ class Source(torch.Generator):
         self._stock.clear()
         return super().set_state(state)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the generator and what is left of the stock: tensors on the host."""
+        stock = []
+        for (shape, dtype), rest in self._stock.items():
+            left = list(rest)
+            self._stock[shape, dtype] = iter(left)  # an iterator cannot be looked into, but it can be replaced
+            rows = torch.stack([row for row, _ in left]).cpu() if left else torch.empty((0, *shape), dtype=dtype)
+            stock.append(rows)
+        return {"generator": self.get_state(), "stock": stock}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned: the same draws follow as there."""
+        self.set_state(state["generator"].cpu())
+        for rows in state["stock"]:
+            rows = rows.to(self.device, copy=True)
+            numbers = rows.numpy() if rows.is_cpu else [None] * len(rows)
+            self._stock[rows.shape[1:], rows.dtype] = zip(rows.unbind(), numbers, strict=True)
+
     def log_exponential(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return logarithms of standard exponential variates, from the stock.
 

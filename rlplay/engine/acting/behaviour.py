@@ -19,22 +19,18 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
-from .checks import SLOW_RESET, check_actor, check_answer, first_answer, honours_mask
-from .copying.copy_actor import copy_actor
-from .copying.parcel import packed
-from .copying.shared_memory import check_shared
+from .checks import SLOW_RESET, check_answer, first_answer, honours_mask
+from .copying.copied_actor import CopiedActor
 from .fast_modules import make_fast
 from .group import Group
 from .independence import keeps_nothing
-from .plain_attributes import PlainWatch, apply_changes
 from .snapshot import Snapshot
 from .torch_context import global_generator_kept
-from .weights import check_same_names, check_same_weights, named_weights, weight_places
 
 __all__ = ["Behaviour", "Snapshot"]
 
 
-class Behaviour:
+class Behaviour(CopiedActor):
     """A copy of the actor with its own weights and its own random generators, on the actor's device.
 
     Its step is eager. Subclasses compile or capture it.
@@ -62,35 +58,12 @@ class Behaviour:
             See :func:`rlplay.engine.acting.checks.check_actor` and
             :func:`rlplay.engine.acting.copying.copy_actor.copy_actor`.
         """
-        check_actor(actor)
-        self._lane, self._snapshot_in_place = lane, snapshot_in_place
-        self._copy = copy_actor(actor, lane.actor_device)
-        self._module = self._copy.module
-        self._modules = dict(self._module.named_modules())
+        super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
         self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
-        self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
-        self._places = [place for place in weight_places(self._module) if place.tensor is not None]
-        self._plain_watch, self._plain_adopted = PlainWatch(dict(actor.named_modules())), 0
         self.spec: ActorSpec = NOT_PROBED
-        self.keeps_nothing = False
         self.eager_because = ""
         self._pending_warning = ""
         self._drawn_from: torch.Generator | None = None
-
-    @property
-    def module(self) -> BaseActorModule:
-        """The copy itself."""
-        return self._module
-
-    @property
-    def to_send(self) -> BaseActorModule:
-        """What is to be pickled in order to send the copy to another process, where it arrives as a module."""
-        return packed(self._copy)
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """The copy's parameters, then its buffers, in the order of a snapshot."""
-        return list(self._weights.values())
 
     @property
     def warnings(self) -> list[str]:
@@ -102,50 +75,6 @@ class Behaviour:
         """Return the warning that is due with the next fragment, or an empty string, and forget it."""
         warning, self._pending_warning = self._pending_warning, ""
         return warning
-
-    def publish(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights, in memory of the calling thread's current stream.
-
-        With ``snapshot_in_place`` the weights are copied directly into the copy, and the snapshot has none.
-
-        Raises
-        ------
-        ValueError
-            If names, shapes or dtypes of parameters or buffers are no longer those of the copy, or if an attribute is
-            no longer plain.
-        """
-        modules = dict(actor.named_modules())
-        weights = named_weights(modules)
-        check_same_names("parameters and buffers", self._weights, weights)
-        check_same_names("modules", self._modules, modules)
-        check_same_weights(self._weights, weights)
-        check_shared(self._copy.shared, weights)
-        plain = self._plain_watch.look(modules)
-        snapshot = []
-        if not self._snapshot_in_place:
-            snapshot = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in self._weights.values()]
-        target = self.weights if self._snapshot_in_place else snapshot
-        self._lane.copy(target, self._lane.steady([weights[name] for name in self._weights]))
-        return Snapshot(snapshot, [modules[name].training for name in self._modules], plain)
-
-    def adopt(self, snapshot: Snapshot) -> None:
-        """Load a snapshot into the copy, in the collector's thread. Weights are written in place: addresses stay."""
-
-        def restore_places_modes_and_attributes() -> None:
-            # a module may have replaced its buffer by another tensor during a step
-            for store, name, weight in self._places:
-                if store[name] is not weight:
-                    store[name] = weight
-            for module, mode in zip(self._modules.values(), snapshot.modes, strict=True):
-                if module.training != mode:
-                    module.training = mode
-            self._plain_adopted = apply_changes(self._modules, snapshot.plain, self._plain_adopted)
-
-        if snapshot.plain.changes or len(set(snapshot.modes)) > 1:
-            self.keeps_nothing = False  # the step may do something else than in the trial
-        if not self._snapshot_in_place:
-            self._lane.copy(self.weights, snapshot.weights)
-        self._lane.launch(restore_places_modes_and_attributes)
 
     def bind_rows(
         self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], answers: Sequence[list[Tensor]], info: Nested

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,38 @@ class Group:
     def width(self) -> int:
         """The number of environments in this group, ``b``."""
         return int(self.columns.stop - self.columns.start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the leaves of the recurrent state and the states of the generators, as tensors on the host."""
+        return {
+            "hx": [leaf.to("cpu", copy=True) for leaf in nested.leaves(self.hx)],
+            "generator": self.generator.state_dict(),
+            "virtual_generator": self.virtual_generator.state_dict(),
+        }
+
+    def load_generators(self, state: dict[str, Any]) -> None:
+        """Let the generators continue from what :meth:`state_dict` returned."""
+        self.generator.load_state_dict(state["generator"])
+        self.virtual_generator.load_state_dict(state["virtual_generator"])
+
+    def load_hx(self, state: dict[str, Any], lane: Lane) -> None:
+        """Replace the first recurrent state by that of :meth:`state_dict`; on the current stream, after :meth:`start`.
+
+        Raises
+        ------
+        ValueError
+            The recurrent state has other shapes.
+        """
+        leaves, structure = nested.flatten(self.hx)
+        saved = state["hx"]
+        forms, others = ([tuple(leaf.shape) for leaf in some] for some in (saved, leaves))
+        if forms != others:
+            raise ValueError(
+                f"the state is of another actor: its recurrent state had the shapes {forms}, and has {others}."
+            )
+        fresh = [lane.empty(Place.ACTOR, leaf.shape, leaf.dtype) for leaf in saved]
+        lane.copy(fresh, lane.steady(saved))
+        self.hx = structure.unflatten(fresh)
 
     def start(self, hx: Nested, answer_shapes: list[torch.Size]) -> None:
         """Set the first recurrent state, and the shapes that all later answers must have."""

@@ -70,6 +70,18 @@ class NoiseBlock:
         self._position += count
         self._index_is += count
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows that have not been taken yet and the state of the generator: tensors on the host."""
+        left = self.numbers[self._position : self._end]
+        return {"left": left.to("cpu", copy=True), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned. The memory stays where it is."""
+        n = len(state["left"])
+        self.numbers[:n] = state["left"].to(self.numbers.device)
+        self._position, self._end = 0, n
+        self._generator.set_state(state["generator"].cpu())
+
     def _provide(self, count: int) -> None:
         """Have at least so many rows that have not been taken yet; draw others behind them if there are fewer."""
         left = self._end - self._position
@@ -112,6 +124,19 @@ class BlockNoise(Source):
         self._restart()
         self._in_blocks = False
         return super().set_state(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the generator and of the blocks: tensors on the host, and booleans."""
+        blocks = [block.state_dict() for block in self._blocks.values()]
+        return {"generator": self.get_state(), "blocks": blocks, "in_blocks": self._in_blocks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned: the same draws follow as there."""
+        self._restart()
+        super().set_state(state["generator"].cpu())
+        self._in_blocks = state["in_blocks"]
+        for saved in state["blocks"]:
+            self.block((saved["left"].shape[1:], saved["left"].dtype)).load_state_dict(saved)
 
     def _restart(self) -> None:
         if self._taken is not None:

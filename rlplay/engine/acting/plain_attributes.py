@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-__all__ = ["NO_CHANGES", "AttributeName", "PlainChange", "PlainChanges", "PlainWatch", "apply_changes", "dotted"]
+__all__ = [
+    "NO_CHANGES",
+    "AttributeName",
+    "PlainChange",
+    "PlainChanges",
+    "PlainWatch",
+    "apply_changes",
+    "dotted",
+    "load_plain",
+    "plain_of",
+]
 
 AttributeName = tuple[str, str]
 """The name of a module, as in ``named_modules()``, and that of its attribute."""
@@ -58,7 +68,7 @@ class PlainWatch:
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._seen = {name: _plain(module) for name, module in modules.items()}
+        self._seen = plain_of(modules)
         self._latest = NO_CHANGES
 
     def look(self, modules: Mapping[str, nn.Module]) -> PlainChanges:
@@ -97,6 +107,28 @@ class PlainWatch:
         changes = self._latest.changes | found if found else self._latest.changes
         self._latest = PlainChanges(number, changes)
         return self._latest
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been seen, and all changes; the values themselves are not copied."""
+        return {"seen": {name: dict(seen) for name, seen in self._seen.items()}, "latest": self._latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned: what differs from there at the next look has changed."""
+        self._seen = {name: dict(seen) for name, seen in state["seen"].items()}
+        self._latest = state["latest"]
+
+
+def plain_of(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """Return the plain attributes of each module, by the names of modules and of attributes."""
+    return {name: _plain(module) for name, module in modules.items()}
+
+
+def load_plain(modules: Mapping[str, nn.Module], plain: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace all plain attributes of modules by those that :func:`plain_of` returned."""
+    for name, module in modules.items():
+        for key in _plain(module).keys() - plain[name].keys():
+            del module.__dict__[key]
+        module.__dict__.update(plain[name])
 
 
 def apply_changes(modules: Mapping[str, nn.Module], snapshot: PlainChanges, adopted: int) -> int:

@@ -15,10 +15,10 @@ This module must not know which thread the collector runs in, nor how tokens and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
@@ -28,35 +28,19 @@ from ..acting.torch_context import TorchContext, TorchDefaults
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..core import BaseActorModule, Fragment, Outcome, State
+from ..core import BaseActorModule, Fragment
 from ..memory.lane import Lane, Place
-from ..memory.layout import blank_fragment, fields_to_leaves, outcome_layout, state_layout
-from ..memory.slot import Blocks, RowLayout, Slot
+from ..memory.layout import blank_fragment
+from ..memory.slot import Blocks, Slot
 from ..stepping.stepper import Stepper
 from .finals import stage_final
+from .laid_out import Prepared, lay_out
 from .loop import collect
 from .messages import Delivery, Plan, Token
-from .staging import Staging, carry_over, deliver, make_slots, make_stagings, split_blocks
+from .saving import forms_of, pack_row, unpack_row
+from .staging import Staging, carry_over, deliver, make_stagings, split_blocks
 
 __all__ = ["Collector"]
-
-
-class _Environments(NamedTuple):
-    """What the environments give: the layouts of their leaves, and host memory for them."""
-
-    state: State
-    """The layout of a state: ``Leaf`` instead of tensors."""
-    outcome: Outcome
-    """The layout of an outcome, without ``final``."""
-    slots: list[Slot]
-
-
-class _Actor(NamedTuple):
-    """What :meth:`Collector.prepare` finds out."""
-
-    torch_context: TorchContext
-    layout: Fragment
-    """The layout of a fragment: ``Leaf`` instead of tensors."""
 
 
 class Collector:
@@ -82,7 +66,7 @@ class Collector:
         with defaults.for_environments():
             self.stepper = make()
         try:
-            self._environments = _lay_out(self.stepper, plan, lane)
+            self._environments = lay_out(self.stepper, plan, lane)
             self._groups = [
                 Group(i, columns, plan.seed, lane, key=plan.first_group + i)
                 for i, columns in enumerate(self.stepper.groups)
@@ -91,10 +75,11 @@ class Collector:
             for complaint in self._close_environments():
                 add_note(error, complaint)
             raise
-        self._actor: _Actor | None = None
+        self._actor: Prepared | None = None
         self._stagings: list[Staging] = []  # made with the first fragment, in the collector's thread
         self._previous: Staging | None = None
         self._n_collected = 0
+        self._resumed: Mapping[str, Any] | None = None  # what each `prepare` is to go on from
 
     def prepare(self, torch_context: TorchContext) -> None:
         """Find the form of the actor's answers by one virtual step; in the calling thread, before the first token.
@@ -113,8 +98,12 @@ class Collector:
             firsts = [Blocks(one.memory[:1].to(device, copy=True), one.layout) for one in slots[0].blocks]
             inputs = split_blocks(firsts, self._groups, self.stepper.turns)
             info, hx = self._behaviour.probe(self._groups, inputs, self.stepper.act)
+            if self._resumed is not None:
+                self._behaviour.load_state_dict(self._resumed["copy"])  # the virtual step may have changed the copy
+                for group, saved in zip(self._groups, self._resumed["groups"], strict=True):
+                    group.load_hx(saved, self._lane)
             self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
-        self._actor = _Actor(torch_context, Fragment(state, info, outcome, hx))
+        self._actor = Prepared(torch_context, Fragment(state, info, outcome, hx))
 
     @property
     def torch_context(self) -> TorchContext:
@@ -131,7 +120,7 @@ class Collector:
         """What the user is to be warned of at the call; after :meth:`prepare`."""
         return self._behaviour.warnings
 
-    def _prepared(self) -> _Actor:
+    def _prepared(self) -> Prepared:
         if self._actor is None:
             raise RuntimeError("the collector is not prepared yet: call `prepare` first.")
         return self._actor
@@ -147,6 +136,14 @@ class Collector:
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""
         return self._behaviour.publish(actor)
+
+    def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Return a snapshot that is complete, in a form that can be saved; in the consumer's thread."""
+        return self._behaviour.pack_snapshot(snapshot)
+
+    def unpack_snapshot(self, saved: Mapping[str, Any]) -> Snapshot:
+        """Return the snapshot that :meth:`pack_snapshot` has packed; in the consumer's thread, on its stream."""
+        return self._behaviour.unpack_snapshot(saved)
 
     def serve(self, token: Token) -> Delivery:
         """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""
@@ -209,7 +206,64 @@ class Collector:
             self._stagings = make_stagings(slots, self.layout, n_steps, self._groups, self.stepper.turns, self._lane)
             # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
             self._lane.borrow([group.hx for group in self._groups])
-        return self._stagings[self._n_collected % len(self._stagings)]
+        previous = self._previous.number if self._previous is not None else -1
+        return self._stagings[(previous + 1) % len(self._stagings)]
+
+    @property
+    def forms(self) -> dict[str, list[str]]:
+        """Names, shapes and dtypes of what environments and actor have; of its answers after :meth:`prepare` only."""
+        state, widths = self._environments.state, [str(part.stop - part.start) for part in self.stepper.groups]
+        forms = {
+            "observations": forms_of(state.obs, "obs"),
+            "actions": forms_of(state.act, "act"),
+            "environments in each group": widths,
+            "parameters and buffers of the actor": self._behaviour.forms,
+        }
+        if self._actor is not None:
+            forms["infos of the actor"] = forms_of(self.layout.actor, "info")
+            forms["recurrent state of the actor"] = forms_of(self.layout.hx, "hx")
+        return forms
+
+    def state_dict(self, *, whole: bool) -> dict[str, Any]:
+        """Return what the next fragments depend on beside the tokens; in the collector's thread, between two fragments.
+
+        Parameters
+        ----------
+        whole : bool
+            Whether the states of the environments are part of it.
+        """
+        with self.torch_context.applied(), self._lane.collecting():
+            self.synchronize()
+            with self._defaults.for_environments():
+                environments = self.stepper.save_state(whole=whole)
+            return {
+                "n_collected": self._n_collected,
+                "row": pack_row(*self._last_row()),
+                "groups": [group.state_dict() for group in self._groups],
+                "copy": self._behaviour.state_dict(),
+                "untold": self._plan.entries.state_dict(),
+                "environments": environments,
+            }
+
+    def _last_row(self) -> tuple[Slot, int]:
+        last = self._previous
+        return (self._environments.slots[0], 0) if last is None else (last.slot, last.host_row(last.n_steps))
+
+    def load_state_dict(self, state: Mapping[str, Any], *, whole: bool) -> None:
+        """Continue from what :meth:`state_dict` returned; in the collector's thread, before :meth:`prepare`.
+
+        Raises ValueError if the state is of another actor or of other environments.
+        """
+        self._behaviour.load_state_dict(state["copy"])
+        with self._defaults.for_environments():
+            if whole:
+                self.stepper.load_state(state["environments"])
+        unpack_row(state["row"], self._environments.slots[0], whole=whole)
+        for group, saved in zip(self._groups, state["groups"], strict=True):
+            group.load_generators(saved)
+        self._resumed = state
+        self._plan.entries.load_state_dict(state["untold"])
+        self._n_collected = state["n_collected"]
 
     def _pass_gate(self) -> None:
         """Stop at the gate if it is shut: for a pause, or for good by an exception."""
@@ -244,15 +298,3 @@ class Collector:
     def _close_environments(self) -> list[str]:
         with self._defaults.for_environments():
             return self.stepper.close()
-
-
-def _lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> _Environments:
-    """Allocate the slots, and let the stepper write the very first row."""
-    state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
-    info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
-    absent = [entry.absent for entry in plan.entries.entries]
-    widths = [stepper.groups[turn[-1]].stop - stepper.groups[turn[0]].start for turn in stepper.turns]
-    layouts = [RowLayout.of(state, info, width) for width in widths]
-    slots = make_slots(layouts, absent, plan.n_steps, lane, stepper.memory)
-    stepper.attach(slots)
-    return _Environments(state, outcome_layout(info), slots)

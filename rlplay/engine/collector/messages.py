@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ...nested import Nested
@@ -87,6 +88,18 @@ class Collecting(Protocol):
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""
+
+    def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Return a snapshot that is complete, in a form that can be saved; in the consumer's thread."""
+
+    def unpack_snapshot(self, saved: Mapping[str, Any]) -> Snapshot:
+        """Return the snapshot that :meth:`pack_snapshot` has packed; in the consumer's thread, on its stream."""
+
+    def state_dict(self, *, whole: bool) -> dict[str, Any]:
+        """Return what the next fragments depend on beside the tokens; in the collector's thread, between fragments.
+
+        ``whole``: whether the states of the environments are part of it.
+        """
 
     def serve(self, token: Token) -> Delivery:
         """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""

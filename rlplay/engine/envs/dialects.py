@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ...nested import Nested
+from ..concurrency.progress import Progress
 from . import spaces
 from .numbers import to_flag
 
@@ -23,6 +24,7 @@ __all__ = [
     "final_info",
     "is_factory",
     "is_vector",
+    "make_each",
     "make_environment",
     "needs_thread",
     "read_old_step",
@@ -193,6 +195,21 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
             "default: give it one."
         )
     return factory()
+
+
+def make_each(
+    sources: Sequence[Any], seeds: Sequence[int | None], progress: Progress, first: int, made: list[Any]
+) -> list[Any]:
+    """Return the environments: instances as they are, and what factories make, which is appended to ``made``, too."""
+    envs = []
+    progress.doing = "env.make"
+    for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
+        progress.env = first + j
+        env = make_environment(source, seed) if is_factory(source) else source
+        if env is not source and not any(env is other for other in made):
+            made.append(env)
+        envs.append(env)
+    return envs
 
 
 def seeded_reset(env: Any, seed: int | None) -> Any:

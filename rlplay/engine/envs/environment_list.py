@@ -19,8 +19,7 @@ from .autoreset import SelfResetting, check_not_overwritten, find_self_resetting
 from .dialects import (
     check_environments,
     close_environments,
-    is_factory,
-    make_environment,
+    make_each,
     read_old_step,
     seeded_reset,
     split_reset,
@@ -29,6 +28,7 @@ from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flag, to_reward
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
+from .saving.environment import restore_environment, save_environment
 
 __all__ = ["EnvironmentList"]
 
@@ -93,7 +93,7 @@ class EnvironmentList:
         self._single_episode, self._first_number = single_episode, first
         self._made: list[Any] = []
         try:
-            self.instances = self._make_all(sources, seeds)
+            self.instances = make_each(sources, seeds, progress, first, self._made)
             patch_gym()
             progress.doing, progress.env = "checking the spaces", -1
             check_environments(self.instances, first)
@@ -121,32 +121,14 @@ class EnvironmentList:
         """The number of environments, ``B``."""
         return len(self.instances)
 
-    def _make_all(self, sources: Sequence[Any], seeds: Sequence[int | None]) -> list[Any]:
-        envs = []
-        self._progress.doing = "env.make"
-        for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
-            self._progress.env = self._first_number + j
-            env = make_environment(source, seed) if is_factory(source) else source
-            if env is not source and not any(env is other for other in self._made):
-                self._made.append(env)
-            envs.append(env)
-        return envs
-
     def _reset_all(
         self, seeds: Sequence[int | None]
     ) -> tuple[Nested, list[list[Array]], ObservationWriter, list[bool]]:
         """Reset each environment with its seed.
 
-        Returns
-        -------
-        obs : nested Field
-            Shape and dtype of one observation, in the containers that the first one came in.
-        first_obs : list of lists of arrays
-            The leaves of each environment's first observation, copied: an environment may reuse its arrays.
-        writer : ObservationWriter
-            Of the form of the first environment's observation.
-        returns_info : list of bool
-            Whether ``reset`` of each environment returns a pair of observation and info.
+        Returns the fields of one observation, in the containers that the first one came in; the leaves of each first
+        observation, copied, since an environment may reuse its arrays; a writer of the form of the first one; and
+        whether ``reset`` of each environment returns a pair of observation and info.
         """
         obs: Nested = None
         writer: Any = None
@@ -187,12 +169,7 @@ class EnvironmentList:
         """Carry out the actions in ``then.act``; write the rest of ``then``, and ``outcome``.
 
         ``outcome`` holds default values already. The true last observation of an episode that ended is written into
-        ``last``, if given; then its environment is reset.
-
-        Returns
-        -------
-        list of int
-            The columns of the environments whose episode ended in this transition.
+        ``last``, if given; then its environment is reset. Returns the columns of the environments whose episode ended.
         """
         progress, stopped, returns = self._progress, self._stopped, self._returns
         records_info, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
@@ -285,6 +262,26 @@ class EnvironmentList:
         then.stepno[j], then.rew[j], then.fin[j] = 0, 0.0, True
         outcome.terminated[j], outcome.truncated[j] = self._stopped[j]
         outcome.valid[j] = False
+
+    def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
+        """Return the state of each environment and of its episode; only the latter unless ``whole``."""
+        return [
+            {
+                "return": self._returns[j],
+                "stopped": list(self._stopped.get(j, ())),
+                "reset_next": j in self._reset_next,
+                "env": save_environment(env, self._first_number + j) if whole else None,
+            }
+            for j, env in enumerate(self.instances)
+        ]
+
+    def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put the environments and their episodes into the states that :meth:`save_state` returned."""
+        for j, (env, one) in enumerate(zip(self.instances, saved, strict=True)):
+            restore_environment(env, one["env"], self._first_number + j)
+            self._returns[j] = one["return"]
+        self._stopped = {j: tuple(one["stopped"]) for j, one in enumerate(saved) if one["stopped"]}
+        self._reset_next = {j for j, one in enumerate(saved) if one["reset_next"]}
 
     def own(self, envs: list[Any]) -> None:
         """Close these environments at :meth:`close`, too."""

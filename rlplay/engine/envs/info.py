@@ -97,6 +97,14 @@ class Entries:
         """Take all names that are not among these as told, as environments in other processes have told them."""
         self.untold.intersection_update(names)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return which names no environment has told, and whether that may still draw a warning."""
+        return {"names": sorted(self.untold), "may_warn": self._may_warn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        self.untold, self._may_warn = set(state["names"]), state["may_warn"]
+
     def leave_warning(self) -> None:
         """Give no warning: these environments are not all of the feed."""
         self._may_warn = False

@@ -6,6 +6,7 @@ To support a new kind of environment, write a class with these attributes and me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ...nested import Nested
@@ -92,6 +93,26 @@ class Environments(Protocol):
         ------
         ValueError
             An environment returned something that does not fit its spaces.
+        """
+
+    def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
+        """Return the state of each of the ``instances`` and of its episodes, between two fragments.
+
+        Dicts of numbers, strings and bytes. Unless ``whole`` the environments themselves are left out.
+
+        Raises
+        ------
+        TypeError
+            Something in an environment cannot be saved.
+        """
+
+    def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put the environments and their episodes into states that :meth:`save_state` returned with ``whole``.
+
+        Raises
+        ------
+        ValueError
+            They are states of other environments.
         """
 
     def own(self, envs: list[Any]) -> None:

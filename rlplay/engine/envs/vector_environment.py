@@ -60,6 +60,7 @@ from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flags, to_rewards
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
+from .saving.environment import restore_environment, save_environment
 
 __all__ = ["VectorEnvironment"]
 
@@ -113,7 +114,7 @@ class VectorEnvironment:
         first : int
             The number of the first sub-environment in the feed.
         number : int or None
-            Its place in a list of vector environments. None: it is not in a list.
+            Its place in a list of vector environments, if it is in one.
 
         Raises
         ------
@@ -172,14 +173,9 @@ class VectorEnvironment:
     def step(
         self, now: StateRow, then: StateRow, outcome: OutcomeRow, last: StateRow | None, *, sticky: bool
     ) -> list[int]:
-        """Carry out the actions in ``then.act``; write the rest of ``then``, and ``outcome``.
+        """Carry out the actions in ``then.act``; write the rest of ``then``, and ``outcome``; return who has ended.
 
         ``outcome`` holds default values already. ``sticky`` is ignored: ``rollout`` refuses it for vector environments.
-
-        Returns
-        -------
-        list of int
-            The sub-environments whose episode ended in this transition.
         """
         self._progress.env = self._number
         if self._has_started:
@@ -247,7 +243,6 @@ class VectorEnvironment:
             leaf[has_ended] = part[has_ended]
 
     def _record_info(self, info: Mapping[str, Any], outcome: OutcomeRow, has_ended: Array) -> None:
-        """Record the info entries of all valid transitions."""
         same_step = self._mode == "SAME_STEP"
         info = {name: values for name, values in info.items() if name in self._names_to_read}
         for j in np.flatnonzero(outcome.valid).tolist():
@@ -266,6 +261,27 @@ class VectorEnvironment:
         """
         added = {name: value for name, value in single.items() if name not in self._names_in_reset_info}
         return added | dict(single.get("final_info") or {})
+
+    def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
+        """Return the state of the environment and of its episodes, as the only element; unless ``whole`` the latter."""
+        return [
+            {
+                "returns": self._returns.tolist(),
+                "reset_next": self._reset_next.tolist(),
+                "previous_ends": [ends.tolist() for ends in self._previous_ends],
+                "env": save_environment(self._env, self._first) if whole else None,
+            }
+        ]
+
+    def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put the environment and its episodes into the state that :meth:`save_state` returned."""
+        (one,) = saved
+        restore_environment(self._env, one["env"], self._first)
+        self._returns[:] = one["returns"]
+        self._reset_next = np.array(one["reset_next"], bool)
+        self._ignoring = np.flatnonzero(self._reset_next).tolist()
+        terminated, truncated = one["previous_ends"]
+        self._previous_ends = np.array(terminated, bool), np.array(truncated, bool)
 
     def own(self, envs: list[Any]) -> None:
         """Close the environment at :meth:`close`, too."""

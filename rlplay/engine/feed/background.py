@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from ..collector.messages import Collecting, Delivery, Token
 from ..concurrency.channel import Channel, Closed, Failure, TimedOut
@@ -12,9 +13,14 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, note_progress
 from ..concurrency.watchdog import Watchdog
-from .driver import Driver
+from .driver import Driver, T
 
 __all__ = ["Background"]
+
+_HAS_FAILED = (
+    "collecting has failed, so there is no state to save: `next()` raises the error, after the fragments that were "
+    "completed before."
+)
 
 
 class Background(Driver):
@@ -32,8 +38,8 @@ class Background(Driver):
         """
         super().__init__(progress, timeout)
         self._complaints: list[str] = []
-        self._tokens: Channel[Token] = Channel(reentrant=True)
-        self._deliveries: Channel[Delivery] = Channel()
+        self._tokens: Channel[Token | _Call] = Channel(reentrant=True)
+        self._deliveries: Channel[Delivery | _Call] = Channel()
         made: Channel[Collecting] = Channel()
         self._thread = threading.Thread(
             target=_work,
@@ -60,8 +66,41 @@ class Background(Driver):
         """Send the token to the thread."""
         self._tokens.put(token)
 
-    def take(self) -> Delivery:
-        """Wait for the next delivery, for as long as there is progress.
+    def call(self, work: Callable[[Collecting], T]) -> T:
+        """Let the thread collect a fragment for each token that it has, and then call ``work(collector)``.
+
+        The fragments are kept for :meth:`take`.
+        """
+        if any(isinstance(one, Failure) for one in self._early):
+            raise RuntimeError(_HAS_FAILED)
+        call = _Call(work)
+        self._tokens.put(call)
+        while not call.done:  # answers come in order: deliveries first, and those of calls that were interrupted
+            try:
+                answer = self._receive()
+            except (Closed, TimedOut):
+                raise
+            except Exception as error:
+                if self.stalled:
+                    raise
+                self._early.append(Failure(error))
+                raise RuntimeError(_HAS_FAILED) from error
+            if isinstance(answer, _Call):
+                answer.done = True
+            else:
+                self._early.append(answer)
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[no-any-return]
+
+    def _take(self) -> Delivery:
+        """Wait for the next delivery, for as long as there is progress."""
+        while isinstance(delivery := self._receive(), _Call):
+            pass  # the answer to a call that was interrupted
+        return delivery
+
+    def _receive(self) -> Delivery | _Call:
+        """Wait for the next message of the thread, for as long as there is progress.
 
         Raises
         ------
@@ -128,11 +167,27 @@ class Background(Driver):
         return complaints
 
 
+class _Call:
+    """A function to call in the collector's thread, on its way there and back."""
+
+    def __init__(self, work: Callable[[Collecting], Any]) -> None:
+        self._work = work
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self, collector: Collecting) -> None:
+        try:
+            self.result = self._work(collector)
+        except BaseException as error:
+            self.error = error
+
+
 def _work(
     make: Callable[[Gate], Collecting],
     made: Channel[Collecting],
-    tokens: Channel[Token],
-    deliveries: Channel[Delivery],
+    tokens: Channel[Token | _Call],
+    deliveries: Channel[Delivery | _Call],
     gate: Gate,
     progress: Progress,
     complaints: list[str],
@@ -149,6 +204,11 @@ def _work(
         progress.doing = "waiting for the learner"  # without starting its clock, which runs from the first fragment on
         while True:
             token = tokens.get()
+            if isinstance(token, _Call):
+                token.run(collector)
+                deliveries.put(token)
+                del token
+                continue
             gate.enter()
             with note_progress(progress):
                 delivery = collector.serve(token)

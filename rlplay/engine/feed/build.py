@@ -29,8 +29,9 @@ from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
-from ..remote.remote_collector import RemoteCollector
+from ..remote.remote_collector import NO_STATE, RemoteCollector
 from ..stepping.inline import InlineStepper
+from ..stepping.pool import NO_STATE_OF_WORKERS
 from ..stepping.process_pool import ProcessPool
 from ..stepping.shares import share_vectors, split_into_shares
 from ..stepping.stepper import Stepper
@@ -39,6 +40,7 @@ from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
 from .options import Options, home_of, plan_for, plan_for_processes
+from .saved_stream import SavedStream, check_version, prepare_resumed, with_saved_seed
 from .serving import close_older_feeds, register
 
 __all__ = ["open_feed", "open_remote"]
@@ -71,9 +73,15 @@ def open_feed(
     TypeError, ValueError, TimeoutError
         As in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
-    sources = list_sources(envs)
+    sources, saved = list_sources(envs), options.state
+    if saved is not None:
+        check_version(saved)
+        if options.workers:
+            raise NotImplementedError(NO_STATE_OF_WORKERS)
+        options = with_saved_seed(options)
     plan = plan_for(options, sources)
     lane = lane_between(options.device, options.actor_device, home_of(actor))
+    stream = SavedStream(options, plan, lane)
     with torch.inference_mode(False):  # the tensors made here are written to later
         in_place = not options.background and options.lag == 0 and not lane.asynchronous
         behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
@@ -86,11 +94,13 @@ def open_feed(
             make_stepper = partial(
                 _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
             )
-            return _prepare(Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults), torch_context)
+            collector = Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults)
+            prepare = collector.prepare if saved is None else partial(prepare_resumed, collector, saved)
+            return _prepare(collector, partial(prepare, torch_context))
 
         driver = _make_driver(make_collector, progress, options)
     _warn_of_slow_actor(driver.collector)
-    feed = Feed(driver, actor, lane, options.lag, progress)
+    feed = Feed(driver, actor, lane, options.lag, progress, stream)
     register(sources, feed)
     return feed
 
@@ -100,10 +110,13 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
 
     Otherwise like :func:`open_feed`.
     """
+    if options.state is not None:
+        raise NotImplementedError(NO_STATE)
     plan = plan_for_processes(options, factory)
     device = options.device
     lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
     actor_device = parse_device("cpu" if options.actor_device is None else options.actor_device, "actor_device")
+    stream = SavedStream(options, plan, lane)
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
         progress, torch_context = Progress(), TorchContext.here(actor_device)
@@ -111,11 +124,11 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
 
         def make_collector(gate: Gate) -> Collecting:
             collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
-            return _prepare(collector, torch_context)
+            return _prepare(collector, partial(collector.prepare, torch_context))
 
         driver = _make_driver(make_collector, progress, options)
     _warn_of_slow_actor(driver.collector)
-    return Feed(driver, actor, lane, options.lag, progress)
+    return Feed(driver, actor, lane, options.lag, progress, stream)
 
 
 def _make_stepper(
@@ -186,10 +199,10 @@ def _collector_specs(
     ]
 
 
-def _prepare(collector: Collector | RemoteCollector, torch_context: TorchContext) -> Collecting:
+def _prepare(collector: Collector | RemoteCollector, prepare: Callable[[], None]) -> Collecting:
     """Prepare a collector for its first token, and return it; close it if that fails."""
     try:
-        collector.prepare(torch_context)
+        prepare()
     except BaseException as error:
         for complaint in collector.close():
             add_note(error, complaint)

@@ -8,14 +8,18 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from ..collector.messages import Collecting, Delivery, Token
+from ..concurrency.channel import Failure
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, note_progress
 
 __all__ = ["Driver", "Inline"]
+
+T = TypeVar("T")
 
 
 class Driver(ABC):
@@ -39,14 +43,45 @@ class Driver(ABC):
     def __init__(self, progress: Progress, timeout: float) -> None:
         self._gate, self._progress, self._timeout = Gate(), progress, timeout
         self.ended = self.stalled = False
+        self._early: deque[Delivery | Failure] = deque()
+        """What :meth:`take` returns before anything else."""
 
     @abstractmethod
     def give(self, token: Token) -> None:
         """Hand over a token. Never blocks."""
 
-    @abstractmethod
     def take(self) -> Delivery:
         """Return the next delivery. Raises what collecting raised, or ``Closed``."""
+        if not self._early:
+            return self._take()
+        first = self._early.popleft()
+        if isinstance(first, Failure):
+            raise first.error
+        return first
+
+    @abstractmethod
+    def _take(self) -> Delivery:
+        """Return the next delivery of the collector."""
+
+    def give_early(self, deliveries: Iterable[Delivery]) -> None:
+        """Let :meth:`take` return these deliveries before those of the collector."""
+        self._early.extend(deliveries)
+
+    @abstractmethod
+    def call(self, work: Callable[[Collecting], T]) -> T:
+        """Call ``work(collector)`` in the collector's thread, between two fragments, and return the result.
+
+        Raises
+        ------
+        Exception
+            What ``work`` raises.
+        RuntimeError
+            Collecting has failed. The error stays for :meth:`take`.
+        """
+
+    def under_way(self) -> tuple[list[Delivery], list[Token]]:
+        """Return the deliveries that have not been taken and the tokens that wait; right after :meth:`call`."""
+        return [one for one in self._early if not isinstance(one, Failure)], []
 
     @abstractmethod
     def wake(self) -> None:
@@ -92,7 +127,17 @@ class Inline(Driver):
         """Append the token to the queue."""
         self._tokens.append(token)
 
-    def take(self) -> Delivery:
+    def call(self, work: Callable[[Collecting], T]) -> T:
+        """Call ``work(collector)`` in this thread. The tokens are left as they are."""
+        with self._collecting:
+            return work(self.collector)
+
+    def under_way(self) -> tuple[list[Delivery], list[Token]]:
+        """Return the deliveries that have not been taken and the tokens that wait."""
+        deliveries, _ = super().under_way()
+        return deliveries, list(self._tokens)
+
+    def _take(self) -> Delivery:
         """Collect the next fragment and return it."""
         try:
             with self._collecting:

@@ -23,6 +23,10 @@ class EpisodeLog:
         """Append some episodes."""
         self._kept.extend(episodes)
 
+    def kept(self) -> list[list[float]]:
+        """Return all episodes, as lists of numbers, and keep them."""
+        return [list(episode) for episode in self._kept.copy()]
+
     def take(self) -> list[Episode]:
         """Return all episodes and forget them. Each episode is returned by one call, in whichever thread."""
         taken: list[Episode] = []

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -20,20 +21,20 @@ from ... import nested
 from ...nested import Nested
 from ..collector.messages import Delivery, Token
 from ..concurrency.channel import Closed
-from ..concurrency.clock import TRAINING, WAITING, Clock
+from ..concurrency.clock import TRAINING, WAITING
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
-from ..core import BaseActorModule, Episode, Final, Fragment
+from ..core import BaseActorModule, Final, Fragment
 from ..memory.lane import Lane, Place
-from .driver import Driver, Inline
-from .episode_log import EpisodeLog
-from .stats import CollectorTime, LearnerTime, Stats, engine_of
-from .timeline import Recorder, Trace
+from .books import Books
+from .driver import Driver
+from .saved_stream import SavedStream
+from .timeline import Recorder
 
 __all__ = ["Feed"]
 
 
-class Feed(Iterator[Fragment]):
+class Feed(Books, Iterator[Fragment]):
     """An infinite iterator over fragments, and a context manager. Returned by every ``rollout``.
 
     The feed, its thread, its processes and the environments that its factories made end at :meth:`close`, at the end of
@@ -50,19 +51,25 @@ class Feed(Iterator[Fragment]):
     - RuntimeError if the feed is closed, is paused by the calling thread, or is called by its own environments.
     """
 
-    def __init__(self, driver: Driver, actor: BaseActorModule, lane: Lane, lag: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        actor: BaseActorModule,
+        lane: Lane,
+        lag: int,
+        progress: Progress,
+        stream: SavedStream,
+    ) -> None:
         """Construct the feed of a driver. No fragment is asked for yet."""
-        self._driver, self._actor, self._lane, self._lag = driver, actor, lane, lag
-        self._progress = progress
+        super().__init__(driver, lane, progress, lag)
+        self._actor = actor
         self._next_lock = threading.RLock()
         self._in_next = False
-        self._ended = self._closed = False
-        self._asked = self._steps = 0
-        self._version: int | tuple[int, ...] | None = None
-        self._episodes = EpisodeLog()
-        self._clock = Clock()
-        self._note_times()
-        self._recorder = Recorder(self._clock, progress, lane)
+        self._has_begun = False  # a feed that goes on from a saved state has asked before it begins
+        self._stream = stream
+        if stream.counts is not None:
+            self._asked, books = stream.counts
+            self._continue_books(books)
         # called when the feed is garbage-collected and at the interpreter's exit; must not refer to the feed itself
         self._finalizer = weakref.finalize(self, _stop_unreferenced, driver, self._recorder, os.getpid())
 
@@ -72,13 +79,19 @@ class Feed(Iterator[Fragment]):
 
     def __next__(self) -> Fragment:
         """Ask for the next fragment, wait for it, and return it. The caller owns it; the class lists the errors."""
+        with self._inside_next("next()"):
+            return self._next_fragment()
+
+    @contextmanager
+    def _inside_next(self, what: str) -> Iterator[None]:
+        """Keep other calls of this kind away inside the ``with`` block; refuse one that would wait for ever."""
         self.check_asking()
         with self._next_lock:
             if self._in_next:
-                raise RuntimeError("next() was called inside next() of the same feed, as by one of its environments.")
+                raise RuntimeError(f"{what} was called inside next() of the same feed, as by one of its environments.")
             self._in_next = True
             try:
-                return self._next_fragment()
+                yield
             finally:
                 self._in_next = False
 
@@ -113,22 +126,20 @@ class Feed(Iterator[Fragment]):
             self._clock.switch_to(TRAINING)
             self._note_times()
 
-    def _note_times(self) -> None:
-        """Note what :attr:`stats` tells: in one tuple, so that another thread reads the numbers of one moment."""
-        learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
-        self._times = self._steps, learner, CollectorTime(*self._progress.spent())
-
     def _give_tokens(self) -> None:
         """Give the driver a token with a snapshot of the present weights; at the first ask, ``lag`` more of them."""
         collector = self._driver.collector
         try:
-            if not self._asked:
+            if not self._has_begun:
                 torch_context = collector.torch_context.at_first_ask()
                 if torch_context != collector.torch_context:
                     collector.prepare(torch_context)
             snapshot = collector.snapshot(self._actor)
         except Exception as error:
             raise _NotAskedError(error) from error
+        if not self._has_begun:
+            self._stream.put_under_way(self._driver, self._lane)
+        self._has_begun = True
         for _ in range(1 if self._asked else 1 + self._lag):
             token = Token(self._asked, snapshot, collector.blank(), self._lane.current, self._lane.record())
             self._driver.give(token)
@@ -141,9 +152,7 @@ class Feed(Iterator[Fragment]):
             self._lane.borrow((delivery.fragment, delivery.snapshot.weights))
         blank = delivery.fragment
         fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.final)))
-        self._version = delivery.version
-        self._steps += delivery.steps
-        self._episodes.add(delivery.episodes)
+        self._book(delivery)
         if delivery.warning:
             warnings.warn(delivery.warning, RuntimeWarning, stacklevel=4)
         return fragment
@@ -172,6 +181,54 @@ class Feed(Iterator[Fragment]):
             self._finalizer.detach()
         self._recorder.close()
         return complaints
+
+    def state_dict(self, *, environments: str = "save") -> dict[str, Any]:
+        """Return what the rest of the stream depends on; between two calls of ``next()``.
+
+        ``rollout(..., state=saved)`` goes on from there, in this process or in another one: the fragments that follow
+        are, bit for bit, those that would have followed. The actor, the optimiser and torch's global generator are
+        yours to save: restore them before. The engine may be another one, but not the environments, the actor,
+        ``lag``, ``groups``, ``n_steps`` and what else decides the fragments. The collector first finishes the fragments
+        that it has been asked for; then the feed goes on as if nothing had been asked.
+
+        What is saved of the behaviour copy is what no snapshot brings: plain attributes, and tensors and generators of
+        torch in attributes. Other objects that the actor's step changes are not.
+
+        Parameters
+        ----------
+        environments : "save" or "restart"
+            ``"save"``: the state of each environment is part of it. The innermost environment's ``get_state`` and
+            ``set_state``, or ``clone_state`` and ``restore_state``, are used, if it has them; of all else that it
+            consists of, the attributes are pickled. ``"restart"``: episodes under way are given up. New ones begin at
+            the first row that follows, where ``fin`` is True, with other seeds; so the stream is another one.
+
+        Returns
+        -------
+        dict
+            Of tensors on the host, numbers, strings, bytes, and lists and dicts of these: ``torch.load`` reads it with
+            ``weights_only=True``. But ``rollout`` unpickles the environments in it: pass it only what you trust.
+
+        Raises
+        ------
+        TypeError
+            An environment cannot be saved. The message has its number and the path to what cannot; the feed goes on.
+        NotImplementedError
+            The environments, or the collectors, are in workers or processes of their own.
+        RuntimeError
+            The feed is closed or has ended, collecting has failed, or this is called inside ``next()``.
+        """
+        if environments not in ("save", "restart"):
+            raise ValueError(f"`environments` must be 'save' or 'restart', got {environments!r}.")
+        if not self.open:
+            raise RuntimeError("the feed is closed, or has ended: there is nothing left to save.")
+        with self._inside_next("state_dict()"):
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    return self._stream.save(self._driver, self._lane, self._asked, self._books(), environments)
+            except BaseException as error:
+                if self._driver.stalled or not isinstance(error, Exception):
+                    self._end_after(error)
+                raise
 
     def close(self) -> None:
         """End the feed, its thread and its processes, and close the environments that its factories made.
@@ -209,74 +266,6 @@ class Feed(Iterator[Fragment]):
         """
         with self._driver.paused():  # this generator refers to the feed, which thus lives as long as the block
             yield
-
-    def trace(self, path: str | os.PathLike[str] | None = None) -> Trace:
-        """Record what learner, collector and workers do, and when, from now on; write it to a file at the end.
-
-        ``with feed.trace("run.json"):`` records a block. Without ``with``, the trace ends at its own ``close()``, or
-        with the feed. It costs some microseconds for each step of the collector, and memory for each span: record a
-        few hundred fragments rather than hours.
-
-        Parameters
-        ----------
-        path : path, optional
-            The file to write; an existing file is replaced. By default no file is written.
-
-        Returns
-        -------
-        Trace
-            The recording, which :func:`rlplay.plotting.timeline` draws.
-
-        Raises
-        ------
-        RuntimeError
-            The feed is closed, or is already being recorded.
-        OSError
-            The file cannot be written.
-        """
-        if not self.open:
-            raise RuntimeError("the feed is closed.")
-        return self._recorder.begin(path, self._asked, None if isinstance(self._version, tuple) else self._lag)
-
-    @property
-    def open(self) -> bool:
-        """True until the feed is closed or has ended: more fragments can be asked for."""
-        return not (self._closed or self._ended)
-
-    @property
-    def version(self) -> int | tuple[int, ...] | None:
-        """The number of the snapshot that collected the last delivered fragment (fragment ``k``: ``max(0, k - lag)``).
-
-        None before the first delivery. A tuple with one number for each part of the fragment, if fragments are made of
-        the parts that finish first (``multi`` with ``n_per_batch < n_actors``).
-        """
-        return self._version
-
-    @property
-    def steps(self) -> int:
-        """The number of valid transitions delivered so far, over all environments."""
-        return self._steps
-
-    def episodes(self) -> list[Episode]:
-        """Return the episodes that ended in fragments delivered since the last call, in the order ``(t, env)``.
-
-        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile.
-        """
-        return self._episodes.take()
-
-    @property
-    def stats(self) -> Stats:
-        """Steps per second, and how both sides spent their time, from the first ask to the last delivery."""
-        steps, learner, collector = self._times
-        return Stats(
-            steps=steps,
-            seconds=sum(learner),
-            steps_per_second=steps / (sum(learner) or 1.0),
-            collector=collector,
-            learner=learner,
-            engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
-            counters=self._lane.counters.copy(),
-        )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "ended" if self._ended else "open"

@@ -51,6 +51,8 @@ class Options:
     """Whether environments are reset with seeds at the call."""
     shard: tuple[int, int] | None = None
     """``(i, n)``: this feed is the i-th of n equal ones."""
+    state: Mapping[str, Any] | None = None
+    """What ``feed.state_dict()`` has returned: the stream goes on from there."""
     groups: int = 1
     workers: int = 0
     worker: str = "process"

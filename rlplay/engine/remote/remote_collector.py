@@ -8,7 +8,7 @@ the parts side by side into the blank fragment.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from time import monotonic
@@ -37,7 +37,11 @@ from .collector_process import CollectorSpec, Reply
 from .handle import CollectorProcess
 from .shared_fragment import SharedFragmentSpec
 
-__all__ = ["RemoteCollector"]
+__all__ = ["NO_STATE", "RemoteCollector"]
+
+NO_STATE = (
+    "`single` and `multi` cannot save their state or go on from one yet: use `same`, or `threaded` without workers."
+)
 
 
 class RemoteCollector:
@@ -95,10 +99,7 @@ class RemoteCollector:
     def prepare(self, torch_context: TorchContext) -> None:
         """Have the processes determine the shapes and dtypes of the actor's outputs, and share memory with them.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If the actor's outputs are not of the form that the contract asks for.
+        Raises TypeError or ValueError if the outputs are not of the form that the contract asks for.
         """
         for process in self._processes:
             process.service.request("prepare", torch_context)
@@ -121,6 +122,18 @@ class RemoteCollector:
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread."""
         return self._behaviour.publish(actor)
+
+    def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Return a snapshot in a form that can be saved."""
+        return self._behaviour.pack_snapshot(snapshot)
+
+    def unpack_snapshot(self, saved: Mapping[str, Any]) -> Snapshot:
+        """Return the snapshot that :meth:`pack_snapshot` has packed."""
+        return self._behaviour.unpack_snapshot(saved)
+
+    def state_dict(self, *, whole: bool) -> dict[str, Any]:
+        """Raise NotImplementedError: what collector processes have cannot be saved yet."""
+        raise NotImplementedError(NO_STATE)
 
     def serve(self, token: Token) -> Delivery:
         """Have one fragment collected with the token's weights, and copy it into the token's blank fragment."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ def rollout(
     seed: int | None = None,
     reseed: bool = True,
     shard: tuple[int, int] | None = None,
+    state: Mapping[str, Any] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -67,7 +68,7 @@ def rollout(
     options = Options(
         n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
-        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, shard=shard, final=final, info=info,
+        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, shard=shard, state=state, final=final, info=info,
         compile=compile, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_remote(factory, actor, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def rollout(
     seed: int | None = None,
     reseed: bool = True,
     shard: tuple[int, int] | None = None,
+    state: Mapping[str, Any] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -39,6 +41,6 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, shard=shard, final=final, info=info, compile=compile,
+        reseed=reseed, shard=shard, state=state, final=final, info=info, compile=compile,
     )  # fmt: skip
     return open_feed(envs, actor, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def rollout(
     seed: int | None = None,
     reseed: bool = True,
     shard: tuple[int, int] | None = None,
+    state: Mapping[str, Any] | None = None,
     final: bool = False,
     info: Info = (),
     compile: bool = False,
@@ -83,6 +85,12 @@ def rollout(
         the world size. Environments, groups and their seeds are numbered as in the whole, so ``n`` such feeds with
         ``groups=g`` yield the parts of one feed with ``groups=n * g``. ``Episode.env`` and messages have these numbers.
         It needs a ``seed``, the same one in all of them.
+    state : dict, optional
+        What ``feed.state_dict()`` has returned, maybe in another process: the stream goes on from there. The fragments
+        that follow are, bit for bit, those that would have followed. Environments, actor, ``n_steps``, ``lag``,
+        ``groups``, ``sticky``, ``final``, ``info``, ``shard``, ``compile`` and the kind of device must be those of the
+        saved feed, the engine need not be. Load the actor's weights before the call. ``seed`` is ignored. The
+        environments are reset once, and then put into their states, which are unpickled: pass only what you trust.
     final : bool
         If True, ``env.final`` holds the true last observation of each episode, and the actor's reaction to it.
     info : tuple of names, or dict of names to dtypes or example arrays
@@ -142,13 +150,16 @@ def rollout(
 
     Raises
     ------
+    NotImplementedError
+        There is a ``state`` and there are ``workers``.
     TypeError, ValueError
         At the call, if an argument is not as described: environments whose spaces differ or whose observations do not
-        fit their space, an actor whose actions or info do not fit, numbers out of range, a device that is not there.
+        fit their space, an actor whose actions or info do not fit, numbers out of range, a device that is not there, a
+        ``state`` of another version, of other environments, of another actor or of other options.
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, shard=shard, final=final, info=info, compile=compile, workers=workers, worker=worker,
-        background=True, timeout=timeout, start_timeout=start_timeout,
+        reseed=reseed, shard=shard, state=state, final=final, info=info, compile=compile,
+        workers=workers, worker=worker, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_feed(envs, actor, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 from ..envs.make import close_all
 from ..envs.protocol import Environments
@@ -102,6 +103,18 @@ class InlineStepper:
         """Return the episodes that ended since the last call, ordered by time and environment."""
         taken, self._episodes = self._episodes, []
         return in_order(taken)
+
+    def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
+        """Return the state of each environment, or vector environment, and of its episodes, in order."""
+        return [one for environments in self._environments for one in environments.save_state(whole=whole)]
+
+    def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put the environments and their episodes into states that :meth:`save_state` returned with ``whole``."""
+        start = 0
+        for environments in self._environments:
+            stop = start + len(environments.instances)
+            environments.load_state(saved[start:stop])
+            start = stop
 
     def kill(self) -> None:
         """Do nothing: a thread cannot be killed."""

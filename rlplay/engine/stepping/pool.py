@@ -20,7 +20,12 @@ from .shares import Share, check_equal_spaces, name_environments
 from .stepper import SlotViews, Step, in_order
 from .worker import EnvironmentSpec
 
-__all__ = ["StepResult", "Worker", "WorkerPool"]
+__all__ = ["NO_STATE_OF_WORKERS", "StepResult", "Worker", "WorkerPool"]
+
+NO_STATE_OF_WORKERS = (
+    "a feed whose environments belong to workers (`workers`, or threads for a list of vector environments) can neither "
+    "be saved nor go on from a saved state yet: use `same`, or `threaded` without workers."
+)
 
 
 class StepResult(NamedTuple):
@@ -199,6 +204,14 @@ class WorkerPool(ABC, Generic[W]):
         """Return the episodes that ended since the last call, ordered by time and environment."""
         taken, self._episodes = self._episodes, []
         return in_order(taken)
+
+    def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
+        """Raise NotImplementedError: environments of workers cannot be saved yet."""
+        raise NotImplementedError(NO_STATE_OF_WORKERS)
+
+    def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Raise NotImplementedError: environments of workers cannot be restored yet."""
+        self.save_state(whole=True)
 
     def kill(self) -> None:
         """Abandon the workers."""

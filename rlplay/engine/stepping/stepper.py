@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...nested import Nested
 from ..envs.rows import Array, Episode
@@ -76,6 +76,30 @@ class Stepper(Protocol):
 
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended since the last call, ordered by time and environment."""
+
+    def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
+        """Return the state of each environment, or vector environment, and of its episodes, between two fragments.
+
+        Dicts of numbers, strings and bytes. Unless ``whole`` the environments themselves are left out.
+
+        Raises
+        ------
+        TypeError
+            Something in an environment cannot be saved.
+        NotImplementedError
+            The environments belong to workers.
+        """
+
+    def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put the environments and their episodes into states that :meth:`save_state` returned with ``whole``.
+
+        Raises
+        ------
+        ValueError
+            They are states of other environments.
+        NotImplementedError
+            The environments belong to workers.
+        """
 
     def kill(self) -> None:
         """Abandon the steps under way, where that is possible. Called from another thread."""

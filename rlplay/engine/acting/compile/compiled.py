@@ -8,7 +8,7 @@ the eager one up to rounding, and gives the very same numbers in every engine. T
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,15 +23,14 @@ from ...memory.slot import GroupBlocks
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
-from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes
+from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes, load_plain, plain_of
 from ..torch_context import TorchContext
-from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import weight_places
 from .attribute_reads import AttributeReads, Variant, advise_buffer, is_unread, values_of
 from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, keys_of, make_graph
 from .inductor import Program, copy_all
 from .step_checks import (
-    FILLS_OR_EMPTIES,
     Modes,
     NoGraph,
     describe_error,
@@ -105,12 +104,23 @@ class CompiledBehaviour(Behaviour):
 
         Compiling happens here, in the learner's thread, since the compiler saves and restores the global generator.
         """
-        snapshot = super().publish(actor)
+        return self._compiled_for(super().publish(actor))
+
+    def unpack_snapshot(self, state: Mapping[str, Any]) -> Snapshot:
+        """Return a snapshot that was saved, and compile its step, as for a new one."""
+        return self._compiled_for(super().unpack_snapshot(state))
+
+    def _compiled_for(self, snapshot: Snapshot) -> Snapshot:
         with self._torch_context.applied():
             warning = self._compile_in(tuple(snapshot.modes), snapshot.plain)
         if warning:
-            warnings.warn(warning, RuntimeWarning, stacklevel=2)
+            warnings.warn(warning, RuntimeWarning, stacklevel=3)
         return snapshot
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state; so does the second copy."""
+        super().load_state_dict(state)
+        load_plain(dict(self._twin.named_modules()), plain_of(self._modules))
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""
@@ -127,7 +137,7 @@ class CompiledBehaviour(Behaviour):
             super().copy_recurrent_state(group)
 
     def react(self, group: Group, state: State, *, begun: Sequence[int], virtual: bool) -> list[Tensor]:
-        """React to one row. The tensors returned by a compiled step are overwritten by the group's next step."""
+        """React to one row. The next step of the group overwrites what a compiled step returns."""
         if not self._active_programs:
             return super().react(group, state, begun=begun, virtual=virtual)
         workspace = self._workspaces[group.number]
@@ -259,30 +269,11 @@ class CompiledBehaviour(Behaviour):
 
         def step(*inputs: Tensor) -> None:
             with DrawsOutside(noise):
-                self._step_twin(workspace, virtual, *inputs)
+                workspace.step(twin, self.spec, self._twin_places, virtual, *inputs)
 
         check_repeats(twin, noise, lambda: step(*[x.clone() for x in inputs]))
         n_read = len(inputs) - len(workspace.rows)
         return make_graph(step, inputs, n_read, list(twin.parameters()), list(twin.buffers()), noise)
-
-    def _step_twin(self, workspace: Workspace, virtual: bool, *inputs: Tensor) -> None:
-        """Run a step of the twin; write answers, recurrent state and changed buffers in place."""
-        state, hx, rows = workspace.split_inputs(inputs)
-        act, new_hx, info = self._twin.step(*state, hx=workspace.hx_structure.unflatten(hx), virtual=virtual)
-        values: list[Any] = [*self.spec.leaves(act, info), *nested.leaves(new_hx)]
-        replaced: list[Any] = replaced_weights(self._twin_places)
-        if replaced:
-            put_back(self._twin_places)
-        if fills_or_empties(replaced):
-            raise NoGraph(FILLS_OR_EMPTIES)
-        pairs = [*zip([*rows, *hx], values, strict=True), *replaced]
-        forms = [(x.shape, dtype) for x, dtype in zip(rows, self.spec.dtypes, strict=True)]
-        forms += [(target.shape, target.dtype) for target, _ in pairs[len(rows) :]]
-        if forms != [(value.shape, value.dtype) for _, value in pairs]:
-            raise NoGraph("what it answers, remembers or keeps in buffers changes its shape or dtype")
-        values = [value.clone() for _, value in pairs]  # a value may be a view of another pair's target
-        for (target, _), value in zip(pairs, values, strict=True):
-            target.copy_(value)
 
     def _refuse_all_variants(self, why: str) -> None:
         """Step eagerly in all variants met so far."""

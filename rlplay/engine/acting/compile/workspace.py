@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .... import nested
 from ....nested import Nested
-from ...core import State
+from ...core import BaseActorModule, State
+from ..actor_spec import ActorSpec
+from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights
+from .step_checks import FILLS_OR_EMPTIES, NoGraph
 
 __all__ = ["Workspace"]
 
@@ -49,3 +53,27 @@ class Workspace:
         found, spec = nested.flatten(self.state)
         n, m = len(found), len(found) + len(self.hx_leaves)
         return spec.unflatten(inputs[:n]), list(inputs[n:m]), list(inputs[m:])  # type: ignore[return-value]
+
+    def step(
+        self, twin: BaseActorModule, spec: ActorSpec, places: Sequence[WeightPlace], virtual: bool, *inputs: Tensor
+    ) -> None:
+        """Run a step of an actor; write answers, recurrent state and changed buffers in place.
+
+        ``places`` are those of its weights. Raises :class:`NoGraph` if the step cannot be written in place.
+        """
+        state, hx, rows = self.split_inputs(inputs)
+        act, new_hx, info = twin.step(*state, hx=self.hx_structure.unflatten(hx), virtual=virtual)
+        values: list[Any] = [*spec.leaves(act, info), *nested.leaves(new_hx)]
+        replaced: list[Any] = replaced_weights(places)
+        if replaced:
+            put_back(places)
+        if fills_or_empties(replaced):
+            raise NoGraph(FILLS_OR_EMPTIES)
+        pairs = [*zip([*rows, *hx], values, strict=True), *replaced]
+        forms = [(x.shape, dtype) for x, dtype in zip(rows, spec.dtypes, strict=True)]
+        forms += [(target.shape, target.dtype) for target, _ in pairs[len(rows) :]]
+        if forms != [(value.shape, value.dtype) for _, value in pairs]:
+            raise NoGraph("what it answers, remembers or keeps in buffers changes its shape or dtype")
+        values = [value.clone() for _, value in pairs]  # a value may be a view of another pair's target
+        for (target, _), value in zip(pairs, values, strict=True):
+            target.copy_(value)

@@ -1,0 +1,1 @@
+"""Saves the state of environments as bytes, and restores it into environments of the same kind."""

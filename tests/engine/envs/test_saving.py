@@ -1,0 +1,239 @@
+"""An environment is saved whole, in place, or refused with the path to what cannot be saved."""
+
+import pickle
+import threading
+
+import gym
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils import EzPickle
+from gymnasium.wrappers import TransformObservation, TransformReward
+
+from rlplay.engine.envs.saving.environment import restore_environment, save_environment
+from tests.support.saving import Noisy, breakout
+
+
+def play(env, n=60):
+    told, dice = [], np.random.default_rng(5)
+    for _ in range(n):
+        obs, rew, terminated, truncated, _ = env.step(int(dice.integers(env.action_space.n)))
+        if terminated or truncated:
+            obs, _ = env.reset()
+        told.append((np.array(obs).tobytes(), float(rew), terminated, truncated, int(env.action_space.sample())))
+    return told
+
+
+def scaled():
+    env = TransformReward(gymnasium.make("CartPole-v1"), lambda rew: 2 * rew)
+    return TransformObservation(env, lambda obs: obs * 3, env.observation_space)
+
+
+MAKERS = [
+    Noisy, lambda: gymnasium.make("CartPole-v1"), lambda: gymnasium.make("Acrobot-v1"), scaled, breakout,
+    lambda: gymnasium.wrappers.NormalizeObservation(gymnasium.make("CartPole-v1")),
+    lambda: gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make("Taxi-v4")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_environment_goes_on_from_its_state_and_saving_changes_nothing(make):
+    one, undisturbed, other = make(), make(), make()
+    for env in (one, undisturbed):
+        env.reset(seed=1)
+        env.action_space.seed(2)
+        play(env)
+    other.reset(seed=7)
+    play(other, 3)
+    saved = save_environment(one, 0)
+    assert saved.keys() == {"kinds", "data"}
+    expected = play(undisturbed)
+    assert play(one) == expected
+    restore_environment(other, saved, 0)
+    assert play(other) == expected
+
+
+def test_the_parts_stay_the_same_objects_and_so_do_references_between_them():
+    class Outer(gymnasium.Wrapper):
+        def __init__(self, env):
+            super().__init__(env)
+            self.raw, self.shared = env.unwrapped, [0]
+            env.unwrapped.shared, env.unwrapped.outer = self.shared, self
+
+    one, other = Outer(Noisy()), Outer(Noisy())
+    one.shared[0] = 5
+    inner = other.env
+    restore_environment(other, save_environment(one, 0), 0)
+    assert other.env is other.raw is inner
+    assert inner.outer is other
+    assert inner.shared is other.shared
+    assert other.shared == [5]
+
+
+def test_attributes_that_came_since_are_removed():
+    one, other = Noisy(), Noisy()
+    saved = save_environment(one, 0)
+    other.later = 1
+    restore_environment(other, saved, 0)
+    assert not hasattr(other, "later")
+
+
+class Handle:
+    """Stands for a simulator that is not written in Python: it cannot be pickled."""
+
+    def __init__(self):
+        self.x, self.lock = 0, threading.Lock()
+
+
+class WithState(Noisy):
+    def __init__(self):
+        super().__init__()
+        self.simulator = Handle()
+
+    def get_state(self):
+        return self.simulator.x, self.dice
+
+    def set_state(self, state):
+        self.simulator.x, self.dice = state
+
+
+class WithClone(Noisy):
+    def __init__(self):
+        super().__init__()
+        self.simulator = Handle()
+
+    def clone_state(self, include_rng=False):
+        return self.simulator.x, self.dice if include_rng else None, self.obs
+
+    def restore_state(self, state):
+        self.simulator.x, self.dice, self.obs = state
+
+
+@pytest.mark.parametrize("kind", [WithState, WithClone])
+def test_an_innermost_environment_saves_itself_if_it_can_and_wrappers_are_pickled(kind):
+    one, other = (gymnasium.wrappers.TimeLimit(kind(), 9) for _ in range(2))
+    one.reset(seed=1)
+    other.reset(seed=2)
+    play(one, 5)
+    one.unwrapped.np_random.random(3)
+    one.unwrapped.simulator.x = 4
+    restore_environment(other, save_environment(one, 0), 0)
+    assert other.unwrapped.simulator.x == 4
+    assert [x[1:] for x in play(other, 30)] == [x[1:] for x in play(one, 30)]
+    assert other.unwrapped.np_random.random() == one.unwrapped.np_random.random()
+
+
+class MadeAnew(EzPickle):
+    def __init__(self):
+        EzPickle.__init__(self)
+        self.n = 0
+
+
+class Forgetful:
+    def __init__(self):
+        self.n, self.cache = 0, [1]
+
+    def __getstate__(self):
+        return {"n": self.n}
+
+
+class Rebuilt:
+    def __init__(self):
+        self.n = 3
+
+    def __reduce__(self):
+        return Rebuilt, ()
+
+
+class Whole:
+    def __init__(self):
+        self.n = 3
+
+    def __getstate__(self):
+        return dict(self.__dict__)
+
+
+@pytest.mark.parametrize(
+    ("thing", "path", "why"),
+    [
+        (Handle, ".lock", "cannot pickle"),
+        (MadeAnew, "", "EzPickle"),
+        (Forgetful, "", "leaves out 'cache'"),
+        (Rebuilt, "", "leaves out 'n'"),
+        (lambda: (x for x in "ab"), "", "generator"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_with_the_path_to_it(thing, path, why):
+    env = gymnasium.wrappers.TimeLimit(Noisy(), 9)
+    env.unwrapped.things = {"a": [Whole(), thing()]}
+    with pytest.raises(TypeError, match=r"environment 3 cannot be saved") as caught:
+        save_environment(env, 3)
+    assert f"`env.env.things['a'][1]{path}`" in str(caught.value)
+    assert why in str(caught.value)
+    assert "get_state" in str(caught.value)
+    assert "restart" in str(caught.value)
+
+
+def test_functions_without_a_name_stay_those_of_the_environment_unless_they_refer_to_what_may_change():
+    one, other = Noisy(), Noisy()
+    one.rule, other.rule = lambda x: x + 1, lambda x: x + 2
+    restore_environment(other, save_environment(one, 0), 0)
+    assert other.rule(0) == 2
+    count = [0]
+    one.rule = lambda x: count.append(x)
+    with pytest.raises(TypeError, match=r"`env\.rule`"):
+        save_environment(one, 0)
+
+
+def test_an_environment_that_keeps_something_outside_of_its_attributes_is_refused():
+    class Slots(Noisy):
+        __slots__ = ("hidden",)
+
+    with pytest.raises(TypeError, match="outside of"):
+        save_environment(Slots(), 0)
+
+
+def test_other_environments_are_refused_and_an_error_of_their_own_method_is_named():
+    saved = save_environment(gymnasium.wrappers.TimeLimit(Noisy(), 9), 2)
+    with pytest.raises(ValueError, match=r"environment 2 was .*TimeLimit > .*Noisy, and is .*Noisy"):
+        restore_environment(Noisy(), saved, 2)
+
+    class Fails(WithState):
+        def get_state(self):
+            raise OSError("the simulator is busy")
+
+    with pytest.raises(TypeError, match=r"environment 5 cannot be saved.*get_state.*busy"):
+        save_environment(Fails(), 5)
+
+
+def test_gymnasiums_ale_pickles_into_a_fresh_game_which_is_why_pickling_alone_does_not_do():
+    env = breakout()
+    env.reset(seed=1)
+    play(env, 20)
+    fresh = pickle.loads(pickle.dumps(env.unwrapped))
+    assert fresh.ale.getFrameNumber() != env.unwrapped.ale.getFrameNumber()
+
+
+def test_old_gym_environments_are_saved():
+    one, other = gym.make("CartPole-v1").unwrapped, gym.make("CartPole-v1").unwrapped
+    one.reset(seed=1)
+    one.action_space.seed(1)  # else a space draws its seed when it is first asked
+    other.reset(seed=2)
+    restore_environment(other, save_environment(one, 0), 0)
+    assert play(one) == play(other)
+
+
+def test_frames_that_repeat_the_action_before_a_state_was_saved_repeat_it_after_it_was_restored():
+    """ale-py keeps that action outside of its state. With some of these seeds the next frame repeats it."""
+    import ale_py  # noqa: F401
+
+    one, undisturbed, other = (gymnasium.make("ALE/Breakout-v5", frameskip=1).unwrapped for _ in range(3))
+    for seed in range(7):
+        for env in (one, undisturbed):
+            env.reset(seed=seed)
+            for action in (1, 1, 1, 2, 2, 3):
+                env.step(action)
+        other.reset(seed=99)
+        restore_environment(other, save_environment(one, 0), 0)
+        told = [[env.step(action)[0].tobytes() for action in (2, 0, 3, 3, 2, 1)] for env in (one, undisturbed, other)]
+        assert told[0] == told[1] == told[2]
