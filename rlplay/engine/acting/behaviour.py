@@ -20,6 +20,7 @@ from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_actor, check_answer, first_answer, honours_mask
+from .compile.companions import WithoutCompanions
 from .copying.copy_actor import copy_actor
 from .copying.parcel import packed
 from .copying.shared_memory import check_shared
@@ -34,10 +35,8 @@ from .weights import check_same_names, check_same_weights, named_weights, weight
 __all__ = ["Behaviour", "Snapshot"]
 
 
-class Behaviour:
-    """A copy of the actor with its own weights and its own random generators, on the actor's device.
-
-    Its step is eager. Subclasses compile or capture it.
+class Behaviour(WithoutCompanions):
+    """A copy of the actor, with weights and random generators of its own, on the actor's device. Its step is eager.
 
     Attributes
     ----------

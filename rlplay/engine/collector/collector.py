@@ -38,10 +38,10 @@ from .loop import collect
 from .messages import Delivery, Plan, Token
 from .staging import Staging, carry_over, deliver, make_slots, make_stagings, split_blocks
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "EnvironmentsForm"]
 
 
-class _Environments(NamedTuple):
+class EnvironmentsForm(NamedTuple):
     """What the environments give: the layouts of their leaves, and host memory for them."""
 
     state: State
@@ -49,6 +49,7 @@ class _Environments(NamedTuple):
     outcome: Outcome
     """The layout of an outcome, without ``final``."""
     slots: list[Slot]
+    """Empty if environments do not write into host memory."""
 
 
 class _Actor(NamedTuple):
@@ -82,7 +83,7 @@ class Collector:
         with defaults.for_environments():
             self.stepper = make()
         try:
-            self._environments = _lay_out(self.stepper, plan, lane)
+            self._environments = self._lay_out()
             self._groups = [
                 Group(i, columns, plan.seed, lane, key=plan.first_group + i)
                 for i, columns in enumerate(self.stepper.groups)
@@ -96,6 +97,18 @@ class Collector:
         self._previous: Staging | None = None
         self._n_collected = 0
 
+    def _lay_out(self) -> EnvironmentsForm:
+        """Allocate the slots, and let the stepper write the very first row."""
+        stepper, plan = self.stepper, self._plan
+        state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
+        info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
+        absent = [entry.absent for entry in plan.entries.entries]
+        widths = [stepper.groups[turn[-1]].stop - stepper.groups[turn[0]].start for turn in stepper.turns]
+        layouts = [RowLayout.of(state, info, width) for width in widths]
+        slots = make_slots(layouts, absent, plan.n_steps, self._lane, stepper.memory)
+        stepper.attach(slots)
+        return EnvironmentsForm(state, outcome_layout(info), slots)
+
     def prepare(self, torch_context: TorchContext) -> None:
         """Find the form of the actor's answers by one virtual step; in the calling thread, before the first token.
 
@@ -107,14 +120,21 @@ class Collector:
             If the actor's answers do not have the form that the contract requires.
         """
         self._progress.doing = "actor.step"
-        state, outcome, slots = self._environments
+        state, outcome, _ = self._environments
         with torch_context.applied():
-            device = self._lane.actor_device
-            firsts = [Blocks(one.memory[:1].to(device, copy=True), one.layout) for one in slots[0].blocks]
-            inputs = split_blocks(firsts, self._groups, self.stepper.turns)
+            inputs = split_blocks(self._first_rows(), self._groups, self.stepper.turns)
             info, hx = self._behaviour.probe(self._groups, inputs, self.stepper.act)
+            self._check_actor()
             self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
         self._actor = _Actor(torch_context, Fragment(state, info, outcome, hx))
+
+    def _first_rows(self) -> list[Blocks]:
+        """Copy the very first row of each turn to the actor's device, for a trial step."""
+        device, (first, *_) = self._lane.actor_device, self._environments.slots
+        return [Blocks(one.memory[:1].to(device, copy=True), one.layout) for one in first.blocks]
+
+    def _check_actor(self) -> None:
+        """Check what the environments need of an actor beside the form of its answers; a subclass may raise."""
 
     @property
     def torch_context(self) -> TorchContext:
@@ -244,15 +264,3 @@ class Collector:
     def _close_environments(self) -> list[str]:
         with self._defaults.for_environments():
             return self.stepper.close()
-
-
-def _lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> _Environments:
-    """Allocate the slots, and let the stepper write the very first row."""
-    state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
-    info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
-    absent = [entry.absent for entry in plan.entries.entries]
-    widths = [stepper.groups[turn[-1]].stop - stepper.groups[turn[0]].start for turn in stepper.turns]
-    layouts = [RowLayout.of(state, info, width) for width in widths]
-    slots = make_slots(layouts, absent, plan.n_steps, lane, stepper.memory)
-    stepper.attach(slots)
-    return _Environments(state, outcome_layout(info), slots)

@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
+from ..collector.messages import Late
 from ..core import Episode
 
 __all__ = ["EpisodeLog"]
 
 _KEPT_EPISODES = 100_000
 
+_KEPT_LATE = 64
+"""How many fragments may be behind until their episodes are read, though nobody has asked for them."""
+
 
 class EpisodeLog:
-    """The last 100 000 episodes that have not been taken, in the order in which they were added."""
+    """The last 100 000 episodes that have not been taken, in the order in which they were added.
+
+    Episodes of environments on a device come down behind their fragment. They are read when they are asked for, or
+    when those of 64 later fragments have been added.
+    """
 
     def __init__(self) -> None:
         self._kept: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
+        self._late: deque[Late] = deque()
+        self._late_steps = 0
+        self._reading = threading.Lock()  # of `_late`, so that episodes stay in order
 
-    def add(self, episodes: Iterable[Episode]) -> None:
-        """Append some episodes."""
+    def add(self, episodes: Iterable[Episode], late: Late | None = None) -> None:
+        """Append some episodes, or those of a fragment that are still on their way to the host."""
         self._kept.extend(episodes)
+        if late is not None:
+            self._late.append(late)
+            self._read(_KEPT_LATE)
+
+    def late_steps(self) -> int:
+        """Return how many valid transitions the fragments have had whose number came late. May wait for a device."""
+        self._read(0)
+        return self._late_steps
+
+    def _read(self, left: int) -> None:
+        """Read what comes late, but for the latest ``left`` fragments."""
+        if len(self._late) <= left:
+            return
+        with self._reading:
+            while len(self._late) > left:
+                episodes, steps = self._late.popleft().result()
+                self._kept.extend(episodes)
+                self._late_steps += steps
 
     def take(self) -> list[Episode]:
         """Return all episodes and forget them. Each episode is returned by one call, in whichever thread."""
+        self._read(0)
         taken: list[Episode] = []
         # One by one: a deque cannot be iterated over while another thread adds to it, and whatever that thread added
         # between a copy of the deque and its clearing would be lost.

@@ -134,7 +134,7 @@ class Feed(Iterator[Fragment]):
         fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.final)))
         self._version = delivery.version
         self._steps += delivery.steps
-        self._episodes.add(delivery.episodes)
+        self._episodes.add(delivery.episodes, delivery.late)
         if delivery.warning:
             warnings.warn(delivery.warning, RuntimeWarning, stacklevel=4)
         return fragment
@@ -250,13 +250,14 @@ class Feed(Iterator[Fragment]):
 
     @property
     def steps(self) -> int:
-        """The number of valid transitions delivered so far, over all environments."""
-        return self._steps
+        """The number of valid transitions delivered so far; may wait for the last fragment, as `episodes` does."""
+        return self._steps + self._episodes.late_steps()
 
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended in fragments delivered since the last call, in the order ``(t, env)``.
 
-        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile.
+        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile. Those of
+        environments on a device are brought down behind each fragment: then this waits for the last fragment.
         """
         return self._episodes.take()
 
@@ -265,9 +266,9 @@ class Feed(Iterator[Fragment]):
         """Steps per second, and how both sides spent their time, from the first ask to the last delivery."""
         learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
         return Stats(
-            steps=self._steps,
+            steps=(steps := self.steps),
             seconds=sum(learner),
-            steps_per_second=self._steps / (sum(learner) or 1.0),
+            steps_per_second=steps / (sum(learner) or 1.0),
             collector=CollectorTime(*self._collector_spent),
             learner=learner,
             engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
@@ -276,7 +277,7 @@ class Feed(Iterator[Fragment]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "ended" if self._ended else "open"
-        return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
+        return f"<Feed: {state}, {self._asked} fragments asked for, {self.steps} steps>"
 
 
 def _stop_unreferenced(driver: Driver, traces: list[Trace], pid: int) -> None:

@@ -30,6 +30,7 @@ def rollout(
     final: bool = False,
     info: Info = (),
     compile: bool = False,
+    autoreset: str | None = None,
     workers: int = 0,
     worker: str = "process",
     timeout: float = 60.0,
@@ -115,6 +116,9 @@ def rollout(
         recurrent state where the mask is False, or draws random numbers; and in train/eval modes other than three: the
         modes at the call, train throughout, and eval throughout. While the first fragment is waited for, other threads
         must not draw from the device's global generator.
+    autoreset : {"SAME_STEP", "NEXT_STEP", "DISABLED"}, optional
+        When a vector environment that does not say it resets the parts whose episode has ended: in the step that ends
+        it, in the following one, or not at all. By default such an environment is refused.
     workers, worker : int, "process" or "thread"
         The number and the kind of workers that step the environments; each worker keeps consecutive environments. With
         0, the collector's thread steps all environments itself. Worker processes write straight into the memory that
@@ -148,7 +152,7 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, shard=shard, final=final, info=info, compile=compile, workers=workers, worker=worker,
-        background=True, timeout=timeout, start_timeout=start_timeout,
+        reseed=reseed, shard=shard, final=final, info=info, compile=compile, autoreset=autoreset,
+        workers=workers, worker=worker, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_feed(envs, actor, options)

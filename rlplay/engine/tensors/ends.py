@@ -1,0 +1,111 @@
+"""The episodes that ended in a fragment: found on the device, and brought down once, behind the fragment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import Episode
+from ..memory.lane import Lane, Place
+from ..memory.slot import Blocks
+
+__all__ = ["Ends", "EndsOnDevice", "LateEnds", "find_ends"]
+
+
+class Ends(NamedTuple):
+    """What is known of the ends of a fragment, as tensors ``(T, B)``, but for ``n_valid``."""
+
+    ended: Tensor
+    """bool: an episode ended with the transition."""
+    ret: Tensor
+    """float64: the sum of the rewards of the episode so far. Meaningful for valid transitions."""
+    length: Tensor
+    """int64: the number of its steps so far. Meaningful for valid transitions."""
+    n_valid: Tensor
+    """int64 ``(1,)``: the number of transitions that were carried out."""
+
+    @classmethod
+    def empty(cls, n_steps: int, n_envs: int, place: Place, lane: Lane) -> Ends:
+        """Allocate the tensors."""
+        shape, dtypes = (n_steps, n_envs), (torch.bool, torch.float64, torch.int64)
+        ended, ret, length = (lane.empty(place, shape, dtype) for dtype in dtypes)
+        return cls(ended, ret, length, lane.empty(place, (1,), torch.int64))
+
+    def episodes(self, first_env: int) -> list[Episode]:
+        """Return the episodes in the order ``(t, env)``; on the host. ``first_env`` is the number of column 0."""
+        t, b = self.ended.numpy().nonzero()
+        rets, lengths = self.ret.numpy()[t, b].tolist(), self.length.numpy()[t, b].tolist()
+        return [Episode(*each) for each in zip((b + first_env).tolist(), rets, lengths, strict=True)]
+
+
+class EndsOnDevice:
+    """Finds the ends of each fragment on the device; keeps the returns of episodes under way."""
+
+    def __init__(self, n_steps: int, n_envs: int, lane: Lane) -> None:
+        """Allocate memory on the actor's device."""
+        self.ends = Ends.empty(n_steps, n_envs, Place.ACTOR, lane)
+        self._under_way = lane.empty(Place.ACTOR, (n_envs,), torch.float64)
+        lane.launch(self._clear)
+
+    def _clear(self) -> None:
+        self._under_way.zero_()
+
+    def find(self, turns: Sequence[tuple[Blocks, slice]]) -> None:
+        """Find the ends in the rows of each turn, with its columns; inside ``lane.launch``."""
+        self.ends.n_valid.zero_()
+        for blocks, columns in turns:
+            ended, ret, length = (x[:, columns] for x in self.ends[:3])
+            into = Ends(ended, ret, length, self.ends.n_valid)
+            find_ends(blocks, self._under_way[columns], into)
+
+
+def find_ends(blocks: Blocks, under_way: Tensor, into: Ends) -> None:
+    """Find the ends in the rows of one turn.
+
+    The returns are differences of cumulative sums in float64. Those of float32 rewards are exact, as long as the
+    rewards of a fragment differ in size by less than a factor of 2**20 or so.
+
+    Parameters
+    ----------
+    under_way : float64 tensor ``(b,)``
+        The returns of the episodes under way at row 0. Those at row ``T`` are written into it.
+    into : Ends
+        Is written to; ``n_valid`` is added to.
+    """
+    valid = blocks.env.valid[1:]
+    torch.logical_and(blocks.state.fin[1:], valid, out=into.ended)
+    torch.add(blocks.state.stepno[:-1], 1, out=into.length)
+    into.n_valid.add_(valid.sum())
+    total = torch.where(valid, blocks.state.rew[1:], 0.0).cumsum(0, dtype=torch.float64)
+    steps = torch.arange(1, 1 + len(total), device=total.device)[:, None]
+    # for each transition: how many transitions there are up to the last end before it, 0 if there is none
+    after_end = torch.where(into.ended, steps, 0).cummax(0).values
+    before = torch.zeros_like(after_end)
+    before[1:] = after_end[:-1]
+    base = torch.cat([-under_way[None], total]).gather(0, before)
+    torch.sub(total, base, out=into.ret)
+    under_way.copy_(torch.where(into.ended[-1], 0.0, into.ret[-1]))
+
+
+class LateEnds:
+    """The ends of one fragment on their way down, behind the fragment. Made by the collector, read by the feed."""
+
+    def __init__(self, ends: Ends, copied: object, lane: Lane, first_env: int, spare: list[Ends]) -> None:
+        """Take host memory, and the event after which it is filled in. It is appended to ``spare`` when it is read."""
+        self._ends, self._copied, self._lane, self._first_env, self._spare = ends, copied, lane, first_env, spare
+
+    def result(self) -> tuple[list[Episode], int]:
+        """Wait for the copy; return the episodes that ended, and the number of valid transitions. May be called once.
+
+        Raises
+        ------
+        Exception
+            What work on the device has raised meanwhile.
+        """
+        self._lane.host_wait(self._copied)
+        found = self._ends.episodes(self._first_env), int(self._ends.n_valid)
+        self._spare.append(self._ends)
+        return found
