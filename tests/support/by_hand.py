@@ -38,7 +38,7 @@ def check_by_hand(env, seed, fragments, episodes, *, start=0, names=()):
             break
         act = at(state.act, t + 1)
         answer = env.step(nested.map(lambda x: (x + start).clone() if start else x.clone(), act))
-        obs, reward, *ends, infos = nested.map(torch.clone, answer[:-1]) + (answer[-1],)
+        obs, reward, *ends, infos = (*nested.map(torch.clone, answer[:-1]), answer[-1])
         if len(ends) == 1:
             cut = infos["time_outs"].reshape(n).bool()
             ends = [ends[0].reshape(n).bool() & ~cut, cut]

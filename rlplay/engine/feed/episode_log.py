@@ -23,12 +23,17 @@ class EpisodeLog:
 
     Episodes of environments on a device come down behind their fragment. They are read when they are asked for, or
     when those of 64 later fragments have been added.
+
+    Attributes
+    ----------
+    known_late_steps : int
+        How many valid transitions the fragments have had whose number came late, as far as it has been read.
     """
 
     def __init__(self) -> None:
         self._kept: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
         self._late: deque[Late] = deque()
-        self._late_steps = 0
+        self.known_late_steps = 0
         self._reading = threading.Lock()  # of `_late`, so that episodes stay in order
 
     def add(self, episodes: Iterable[Episode], late: Late | None = None) -> None:
@@ -41,7 +46,7 @@ class EpisodeLog:
     def late_steps(self) -> int:
         """Return how many valid transitions the fragments have had whose number came late. May wait for a device."""
         self._read(0)
-        return self._late_steps
+        return self.known_late_steps
 
     def _read(self, left: int) -> None:
         """Read what comes late, but for the latest ``left`` fragments."""
@@ -51,7 +56,7 @@ class EpisodeLog:
             while len(self._late) > left:
                 episodes, steps = self._late.popleft().result()
                 self._kept.extend(episodes)
-                self._late_steps += steps
+                self.known_late_steps += steps
 
     def take(self) -> list[Episode]:
         """Return all episodes and forget them. Each episode is returned by one call, in whichever thread."""

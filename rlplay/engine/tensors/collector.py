@@ -21,6 +21,7 @@ from ..core import Episode, Final
 from ..memory.lane import Lane, Place
 from ..memory.layout import fields_to_leaves, outcome_layout, state_layout
 from ..memory.slot import Blocks, RowLayout
+from .action_checks import NONE_WRONG, ActionCheck
 from .captured_step import CapturedStep
 from .ends import Ends, EndsOnDevice, LateEnds
 from .finals import check_lasts, collect_final
@@ -64,6 +65,7 @@ class TensorCollector(Collector):
     def _lay_out(self) -> EnvironmentsForm:
         stepper, plan, lane = self.stepper, self._plan, self._lane
         _check_device(stepper, lane)
+        self._action_check = ActionCheck(stepper.act, stepper.environments[0].device)
         state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
         info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
         self._layouts = [RowLayout.of(state, info, one.n_envs) for one in stepper.environments]
@@ -100,6 +102,7 @@ class TensorCollector(Collector):
             memory.carry_over(lane)
         else:
             memory.begin(self._firsts, lane)
+            self._firsts.clear()
             progress.begin("actor.step")
             self._offer_environments(memory)
             rows, answers = [one.part for one in memory.groups], [one.answers[0] for one in memory.groups]
@@ -132,7 +135,6 @@ class TensorCollector(Collector):
                 known = self._spare.pop() if self._spare else self._empty_ends()
                 lane.copy(known, ends)
                 lane.host_wait(lane.record())  # the only wait: who has ended
-                self._spare.append(known)
             ended = known.ended.numpy()
             for turn, without in zip(memory.turns, loop.without_last, strict=True):
                 check_lasts(ended, turn.columns, without)
@@ -148,9 +150,9 @@ class TensorCollector(Collector):
             except IndexError:
                 ends_below = self._empty_ends()
             lane.copy(ends_below, ends)
-            late = LateEnds(ends_below, lane.record(), lane, plan.first_env, self._spare)
+            late = LateEnds(ends_below, lane.record(), lane, partial(self._read, self._n_collected))
         else:
-            episodes, n_valid = known.episodes(plan.first_env), int(known.n_valid)
+            episodes, n_valid = self._read(self._n_collected, known)
         self._n_collected += 1
         found = [self._behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
         return Delivery(
@@ -166,6 +168,17 @@ class TensorCollector(Collector):
             late=late,
         )
 
+    def _read(self, fragment: int, ends: Ends) -> tuple[list[Episode], int]:
+        """Return the episodes and the number of valid transitions out of the ends, on the host."""
+        wrong = int(ends.wrong)
+        if wrong != NONE_WRONG:
+            t, b = divmod(wrong, self.stepper.groups[-1].stop)
+            raise self._action_check.error(t, self._plan.first_env + b, fragment)
+        found = ends.episodes(self._plan.first_env), int(ends.n_valid)
+        if not self._lane.shared(Place.ACTOR, Place.HOST):
+            self._spare.append(ends)
+        return found
+
     def _empty_ends(self) -> Ends:
         return Ends.empty(self._plan.n_steps, self.stepper.groups[-1].stop, Place.HOST, self._lane)
 
@@ -177,7 +190,7 @@ class TensorCollector(Collector):
                 self._layouts, self.layout, plan.n_steps, stepper.environments, self._groups, stepper.turns, lane,
                 final=plan.final,
             )  # fmt: skip
-            self._ends = EndsOnDevice(plan.n_steps, stepper.groups[-1].stop, lane)
+            self._ends = EndsOnDevice(plan.n_steps, stepper.groups[-1].stop, self._action_check, lane)
             # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
             lane.borrow([[group.hx for group in self._groups], [one.memory for one in self._firsts]])
         return self._memory, self._ends

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ... import nested
 from ..core import Episode
 from ..memory.lane import Lane, Place
 from ..memory.slot import Blocks
+from .action_checks import NONE_WRONG, ActionCheck
 
 __all__ = ["Ends", "EndsOnDevice", "LateEnds", "find_ends"]
 
 
 class Ends(NamedTuple):
-    """What is known of the ends of a fragment, as tensors ``(T, B)``, but for ``n_valid``."""
+    """What is known of the ends of a fragment, as tensors ``(T, B)``, but for those of shape ``(1,)``."""
 
     ended: Tensor
     """bool: an episode ended with the transition."""
@@ -26,13 +28,16 @@ class Ends(NamedTuple):
     """int64: the number of its steps so far. Meaningful for valid transitions."""
     n_valid: Tensor
     """int64 ``(1,)``: the number of transitions that were carried out."""
+    wrong: Tensor
+    """int64 ``(1,)``: ``t * B + b`` of the first action outside of its space, or ``NONE_WRONG``."""
 
     @classmethod
     def empty(cls, n_steps: int, n_envs: int, place: Place, lane: Lane) -> Ends:
         """Allocate the tensors."""
         shape, dtypes = (n_steps, n_envs), (torch.bool, torch.float64, torch.int64)
         ended, ret, length = (lane.empty(place, shape, dtype) for dtype in dtypes)
-        return cls(ended, ret, length, lane.empty(place, (1,), torch.int64))
+        n_valid, wrong = (lane.empty(place, (1,), torch.int64) for _ in range(2))
+        return cls(ended, ret, length, n_valid, wrong)
 
     def episodes(self, first_env: int) -> list[Episode]:
         """Return the episodes in the order ``(t, env)``; on the host. ``first_env`` is the number of column 0."""
@@ -44,8 +49,9 @@ class Ends(NamedTuple):
 class EndsOnDevice:
     """Finds the ends of each fragment on the device; keeps the returns of episodes under way."""
 
-    def __init__(self, n_steps: int, n_envs: int, lane: Lane) -> None:
+    def __init__(self, n_steps: int, n_envs: int, check: ActionCheck, lane: Lane) -> None:
         """Allocate memory on the actor's device."""
+        self._check, self._n_envs = check, n_envs
         self.ends = Ends.empty(n_steps, n_envs, Place.ACTOR, lane)
         self._under_way = lane.empty(Place.ACTOR, (n_envs,), torch.float64)
         lane.launch(self._clear)
@@ -56,10 +62,14 @@ class EndsOnDevice:
     def find(self, turns: Sequence[tuple[Blocks, slice]]) -> None:
         """Find the ends in the rows of each turn, with its columns; inside ``lane.launch``."""
         self.ends.n_valid.zero_()
+        self.ends.wrong.fill_(NONE_WRONG)
+        numbers = torch.arange(self.ends.ended.numel(), device=self.ends.ended.device).view(-1, self._n_envs)
         for blocks, columns in turns:
             ended, ret, length = (x[:, columns] for x in self.ends[:3])
-            into = Ends(ended, ret, length, self.ends.n_valid)
+            into = Ends(ended, ret, length, self.ends.n_valid, self.ends.wrong)
             find_ends(blocks, self._under_way[columns], into)
+            acts = [leaf[1:] for leaf in nested.leaves(blocks.state.act)]
+            self._check.find(acts, numbers[:, columns], self.ends.wrong)
 
 
 def find_ends(blocks: Blocks, under_way: Tensor, into: Ends) -> None:
@@ -93,9 +103,11 @@ def find_ends(blocks: Blocks, under_way: Tensor, into: Ends) -> None:
 class LateEnds:
     """The ends of one fragment on their way down, behind the fragment. Made by the collector, read by the feed."""
 
-    def __init__(self, ends: Ends, copied: object, lane: Lane, first_env: int, spare: list[Ends]) -> None:
-        """Take host memory, and the event after which it is filled in. It is appended to ``spare`` when it is read."""
-        self._ends, self._copied, self._lane, self._first_env, self._spare = ends, copied, lane, first_env, spare
+    def __init__(
+        self, ends: Ends, copied: object, lane: Lane, read: Callable[[Ends], tuple[list[Episode], int]]
+    ) -> None:
+        """Take host memory, the event after which it is filled in, and what reads it then."""
+        self._ends, self._copied, self._lane, self._read = ends, copied, lane, read
 
     def result(self) -> tuple[list[Episode], int]:
         """Wait for the copy; return the episodes that ended, and the number of valid transitions. May be called once.
@@ -104,8 +116,8 @@ class LateEnds:
         ------
         Exception
             What work on the device has raised meanwhile.
+        ValueError
+            An action was outside of its space.
         """
         self._lane.host_wait(self._copied)
-        found = self._ends.episodes(self._first_env), int(self._ends.n_valid)
-        self._spare.append(self._ends)
-        return found
+        return self._read(self._ends)
