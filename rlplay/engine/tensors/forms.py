@@ -219,6 +219,8 @@ class InfoForm:
             value = self._find(infos, entry, path)
             at_end: Any = self._find(last, entry, path) if isinstance(last, Mapping) else MISSING
             if value is MISSING:
+                value = at_end  # a step that ends an episode may tell all infos there, also those of other parts
+            if value is MISSING:
                 leaf.fill_(entry.absent)
             elif isinstance(value, Tensor):
                 leaf.copy_(value)
