@@ -36,7 +36,8 @@ from ..stepping.stepper import Stepper
 from .finals import stage_final
 from .loop import collect
 from .messages import Delivery, Plan, Token
-from .staging import Staging, carry_over, deliver, make_slots, make_stagings, split_blocks
+from .parts import split_blocks
+from .staging import Staging, carry_over, deliver, make_slots, make_stagings
 
 __all__ = ["Collector", "EnvironmentsForm"]
 

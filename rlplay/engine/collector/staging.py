@@ -31,21 +31,11 @@ from ..core import Fragment, State
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
-from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
+from ..memory.slot import Blocks, RowLayout, Slot
 from ..stepping.stepper import Step
+from .parts import columns_of, split_blocks, split_rows
 
-__all__ = [
-    "Staging",
-    "carry_over",
-    "columns_of",
-    "deliver",
-    "download",
-    "make_slots",
-    "make_stagings",
-    "split_blocks",
-    "split_rows",
-    "upload",
-]
+__all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "upload"]
 
 RING = 2
 """The host rows of a turn, if fragments are put together on a device: one that the actor has reacted to, and one that
@@ -165,30 +155,6 @@ class Staging:
         """Set the event before which the slot must not be filled again; a ring has nothing to wait for by then."""
         if self.slot.layout.n_rows > self.n_steps:
             self.copied = event
-
-
-def split_blocks(
-    blocks: Sequence[Blocks], groups: Sequence[Group], turns: Sequence[Sequence[int]]
-) -> list[GroupBlocks]:
-    """Split the blocks of each turn among its groups."""
-    parts = []
-    for one, turn in zip(blocks, turns, strict=True):
-        start = groups[turn[0]].columns.start
-        for columns in (groups[g].columns for g in turn):
-            parts.append(GroupBlocks(one, slice(columns.start - start, columns.stop - start)))
-    return parts
-
-
-def columns_of(tree: Nested, part: slice) -> Any:
-    """Return views of some environments, out of tensors ``(n, B, ...)``."""
-    return nested.map(lambda x: x[:, part], tree)
-
-
-def split_rows(tree: Nested, n: int) -> list[Any]:
-    """Split a tree of tensors ``(n, ...)`` into ``n`` trees of tensors ``(1, ...)``."""
-    found, spec = nested.flatten(tree)
-    columns = [leaf.split(1) for leaf in found]
-    return [spec.unflatten([column[t] for column in columns]) for t in range(n)]
 
 
 def _is_ring(lane: Lane) -> bool:

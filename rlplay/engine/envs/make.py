@@ -9,6 +9,7 @@ import numpy as np
 
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress, vector_number
+from .autoreset import read_autoreset_mode
 from .dialects import (
     check_distinct,
     check_environments,
@@ -125,13 +126,14 @@ def make_turns(
             for k, env in enumerate(envs):
                 seeds = seeds_of(seed, int(env.num_envs), reseed=reseed, first=start)
                 number = k if len(envs) > 1 else None
+                mode = read_autoreset_mode(env, autoreset)
                 progress.doing, progress.env = "env.reset", vector_number(number)
                 result = reset_vector(env, seeds)
                 kind = make_tensors if make_tensors is not None and gives_tensors(result) else VectorEnvironment
                 turns.append(
                     kind(
                         env, seeds, entries, progress, final=final, first=start, number=number, result=result,
-                        mode=autoreset,
+                        mode=mode,
                     )
                 )  # fmt: skip
                 start += int(env.num_envs)

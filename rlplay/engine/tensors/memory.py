@@ -14,7 +14,7 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..acting.group import Group
-from ..collector.staging import columns_of, split_blocks, split_rows
+from ..collector.parts import columns_of, split_blocks, split_rows
 from ..core import Fragment, State
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
