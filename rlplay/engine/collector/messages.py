@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 from ...nested import Nested
@@ -30,7 +31,7 @@ class Token(NamedTuple):
 class Late(Protocol):
     """What comes down from a device behind a fragment."""
 
-    def result(self) -> tuple[list[Episode], int]:
+    def result(self) -> tuple[Collection[Episode], int]:
         """Wait for it; return the episodes that ended, and the number of valid transitions. May be called once."""
 
 
@@ -51,7 +52,7 @@ class Delivery(NamedTuple):
     """The token's snapshot, so that the consumer releases its memory."""
     steps: int
     """The number of transitions that were carried out."""
-    episodes: list[Episode]
+    episodes: Collection[Episode]
     """The episodes that ended, ordered by time and environment."""
     warning: str
     """A warning for the user, or an empty string."""

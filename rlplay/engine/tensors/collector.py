@@ -7,7 +7,7 @@ have been asked for, and no further.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..memory.layout import fields_to_leaves, outcome_layout, state_layout
 from ..memory.slot import Blocks, RowLayout
 from .action_checks import NONE_WRONG, ActionCheck
 from .captured_step import CapturedStep
-from .ends import Ends, EndsOnDevice, LateEnds
+from .ends import Ends, EndsOnDevice, EpisodeArrays, LateEnds
 from .finals import check_lasts, collect_final
 from .loop import Loop
 from .memory import FragmentMemory, make_blocks, tensor_rows
@@ -143,7 +143,8 @@ class TensorCollector(Collector):
         self._copied = lane.record()  # the consumer's stream waits for this event (edge: copied -> read)
         if lane.shared(Place.CONSUMER, Place.HOST):
             lane.host_wait(self._copied)
-        episodes, n_valid = list[Episode](), 0
+        episodes: Collection[Episode] = []
+        n_valid = 0
         if known is None:
             try:
                 ends_below = self._spare.pop()
@@ -168,7 +169,7 @@ class TensorCollector(Collector):
             late=late,
         )
 
-    def _read(self, fragment: int, ends: Ends) -> tuple[list[Episode], int]:
+    def _read(self, fragment: int, ends: Ends) -> tuple[EpisodeArrays, int]:
         """Return the episodes and the number of valid transitions out of the ends, on the host."""
         wrong = int(ends.wrong)
         if wrong != NONE_WRONG:

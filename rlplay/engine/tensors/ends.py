@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ... import nested
 from ..core import Episode
+from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.slot import Blocks
 from .action_checks import NONE_WRONG, ActionCheck
@@ -39,11 +40,33 @@ class Ends(NamedTuple):
         n_valid, wrong = (lane.empty(place, (1,), torch.int64) for _ in range(2))
         return cls(ended, ret, length, n_valid, wrong)
 
-    def episodes(self, first_env: int) -> list[Episode]:
-        """Return the episodes in the order ``(t, env)``; on the host. ``first_env`` is the number of column 0."""
-        t, b = self.ended.numpy().nonzero()
-        rets, lengths = self.ret.numpy()[t, b].tolist(), self.length.numpy()[t, b].tolist()
-        return [Episode(*each) for each in zip((b + first_env).tolist(), rets, lengths, strict=True)]
+    def episodes(self, first_env: int) -> EpisodeArrays:
+        """Return the episodes, on the host. ``first_env`` is the number of column 0."""
+        ended = self.ended.numpy()
+        t, b = ended.nonzero()
+        return EpisodeArrays(b + first_env, self.ret.numpy()[t, b], self.length.numpy()[t, b])
+
+
+class EpisodeArrays(Collection[Episode]):
+    """The episodes of a fragment in the order ``(t, env)``, as arrays: an object for each would take longer than steps.
+
+    Parameters
+    ----------
+    env, ret, length : arrays, ``(K,)``
+        The fields of each :class:`~rlplay.engine.core.Episode`: int64, float64 and int64.
+    """
+
+    def __init__(self, env: Array, ret: Array, length: Array) -> None:
+        self._fields = env, ret, length
+
+    def __len__(self) -> int:
+        return len(self._fields[0])
+
+    def __iter__(self) -> Iterator[Episode]:
+        return map(Episode, *(field.tolist() for field in self._fields))
+
+    def __contains__(self, episode: object) -> bool:
+        return any(one == episode for one in self)
 
 
 class EndsOnDevice:
@@ -104,12 +127,12 @@ class LateEnds:
     """The ends of one fragment on their way down, behind the fragment. Made by the collector, read by the feed."""
 
     def __init__(
-        self, ends: Ends, copied: object, lane: Lane, read: Callable[[Ends], tuple[list[Episode], int]]
+        self, ends: Ends, copied: object, lane: Lane, read: Callable[[Ends], tuple[EpisodeArrays, int]]
     ) -> None:
         """Take host memory, the event after which it is filled in, and what reads it then."""
         self._ends, self._copied, self._lane, self._read = ends, copied, lane, read
 
-    def result(self) -> tuple[list[Episode], int]:
+    def result(self) -> tuple[EpisodeArrays, int]:
         """Wait for the copy; return the episodes that ended, and the number of valid transitions. May be called once.
 
         Raises
