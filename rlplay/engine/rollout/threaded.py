@@ -56,7 +56,10 @@ def rollout(
         (:mod:`rlplay.engine.envs.vector_environment`). In a list (of instances, or of factories of them) each is a
         group, and ``groups`` stays 1: while the actor reacts to one, the others step. Those that step in the background
         (EnvPool, ale-py, ``AsyncVectorEnv``) are used that way. Others that release the interpreter lock are stepped by
-        a thread each; they say so by an attribute ``releases_interpreter_lock = True``.
+        a thread each; they say so by an attribute ``releases_interpreter_lock = True``. A vector environment whose
+        observations are torch tensors, or a list of them, is never taken through the host: rows, flags and actions stay
+        on its device, which has to be the actor's, and no step is waited for
+        (:mod:`rlplay.engine.tensors.environment`).
     actor : BaseActorModule
         Copied at the call. Each snapshot takes over its parameters, its buffers and its train/eval mode.
     n_steps : int
@@ -93,7 +96,8 @@ def rollout(
         named tuples and sequences: ``"episode.r"``, ``"pos.x"``, ``"legs.0"``. If an episode has ended and no
         environment has told a name yet, a RuntimeWarning names it, once.
     compile : bool
-        If True, compile the step of a behaviour copy on the host, or capture the step of one on CUDA.
+        If True, compile the step of a behaviour copy on the host, or capture the step of one on CUDA. The step of a
+        vector environment in torch with an attribute ``capturable = True`` is captured in the same graph.
 
         On the host, a compiled step returns what an eager step returns, up to rounding, and bit for bit the same in all
         engines. With small networks, where calling PyTorch costs more than computing, a step of the collector takes
