@@ -263,7 +263,7 @@ class Feed(Iterator[Fragment]):
 
     @property
     def stats(self) -> Stats:
-        """Steps per second, and how both sides spent their time, from the first ask to the last delivery."""
+        """Steps per second, and how both sides spent their time, until the last delivery; may wait, as `steps` does."""
         learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
         return Stats(
             steps=(steps := self.steps),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,7 @@ def _start_of(field: Field, like: Tensor) -> Tensor | None:
     return torch.tensor(field.start, dtype=dtype_of(field.dtype), device=like.device) if field.start else None
 
 
+@cache
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     as_numpy = torch.float32 if dtype == torch.bfloat16 else dtype
     return torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype
