@@ -22,6 +22,7 @@ LAYERS = """
     engine.memory
     engine.acting
     engine.collector
+    engine.tensors
     engine.remote
     engine.feed
     engine.evaluation

@@ -20,6 +20,7 @@ from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_answer, first_answer, honours_mask
+from .compile.companions import WithoutCompanions
 from .copying.copied_actor import CopiedActor
 from .fast_modules import make_fast
 from .group import Group
@@ -30,10 +31,8 @@ from .torch_context import global_generator_kept
 __all__ = ["Behaviour", "Snapshot"]
 
 
-class Behaviour(CopiedActor):
-    """A copy of the actor with its own weights and its own random generators, on the actor's device.
-
-    Its step is eager. Subclasses compile or capture it.
+class Behaviour(CopiedActor, WithoutCompanions):
+    """A copy of the actor, with weights and random generators of its own, on the actor's device. Its step is eager.
 
     Attributes
     ----------

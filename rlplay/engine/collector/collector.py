@@ -34,11 +34,12 @@ from ..memory.layout import blank_fragment
 from ..memory.slot import Blocks, Slot
 from ..stepping.stepper import Stepper
 from .finals import stage_final
-from .laid_out import Prepared, lay_out
+from .laid_out import LaidOut, Prepared, lay_out
 from .loop import collect
 from .messages import Delivery, Plan, Token
+from .parts import split_blocks
 from .saving import forms_of, pack_row, unpack_row
-from .staging import Staging, carry_over, deliver, make_stagings, split_blocks
+from .staging import Staging, carry_over, deliver, make_stagings
 
 __all__ = ["Collector"]
 
@@ -66,7 +67,7 @@ class Collector:
         with defaults.for_environments():
             self.stepper = make()
         try:
-            self._environments = lay_out(self.stepper, plan, lane)
+            self._environments = self._lay_out()
             self._groups = [
                 Group(i, columns, plan.seed, lane, key=plan.first_group + i)
                 for i, columns in enumerate(self.stepper.groups)
@@ -81,6 +82,10 @@ class Collector:
         self._n_collected = 0
         self._resumed: Mapping[str, Any] | None = None  # what each `prepare` is to go on from
 
+    def _lay_out(self) -> LaidOut:
+        """Allocate the slots, and let the stepper write the very first row."""
+        return lay_out(self.stepper, self._plan, self._lane)
+
     def prepare(self, torch_context: TorchContext) -> None:
         """Find the form of the actor's answers by one virtual step; in the calling thread, before the first token.
 
@@ -92,18 +97,25 @@ class Collector:
             If the actor's answers do not have the form that the contract requires.
         """
         self._progress.doing = "actor.step"
-        state, outcome, slots = self._environments
+        state, outcome, _ = self._environments
         with torch_context.applied():
-            device = self._lane.actor_device
-            firsts = [Blocks(one.memory[:1].to(device, copy=True), one.layout) for one in slots[0].blocks]
-            inputs = split_blocks(firsts, self._groups, self.stepper.turns)
+            inputs = split_blocks(self._first_rows(), self._groups, self.stepper.turns)
             info, hx = self._behaviour.probe(self._groups, inputs, self.stepper.act)
+            self._check_actor()
             if self._resumed is not None:
                 self._behaviour.load_state_dict(self._resumed["copy"])  # the virtual step may have changed the copy
                 for group, saved in zip(self._groups, self._resumed["groups"], strict=True):
                     group.load_hx(saved, self._lane)
             self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
         self._actor = Prepared(torch_context, Fragment(state, info, outcome, hx))
+
+    def _first_rows(self) -> list[Blocks]:
+        """Copy the very first row of each turn to the actor's device, for a trial step."""
+        device, (first, *_) = self._lane.actor_device, self._environments.slots
+        return [Blocks(one.memory[:1].to(device, copy=True), one.layout) for one in first.blocks]
+
+    def _check_actor(self) -> None:
+        """Check what the environments need of an actor beside the form of its answers; a subclass may raise."""
 
     @property
     def torch_context(self) -> TorchContext:

@@ -24,6 +24,7 @@ class LaidOut(NamedTuple):
     outcome: Outcome
     """The layout of an outcome, without ``final``."""
     slots: list[Slot]
+    """Empty if environments do not write into host memory."""
 
 
 class Prepared(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ...nested import Nested
@@ -11,7 +11,7 @@ from ..acting.torch_context import TorchContext
 from ..core import BaseActorModule, Episode, Fragment
 from ..envs.info import Entries
 
-__all__ = ["Collecting", "Delivery", "Plan", "Token"]
+__all__ = ["Collecting", "Delivery", "Late", "Plan", "Token"]
 
 
 class Token(NamedTuple):
@@ -26,6 +26,13 @@ class Token(NamedTuple):
     """The consumer's stream, on which snapshot and blank fragment were allocated."""
     ready: Any
     """An event of that stream: the snapshot is copied, and earlier uses of the blank fragment's memory are over."""
+
+
+class Late(Protocol):
+    """What comes down from a device behind a fragment."""
+
+    def result(self) -> tuple[Collection[Episode], int]:
+        """Wait for it; return the episodes that ended, and the number of valid transitions. May be called once."""
 
 
 class Delivery(NamedTuple):
@@ -45,10 +52,12 @@ class Delivery(NamedTuple):
     """The token's snapshot, so that the consumer releases its memory."""
     steps: int
     """The number of transitions that were carried out."""
-    episodes: list[Episode]
+    episodes: Collection[Episode]
     """The episodes that ended, ordered by time and environment."""
     warning: str
     """A warning for the user, or an empty string."""
+    late: Late | None = None
+    """Episodes and steps that are not known on the host yet, beside ``episodes`` and ``steps``."""
 
 
 class Plan(NamedTuple):

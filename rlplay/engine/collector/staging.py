@@ -31,10 +31,11 @@ from ..core import Fragment, State
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
-from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
+from ..memory.slot import Blocks, RowLayout, Slot
 from ..stepping.stepper import Step
+from .parts import columns_of, split_blocks, split_rows
 
-__all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "split_blocks", "upload"]
+__all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "upload"]
 
 RING = 2
 """The host rows of a turn, if fragments are put together on a device: one that the actor has reacted to, and one that
@@ -108,28 +109,28 @@ class Staging:
         self.device_blocks = [list(one.memory) for one in blocks]
         n = len(blocks[0].memory)
         self.n_steps = n - 1
-        infos = [nested.leaves(row) for row in _split_rows(actor, n)]
+        infos = [nested.leaves(row) for row in split_rows(actor, n)]
         self.groups = split_blocks(blocks, groups, turns)
         self.inputs: list[list[State]] = []
         self.last_inputs: list[State] = []
         self.answers: list[list[list[Tensor]]] = []
         self.hxs: list[list[Tensor]] = []
         for k, turn in enumerate(turns):
-            rows, last = _split_rows(blocks[k].state, n), lasts[k].state
+            rows, last = split_rows(blocks[k].state, n), lasts[k].state
             if acts:
                 written = [blocks[k].action_leaves(acts[k])] * self.n_steps
             else:
                 written = [nested.leaves(row.act) for row in rows[1:]]
             for group, (_, inside) in ((groups[g], self.groups[g]) for g in turn):
-                self.inputs.append([_columns(row, inside) for row in rows])
-                self.last_inputs.append(_columns(last, inside))
+                self.inputs.append([columns_of(row, inside) for row in rows])
+                self.last_inputs.append(columns_of(last, inside))
                 self.answers.append(
                     [
                         [leaf[:, inside] for leaf in act] + [leaf[:, group.columns] for leaf in info]
                         for act, info in zip([*written, []], infos, strict=True)
                     ]
                 )
-                self.hxs.append(nested.leaves(_columns(hx, group.columns)))
+                self.hxs.append(nested.leaves(columns_of(hx, group.columns)))
 
     def host_row(self, t: int) -> int:
         """Return where row ``t`` is among the rows of the slot."""
@@ -154,29 +155,6 @@ class Staging:
         """Set the event before which the slot must not be filled again; a ring has nothing to wait for by then."""
         if self.slot.layout.n_rows > self.n_steps:
             self.copied = event
-
-
-def split_blocks(
-    blocks: Sequence[Blocks], groups: Sequence[Group], turns: Sequence[Sequence[int]]
-) -> list[GroupBlocks]:
-    """Split the blocks of each turn among its groups."""
-    parts = []
-    for one, turn in zip(blocks, turns, strict=True):
-        start = groups[turn[0]].columns.start
-        for columns in (groups[g].columns for g in turn):
-            parts.append(GroupBlocks(one, slice(columns.start - start, columns.stop - start)))
-    return parts
-
-
-def _columns(tree: Nested, part: slice) -> Any:
-    return nested.map(lambda x: x[:, part], tree)
-
-
-def _split_rows(tree: Nested, n: int) -> list[Any]:
-    """Split a tree of tensors ``(n, ...)`` into ``n`` trees of tensors ``(1, ...)``."""
-    found, spec = nested.flatten(tree)
-    columns = [leaf.split(1) for leaf in found]
-    return [spec.unflatten([column[t] for column in columns]) for t in range(n)]
 
 
 def _is_ring(lane: Lane) -> bool:
@@ -285,6 +263,6 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
     target = blank.state, blank.env
     for columns, source in zip(staging.columns, blocks, strict=True):
-        lane.copy(target if len(blocks) == 1 else _columns(target, columns), source.fragment)
+        lane.copy(target if len(blocks) == 1 else columns_of(target, columns), source.fragment)
     lane.copy(blank.actor, staging.actor)
     lane.copy(blank.hx, staging.hx)

@@ -1,6 +1,6 @@
 """Environments that reset themselves: when they do it, and where their info has what.
 
-Vector environments have an autoreset mode; here is also how they are seeded. What follows from a mode is in
+Vector environments have an autoreset mode. What follows from a mode is in
 :mod:`rlplay.engine.envs.vector_environment`. Single environments reset themselves if they are in one of two wrappers.
 gym's ``AutoResetWrapper`` (also of gymnasium before 1.0; ``gym.make(..., autoreset=True)``) resets in the step that
 ends an episode, and tells the last observation and the last info in the info. gymnasium's ``Autoreset`` resets in the
@@ -14,7 +14,7 @@ Imports neither rows nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,19 @@ from .dialects import final_info
 from .spaces import equal_spaces
 
 __all__ = [
+    "AUTORESET_MODES",
     "SelfResetting",
     "check_not_overwritten",
     "check_wrappers",
+    "class_names",
     "find_self_resetting",
     "info_of",
     "last_observation",
     "read_autoreset_mode",
-    "seeded_reset",
 ]
 
-_MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
+AUTORESET_MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
+"""When a vector environment may reset its sub-environments."""
 
 _IGNORE_FINAL_OBS = {"ObservationWrapper", "NormalizeObservation"}
 """gym's wrappers that change the observations of a vector environment, but not the true last ones in its info."""
@@ -46,15 +48,21 @@ _LAST_OBSERVATION = ("final_observation", "final_obs", "closing_observation", "t
 _CHANGE_OBSERVATIONS = {"ObservationWrapper", "NormalizeObservation", "AtariPreprocessing", "FrameStackObservation"}
 
 
-def read_autoreset_mode(env: Any) -> str:
+def read_autoreset_mode(env: Any, otherwise: str | None = None) -> str:
     """Return when a vector environment resets its sub-environments: ``"NEXT_STEP"``, ``"SAME_STEP"`` or ``"DISABLED"``.
+
+    Parameters
+    ----------
+    otherwise : str, optional
+        The mode of an environment that does not say it.
 
     Raises
     ------
     TypeError
         It lacks an attribute that every vector environment has.
     ValueError
-        It has no known autoreset mode, or it returns the results of some sub-environments at a time.
+        It has no known autoreset mode, it says another one than ``otherwise``, or it returns the results of some
+        sub-environments at a time.
     """
     for needed in ("num_envs", "single_observation_space", "single_action_space", "reset", "step"):
         if not hasattr(env, needed):
@@ -72,12 +80,20 @@ def read_autoreset_mode(env: Any) -> str:
     mode = getattr(raw, "autoreset_mode", None) or (getattr(env, "metadata", None) or {}).get("autoreset_mode")
     name = getattr(mode, "name", mode)
     if name is None and any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
-        return "SAME_STEP"
-    if name not in _MODES:
+        name = "SAME_STEP"
+    if name is None and otherwise is not None:
+        return otherwise
+    if name in AUTORESET_MODES and otherwise not in (None, name):
+        raise ValueError(
+            f"`autoreset` is {otherwise!r}, but the vector environment {env!r} says that it resets its "
+            f"sub-environments by {name!r}: leave `autoreset` out."
+        )
+    if name not in AUTORESET_MODES:
         raise ValueError(
             f"cannot tell when the vector environment {env!r} resets its sub-environments: expected `autoreset_mode`, "
-            f"as an attribute or in its `metadata`, to be one of gymnasium's AutoresetMode ({', '.join(_MODES)}), got "
-            f"{mode!r}. gymnasium has it from 1.1 on; else pass a list of single environments."
+            f"as an attribute or in its `metadata`, to be one of gymnasium's AutoresetMode "
+            f"({', '.join(AUTORESET_MODES)}), got {mode!r}. gymnasium has it from 1.1 on; else say it "
+            "by `rollout(..., autoreset=...)`, or pass a list of single environments."
         )
     return str(name)
 
@@ -91,39 +107,12 @@ def check_wrappers(env: Any) -> None:
         There is such a wrapper.
     """
     for wrapper in _wrappers(env):
-        if _class_names(wrapper) & _IGNORE_FINAL_OBS:
+        if class_names(wrapper) & _IGNORE_FINAL_OBS:
             raise ValueError(
                 f"`final=True` needs the true last observations, but {type(wrapper).__name__} around a vector "
                 "environment leaves those in its info as they were: wrap its single environments instead, or do "
                 "without `final`."
             )
-
-
-def seeded_reset(env: Any, seeds: Sequence[int | None]) -> tuple[Any, Mapping[str, Any]]:
-    """Reset a vector environment with the seeds in the form that its library takes; return observations and info.
-
-    ``SyncVectorEnv``, ``AsyncVectorEnv`` and ale-py's take one seed for each sub-environment, others the first seed
-    only. EnvPool takes no seed here: it is seeded where it is made. If the seeds are None, ``reset`` gets no seed.
-
-    Raises
-    ------
-    ValueError
-        ``reset`` did not return a pair of observations and info.
-    """
-    names = _class_names(getattr(env, "unwrapped", env))
-    seed: Any = seeds[0]
-    if names & {"SyncVectorEnv", "AsyncVectorEnv"}:
-        seed = list(seeds)
-    elif "AtariVectorEnv" in names:
-        seed = np.array(seeds)
-    result = env.reset() if seeds[0] is None or "EnvPoolMixin" in names else env.reset(seed=seed)
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
-        raise ValueError(
-            f"expected `reset` of the vector environment {env!r} to return observations and a dict of infos, got "
-            f"{type(result).__name__} (those of gym up to 0.25 are not supported): pass a list of single environments "
-            "instead."
-        )
-    return result
 
 
 def last_observation(info: Mapping[str, Any], j: int) -> Any:
@@ -228,7 +217,7 @@ def find_self_resetting(env: Any, number: int) -> SelfResetting | None:
     """
     outside: list[Any] = []
     for wrapper in _wrappers(env):
-        names = _class_names(wrapper)
+        names = class_names(wrapper)
         if "Autoreset" in names:
             return SelfResetting("NEXT_STEP", wrapper, outermost=not outside)
         if "AutoResetWrapper" in names:
@@ -258,7 +247,7 @@ def check_not_overwritten(last: Nested, first: Nested) -> None:
 
 def _check_outside(outside: list[Any], wrapper: Any, number: int) -> None:
     for other in outside:
-        names = _class_names(other)
+        names = class_names(other)
         changes = names & _CHANGE_OBSERVATIONS or hasattr(type(other), "observation")
         if changes or not equal_spaces(other.observation_space, wrapper.observation_space):
             raise ValueError(
@@ -277,5 +266,6 @@ def _wrappers(env: Any) -> Iterator[Any]:
         env = getattr(env, "env", None)
 
 
-def _class_names(env: Any) -> set[str]:
+def class_names(env: Any) -> set[str]:
+    """Return the names of an environment's class and of its bases."""
     return {cls.__name__ for cls in type(env).__mro__}

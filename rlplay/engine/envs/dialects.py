@@ -27,6 +27,7 @@ __all__ = [
     "make_each",
     "make_environment",
     "needs_thread",
+    "parameters_of",
     "read_old_step",
     "seeded_reset",
     "split_reset",
@@ -79,10 +80,11 @@ def needs_thread(env: Any) -> bool:
 
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a callable has a parameter of this name that can be passed by keyword."""
-    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in _parameters(function))
+    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in parameters_of(function))
 
 
-def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    """Return the parameters of a callable; none if it has no signature."""
     try:
         return inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # builtins may have no signature
@@ -189,7 +191,7 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         return factory()
     if seed is not None:
         return factory(seed=seed)
-    if any(p.name == "seed" and p.default is p.empty for p in _parameters(factory)):
+    if any(p.name == "seed" and p.default is p.empty for p in parameters_of(factory)):
         raise TypeError(
             f"with `reseed=False` factories are given no seed, but {factory!r} has a parameter `seed` without a "
             "default: give it one."
@@ -234,7 +236,7 @@ def _reset_takes_seed(env: Any) -> bool:
     while True:
         if takes(env.reset, "seed"):
             return True
-        if not any(p.kind is p.VAR_KEYWORD for p in _parameters(env.reset)):
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters_of(env.reset)):
             return False
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):

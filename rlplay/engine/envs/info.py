@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from .spaces import Field, container_of
 
-__all__ = ["Entries", "Entry"]
+__all__ = ["MISSING", "Entries", "Entry", "look_up"]
 
-_MISSING = object()
+MISSING = object()
+"""Returned by :func:`look_up` for what is not there."""
 
 
 class Entry(NamedTuple):
@@ -85,10 +86,10 @@ class Entries:
             raise ValueError(f"expected the info to be a dict, got {info!r:.80}, of type {type(info).__name__}.")
         untold = self.untold
         for (entry, name, path), array in zip(self._lookups, into, strict=True):
-            value = info.get(name, _MISSING)
-            if value is _MISSING and len(path) > 1:
-                value = _look_up(info, path)
-            if value is not _MISSING:
+            value = info.get(name, MISSING)
+            if value is MISSING and len(path) > 1:
+                value = look_up(info, path)
+            if value is not MISSING:
                 array[j] = _cast(entry, value)
                 if untold and name in untold:
                     untold.discard(name)
@@ -121,20 +122,20 @@ class Entries:
         )
 
 
-def _look_up(value: Any, path: Sequence[str]) -> Any:
-    """Return what is at a path; a key of a dict may itself have dots."""
+def look_up(value: Any, path: Sequence[str]) -> Any:
+    """Return what is at a path, or :data:`MISSING`; a key of a dict may itself have dots."""
     for k, key in enumerate(path):
         if isinstance(value, Mapping):
             rest = ".".join(path[k:])
             if rest in value:
                 return value[rest]
-            value = value.get(key, _MISSING)
+            value = value.get(key, MISSING)
         elif key in getattr(value, "_fields", ()):
             value = getattr(value, key)
         elif key.isdecimal() and _length(value) > int(key):
             value = value[int(key)]
         else:
-            return _MISSING
+            return MISSING
     return value
 
 

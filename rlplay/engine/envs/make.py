@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..concurrency.exceptions import add_note
-from ..concurrency.progress import Progress
+from ..concurrency.progress import Progress, vector_number
+from .autoreset import read_autoreset_mode
 from .dialects import (
     check_distinct,
     check_environments,
@@ -22,6 +23,7 @@ from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .protocol import Environments
 from .vector_environment import VectorEnvironment
+from .vectors.first_reset import gives_tensors, reset_vector
 
 __all__ = ["check_vectors", "close_all", "list_sources", "make_environments", "make_turns", "seeds_of"]
 
@@ -64,7 +66,9 @@ def make_turns(
     first_env: int = 0,
     sharded: bool = False,
     apart: bool = True,
+    autoreset: str | None = None,
     make_list: Callable[..., Environments] = EnvironmentList,
+    make_tensors: Callable[..., Any] | None = None,
 ) -> list[Environments]:
     """Make, reset and check the environments of each turn: single ones, or a vector environment.
 
@@ -87,8 +91,13 @@ def make_turns(
     apart : bool
         Whether each group of single environments is a turn of its own. If not, all of them are one turn, which takes
         less time where the actor runs on the host.
+    autoreset : str, optional
+        When vector environments that do not say it reset their parts.
     make_list : callable
         Makes the environments of a group, with the arguments of :class:`EnvironmentList`.
+    make_tensors : callable, optional
+        Takes a vector environment whose observations are torch tensors, with the arguments of
+        :class:`VectorEnvironment`. By default such environments are refused.
 
     Raises
     ------
@@ -117,7 +126,16 @@ def make_turns(
             for k, env in enumerate(envs):
                 seeds = seeds_of(seed, int(env.num_envs), reseed=reseed, first=start)
                 number = k if len(envs) > 1 else None
-                turns.append(VectorEnvironment(env, seeds, entries, progress, final=final, first=start, number=number))
+                mode = read_autoreset_mode(env, autoreset)
+                progress.doing, progress.env = "env.reset", vector_number(number)
+                result = reset_vector(env, seeds)
+                kind = make_tensors if make_tensors is not None and gives_tensors(result) else VectorEnvironment
+                turns.append(
+                    kind(
+                        env, seeds, entries, progress, final=final, first=start, number=number, result=result,
+                        mode=mode,
+                    )
+                )  # fmt: skip
                 start += int(env.num_envs)
         else:
             check_environments(envs, first_env)

@@ -61,6 +61,7 @@ from .info import Entries
 from .numbers import to_flags, to_rewards
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environment, save_environment
+from .vectors.first_reset import check_reset, seeded_reset
 
 __all__ = ["VectorEnvironment"]
 
@@ -93,6 +94,8 @@ class VectorEnvironment:
         final: bool = False,
         first: int = 0,
         number: int | None = None,
+        result: Any = None,
+        mode: str | None = None,
     ) -> None:
         """Reset the environment once, with a seed for each of its sub-environments.
 
@@ -114,7 +117,11 @@ class VectorEnvironment:
         first : int
             The number of the first sub-environment in the feed.
         number : int or None
-            Its place in a list of vector environments, if it is in one.
+            Its place in a list of vector environments. None: it is not in a list.
+        result : tuple, optional
+            What ``reset`` has returned, if the environment has been reset already.
+        mode : str, optional
+            The autoreset mode, if the environment does not say it.
 
         Raises
         ------
@@ -123,7 +130,7 @@ class VectorEnvironment:
             spaces cannot be recorded, or an observation does not fit its space.
         """
         patch_gym()
-        self._mode = autoreset.read_autoreset_mode(env)
+        self._mode = autoreset.read_autoreset_mode(env, mode)
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
@@ -139,7 +146,7 @@ class VectorEnvironment:
         self.act: Nested = spaces.fields(env.single_action_space)
         self._actions = ActionForm(self.act, self.n_envs, first)
         progress.doing, progress.env = "env.reset", self._number
-        obs, info = autoreset.seeded_reset(env, seeds)
+        obs, info = seeded_reset(env, seeds) if result is None else check_reset(env, result)
         self._first_obs = spaces.cast(self._batch_description, obs)
         self.obs: Nested = spaces.along(self._obs_description, obs)
         self._writer = ObservationWriter(self._batch_description, obs, None)

@@ -42,7 +42,7 @@ class Books:
         """Count the steps and episodes of a delivery."""
         self._version = delivery.version
         self._steps += delivery.steps
-        self._episodes.add(delivery.episodes)
+        self._episodes.add(delivery.episodes, delivery.late)
 
     def _books(self) -> dict[str, Any]:
         """Return what has been counted, as numbers in lists."""
@@ -52,7 +52,7 @@ class Books:
         """Continue to count from what :meth:`_books` returned."""
         self._version, self._steps = saved["version"], saved["steps"]
         self._steps_before = self._steps
-        self._episodes.add(Episode(*one) for one in saved["episodes"])
+        self._episodes.add([Episode(*one) for one in saved["episodes"]])
 
     @property
     def version(self) -> int | tuple[int, ...] | None:
@@ -65,13 +65,17 @@ class Books:
 
     @property
     def steps(self) -> int:
-        """The number of valid transitions delivered so far, over all environments; with those before a saved state."""
-        return self._steps
+        """The number of valid transitions delivered so far, over all environments; with those before a saved state.
+
+        May wait for the last fragment, as :meth:`episodes` does.
+        """
+        return self._steps + self._episodes.late_steps()
 
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended in fragments delivered since the last call, in the order ``(t, env)``.
 
-        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile.
+        At most the last 100 000 are kept between calls. Another thread may call ``next()`` meanwhile. Those of
+        environments on a device are brought down behind each fragment: then this waits for the last fragment.
         """
         return self._episodes.take()
 
@@ -79,9 +83,10 @@ class Books:
     def stats(self) -> Stats:
         """Steps per second, and how both sides spent their time, from the first ask to the last delivery.
 
-        A feed that goes on from a saved state counts from there.
+        A feed that goes on from a saved state counts from there. May wait, as :attr:`steps` does.
         """
         steps, learner, collector = self._times
+        steps += self._episodes.late_steps()
         return Stats(
             steps=steps,
             seconds=sum(learner),

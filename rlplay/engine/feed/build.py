@@ -36,6 +36,9 @@ from ..stepping.process_pool import ProcessPool
 from ..stepping.shares import share_vectors, split_into_shares
 from ..stepping.stepper import Stepper
 from ..stepping.thread_pool import ThreadPool
+from ..tensors.collector import TensorCollector
+from ..tensors.environment import TensorEnvironment
+from ..tensors.stepper import TensorStepper, in_torch_alone
 from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
@@ -94,7 +97,10 @@ def open_feed(
             make_stepper = partial(
                 _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
             )
-            collector = Collector(make_stepper, behaviour, lane, plan, progress, gate, defaults)
+            with defaults.for_environments():
+                stepper = make_stepper()
+            kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
+            collector = kind(lambda: stepper, behaviour, lane, plan, progress, gate, defaults)
             prepare = collector.prepare if saved is None else partial(prepare_resumed, collector, saved)
             return _prepare(collector, partial(prepare, torch_context))
 
@@ -141,7 +147,7 @@ def _make_stepper(
     defaults: TorchDefaults,
     *,
     apart: bool,
-) -> Stepper:
+) -> Stepper | TensorStepper:
     """Make and reset the environments, and make the stepper of the kind that the options name.
 
     ``apart`` says whether groups that this thread steps are turns of their own. Called in the collector's thread, since
@@ -157,9 +163,13 @@ def _make_stepper(
         turns = make_turns(
             sources, groups, plan.seed, entries, progress,
             reseed=options.reseed, final=plan.final, sticky=plan.sticky, first_env=plan.first_env,
-            sharded=options.shard is not None, apart=apart, make_list=make_list,
+            sharded=options.shard is not None, apart=apart, autoreset=options.autoreset, make_list=make_list,
+            make_tensors=TensorEnvironment,
         )  # fmt: skip
         try:
+            in_torch = in_torch_alone(turns)
+            if in_torch:
+                return TensorStepper(in_torch, groups, plan.first_env)
             return InlineStepper(turns, groups, plan.first_env)
         except BaseException as error:
             for complaint in close_all(turns):

@@ -2,26 +2,77 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 
+from ..collector.messages import Late
 from ..core import Episode
 
 __all__ = ["EpisodeLog"]
 
 _KEPT_EPISODES = 100_000
 
+_KEPT_LATE = 64
+"""How many fragments may be behind until their ends are read, though nobody has asked for them."""
+
 
 class EpisodeLog:
-    """The last 100 000 episodes that have not been taken, in the order in which they were added."""
+    """The last 100 000 episodes that have not been taken, in the order in which they were added.
+
+    Those of environments in torch are many, so they are kept as the arrays of their fragment until they are taken. They
+    may come down behind their fragment: then they are read when they are asked for, or when 64 later fragments have
+    been added.
+
+    Attributes
+    ----------
+    known_late_steps : int
+        How many valid transitions the fragments have had whose number came late, as far as it has been read.
+    """
 
     def __init__(self) -> None:
         self._kept: deque[Episode] = deque(maxlen=_KEPT_EPISODES)
+        # episodes of a fragment, and how many have been added by arrays until their end
+        self._arrays: deque[tuple[int, Collection[Episode]]] = deque()
+        self._n_added = 0
+        self._late: deque[Late] = deque()
+        self.known_late_steps = 0
+        self._reading = threading.Lock()  # of `_late`, so that episodes stay in order
 
-    def add(self, episodes: Iterable[Episode]) -> None:
-        """Append some episodes."""
-        self._kept.extend(episodes)
+    def add(self, episodes: Collection[Episode], late: Late | None = None) -> None:
+        """Append some episodes, or those of a fragment that are still on their way to the host."""
+        if isinstance(episodes, list):
+            self._kept.extend(episodes)
+        else:
+            self._add_arrays(episodes)
+        if late is not None:
+            self._late.append(late)
+            self._read(_KEPT_LATE)
+
+    def _add_arrays(self, episodes: Collection[Episode]) -> None:
+        if not episodes:
+            return
+        self._n_added += len(episodes)
+        self._arrays.append((self._n_added, episodes))
+        with suppress(IndexError):  # another thread has taken them meanwhile
+            while self._n_added - self._arrays[0][0] >= _KEPT_EPISODES:
+                self._arrays.popleft()
+
+    def late_steps(self) -> int:
+        """Return how many valid transitions the fragments have had whose number came late. May wait for a device."""
+        self._read(0)
+        return self.known_late_steps
+
+    def _read(self, left: int) -> None:
+        """Read what comes late, but for the latest ``left`` fragments."""
+        if len(self._late) <= left:
+            return
+        with self._reading:
+            while len(self._late) > left:
+                episodes, steps = self._late.popleft().result()
+                self._add_arrays(episodes)
+                self.known_late_steps += steps
 
     def kept(self) -> list[list[float]]:
         """Return all episodes, as lists of numbers, and keep them."""
@@ -29,7 +80,12 @@ class EpisodeLog:
 
     def take(self) -> list[Episode]:
         """Return all episodes and forget them. Each episode is returned by one call, in whichever thread."""
+        self._read(0)
         taken: list[Episode] = []
+        with suppress(IndexError):
+            while True:
+                taken.extend(self._arrays.popleft()[1])
+        del taken[:-_KEPT_EPISODES]
         # One by one: a deque cannot be iterated over while another thread adds to it, and whatever that thread added
         # between a copy of the deque and its clearing would be lost.
         with suppress(IndexError):

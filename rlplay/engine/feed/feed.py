@@ -269,7 +269,8 @@ class Feed(Books, Iterator[Fragment]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "ended" if self._ended else "open"
-        return f"<Feed: {state}, {self._asked} fragments asked for, {self._steps} steps>"
+        steps = self._steps + self._episodes.known_late_steps
+        return f"<Feed: {state}, {self._asked} fragments asked for, {steps} steps>"
 
 
 def _stop_unreferenced(driver: Driver, recorder: Recorder, pid: int) -> None:

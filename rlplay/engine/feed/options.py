@@ -13,6 +13,7 @@ import torch
 
 from ..acting.group import split
 from ..collector.messages import Plan
+from ..envs.autoreset import AUTORESET_MODES
 from ..envs.dialects import is_factory, is_vector
 from ..envs.info import Entries
 from ..envs.make import check_vectors
@@ -53,6 +54,8 @@ class Options:
     """``(i, n)``: this feed is the i-th of n equal ones."""
     state: Mapping[str, Any] | None = None
     """What ``feed.state_dict()`` has returned: the stream goes on from there."""
+    autoreset: str | None = None
+    """When vector environments that do not say it reset their parts."""
     groups: int = 1
     workers: int = 0
     worker: str = "process"
@@ -86,6 +89,10 @@ class Options:
             at_least(name, getattr(self, name), least)
         if not isinstance(self.reseed, bool):
             raise TypeError(f"`reseed` must be True or False, got {self.reseed!r}.")
+        if self.autoreset not in (None, *AUTORESET_MODES):
+            raise ValueError(
+                f"`autoreset` must be one of {', '.join(map(repr, AUTORESET_MODES))}, or None, got {self.autoreset!r}."
+            )
         if self.shard is not None:
             _check_shard(self.shard, self.seed)
         if self.n_per_batch > self.n_actors:
@@ -112,6 +119,11 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
     if 1 < len(vectors) == len(sources):
         stops = list(accumulate((int(env.num_envs) for env in vectors), initial=0))
         return _plan(options, [slice(*pair) for pair in pairwise(stops)])
+    if options.autoreset is not None and not vectors and not any(map(is_factory, sources)):
+        raise ValueError(
+            "`autoreset` is for vector environments that do not say when they reset their parts: leave it out for a "
+            "list of single environments, which rlplay resets."
+        )
     n_envs = int(vectors[0].num_envs) if len(vectors) == len(sources) else len(sources)
     if options.groups > n_envs:
         raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {options.groups}.")

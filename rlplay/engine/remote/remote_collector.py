@@ -40,7 +40,7 @@ from .shared_fragment import SharedFragmentSpec
 __all__ = ["NO_STATE", "RemoteCollector"]
 
 NO_STATE = (
-    "`single` and `multi` cannot save their state or go on from one yet: use `same`, or `threaded` without workers."
+    "`single` and `multi` cannot save their state yet, nor go on from one: use `same`, or `threaded` without workers."
 )
 
 

@@ -32,6 +32,7 @@ def rollout(
     final: bool = False,
     info: Info = (),
     compile: bool = False,
+    autoreset: str | None = None,
 ) -> Feed:
     """Collect fragments of ``n_steps`` steps, each when it is asked for.
 
@@ -41,6 +42,6 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, shard=shard, state=state, final=final, info=info, compile=compile,
+        reseed=reseed, shard=shard, state=state, final=final, info=info, compile=compile, autoreset=autoreset,
     )  # fmt: skip
     return open_feed(envs, actor, options)

@@ -32,6 +32,7 @@ def rollout(
     final: bool = False,
     info: Info = (),
     compile: bool = False,
+    autoreset: str | None = None,
     workers: int = 0,
     worker: str = "process",
     timeout: float = 60.0,
@@ -57,7 +58,10 @@ def rollout(
         (:mod:`rlplay.engine.envs.vector_environment`). In a list (of instances, or of factories of them) each is a
         group, and ``groups`` stays 1: while the actor reacts to one, the others step. Those that step in the background
         (EnvPool, ale-py, ``AsyncVectorEnv``) are used that way. Others that release the interpreter lock are stepped by
-        a thread each; they say so by an attribute ``releases_interpreter_lock = True``.
+        a thread each; they say so by an attribute ``releases_interpreter_lock = True``. A vector environment whose
+        observations are torch tensors, or a list of them, is never taken through the host: rows, flags and actions stay
+        on its device, which has to be the actor's, and no step is waited for
+        (:mod:`rlplay.engine.tensors.environment`).
     actor : BaseActorModule
         Copied at the call. Each snapshot takes over its parameters, its buffers and its train/eval mode.
     n_steps : int
@@ -100,7 +104,8 @@ def rollout(
         named tuples and sequences: ``"episode.r"``, ``"pos.x"``, ``"legs.0"``. If an episode has ended and no
         environment has told a name yet, a RuntimeWarning names it, once.
     compile : bool
-        If True, compile the step of a behaviour copy on the host, or capture the step of one on CUDA.
+        If True, compile the step of a behaviour copy on the host, or capture the step of one on CUDA. The step of a
+        vector environment in torch with an attribute ``capturable = True`` is captured in the same graph.
 
         On the host, a compiled step returns what an eager step returns, up to rounding, and bit for bit the same in all
         engines. With small networks, where calling PyTorch costs more than computing, a step of the collector takes
@@ -123,6 +128,9 @@ def rollout(
         recurrent state where the mask is False, or draws random numbers; and in train/eval modes other than three: the
         modes at the call, train throughout, and eval throughout. While the first fragment is waited for, other threads
         must not draw from the device's global generator.
+    autoreset : {"SAME_STEP", "NEXT_STEP", "DISABLED"}, optional
+        When a vector environment that does not say it resets the parts whose episode has ended: in the step that ends
+        it, in the following one, or not at all. By default such an environment is refused.
     workers, worker : int, "process" or "thread"
         The number and the kind of workers that step the environments; each worker keeps consecutive environments. With
         0, the collector's thread steps all environments itself. Worker processes write straight into the memory that
@@ -159,7 +167,7 @@ def rollout(
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,
-        reseed=reseed, shard=shard, state=state, final=final, info=info, compile=compile,
+        reseed=reseed, shard=shard, state=state, final=final, info=info, compile=compile, autoreset=autoreset,
         workers=workers, worker=worker, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     return open_feed(envs, actor, options)

@@ -1,8 +1,9 @@
 """Small environments that are learnt in seconds and whose optimum is known.
 
-All have the API of gym 0.26, draw random numbers only from their own ``np_random``, and return new float32 arrays as
-observations (``BitFlip``: dicts of them). Where an environment has these attributes, ``optimum`` is the expected
-undiscounted return of the best policy, and ``chance`` the expected undiscounted return of uniformly random actions.
+Single ones have the API of gym 0.26, draw random numbers only from their own ``np_random``, and return new float32
+arrays as observations (``BitFlip``: dicts of them). Where an environment has these attributes, ``optimum`` is the
+expected undiscounted return of the best policy, and ``chance`` the expected undiscounted return of uniformly random
+actions.
 
 ``NarrowPath``
     The observation shows the right action, and a wrong action terminates the episode.
@@ -20,8 +21,12 @@ undiscounted return of the best policy, and ``chance`` the expected undiscounted
     Bits have to be made equal to a goal, which chance hardly ever reaches.
 ``DeepSea``
     A rare reward at the end of a long way, which needs exploration.
+``CartPoleBatch``, ``RegulatorBatch``
+    Many environments at once, written in torch: CartPole with gymnasium's dynamics, and the regulator. They take and
+    return tensors on their device, and draw from their own ``generator``.
 """
 
+from .batches import CartPoleBatch, RegulatorBatch
 from .bit_flip import BitFlip
 from .catch import Catch
 from .chain import Chain
@@ -31,4 +36,15 @@ from .path import NarrowPath
 from .recall import Recall
 from .regulator import Regulator
 
-__all__ = ["BitFlip", "Catch", "Chain", "DeepSea", "Endless", "NarrowPath", "Recall", "Regulator"]
+__all__ = [
+    "BitFlip",
+    "CartPoleBatch",
+    "Catch",
+    "Chain",
+    "DeepSea",
+    "Endless",
+    "NarrowPath",
+    "Recall",
+    "Regulator",
+    "RegulatorBatch",
+]

@@ -31,6 +31,7 @@ from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights,
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
 from .captured_step import StepTrials, make_step
+from .companions import Companions
 from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
 
 __all__ = ["CapturedBehaviour"]
@@ -55,6 +56,7 @@ class CapturedBehaviour(Behaviour):
         # by the number of the group, and whether the step is virtual; the virtual one may be missing
         self._captured_steps: dict[Modes, dict[tuple[int, bool], Callable[[], None]]] = {}
         self._active_steps: dict[tuple[int, bool], Callable[[], None]] = {}  # empty while the step is eager
+        self._companions = Companions()
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
         # also lists the buffers that were empty at the call and are filled now, unlike the places of the base class
@@ -84,6 +86,20 @@ class CapturedBehaviour(Behaviour):
         self._probed = True
         return info, hx
 
+    def accompany(self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]) -> None:
+        """Capture this work behind the real step of a group, in the same graph. To be called before ``bind_rows``."""
+        self._companions.add(group.number, work, generators)
+
+    def may_take_environment(self, group: Group) -> bool:
+        """Whether a step of its environment is captured behind that of the group."""
+        return group.number in self._companions
+
+    def takes_environment(self, group: Group) -> bool:
+        """Whether the next step of the group is a captured one, with a step of its environment."""
+        if not self.may_take_environment(group) or (group.number, False) not in self._active_steps:
+            return False
+        return not self._may_be_replaced or self._return_buffers()
+
     def bind_rows(
         self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], answers: Sequence[list[Tensor]], info: Nested
     ) -> None:
@@ -103,7 +119,18 @@ class CapturedBehaviour(Behaviour):
         passed = [modes for modes in self._checked_modes if modes not in self._refusals]
         try:
             self._warm_up(passed)
-            for modes in passed:
+            self._capture_all(groups, passed)
+        except Exception as error:
+            self._refuse_all_modes(f"capturing it failed with {describe_error(error)}", present)
+        finally:
+            set_modes(self._module, present)
+        self._alterations.begin(self._captured_steps, self._plain)
+        self._active_steps = self._captured_steps.get(present, {})
+
+    def _capture_all(self, groups: Sequence[Group], wanted: Sequence[Modes]) -> None:
+        """Capture the steps in these modes, each with its companion, or if that fails without."""
+        try:
+            for modes in wanted:
                 set_modes(self._module, modes)
                 self._captured_steps[modes] = {
                     (group.number, virtual): self._capture(group, modes, virtual=virtual)
@@ -111,11 +138,11 @@ class CapturedBehaviour(Behaviour):
                     for virtual in self._trials.kinds(modes)
                 }
         except Exception as error:
-            self._refuse_all_modes(f"capturing it failed with {describe_error(error)}", present)
-        finally:
-            set_modes(self._module, present)
-        self._alterations.begin(self._captured_steps, self._plain)
-        self._active_steps = self._captured_steps.get(present, {})
+            if not self._companions:
+                raise
+            warning = self._companions.drop(error)
+            self._capture_all(groups, wanted)
+            self._pending_warning = self._pending_warning or warning
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Use these weights and modes from now on, and the step that was captured in these modes if there is one."""
@@ -238,8 +265,12 @@ class CapturedBehaviour(Behaviour):
         def work() -> None:
             if make_step(self.spec, self._module, self._all_places, memory, noise, virtual=virtual) != taken:
                 raise NoGraph("it does not draw alike each time")
+            if not virtual:
+                self._companions.run(group.number, memory.index)
 
-        replay = self._lane.capture(work, [noise] if self._trials.draws else [], group.number)
+        generators: list[torch.Generator] = [noise] if self._trials.draws else []
+        generators += [] if virtual else self._companions.generators(group.number)
+        replay = self._lane.capture(work, generators, group.number)
         if not taken:
             return replay
 

@@ -1,0 +1,72 @@
+"""Work that is captured behind the step of a group, in the same graph: the step of an environment on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..group import Group
+from .step_checks import describe_error
+
+__all__ = ["Companions", "WithoutCompanions"]
+
+
+class Companions:
+    """The companions of some groups' real steps, by the number of the group."""
+
+    def __init__(self) -> None:
+        self._works: dict[int, Callable[[Tensor], None]] = {}
+        self._generators: dict[int, list[torch.Generator]] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._works
+
+    def __bool__(self) -> bool:
+        return bool(self._works)
+
+    def add(self, number: int, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]) -> None:
+        """Add the work of a group, which takes the index of the row that it writes, and what it draws from."""
+        self._works[number], self._generators[number] = work, list(generators)
+
+    def run(self, number: int, index: Tensor) -> None:
+        """Do the work of a group, if it has a companion; ``index`` is an int64 tensor ``(1,)``."""
+        if number in self._works:
+            self._works[number](index)
+
+    def generators(self, number: int) -> list[torch.Generator]:
+        """Return the generators that the companion of a group draws from."""
+        return self._generators.get(number, [])
+
+    def drop(self, error: Exception) -> str:
+        """Forget all of them, since capturing them has failed; return a warning."""
+        self._works.clear()
+        self._generators.clear()
+        return (
+            "`compile=True`: the vector environment says that its step can be captured (`capturable`), but it runs "
+            f"eagerly, since capturing it with the actor's failed with {describe_error(error)}."
+        )
+
+
+class WithoutCompanions:
+    """What a behaviour copy does whose steps are not captured: it has no companions."""
+
+    def accompany(self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]) -> None:
+        """Offer the step of an environment, to be captured behind that of a group; an eager step ignores it.
+
+        Parameters
+        ----------
+        work : callable
+            Takes an int64 tensor ``(1,)``: the index of the row that the environment is to write.
+        generators : sequence of torch.Generator
+            What the environment draws from.
+        """
+
+    def may_take_environment(self, group: Group) -> bool:
+        """Whether a step of the group may take a step of its environment as well; see :meth:`takes_environment`."""
+        return False
+
+    def takes_environment(self, group: Group) -> bool:
+        """Whether the next step of the group takes a step of its environment as well, in one captured graph."""
+        return False

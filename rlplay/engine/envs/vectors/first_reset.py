@@ -1,0 +1,85 @@
+"""The first reset of a vector environment: how it is seeded, and what it returned.
+
+The libraries are recognised by the names of classes, and tensors by their attributes. Imports neither rows nor torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .... import nested
+from ..autoreset import class_names
+from ..dialects import parameters_of, takes
+
+__all__ = ["check_reset", "gives_tensors", "reset_vector", "seeded_reset"]
+
+
+def seeded_reset(env: Any, seeds: Sequence[int | None]) -> tuple[Any, Mapping[str, Any]]:
+    """Reset a vector environment as :func:`reset_vector` does; return observations and info."""
+    return check_reset(env, reset_vector(env, seeds))
+
+
+def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
+    """Reset a vector environment with the seeds in the form that its library takes; return what ``reset`` returned.
+
+    ``SyncVectorEnv``, ``AsyncVectorEnv`` and ale-py's take one seed for each sub-environment, others the first seed
+    only. EnvPool takes no seed here: it is seeded where it is made. If the seeds are None, ``reset`` gets no seed. A
+    ``reset`` without a parameter for it gets none either; then ``env.seed`` does, if it is there.
+    """
+    names = class_names(getattr(env, "unwrapped", env))
+    seed: Any = seeds[0]
+    if names & {"SyncVectorEnv", "AsyncVectorEnv"}:
+        seed = list(seeds)
+    elif "AtariVectorEnv" in names:
+        seed = np.array(seeds)
+    if seeds[0] is None or "EnvPoolMixin" in names:
+        return env.reset()
+    if _refuses_seed(env.reset):
+        if hasattr(env, "seed"):
+            env.seed(seeds[0])
+        return env.reset()
+    return env.reset(seed=seed)
+
+
+def gives_tensors(result: Any) -> bool:
+    """Whether ``reset`` of a vector environment returned observations that are torch tensors."""
+    pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)
+    leaves = nested.leaves(result[0] if pair else result)
+    return any(hasattr(leaf, "data_ptr") and hasattr(leaf, "device") for leaf in leaves)
+
+
+def check_reset(env: Any, result: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return observations and info out of what ``reset`` of a vector environment has returned.
+
+    Raises
+    ------
+    ValueError
+        It is no pair of observations and info.
+    TypeError
+        The observations are torch tensors.
+    """
+    if gives_tensors(result):
+        raise TypeError(
+            f"the vector environment {env!r} gives torch tensors: expected NumPy arrays here. `same` and `threaded` "
+            "without workers take such environments, and lists of them."
+        )
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+        raise ValueError(
+            f"expected `reset` of the vector environment {env!r} to return observations and a dict of infos, got "
+            f"{type(result).__name__} (those of gym up to 0.25 are not supported): pass a list of single environments "
+            "instead."
+        )
+    return result
+
+
+def _refuses_seed(reset: Callable[..., Any]) -> bool:
+    """Whether the parameters of a ``reset`` are known, and ``seed`` cannot be passed to it by keyword."""
+    try:
+        inspect.signature(reset)
+    except (TypeError, ValueError):
+        return False
+    return not takes(reset, "seed") and not any(p.kind is p.VAR_KEYWORD for p in parameters_of(reset))

@@ -1,0 +1,163 @@
+"""The edges that guard memory, with environments on the device: without any one of them, fragments are wrong."""
+
+import threading
+
+import pytest
+import torch
+
+from rlplay import nested
+from rlplay.engine.collector.collector import Collector
+from rlplay.engine.memory.lane import Place
+from rlplay.engine.rollout import same, threaded
+from rlplay.engine.tensors.collector import TensorCollector
+from rlplay.testing import LaggingLane
+from tests.support.tensors import Script, ScriptActor
+
+N_STEPS, N_FRAGMENTS = 9, 6
+
+
+def fragments_of(engine, lane=None, **options):
+    """Collect fragments, each read and learnt from on the consumer's stream, and nothing waited for until the end."""
+    env = Script()
+    actor, read = ScriptActor(env), []
+    device = {} if lane is None else {"device": lane}
+    launch = (lambda work: work()) if lane is None else lane.launch
+
+    def learn():
+        with torch.no_grad():
+            actor.weight.add_(1.0)
+
+    options = {"final": True} | options
+    with engine.rollout(env, actor, N_STEPS, seed=0, **device, **options) as feed:
+        for _ in range(N_FRAGMENTS):
+            fragment = next(feed)
+            read.append(fragment if lane is None else on_consumer_stream(lane, fragment))
+            del fragment  # the consumer's kernels hold on to no memory
+            launch(learn)
+        if lane is not None:
+            lane.synchronize()
+        return read, feed.episodes()
+
+
+def on_consumer_stream(lane, fragment):
+    copy = nested.map(lambda x: torch.empty(x.shape, dtype=x.dtype), fragment)
+    lane.copy(copy, fragment)
+    return copy
+
+
+def all_equal(some, others):
+    pairs = zip(nested.leaves(some[0]), nested.leaves(others[0]), strict=True)
+    return some[1] == others[1] and all(torch.equal(x, y) for x, y in pairs)
+
+
+def the_memory_is_refilled_at_once(monkeypatch, lane):
+    never = property(lambda self: None, lambda self, event: None)
+    monkeypatch.setattr(TensorCollector, "_copied", never, raising=False)
+
+
+def consumers_do_not_wait(monkeypatch, lane):
+    wait = lane.wait
+    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.consumer else wait(event))
+
+
+def collectors_do_not_wait(monkeypatch, lane):
+    wait = lane.wait
+    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.collector else wait(event))
+
+
+def borrowing_is_not_recorded(monkeypatch, lane):
+    monkeypatch.setattr(lane, "borrow", lambda tree: None)
+
+
+def ends_are_not_waited_for(monkeypatch, lane):
+    host_wait = lane.host_wait
+    monkeypatch.setattr(
+        lane, "host_wait", lambda event: None if event and event.stream is not lane.consumer else host_wait(event)
+    )
+
+
+EDGES = {
+    "copied -> refill": (the_memory_is_refilled_at_once, {"actor_on_host": True}, {"lag": 2}),
+    "copied -> read": (consumers_do_not_wait, {}, {"lag": 0}),
+    "read -> reuse": (borrowing_is_not_recorded, {}, {"lag": 1}),
+    "ready -> first write": (collectors_do_not_wait, {}, {"lag": 1}),
+    "ends come down, with final": (ends_are_not_waited_for, {}, {"lag": 1}),
+    "ends come down, behind the fragment": (ends_are_not_waited_for, {}, {"lag": 1, "final": False}),
+}
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+@pytest.mark.parametrize("edge", EDGES)
+def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
+    take_out, kind, options = EDGES[edge]
+    expected = fragments_of(same, **options)
+    assert all_equal(fragments_of(engine, LaggingLane(**kind), **options), expected)
+    lane = LaggingLane(**kind)
+    take_out(monkeypatch, lane)
+    try:
+        got = fragments_of(engine, lane, **options)
+    except Exception:  # garbage for an index may well be noticed
+        return
+    assert not all_equal(got, expected)
+
+
+def memory_after_closing(monkeypatch, *, with_the_edge):
+    """Close a feed with a fragment that was never taken, use its memory for something else, and see what is in it."""
+    lane, reached, deliver = LaggingLane(), threading.Event(), TensorCollector._deliver
+
+    def deliver_and_tell(self, *args):
+        delivery = deliver(self, *args)
+        if self._n_collected == 2:
+            reached.set()
+        return delivery
+
+    monkeypatch.setattr(TensorCollector, "_deliver", deliver_and_tell)
+    if not with_the_edge:
+        monkeypatch.setattr(Collector, "synchronize", lambda self: None)
+    env = Script()
+    feed = threaded.rollout(env, ScriptActor(env), N_STEPS, lag=1, seed=0, device=lane)
+    next(feed)
+    assert reached.wait(60)  # then the second fragment is on its way
+    feed.close()
+    del feed
+    mine = [lane.empty(Place.CONSUMER, (1 + N_STEPS, 5, 3), torch.float32) for _ in range(4)]
+    for tensor in mine:
+        lane.launch(lambda tensor=tensor: tensor.fill_(7.0))
+    lane.synchronize()
+    lane.synchronize_collector()
+    return mine
+
+
+def test_an_undelivered_fragment_is_released_only_when_nothing_writes_to_it_any_more(monkeypatch):
+    """Dropped -> released."""
+    assert all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=True))
+    assert not all((x == 7.0).all() for x in memory_after_closing(monkeypatch, with_the_edge=False))
+
+
+def test_no_memory_is_lost_over_many_fragments():
+    lane, env, sizes = LaggingLane(haste=0.5), Script(), []
+    with threaded.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=2, final=True, device=lane) as feed:
+        for _ in range(40):
+            next(feed)
+            lane.synchronize()
+            sizes.append(sum(block.bytes.size for block in lane._blocks.values() if block.bytes.size > 1000))
+    assert max(sizes[20:]) == sizes[20]
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_an_error_of_an_environment_on_the_device_is_raised_once_something_waits(engine):
+    class Fails(Script):
+        def step(self, action):
+            if self.n_steps == 4:
+                raise ArithmeticError("on the device")
+            return super().step(action)
+
+    env = Fails()
+    feed = engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=0, final=True, device=LaggingLane())
+    with pytest.raises(ArithmeticError, match="on the device"):
+        next(feed)
+    env = Fails()
+    with engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=0, device=LaggingLane()) as feed:
+        next(feed)
+        with pytest.raises(ArithmeticError, match="on the device"):
+            feed.episodes()
