@@ -67,8 +67,8 @@ def check_by_hand(env, seed, fragments, episodes, *, start=0, names=()):
         assert outcome.terminated[t].tolist() == terminated
         assert outcome.truncated[t].tolist() == truncated
         if mode == "DISABLED":
-            obs, _ = env.reset(options={"reset_mask": fin.clone()})
-            obs = nested.map(torch.clone, obs)
+            begun, _ = env.reset(options={"reset_mask": fin.clone()})
+            obs = nested.map(lambda x, y: torch.where(fin.view(-1, *(1,) * (x.ndim - 1)), y, x), obs, begun)
     assert played == episodes
     assert len(played) > n
     for k, fragment in enumerate(fragments):

@@ -13,6 +13,10 @@ from rlplay.testing import CountingActor
 N = 5
 
 
+def wide(mask, like):
+    return mask.view(-1, *(1,) * (like.ndim - 1))
+
+
 class Script(gymnasium.Env):
     """`n` parts whose episodes have known lengths, and whose numbers tell part, episode, step and last action.
 
@@ -66,9 +70,11 @@ class Script(gymnasium.Env):
             for x in (self.stepno, self.episode, self.last_act, self.ended):
                 x.zero_()
             self.offset = float((seed or 0) % 7)
-        else:
-            self._begin(options["reset_mask"])
-        return self._shown(self._observe()), {}
+            return self._shown(self._observe()), {}
+        mask = options["reset_mask"]
+        self._begin(mask)
+        # what it tells of parts that are not reset is of no use
+        return self._shown(nested.map(lambda x: torch.where(wide(mask, x), x, 77).to(x.dtype), self._observe())), {}
 
     def _begin(self, mask):
         self.episode += mask

@@ -74,9 +74,7 @@ def test_rows_are_those_of_the_environment_stepped_by_hand(mode, form):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("lag", [0, 2])
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize(("lag", "groups", "final"), [(0, 1, False), (1, 2, True), (2, 1, True)])
 def test_engines_places_and_devices_make_no_difference(mode, lag, groups, final):
     options = {"lag": lag, "groups": groups, "final": final, "n_steps": 5}
     expected = collect(same, Script(mode=mode), **options)
