@@ -39,9 +39,7 @@ from .shared_fragment import SharedFragmentSpec
 
 __all__ = ["NO_STATE", "RemoteCollector"]
 
-NO_STATE = (
-    "`single` and `multi` cannot save their state yet, nor go on from one: use `same`, or `threaded` without workers."
-)
+NO_STATE = "`single` and `multi` can neither save nor continue yet: use `same`, or `threaded` without workers."
 
 
 class RemoteCollector:
