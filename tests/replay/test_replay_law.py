@@ -24,7 +24,7 @@ stickiness = pytest.mark.parametrize("sticky", [False, True], ids=["", "sticky"]
 
 
 class RecurrentActorCritic(BaseActorModule):
-    """An actor as in the books: one core, two heads; it samples. Its info depends on all that it is given."""
+    """An actor as in the delivered: one core, two heads; it samples. Its info depends on all that it is given."""
 
     def __init__(self, cell="LSTM", *, learnt=False):
         super().__init__()

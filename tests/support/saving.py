@@ -142,7 +142,7 @@ class Learner:
 
 
 def collect(feed, learner, n):
-    """Collect ``n`` fragments, training in between; return copies of their leaves, and the books at each.
+    """Collect ``n`` fragments, training in between; return copies of their leaves, and the delivered at each.
 
     The episodes that the last fragments have ended are left in the feed.
     """
@@ -190,7 +190,7 @@ def assert_goes_on(expected, got):
     """Compare the results of :func:`go_on` and of the run that was not interrupted, to the last bit."""
     (fragments, learner), (others, other) = expected, got
     for k, (one, two) in enumerate(zip(fragments, others, strict=True)):
-        assert one[:3] == two[:3], f"books of fragment {k}"
+        assert one[:3] == two[:3], f"delivered of fragment {k}"
         for x, y in zip(one[3], two[3], strict=True):
             assert (x.dtype, x.shape) == (y.dtype, y.shape)
             assert x.numpy().tobytes() == y.numpy().tobytes(), f"fragment {k}"

@@ -81,29 +81,29 @@ def record_training(rollout, make_actor=GruWithBuffer, *, update=change_everythi
     torch.manual_seed(1)
     actor, dice, lane = make_actor(), random.Random(2), options.get("device")
     launch = lane.launch if isinstance(lane, LaggingLane) else lambda work: work()
-    fragments, copies, books = [], [], []
+    fragments, copies, delivered = [], [], []
     with rollout(actor=actor, seed=seed, **options) as feed:
         for _ in range(n_fragments):
             fragment = next(feed)
             launch(lambda kept=fragment: copies.append(nested.map(torch.clone, kept)))
             fragments.append(fragment)
-            books.append((feed.version, feed.steps, feed.episodes()))
+            delivered.append((feed.version, feed.steps, feed.episodes()))
             update(actor, dice, launch)
     if lane is not None:
         lane.synchronize()
     assert_same_bytes(fragments, copies)  # no process writes to a fragment that was delivered
-    return copies, books
+    return copies, delivered
 
 
 def assert_processes_yield_the_fragments_of_same(factory, n_actors, n_per_actor, *, device=None, **options):
     """Check that `n_actors` collector processes yield the fragments and the counts of `same`; return these."""
     in_one = partial(same.rollout, [factory] * (n_actors * n_per_actor))
-    expected, books = record_training(in_one, groups=n_actors, **options)
+    expected, delivered = record_training(in_one, groups=n_actors, **options)
     if n_actors == 1:
         rollout = partial(single.rollout, factory, n_envs=n_per_actor)
     else:
         rollout = partial(multi.rollout, factory, n_actors=n_actors, n_per_actor=n_per_actor)
     got, others = record_training(rollout, device=device, **options)
-    assert others == books
+    assert others == delivered
     assert_same_bytes(expected, got)
-    return expected, books
+    return expected, delivered

@@ -38,7 +38,7 @@ from .laid_out import LaidOut, Prepared, lay_out
 from .loop import collect
 from .messages import Delivery, Plan, Token
 from .parts import split_blocks
-from .saving import forms_of, pack_row, unpack_row
+from .saving import all_forms, pack_row, unpack_row
 from .staging import Staging, carry_over, deliver, make_stagings
 
 __all__ = ["Collector"]
@@ -224,25 +224,13 @@ class Collector:
     @property
     def forms(self) -> dict[str, list[str]]:
         """Names, shapes and dtypes of what environments and actor have; of its answers after :meth:`prepare` only."""
-        state, widths = self._environments.state, [str(part.stop - part.start) for part in self.stepper.groups]
-        forms = {
-            "observations": forms_of(state.obs, "obs"),
-            "actions": forms_of(state.act, "act"),
-            "environments in each group": widths,
-            "parameters and buffers of the actor": self._behaviour.forms,
-        }
-        if self._actor is not None:
-            forms["infos of the actor"] = forms_of(self.layout.actor, "info")
-            forms["recurrent state of the actor"] = forms_of(self.layout.hx, "hx")
-        return forms
+        layout = None if self._actor is None else self.layout
+        return all_forms(self._environments.state, self.stepper.groups, self._behaviour.forms, layout)
 
     def state_dict(self, *, whole: bool) -> dict[str, Any]:
         """Return what the next fragments depend on beside the tokens; in the collector's thread, between two fragments.
 
-        Parameters
-        ----------
-        whole : bool
-            Whether the states of the environments are part of it.
+        With ``whole`` the states of the environments are part of it.
         """
         with self.torch_context.applied(), self._lane.collecting():
             self.synchronize()

@@ -16,16 +16,40 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..acting.snapshot import Snapshot
-from ..core import Episode, Final, Fragment
+from ..core import Episode, Final, Fragment, State
 from ..envs.rows import StateRow
 from ..memory.lane import Lane, Place
 from ..memory.slot import Slot
 from .messages import Delivery
 
-__all__ = ["forms_of", "pack_delivery", "pack_row", "unpack_delivery", "unpack_row"]
+__all__ = ["all_forms", "pack_delivery", "pack_row", "unpack_delivery", "unpack_row"]
 
 
-def forms_of(layout: Nested, root: str) -> list[str]:
+def all_forms(
+    state: State, groups: Sequence[slice], of_actor: list[str], layout: Fragment | None
+) -> dict[str, list[str]]:
+    """Return names, shapes and dtypes of what environments and actor have, in words.
+
+    Parameters
+    ----------
+    state, layout : nested Leaf
+        The layout of a state; that of a fragment, or None while the actor's answers are not known.
+    of_actor : list of str
+        The parameters and buffers of the actor.
+    """
+    forms = {
+        "observations": _forms_of(state.obs, "obs"),
+        "actions": _forms_of(state.act, "act"),
+        "environments in each group": [str(part.stop - part.start) for part in groups],
+        "parameters and buffers of the actor": of_actor,
+    }
+    if layout is not None:
+        forms["infos of the actor"] = _forms_of(layout.actor, "info")
+        forms["recurrent state of the actor"] = _forms_of(layout.hx, "hx")
+    return forms
+
+
+def _forms_of(layout: Nested, root: str) -> list[str]:
     """Return the name, dtype and shape of each leaf of a layout; ``root`` is the name of the whole."""
     named = zip(nested.names(layout, root), nested.leaves(layout), strict=True)
     return [f"{name}: {str(leaf.dtype).removeprefix('torch.')} {leaf.shape}" for name, leaf in named]

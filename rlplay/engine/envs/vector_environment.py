@@ -99,8 +99,8 @@ class VectorEnvironment:
     ) -> None:
         """Reset the environment once, with a seed for each of its sub-environments.
 
-        ``SyncVectorEnv`` and ``AsyncVectorEnv`` of gym and gymnasium, and ale-py's, seed each sub-environment with its
-        own. Others get the first seed. EnvPool is seeded where it is made (``envpool.make(..., seed=)``), and not here.
+        ``SyncVectorEnv`` and ``AsyncVectorEnv`` of gym and gymnasium, and ale-py's, seed each one with its own. Others
+        get the first seed. EnvPool is seeded where it is made (``envpool.make(..., seed=)``), and not here.
 
         Parameters
         ----------
@@ -108,20 +108,12 @@ class VectorEnvironment:
             Of gym 0.26, gymnasium, EnvPool or ale-py.
         seeds : sequence of int or None
             One for each sub-environment. None: no seed is given.
-        entries : Entries
-            The info entries to record.
-        progress : Progress
-            Where the current activity is noted.
-        final : bool
-            Whether :meth:`step` will be called with ``last``, for the true last observations.
-        first : int
-            The number of the first sub-environment in the feed.
-        number : int or None
-            Its place in a list of vector environments. None: it is not in a list.
-        result : tuple, optional
-            What ``reset`` has returned, if the environment has been reset already.
-        mode : str, optional
-            The autoreset mode, if the environment does not say it.
+        entries, progress, final
+            The info entries to record; where the current activity is noted; whether :meth:`step` will be given ``last``.
+        first, number : int
+            The number of the first sub-environment in the feed; its place in a list of vector environments, or None.
+        result, mode : optional
+            What ``reset`` has returned, if it was called already; the autoreset mode, if the environment has none.
 
         Raises
         ------

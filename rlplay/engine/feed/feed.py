@@ -26,7 +26,7 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Final, Fragment
 from ..memory.lane import Lane, Place
-from .books import Books
+from .delivered import Delivered
 from .driver import Driver
 from .saved_stream import SavedStream
 from .timeline import Recorder
@@ -34,7 +34,7 @@ from .timeline import Recorder
 __all__ = ["Feed"]
 
 
-class Feed(Books, Iterator[Fragment]):
+class Feed(Delivered, Iterator[Fragment]):
     """An infinite iterator over fragments, and a context manager. Returned by every ``rollout``.
 
     The feed, its thread, its processes and the environments that its factories made end at :meth:`close`, at the end of
@@ -68,8 +68,8 @@ class Feed(Books, Iterator[Fragment]):
         self._has_begun = False  # a feed that goes on from a saved state has asked before it begins
         self._stream = stream
         if stream.counts is not None:
-            self._asked, books = stream.counts
-            self._continue_books(books)
+            self._asked, delivered = stream.counts
+            self._continue_counts(delivered)
         # called when the feed is garbage-collected and at the interpreter's exit; must not refer to the feed itself
         self._finalizer = weakref.finalize(self, _stop_unreferenced, driver, self._recorder, os.getpid())
 
@@ -152,7 +152,7 @@ class Feed(Books, Iterator[Fragment]):
             self._lane.borrow((delivery.fragment, delivery.snapshot.weights))
         blank = delivery.fragment
         fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.final)))
-        self._book(delivery)
+        self._count_delivery(delivery)
         if delivery.warning:
             warnings.warn(delivery.warning, RuntimeWarning, stacklevel=4)
         return fragment
@@ -224,7 +224,7 @@ class Feed(Books, Iterator[Fragment]):
         with self._inside_next("state_dict()"):
             try:
                 with torch.inference_mode(False), torch.no_grad():
-                    return self._stream.save(self._driver, self._lane, self._asked, self._books(), environments)
+                    return self._stream.save(self._driver, self._lane, self._asked, self._counts(), environments)
             except BaseException as error:
                 if self._driver.stalled or not isinstance(error, Exception):
                     self._end_after(error)

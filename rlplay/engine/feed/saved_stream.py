@@ -10,7 +10,7 @@
 ``tokens``         snapshots under way, whose fragments are not collected yet
 ``deliveries``     fragments that are collected, but not delivered
 ``asked``          the number of asks so far
-``books``          version, number of steps, and episodes that were not taken
+``delivered``      version, number of steps, and episodes that were not taken
 =================  =====================================================================================================
 
 ``same`` saves ``lag`` tokens, ``threaded`` as many deliveries; either goes on from both.
@@ -64,8 +64,8 @@ class SavedStream:
 
     @property
     def counts(self) -> tuple[int, Mapping[str, Any]] | None:
-        """The number of asks, and the books, of the state that the feed goes on from; None without one."""
-        return None if self._saved is None else (self._saved["asked"], self._saved["books"])
+        """The number of asks, and what was delivered, of the state that the feed goes on from; None without one."""
+        return None if self._saved is None else (self._saved["asked"], self._saved["delivered"])
 
     def put_under_way(self, driver: Driver, lane: Lane) -> None:
         """Hand the saved deliveries and tokens to the driver; in the consumer's thread, before its first token."""
@@ -79,7 +79,7 @@ class SavedStream:
         self._saved = None
 
     def save(
-        self, driver: Driver, lane: Lane, asked: int, books: Mapping[str, Any], environments: str
+        self, driver: Driver, lane: Lane, asked: int, delivered: Mapping[str, Any], environments: str
     ) -> dict[str, Any]:
         """Return the state of the stream; in the consumer's thread."""
 
@@ -103,7 +103,7 @@ class SavedStream:
             "tokens": tokens,
             "deliveries": deliveries,
             "asked": asked,
-            "books": dict(books),
+            "delivered": dict(delivered),
         }
 
 

@@ -16,16 +16,16 @@ from tests.support.training import GruWithBuffer, change_everything
 
 
 def collect(feed, actor, dice, lane, n):
-    fragments, copies, books = [], [], []
+    fragments, copies, delivered = [], [], []
     launch = (lambda work: work()) if lane is None else lane.launch
     for _ in range(n):
         fragment = next(feed)
         fragments.append(fragment)
-        books.append((feed.version, feed.steps, feed.episodes()))
+        delivered.append((feed.version, feed.steps, feed.episodes()))
         launch(lambda kept=fragment: copies.append(nested.map(torch.clone, kept)))
         change_everything(actor, dice, launch)
         actor.train()  # another mode would be compiled, too
-    return copies, books
+    return copies, delivered
 
 
 class Draws(GruWithBuffer):
@@ -39,7 +39,7 @@ class Draws(GruWithBuffer):
 
 def run(segments, make_lane, **options):
     """Collect fragments by ``(engine, n)``; between two segments save all, and begin anew from there."""
-    saved, fragments, books, dice = None, [], [], random.Random(2)
+    saved, fragments, delivered, dice = None, [], [], random.Random(2)
     for engine, n in segments:
         torch.manual_seed(1)
         actor, lane, envs = Draws(), make_lane(), [gym.make("CartPole-v1") for _ in range(4)]
@@ -56,15 +56,15 @@ def run(segments, make_lane, **options):
                 lane.synchronize()
         own = {"actor": actor.state_dict(), "training": actor.training, "generator": torch.get_rng_state()}
         saved = through_torch({"feed": state, **own})
-        fragments, books = fragments + found, books + others
-    return fragments, books
+        fragments, delivered = fragments + found, delivered + others
+    return fragments, delivered
 
 
 def check(engine, other, make_lane, **options):
     options = {"groups": 2, **options}
-    expected, books = run([(engine, 5)], make_lane, **options)
+    expected, delivered = run([(engine, 5)], make_lane, **options)
     got, others = run([(engine, 2), (other, 1), (engine, 2)], make_lane, **options)
-    assert others == books
+    assert others == delivered
     assert_same_bytes(got, expected)
 
 

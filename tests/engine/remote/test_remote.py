@@ -43,15 +43,15 @@ def count(actor, dice, launch):
     ("parts", "lag"), [((1, 5), 0), ((1, 5), 1), ((1, 5), 2), ((2, 2), 1), ((3, 1), 0), ((3, 2), 2)]
 )
 def test_collector_processes_yield_the_fragments_of_same_bit_for_bit(parts, lag):
-    _, books = assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=lag, n_steps=11, final=True)
-    assert [version for version, _, _ in books] == [max(0, k - lag) for k in range(5)]
+    _, delivered = assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=lag, n_steps=11, final=True)
+    assert [version for version, _, _ in delivered] == [max(0, k - lag) for k in range(5)]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(("parts", "sticky"), [((1, 3), True), ((2, 2), False)])
 def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialect, parts, sticky):
     spaces, api = DIALECTS[dialect]
-    fragments, books = assert_processes_yield_the_fragments_of_same(
+    fragments, delivered = assert_processes_yield_the_fragments_of_same(
         # made here, it travels by value
         lambda seed: make_ledger(spaces, seed % 256, api=api, form="dict", action="dict"),
         *parts,
@@ -64,7 +64,7 @@ def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialec
         info={"even": int, "place": np.zeros(2, np.int32), "episode.r": np.float64, "nested.deep.over": bool},
     )
     assert [f.actor["weight"].unique().item() for f in fragments] == [0, 0, 1, 2, 3]
-    assert sum(len(episodes) for _, _, episodes in books) > 5
+    assert sum(len(episodes) for _, _, episodes in delivered) > 5
     assert sticky == any(not f.env.valid.all() for f in fragments)
 
 

@@ -55,8 +55,8 @@ class ScriptedFactory:
     """A factory that tells its environments apart by their seeds, and gives each a script of its own."""
 
     def __init__(self, where, *scripts):
-        self._books = [where / f"env-{j}" for j in range(len(scripts))]
-        self._parts = dict(zip(seeds_of(0, len(scripts)), zip(scripts, self._books, strict=True), strict=True))
+        self._counts = [where / f"env-{j}" for j in range(len(scripts))]
+        self._parts = dict(zip(seeds_of(0, len(scripts)), zip(scripts, self._counts, strict=True), strict=True))
 
     def __call__(self, seed):
         return RecordsSteps(*self._parts[seed])
@@ -64,7 +64,7 @@ class ScriptedFactory:
     @property
     def closed(self):
         """How often each environment was stepped that has been closed (None: it has not been)."""
-        return [int(book.read_text()) if book.exists() else None for book in self._books]
+        return [int(book.read_text()) if book.exists() else None for book in self._counts]
 
 
 @pytest.fixture

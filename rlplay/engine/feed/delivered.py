@@ -1,4 +1,4 @@
-"""The books of a feed: what it has delivered so far, and how both sides have spent their time."""
+"""What a feed has delivered so far, and how both sides have spent their time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .episode_log import EpisodeLog
 from .stats import CollectorTime, LearnerTime, Stats, engine_of
 from .timeline import Recorder, Trace
 
-__all__ = ["Books"]
+__all__ = ["Delivered"]
 
 
-class Books:
+class Delivered:
     """What a feed has delivered so far. The base class of :class:`~rlplay.engine.feed.feed.Feed`."""
 
     def __init__(self, driver: Driver, lane: Lane, progress: Progress, lag: int) -> None:
@@ -38,18 +38,18 @@ class Books:
         learner = LearnerTime(self._clock.seconds[WAITING], self._clock.seconds[TRAINING])
         self._times = self._steps - self._steps_before, learner, CollectorTime(*self._progress.spent())
 
-    def _book(self, delivery: Delivery) -> None:
+    def _count_delivery(self, delivery: Delivery) -> None:
         """Count the steps and episodes of a delivery."""
         self._version = delivery.version
         self._steps += delivery.steps
         self._episodes.add(delivery.episodes, delivery.late)
 
-    def _books(self) -> dict[str, Any]:
+    def _counts(self) -> dict[str, Any]:
         """Return what has been counted, as numbers in lists."""
         return {"version": self._version, "steps": self._steps, "episodes": self._episodes.kept()}
 
-    def _continue_books(self, saved: Mapping[str, Any]) -> None:
-        """Continue to count from what :meth:`_books` returned."""
+    def _continue_counts(self, saved: Mapping[str, Any]) -> None:
+        """Continue to count from what :meth:`_counts` returned."""
         self._version, self._steps = saved["version"], saved["steps"]
         self._steps_before = self._steps
         self._episodes.add([Episode(*one) for one in saved["episodes"]])
