@@ -109,9 +109,9 @@ class VectorEnvironment:
         seeds : sequence of int or None
             One for each sub-environment. None: no seed is given.
         entries, progress, final
-            The info entries to record; where the current activity is noted; whether :meth:`step` will be given ``last``.
+            The info entries to record; where the current activity is noted; whether :meth:`step` is given ``last``.
         first, number : int
-            The number of the first sub-environment in the feed; its place in a list of vector environments, or None.
+            The number of the first sub-environment in the feed; its place in a list of vector environments, if any.
         result, mode : optional
             What ``reset`` has returned, if it was called already; the autoreset mode, if the environment has none.
 
