@@ -63,12 +63,8 @@ class RemoteCollector:
     ) -> None:
         """Start all processes at once, and wait until they have made and reset their environments.
 
-        Raises
-        ------
-        ValueError
-            The environments of different processes have different spaces.
-        RuntimeError
-            A process has died (the message names the process and the signal), or the system is not POSIX.
+        Raises ValueError if the environments of different processes have different spaces, and RuntimeError if a
+        process has died (the message names the process and the signal), or if the system is not POSIX.
         """
         self._behaviour, self._lane, self._plan, self._progress, self._gate = behaviour, lane, plan, progress, gate
         self._n_taken, self._n_envs_each = n_taken, len(specs[0].sources)
