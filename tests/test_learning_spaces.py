@@ -115,7 +115,8 @@ def test_ppo_learns_with_a_squashed_policy(seed):
     assert train(lambda: Match("box"), actor, seed, 30, entropy_weight=0.0) >= 0.9
 
 
-@first_seed_always
+@learning
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_ppo_learns_with_masks_and_never_draws_what_is_forbidden(seed):
     torch.manual_seed(seed)
     actor = MaskedActor(mlp(N, 32, N), mlp(N, 32, 1))

@@ -150,6 +150,7 @@ def test_uniform_draws_each_valid_item_as_often():
     assert set(count) == set(ids)
 
 
+@pytest.mark.soak
 @both
 def test_single_samples_are_independent(kind):
     weighed = Weighed(sequences=True)

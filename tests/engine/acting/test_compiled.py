@@ -67,7 +67,7 @@ def programs(monkeypatch):
 # ---- engines agree
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_compiled_threaded_yields_the_fragments_of_compiled_same_bit_for_bit(groups, programs):
     expected, _ = run_training(same, lag=1, groups=groups, compile=True)
     assert len(programs) == 2 * groups  # in train and in eval mode; virtual steps are no others
