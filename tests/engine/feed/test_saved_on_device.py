@@ -79,6 +79,7 @@ def test_a_captured_step_goes_on():
     check(same, threaded, lambda: LaggingLane(haste=0.5), lag=1, compile=True)
 
 
+@pytest.mark.soak
 def test_a_compiled_step_goes_on(monkeypatch):
     monkeypatch.setattr(tqdm, "monitor_interval", 0)  # the thread of the compiler's progress bars does not end
     check(same, threaded, lambda: None, lag=1, groups=1, compile=True)
