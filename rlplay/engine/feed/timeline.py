@@ -12,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Any
 
 from ..concurrency.clock import COLLECTING, INFERENCE, KINDS, TRAINING, TRANSFER, WAITING, Clock, Log, Span
 from ..concurrency.progress import Progress, SharedProgress
+from ..memory.counters import Counters
 from ..memory.lane import Lane, Place
 
 __all__ = ["Recorder", "Trace"]
@@ -80,6 +82,7 @@ class Trace:
         self._rows: dict[str, list[Any]] = {name: [] for name in self._clocks}
         self._stream_logs: list[tuple[str, _StreamLog]] = []
         self._start = perf_counter()
+        self._lane, self._counted = lane, [(self._start, lane.counters.copy())]
         for name, clock in self._clocks.items():
             log: Log = self._rows[name]
             if name in _STREAM_WORK:
@@ -97,6 +100,7 @@ class Trace:
                 self._n_lost += sum(clock.drain() for clock in self._clocks.values())
                 for _, log in self._stream_logs:
                     log.resolve()
+                self._counted.append((perf_counter(), self._lane.counters.copy()))
 
     def close(self) -> None:
         """End the recording at the delivery of the last fragment, and write the file. May be called repeatedly."""
@@ -132,6 +136,7 @@ class Trace:
             rows |= {name: log.stream_spans for name, log in self._stream_logs}
         self.events = _events(rows, [name for name in self._clocks if name not in here], self._start, end)
         self._number_fragments()
+        self.events += _counter_events(self._counted, self._start)
         if self._path is not None:
             _write(self._path, self.events)
         if self._n_lost:
@@ -265,6 +270,18 @@ def _events(rows: dict[str, Any], processes: Sequence[str], first: float, last: 
                 doing = KINDS[WAITING if kind == COLLECTING else kind]
                 event = {"name": doing, "cat": name.split()[0], "ph": "X", "ts": ts, "dur": round(te - ts, 3)}
                 events.append({**event, "pid": own, "tid": tid})
+    return events
+
+
+def _counter_events(counted: Sequence[tuple[float, Counters]], first: float) -> list[dict[str, Any]]:
+    """Convert what a device was asked for to events, one for each fragment: per step of a group, bytes apart."""
+    events = []
+    for (_, before), (time, now) in pairwise(counted):
+        costs = now.since(before)
+        for name, of_bytes in (("a step on the device", False), ("bytes of a step", True)) if costs.steps else ():
+            args = {key: each for key, each in costs.per_step().items() if key.startswith("bytes") == of_bytes}
+            event = {"name": name, "ph": "C", "ts": round((time - first) * 1e6, 3), "pid": os.getpid(), "args": args}
+            events.append(event)
     return events
 
 

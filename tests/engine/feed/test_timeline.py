@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 import cloudpickle
+import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +27,7 @@ from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import multi, same, single, threaded
 from rlplay.plotting.timelines import _activity_shares
 from rlplay.testing import LaggingLane
+from rlplay.zoo.actors import ActorCritic, mlp
 from tests.support.actors import AddsWeight
 from tests.support.workers import Space
 
@@ -604,3 +606,30 @@ def test_a_picture_can_be_drawn_of_a_trace_and_of_its_file(tmp_path):
             lines = len(figure.axes[0].lines)
             assert lines == {None: N, 1: 1}.get(options.get("fragments", 4), 4)
             assert "busy at once" in figure.axes[0].get_title("left")
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_trace_has_counters_of_what_a_step_on_a_device_takes(on_device):
+    device = LaggingLane() if on_device else None
+    with same.rollout(
+        [gymnasium.make("CartPole-v1")], ActorCritic(mlp(4, 8, 2), mlp(4, 8, 1)), 5, device=device
+    ) as feed:
+        next(feed)
+        before = feed.stats.counters
+        with feed.trace() as trace:
+            for _ in range(3):
+                next(feed)
+        costs = feed.stats.counters.since(before)
+    counters = [event for event in trace.events if event["ph"] == "C"]
+    if not on_device:
+        assert not counters
+        return
+    assert [event["name"] for event in counters] == ["a step on the device", "bytes of a step"] * 3
+    assert {tuple(event["args"]) for event in counters[::2]} == {
+        ("copies_up", "copies_down", "host_waits", "launches", "allocations")
+    }
+    for name in ("copies_up", "copies_down", "host_waits", "launches"):
+        told = sum(5 * event["args"][name] for event in counters[::2])
+        assert told == pytest.approx(getattr(costs, name), abs=3), name  # what the consumer asks for after a delivery
+    assert all(0 <= a["ts"] <= b["ts"] for a, b in itertools.pairwise(counters))
+    assert all(event["args"]["bytes_down"] >= 8 for event in counters[1::2])
