@@ -10,6 +10,7 @@ from functools import partial
 import gym
 import gymnasium
 import numpy as np
+import pytest
 import torch
 
 from rlplay import checkpoint, nested, sampling
@@ -48,8 +49,7 @@ def vector_of(mode, n):
 
 
 def breakout():
-    import ale_py  # noqa: F401
-
+    pytest.importorskip("ale_py")
     env = gymnasium.make("ALE/Breakout-v5", frameskip=1)
     env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=2, screen_size=21)
     return gymnasium.wrappers.TimeLimit(gymnasium.wrappers.FrameStackObservation(env, 2), 9)
