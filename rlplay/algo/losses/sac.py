@@ -25,8 +25,9 @@ values of ``n`` critics, two for SAC. ``rlplay.zoo.continuous.Critics`` is such 
 
 **Sequences.** Actors and critics with a recurrent state learn from fragments, such as those of
 ``buffer.sample_sequences``, by :func:`sequence_critic_loss` and :func:`sequence_actor_loss`. The critic then has a
-``memory``, whose features take the place of observations (:mod:`rlplay.algo.losses.sequences`), such as
-``rlplay.zoo.continuous.RecurrentCritics``.
+``memory``, an actor whose info are features: ``critic(features, act)``. ``rlplay.zoo.continuous.RecurrentCritics`` is
+such a module. No fragment contains the memory's recurrent state: it starts each sequence from its first one, so give it
+steps to burn in.
 """
 
 from __future__ import annotations

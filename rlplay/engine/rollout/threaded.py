@@ -60,8 +60,7 @@ def rollout(
         (EnvPool, ale-py, ``AsyncVectorEnv``) are used that way. Others that release the interpreter lock are stepped by
         a thread each; they say so by an attribute ``releases_interpreter_lock = True``. A vector environment whose
         observations are torch tensors, or a list of them, is never taken through the host: rows, flags and actions stay
-        on its device, which has to be the actor's, and no step is waited for
-        (:mod:`rlplay.engine.tensors.environment`).
+        on its device, which has to be the actor's, and no step is waited for (the guide has a page on it).
     actor : BaseActorModule
         Copied at the call. Each snapshot takes over its parameters, its buffers and its train/eval mode.
     n_steps : int
