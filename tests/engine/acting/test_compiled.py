@@ -74,6 +74,7 @@ def test_compiled_threaded_yields_the_fragments_of_compiled_same_bit_for_bit(gro
     assert_identical(expected, run_training(threaded, lag=1, groups=groups, compile=True)[0])
 
 
+@pytest.mark.soak
 def test_compiled_fragments_on_the_lagging_device_equal_those_on_the_host():
     expected, _ = run_training(same, lag=2, compile=True)
     for haste in (0.0, 0.5):
