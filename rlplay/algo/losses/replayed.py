@@ -20,6 +20,7 @@ from ..wrapped import Actor
 __all__ = [
     "act_on",
     "backed_up",
+    "checked_values",
     "check_discrete",
     "chosen_of",
     "critic_terms",
@@ -107,12 +108,13 @@ def values_of(critic: Callable[..., Tensor], state: State, act: Nested) -> Tenso
     ValueError
         The values have another shape.
     """
-    q = critic(state.obs, act)
-    if q.ndim != 3 or q.shape[:2] != state.fin.shape:
-        raise ValueError(
-            f"`critic(obs, act)` must return (1, N, n) = {(*state.fin.shape, 'n')}, the values of n critics; got "
-            f"{tuple(q.shape)}."
-        )
+    return checked_values(critic(state.obs, act), state.fin.shape, "`critic(obs, act)` must return (1, N, n)")
+
+
+def checked_values(q: Tensor, lead: torch.Size, demand: str) -> Tensor:
+    """Return the values of several critics, ``(*lead, n)``; raise ValueError, which begins with ``demand``, if not."""
+    if q.ndim != 3 or q.shape[:2] != lead:
+        raise ValueError(f"{demand} = {(*lead, 'n')}, the values of n critics; got {tuple(q.shape)}.")
     return q
 
 

@@ -25,6 +25,7 @@ from ..transitions import blank_padding, taken, transitions
 from ..unroll import react_with_actions, unroll
 from ..wrapped import Actor, unwrap
 from . import r2d2
+from .replayed import checked_values
 
 __all__ = ["Rows", "critic_terms", "prepared", "rows_of", "values_of", "weighted"]
 
@@ -72,13 +73,7 @@ def values_of(critic: Callable[..., Tensor], rows: Nested, act: Nested) -> Tenso
         The values have another shape.
     """
     lead = nested.leaves(act)[0].shape[:2]
-    q = critic(rows, act)
-    if q.ndim != 3 or q.shape[:2] != lead:
-        raise ValueError(
-            f"`critic(rows, act)` must return (n_seq, B, n) = {(*lead, 'n')}, the values of n critics; got "
-            f"{tuple(q.shape)}."
-        )
-    return q
+    return checked_values(critic(rows, act), lead, "`critic(rows, act)` must return (n_seq, B, n)")
 
 
 def critic_terms(

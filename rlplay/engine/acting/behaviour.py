@@ -20,7 +20,7 @@ from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
 from .checks import SLOW_RESET, check_answer, first_answer, honours_mask
-from .compile.companions import WithoutCompanions
+from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
 from .fast_modules import make_fast
 from .group import Group
@@ -31,7 +31,7 @@ from .torch_context import global_generator_kept
 __all__ = ["Behaviour", "Snapshot"]
 
 
-class Behaviour(CopiedActor, WithoutCompanions):
+class Behaviour(CopiedActor, WithoutEnvironmentSteps):
     """A copy of the actor, with weights and random generators of its own, on the actor's device. Its step is eager.
 
     Attributes
@@ -46,17 +46,7 @@ class Behaviour(CopiedActor, WithoutCompanions):
     """
 
     def __init__(self, actor: BaseActorModule, lane: Lane, *, snapshot_in_place: bool = False) -> None:
-        """Copy the actor.
-
-        With ``snapshot_in_place`` a snapshot is written directly into the copy. This is right only if nothing is
-        collected between taking a snapshot and collecting its fragment.
-
-        Raises
-        ------
-        TypeError, ValueError
-            See :func:`rlplay.engine.acting.checks.check_actor` and
-            :func:`rlplay.engine.acting.copying.copy_actor.copy_actor`.
-        """
+        """Copy the actor, as :class:`~rlplay.engine.acting.copying.copied_actor.CopiedActor` does."""
         super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
         self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
         self.spec: ActorSpec = NOT_PROBED

@@ -133,7 +133,7 @@ class ObservationWriter:
         self._containers: list[tuple[int, Any, int, Callable[[Any], Sequence[Any]]]] = []
         self._scalars: list[tuple[int, int, frozenset[type]]] = []
         self._vectors: list[tuple[int, int, list[slice]]] = []
-        self._arrays: list[tuple[int, int, tuple[int, ...], frozenset[np.dtype[Any]], np.dtype[Any], list[slice]]] = []
+        self._arrays: list[tuple[int, int, tuple[int, ...], frozenset[np.dtype[Any]], list[slice]]] = []
         self._casts: list[tuple[int, int, Field]] = []
         fields = spaces.along(description, first)
         positions, parts = nested.leaves(self._open(fields, first, 0)), nested.structure(fields).flatten_up_to(first)
@@ -143,7 +143,7 @@ class ObservationWriter:
         self.slices = self._vectors[0][2] if plain else []
         self.write: Callable[[StateRow, Any, Nested], None] = self._write
         if isinstance(fields, Field) and self._arrays:
-            _, _, self._shape, self._dtypes, self._dtype, self._large = self._arrays[0]
+            _, _, self._shape, self._dtypes, self._large = self._arrays[0]
             self.write = self._write_array
 
     def _open(self, fields: Nested, value: Nested, at: int) -> Nested:
@@ -171,7 +171,7 @@ class ObservationWriter:
             accepted = frozenset(dtype for dtype in _DTYPES if field.accepts(dtype))
             n = prod(field.shape)
             large = [slice(j * n, (j + 1) * n) for j in range(n_envs or 0)] if one_env and n > _LARGE else []
-            self._arrays.append((at, k, field.shape, accepted, field.dtype, large))
+            self._arrays.append((at, k, field.shape, accepted, large))
 
     def _write(self, row: StateRow, j: Any, obs: Nested) -> None:
         try:
@@ -184,7 +184,7 @@ class ObservationWriter:
     def _write_array(self, row: StateRow, j: Any, obs: Nested) -> None:
         """Write an observation that is a single array."""
         if type(obs) is np.ndarray and obs.shape == self._shape and obs.dtype in self._dtypes:
-            if not (self._large and obs.dtype == self._dtype and _copy_large(row.flat[0], self._large[j], obs)):
+            if not (self._large and _copy_large(row.flat[0], self._large[j], obs)):
                 row.obs[0][j] = obs
         else:
             self._cast_and_write(row, j, obs)
@@ -209,11 +209,11 @@ class ObservationWriter:
             flat[k][j] = part
         for at, k, slices in self._vectors:
             flat[k][slices[j]] = parts[at]
-        for at, k, shape, dtypes, dtype, large in self._arrays:
+        for at, k, shape, dtypes, large in self._arrays:
             part = parts[at]
             if type(part) is not np.ndarray or part.shape != shape or part.dtype not in dtypes:
                 return False
-            if not (large and part.dtype == dtype and _copy_large(flat[k], large[j], part)):
+            if not (large and _copy_large(flat[k], large[j], part)):
                 row.obs[k][j] = part
         for at, k, field in self._casts:
             part = parts[at]
@@ -231,8 +231,8 @@ then, and the collector would wait for it at each environment, for longer than t
 
 
 def _copy_large(flat: Any, part: slice, array: Array) -> bool:
-    """Copy an array without releasing the interpreter lock; return False if it is not contiguous."""
-    if not array.flags.c_contiguous:
+    """Copy an array without releasing the interpreter lock; return False if it is not contiguous or is to be cast."""
+    if array.dtype.char != flat.format or not array.flags.c_contiguous:
         return False
     flat[part] = array.data.cast("B").cast(flat.format)
     return True

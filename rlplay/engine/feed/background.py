@@ -168,7 +168,7 @@ class Background(Driver):
 
 
 class _Call:
-    """A function to call in the collector's thread, on its way there and back."""
+    """A function that the collector's thread is asked to call, and what it has returned."""
 
     def __init__(self, work: Callable[[Collecting], Any]) -> None:
         self._work = work

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 from ..envs.make import close_all
 from ..envs.protocol import Environments
 from ..envs.rows import Array, Episode, OutcomeRow, StateRow
 from .blocks import TurnRows
-from .shares import check_equal_spaces
+from .shares import divide_into_turns
 from .stepper import SlotViews, Step, in_order
 
 __all__ = ["InlineStepper"]
@@ -25,12 +24,7 @@ class InlineStepper:
     def __init__(self, turns: Sequence[Environments], groups: Sequence[slice], first_env: int = 0) -> None:
         """Take the environments of each turn.
 
-        Parameters
-        ----------
-        groups : sequence of slice
-            The environments of each group. If they do not divide the environments of each turn, each turn is a group.
-        first_env : int
-            The number of the first environment, for messages.
+        ``groups`` and ``first_env`` are as for :func:`~rlplay.engine.stepping.shares.divide_into_turns`.
 
         Raises
         ------
@@ -39,12 +33,8 @@ class InlineStepper:
         """
         self._environments = list(turns)
         self.obs, self.act = turns[0].obs, turns[0].act
-        stops = list(accumulate((one.n_envs for one in turns), initial=0))
-        fits = {group.stop for group in groups}.issuperset(stops[1:]) and groups[-1].stop == stops[-1]
-        self.groups = list(groups) if fits else [slice(*pair) for pair in pairwise(stops)]
-        self.turns = [[g for g, x in enumerate(self.groups) if i <= x.start < j] for i, j in pairwise(stops)]
+        self.groups, self.turns = divide_into_turns(turns, groups, first_env)
         self.steps_in_background = all(one.steps_in_background for one in turns)
-        check_equal_spaces([first_env + start for start in stops[:-1]], [one.spaces for one in turns])
         # for each slot, turn and row: what a step from there reads and writes
         self._steps: list[list[list[tuple[StateRow, StateRow, OutcomeRow]]]] = []
         self._slots: list[list[TurnRows]] = []

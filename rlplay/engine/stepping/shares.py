@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..concurrency.exceptions import add_note
@@ -23,6 +24,7 @@ __all__ = [
     "Share",
     "ShareStepper",
     "check_equal_spaces",
+    "divide_into_turns",
     "close_shares",
     "name_environments",
     "open_shares",
@@ -142,6 +144,33 @@ def split_into_shares(
                 shares.append(Share(columns, number, inside, list(sources[part]), list(seeds[part])))
                 n_kept[worker], start = n_kept[worker] + n, part.stop
     return shares_by_worker
+
+
+def divide_into_turns(
+    turns: Sequence[Any], groups: Sequence[slice], first_env: int
+) -> tuple[list[slice], list[list[int]]]:
+    """Return the environments of each group, and the groups of each turn.
+
+    Parameters
+    ----------
+    turns : sequence
+        The environments of each turn, with ``n_envs`` and ``spaces``.
+    groups : sequence of slice
+        The environments of each group. If they do not divide the environments of each turn, each turn is a group.
+    first_env : int
+        The number of the first environment, for messages.
+
+    Raises
+    ------
+    ValueError
+        The environments of different turns have different spaces.
+    """
+    stops = list(accumulate((one.n_envs for one in turns), initial=0))
+    fits = {group.stop for group in groups}.issuperset(stops[1:]) and groups[-1].stop == stops[-1]
+    divided = list(groups) if fits else [slice(*pair) for pair in pairwise(stops)]
+    members = [[g for g, x in enumerate(divided) if i <= x.start < j] for i, j in pairwise(stops)]
+    check_equal_spaces([first_env + start for start in stops[:-1]], [one.spaces for one in turns])
+    return divided, members
 
 
 def check_equal_spaces(firsts: Sequence[int], spaces: Sequence[tuple[Any, Any]]) -> None:

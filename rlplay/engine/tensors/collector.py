@@ -136,7 +136,7 @@ class TensorCollector(Collector):
         for environment, turn, members in zip(stepper.environments, memory.turns, stepper.turns, strict=True):
             if environment.capturable and turn.acts is not None:
                 work = CapturedStep(environment, turn, call, self._lane)
-                self._behaviour.accompany(self._groups[members[-1]], work, environment.generators)
+                self._behaviour.offer_environment_step(self._groups[members[-1]], work, environment.generators)
 
     def _deliver(self, token: Token, loop: Loop, memory: FragmentMemory, ends: Ends) -> Delivery:
         lane, plan, stepper = self._lane, self._plan, self.stepper
@@ -146,7 +146,7 @@ class TensorCollector(Collector):
         late: LateEnds | None = None
         if plan.final:
             if known is None:
-                known = self._spare.pop() if self._spare else self._empty_ends()
+                known = self._take_spare()
                 lane.copy(known, ends)
                 lane.host_wait(lane.record())  # the only wait: who has ended
             ended = known.ended.numpy()
@@ -160,10 +160,7 @@ class TensorCollector(Collector):
         episodes: Collection[Episode] = []
         n_valid = 0
         if known is None:
-            try:
-                ends_below = self._spare.pop()
-            except IndexError:
-                ends_below = self._empty_ends()
+            ends_below = self._take_spare()
             lane.copy(ends_below, ends)
             late = LateEnds(ends_below, lane.record(), lane, partial(self._read, self._n_collected))
         else:
@@ -194,7 +191,10 @@ class TensorCollector(Collector):
             self._spare.append(ends)
         return found
 
-    def _empty_ends(self) -> Ends:
+    def _take_spare(self) -> Ends:
+        """Return host memory that nobody uses. Only this thread takes it; the consumer's gives it back."""
+        if self._spare:
+            return self._spare.pop()
         return Ends.empty(self._plan.n_steps, self.stepper.groups[-1].stop, Place.HOST, self._lane)
 
     def _memory_of_fragment(self) -> tuple[FragmentMemory, EndsOnDevice]:

@@ -70,7 +70,7 @@ class EpisodeArrays(Collection[Episode]):
 
 
 class EndsOnDevice:
-    """Finds the ends of each fragment on the device; keeps the returns of episodes under way."""
+    """Finds, on the device, the episodes that have ended in a fragment; keeps the returns of those under way."""
 
     def __init__(self, n_steps: int, n_envs: int, check: ActionCheck, lane: Lane) -> None:
         """Allocate memory on the actor's device."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 from ...nested import Nested
 from ..envs.make import close_all
 from ..envs.rows import Episode
-from ..stepping.shares import check_equal_spaces
+from ..stepping.shares import divide_into_turns
 from .environment import TensorEnvironment
 
 __all__ = ["TensorStepper", "in_torch_alone"]
@@ -36,12 +35,7 @@ class TensorStepper:
     def __init__(self, turns: Sequence[TensorEnvironment], groups: Sequence[slice], first_env: int = 0) -> None:
         """Take the environments of each turn.
 
-        Parameters
-        ----------
-        groups : sequence of slice
-            The environments of each group. If they do not divide the environments of each turn, each turn is a group.
-        first_env : int
-            The number of the first environment, for messages.
+        ``groups`` and ``first_env`` are as for :func:`~rlplay.engine.stepping.shares.divide_into_turns`.
 
         Raises
         ------
@@ -50,11 +44,7 @@ class TensorStepper:
         """
         self.environments = list(turns)
         self.obs, self.act = turns[0].obs, turns[0].act
-        stops = list(accumulate((one.n_envs for one in turns), initial=0))
-        fits = {group.stop for group in groups}.issuperset(stops[1:]) and groups[-1].stop == stops[-1]
-        self.groups = list(groups) if fits else [slice(*pair) for pair in pairwise(stops)]
-        self.turns = [[g for g, x in enumerate(self.groups) if i <= x.start < j] for i, j in pairwise(stops)]
-        check_equal_spaces([first_env + start for start in stops[:-1]], [one.spaces for one in turns])
+        self.groups, self.turns = divide_into_turns(turns, groups, first_env)
         devices = list(dict.fromkeys(str(one.device) for one in turns))
         if len(devices) > 1:
             raise ValueError(f"the vector environments of one feed must be on one device, got {', '.join(devices)}.")

@@ -17,6 +17,16 @@ from rlplay.engine.collector.staging import Staging
 from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
+from tests.support.edges import (
+    borrowing_is_not_recorded,
+    check_edge,
+    collectors_do_not_wait,
+    consumers_do_not_wait,
+    copied_on_consumer_stream,
+    equal_tensors,
+    filled_with_sevens,
+    the_host_does_not_wait_for_the_collector,
+)
 
 pytestmark = pytest.mark.usefixtures("no_stock")
 
@@ -64,14 +74,7 @@ def read_on_consumer_stream(lane, fragment, read):
     if lane is None:
         read.append(nested.map(torch.clone, fragment))
         return
-    copy = nested.map(lambda x: torch.empty(x.shape, dtype=x.dtype), fragment)
-    lane.copy(copy, fragment)
-    read.append(copy)
-
-
-def all_equal(some, others):
-    pairs = zip(nested.leaves(some), nested.leaves(others), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
+    read.append(copied_on_consumer_stream(lane, fragment))
 
 
 def rows_are_uploaded_before_they_are_filled(monkeypatch, lane):
@@ -90,16 +93,6 @@ def slots_are_refilled_at_once(monkeypatch, lane):
     monkeypatch.setattr(Staging, "copied", property(lambda self: None, lambda self, event: None), raising=False)
 
 
-def consumers_do_not_wait(monkeypatch, lane):
-    wait = lane.wait
-    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.consumer else wait(event))
-
-
-def collectors_do_not_wait(monkeypatch, lane):
-    wait = lane.wait
-    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.collector else wait(event))
-
-
 def turns_do_not_wait(monkeypatch, lane):
     wait = lane.wait
     monkeypatch.setattr(lane, "wait", lambda event: None if lane.current in lane.turns.values() else wait(event))
@@ -112,22 +105,11 @@ def the_collector_does_not_wait_for_turns(monkeypatch, lane):
     )
 
 
-def actions_are_not_waited_for(monkeypatch, lane):
-    host_wait = lane.host_wait
-    monkeypatch.setattr(
-        lane, "host_wait", lambda event: None if event and event.stream is not lane.consumer else host_wait(event)
-    )
-
-
-def borrowing_is_not_recorded(monkeypatch, lane):
-    monkeypatch.setattr(lane, "borrow", lambda tree: None)
-
-
 # how to take the edge out, on what kind of device, and with which options nothing else happens to stand in for it
 EDGES = {
     "filled -> copy": (rows_are_uploaded_before_they_are_filled, {"haste": 1.0}, {"lag": 1}),
     "copied -> refill": (slots_are_refilled_at_once, {"actor_on_host": True}, {"lag": 3}),
-    "copied -> refill, in the ring": (actions_are_not_waited_for, {}, {"lag": 1}),
+    "copied -> refill, in the ring": (the_host_does_not_wait_for_the_collector, {}, {"lag": 1}),
     "copied -> read": (consumers_do_not_wait, {}, {"lag": 0}),
     "read -> reuse": (borrowing_is_not_recorded, {}, {"lag": 1}),
     "ready -> first write": (collectors_do_not_wait, {}, {"lag": 1}),
@@ -139,16 +121,7 @@ EDGES = {
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("edge", EDGES)
 def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
-    take_out, kind, options = EDGES[edge]
-    expected = fragments_of(same, **options)
-    assert all_equal(fragments_of(engine, LaggingLane(**kind), **options), expected)
-    lane = LaggingLane(**kind)
-    take_out(monkeypatch, lane)
-    try:
-        got = fragments_of(engine, lane, **options)
-    except Exception:  # garbage for an action or an index may well be noticed
-        return
-    assert not all_equal(got, expected)
+    check_edge(EDGES[edge], engine, fragments_of, equal_tensors, monkeypatch)
 
 
 class SetsEventAtStep(gym.Wrapper):
@@ -177,12 +150,7 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     assert reached.wait(60)  # then the second fragment is on its way: no step's boundary comes any more
     feed.close()
     del feed
-    mine = [lane.empty(Place.CONSUMER, (1 + N_STEPS, 1, 4), torch.float32) for _ in range(3)]
-    for tensor in mine:
-        lane.launch(lambda tensor=tensor: tensor.fill_(7.0))
-    lane.synchronize()
-    lane.synchronize_collector()
-    return mine
+    return filled_with_sevens(lane, (1 + N_STEPS, 1, 4), 3)
 
 
 def test_an_undelivered_fragment_is_released_only_when_nothing_writes_to_it_any_more(monkeypatch):
@@ -242,7 +210,7 @@ def test_a_fragment_that_is_delivered_to_the_host_can_be_read_at_once():
             got.append(nested.map(torch.clone, next(feed)))
             with torch.no_grad():
                 actor.head.weight.add_(0.1)
-    assert all_equal(got, expected)
+    assert equal_tensors(got, expected)
 
 
 def test_no_memory_is_lost_over_many_fragments():

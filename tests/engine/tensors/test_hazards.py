@@ -5,12 +5,20 @@ import threading
 import pytest
 import torch
 
-from rlplay import nested
 from rlplay.engine.collector.collector import Collector
-from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.tensors.collector import TensorCollector
 from rlplay.testing import LaggingLane
+from tests.support.edges import (
+    borrowing_is_not_recorded,
+    check_edge,
+    collectors_do_not_wait,
+    consumers_do_not_wait,
+    copied_on_consumer_stream,
+    equal_tensors,
+    filled_with_sevens,
+    the_host_does_not_wait_for_the_collector,
+)
 from tests.support.tensors import Script, ScriptActor
 
 N_STEPS, N_FRAGMENTS = 9, 6
@@ -31,7 +39,7 @@ def fragments_of(engine, lane=None, **options):
     with engine.rollout(env, actor, N_STEPS, seed=0, **device, **options) as feed:
         for _ in range(N_FRAGMENTS):
             fragment = next(feed)
-            read.append(fragment if lane is None else on_consumer_stream(lane, fragment))
+            read.append(fragment if lane is None else copied_on_consumer_stream(lane, fragment))
             del fragment  # the consumer's kernels hold on to no memory
             launch(learn)
         if lane is not None:
@@ -39,15 +47,8 @@ def fragments_of(engine, lane=None, **options):
         return read, feed.episodes()
 
 
-def on_consumer_stream(lane, fragment):
-    copy = nested.map(lambda x: torch.empty(x.shape, dtype=x.dtype), fragment)
-    lane.copy(copy, fragment)
-    return copy
-
-
 def all_equal(some, others):
-    pairs = zip(nested.leaves(some[0]), nested.leaves(others[0]), strict=True)
-    return some[1] == others[1] and all(torch.equal(x, y) for x, y in pairs)
+    return some[1] == others[1] and equal_tensors(some[0], others[0])
 
 
 def the_memory_is_refilled_at_once(monkeypatch, lane):
@@ -55,50 +56,20 @@ def the_memory_is_refilled_at_once(monkeypatch, lane):
     monkeypatch.setattr(TensorCollector, "_copied", never, raising=False)
 
 
-def consumers_do_not_wait(monkeypatch, lane):
-    wait = lane.wait
-    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.consumer else wait(event))
-
-
-def collectors_do_not_wait(monkeypatch, lane):
-    wait = lane.wait
-    monkeypatch.setattr(lane, "wait", lambda event: None if lane.current is lane.collector else wait(event))
-
-
-def borrowing_is_not_recorded(monkeypatch, lane):
-    monkeypatch.setattr(lane, "borrow", lambda tree: None)
-
-
-def ends_are_not_waited_for(monkeypatch, lane):
-    host_wait = lane.host_wait
-    monkeypatch.setattr(
-        lane, "host_wait", lambda event: None if event and event.stream is not lane.consumer else host_wait(event)
-    )
-
-
 EDGES = {
     "copied -> refill": (the_memory_is_refilled_at_once, {"actor_on_host": True}, {"lag": 2}),
     "copied -> read": (consumers_do_not_wait, {}, {"lag": 0}),
     "read -> reuse": (borrowing_is_not_recorded, {}, {"lag": 1}),
     "ready -> first write": (collectors_do_not_wait, {}, {"lag": 1}),
-    "ends come down, with final": (ends_are_not_waited_for, {}, {"lag": 1}),
-    "ends come down, behind the fragment": (ends_are_not_waited_for, {}, {"lag": 1, "final": False}),
+    "ends come down, with final": (the_host_does_not_wait_for_the_collector, {}, {"lag": 1}),
+    "ends come down, behind the fragment": (the_host_does_not_wait_for_the_collector, {}, {"lag": 1, "final": False}),
 }
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
 @pytest.mark.parametrize("edge", EDGES)
 def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
-    take_out, kind, options = EDGES[edge]
-    expected = fragments_of(same, **options)
-    assert all_equal(fragments_of(engine, LaggingLane(**kind), **options), expected)
-    lane = LaggingLane(**kind)
-    take_out(monkeypatch, lane)
-    try:
-        got = fragments_of(engine, lane, **options)
-    except Exception:  # garbage for an index may well be noticed
-        return
-    assert not all_equal(got, expected)
+    check_edge(EDGES[edge], engine, fragments_of, all_equal, monkeypatch)
 
 
 def memory_after_closing(monkeypatch, *, with_the_edge):
@@ -120,12 +91,7 @@ def memory_after_closing(monkeypatch, *, with_the_edge):
     assert reached.wait(60)  # then the second fragment is on its way
     feed.close()
     del feed
-    mine = [lane.empty(Place.CONSUMER, (1 + N_STEPS, 5, 3), torch.float32) for _ in range(4)]
-    for tensor in mine:
-        lane.launch(lambda tensor=tensor: tensor.fill_(7.0))
-    lane.synchronize()
-    lane.synchronize_collector()
-    return mine
+    return filled_with_sevens(lane, (1 + N_STEPS, 5, 3), 4)
 
 
 def test_an_undelivered_fragment_is_released_only_when_nothing_writes_to_it_any_more(monkeypatch):

@@ -31,7 +31,7 @@ from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights,
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
 from .captured_step import StepTrials, make_step
-from .companions import Companions
+from .environment_steps import EnvironmentSteps
 from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
 
 __all__ = ["CapturedBehaviour"]
@@ -56,7 +56,7 @@ class CapturedBehaviour(Behaviour):
         # by the number of the group, and whether the step is virtual; the virtual one may be missing
         self._captured_steps: dict[Modes, dict[tuple[int, bool], Callable[[], None]]] = {}
         self._active_steps: dict[tuple[int, bool], Callable[[], None]] = {}  # empty while the step is eager
-        self._companions = Companions()
+        self._environment_steps = EnvironmentSteps()
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
         # also lists the buffers that were empty at the call and are filled now, unlike the places of the base class
@@ -86,19 +86,20 @@ class CapturedBehaviour(Behaviour):
         self._probed = True
         return info, hx
 
-    def accompany(self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]) -> None:
+    def offer_environment_step(
+        self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]
+    ) -> None:
         """Capture this work behind the real step of a group, in the same graph. To be called before ``bind_rows``."""
-        self._companions.add(group.number, work, generators)
+        self._environment_steps.add(group.number, work, generators)
 
     def may_take_environment(self, group: Group) -> bool:
         """Whether a step of its environment is captured behind that of the group."""
-        return group.number in self._companions
+        return group.number in self._environment_steps
 
     def takes_environment(self, group: Group) -> bool:
         """Whether the next step of the group is a captured one, with a step of its environment."""
-        if not self.may_take_environment(group) or (group.number, False) not in self._active_steps:
-            return False
-        return not self._may_be_replaced or self._return_buffers()
+        captured = self.may_take_environment(group) and (group.number, False) in self._active_steps
+        return captured and (not self._may_be_replaced or self._return_buffers())
 
     def bind_rows(
         self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], answers: Sequence[list[Tensor]], info: Nested
@@ -128,7 +129,7 @@ class CapturedBehaviour(Behaviour):
         self._active_steps = self._captured_steps.get(present, {})
 
     def _capture_all(self, groups: Sequence[Group], wanted: Sequence[Modes]) -> None:
-        """Capture the steps in these modes, each with its companion, or if that fails without."""
+        """Capture the steps in these modes, each with the step of its environment, or if that fails without."""
         try:
             for modes in wanted:
                 set_modes(self._module, modes)
@@ -138,9 +139,9 @@ class CapturedBehaviour(Behaviour):
                     for virtual in self._trials.kinds(modes)
                 }
         except Exception as error:
-            if not self._companions:
+            if not self._environment_steps:
                 raise
-            warning = self._companions.drop(error)
+            warning = self._environment_steps.drop(error)
             self._capture_all(groups, wanted)
             self._pending_warning = self._pending_warning or warning
 
@@ -266,10 +267,10 @@ class CapturedBehaviour(Behaviour):
             if make_step(self.spec, self._module, self._all_places, memory, noise, virtual=virtual) != taken:
                 raise NoGraph("it does not draw alike each time")
             if not virtual:
-                self._companions.run(group.number, memory.index)
+                self._environment_steps.run(group.number, memory.index)
 
         generators: list[torch.Generator] = [noise] if self._trials.draws else []
-        generators += [] if virtual else self._companions.generators(group.number)
+        generators += [] if virtual else self._environment_steps.generators(group.number)
         replay = self._lane.capture(work, generators, group.number)
         if not taken:
             return replay

@@ -10,11 +10,11 @@ from torch import Tensor
 from ..group import Group
 from .step_checks import describe_error
 
-__all__ = ["Companions", "WithoutCompanions"]
+__all__ = ["EnvironmentSteps", "WithoutEnvironmentSteps"]
 
 
-class Companions:
-    """The companions of some groups' real steps, by the number of the group."""
+class EnvironmentSteps:
+    """Steps of environments that are captured behind the real steps of groups, by the number of the group."""
 
     def __init__(self) -> None:
         self._works: dict[int, Callable[[Tensor], None]] = {}
@@ -31,12 +31,12 @@ class Companions:
         self._works[number], self._generators[number] = work, list(generators)
 
     def run(self, number: int, index: Tensor) -> None:
-        """Do the work of a group, if it has a companion; ``index`` is an int64 tensor ``(1,)``."""
+        """Do the work of a group, if it has any; ``index`` is an int64 tensor ``(1,)``."""
         if number in self._works:
             self._works[number](index)
 
     def generators(self, number: int) -> list[torch.Generator]:
-        """Return the generators that the companion of a group draws from."""
+        """Return the generators that the work of a group draws from."""
         return self._generators.get(number, [])
 
     def drop(self, error: Exception) -> str:
@@ -49,10 +49,12 @@ class Companions:
         )
 
 
-class WithoutCompanions:
-    """What a behaviour copy does whose steps are not captured: it has no companions."""
+class WithoutEnvironmentSteps:
+    """What a behaviour copy does whose steps are not captured: it captures no steps of environments either."""
 
-    def accompany(self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]) -> None:
+    def offer_environment_step(
+        self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]
+    ) -> None:
         """Offer the step of an environment, to be captured behind that of a group; an eager step ignores it.
 
         Parameters
