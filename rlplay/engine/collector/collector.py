@@ -15,7 +15,7 @@ This module must not know which thread the collector runs in, nor how tokens and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -47,12 +47,12 @@ __all__ = ["Collector"]
 class Collector:
     """Steps the environments with the behaviour copy, and delivers one fragment for each token.
 
-    It is made in two steps: ``Collector(...)`` makes the environments, and :meth:`prepare` runs the actor once.
+    It is made in two steps: ``Collector(...)`` takes the environments, and :meth:`prepare` runs the actor once.
     """
 
     def __init__(
         self,
-        make: Callable[[], Stepper],
+        stepper: Stepper,
         behaviour: Behaviour,
         lane: Lane,
         plan: Plan,
@@ -60,12 +60,11 @@ class Collector:
         gate: Gate,
         defaults: TorchDefaults,
     ) -> None:
-        """Make and reset the environments in the calling thread, and allocate host memory for their fragments."""
+        """Take environments that have been reset, and allocate memory for them; close them if that fails."""
         self._defaults = defaults
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
-        with defaults.for_environments():
-            self.stepper = make()
+        self.stepper = stepper
         try:
             self._environments = self._lay_out()
             self._groups = [

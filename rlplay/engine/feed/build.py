@@ -100,7 +100,7 @@ def open_feed(
             with defaults.for_environments():
                 stepper = make_stepper()
             kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
-            collector = kind(lambda: stepper, behaviour, lane, plan, progress, gate, defaults)
+            collector = kind(stepper, behaviour, lane, plan, progress, gate, defaults)
             prepare = collector.prepare if saved is None else partial(prepare_resumed, collector, saved)
             return _prepare(collector, partial(prepare, torch_context))
 

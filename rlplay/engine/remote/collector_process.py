@@ -98,17 +98,13 @@ class CollectorService:
         self._shared: SharedFragment | None = None
         self._entries = spec.plan.entries
         self._entries.leave_warning()
-        spaces: list[Any] = []
-
-        def make_stepper() -> InlineStepper:
+        with spec.defaults.for_environments():
             first = spec.columns.start
             envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=first)
-            spaces.append(send_spaces(envs.spaces))
-            return InlineStepper([envs], spec.plan.groups)
-
+            self.introduction = send_spaces(envs.spaces)
+            stepper = InlineStepper([envs], spec.plan.groups)
         gate: Any = _RemoteGate(server, progress)
-        self._collector = Collector(make_stepper, self._behaviour, self._lane, spec.plan, progress, gate, spec.defaults)
-        (self.introduction,) = spaces
+        self._collector = Collector(stepper, self._behaviour, self._lane, spec.plan, progress, gate, spec.defaults)
 
     def prepare(self, torch_context: TorchContext) -> Prepared:
         """Determine the shapes and dtypes of the actor's outputs, by a trial step."""

@@ -7,7 +7,7 @@ have been asked for, and no further.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ class TensorCollector(Collector):
 
     def __init__(
         self,
-        make: Callable[[], TensorStepper],
+        stepper: TensorStepper,
         behaviour: Behaviour,
         lane: Lane,
         plan: Plan,
@@ -66,7 +66,7 @@ class TensorCollector(Collector):
         self._ends: EndsOnDevice | None = None
         self._spare: list[Ends] = []  # host memory that nobody uses at the moment
         self._copied: Any = None
-        super().__init__(make, behaviour, lane, plan, progress, gate, defaults)  # type: ignore[arg-type]
+        super().__init__(stepper, behaviour, lane, plan, progress, gate, defaults)  # type: ignore[arg-type]
 
     def state_dict(self, *, whole: bool) -> dict[str, Any]:
         """Raise NotImplementedError."""
