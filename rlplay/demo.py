@@ -25,11 +25,7 @@ from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single, threaded
 
 from .engine.feed.feed import Feed
-
-try:
-    import gymnasium as gym
-except ImportError:  # gym works as well, but it is no longer maintained, and its import prints a notice
-    import gym  # type: ignore[no-redef]
+from .zoo.gym_or_gymnasium import gym
 
 __all__ = ["N_COLLECTORS", "Actor", "demo", "make_env"]
 

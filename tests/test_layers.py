@@ -42,8 +42,8 @@ ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
     "threading": {"engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool", "engine.feed", "testing"},
-    "gym": {"demo", "zoo.envs", "zoo.pages", "zoo.ddp", "benchmark.works"},
-    "gymnasium": {"demo", "benchmark.works"},
+    "gym": {"zoo.gym_or_gymnasium"},
+    "gymnasium": {"zoo.gym_or_gymnasium", "benchmark.works"},
     "matplotlib": {"plotting"},
     "tqdm": {"demo", "benchmark.command"},
 }

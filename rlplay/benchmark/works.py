@@ -14,11 +14,7 @@ from torch import nn
 
 from ..engine.envs.gym_on_numpy2 import patch_gym
 from ..zoo.actors import ActorCritic, NatureCNN, mlp
-
-try:
-    import gymnasium as gym
-except ImportError:
-    import gym  # type: ignore[no-redef]
+from ..zoo.gym_or_gymnasium import gym
 
 __all__ = ["Busy", "Pixels", "Sleep", "Work", "make_work", "missing_packages"]
 

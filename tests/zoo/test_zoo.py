@@ -11,12 +11,10 @@ import gym
 import numpy as np
 import pytest
 import torch
-from gym.utils.env_checker import check_env
 from torch import nn
 
 from rlplay import nested
 from rlplay.algo import unroll
-from rlplay.engine.envs.gym_on_numpy2 import patch_gym
 from rlplay.engine.rollout import same
 from rlplay.zoo.actors import ActorCritic, Duelling, GaussianActorCritic, NatureCNN, QNetwork, mlp
 from rlplay.zoo.envs import BitFlip, Catch, Chain, DeepSea, Endless, NarrowPath, Recall, Regulator
@@ -90,9 +88,9 @@ def test_the_best_policy_reaches_the_optimum_and_a_random_one_the_level_of_chanc
 
 
 @pytest.mark.parametrize("make", [*ENVS, BitFlip])
-def test_gyms_environment_checker_passes(make):
-    patch_gym()
-    check_env(make(), skip_render_check=True)
+def test_gymnasiums_environment_checker_passes(make):
+    checker = pytest.importorskip("gymnasium.utils.env_checker")
+    checker.check_env(make(), skip_render_check=True)
 
 
 @pytest.mark.parametrize("n_bits", [1, 4, 10])
@@ -416,7 +414,38 @@ def test_a_perceptron_ends_in_a_linear_layer():
     assert mlp(4, 8, 2)(torch.zeros(3, 5, 4)).shape == (3, 5, 2)
 
 
-def test_zoo_actors_do_not_import_gym():
-    code = "import sys, rlplay.zoo, rlplay.zoo.actors; print('gym' in sys.modules)"
+def test_zoo_actors_import_no_environments():
+    code = "import sys, rlplay.zoo, rlplay.zoo.actors; print({'gym', 'gymnasium'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
+
+
+PLAY = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))  # as if these were not installed
+import numpy as np
+from rlplay.zoo import envs
+
+for name in ["BitFlip", "Catch", "Chain", "DeepSea", "Endless", "NarrowPath", "Recall", "Regulator"]:
+    env = getattr(envs, name)()
+    env.action_space.seed(1)
+    obs, info = env.reset(seed=2)
+    for _ in range(20):
+        assert obs in env.observation_space, name
+        print(name, obs)
+        obs, *outcome, info = env.step(env.action_space.sample())
+        print(outcome)
+        if outcome[1] or outcome[2]:
+            obs, info = env.reset()
+"""
+
+
+def test_environments_play_alike_with_gym_and_with_gymnasium():
+    pytest.importorskip("gymnasium")
+    with_gym, with_gymnasium = (
+        subprocess.run([sys.executable, "-c", PLAY, absent], capture_output=True, text=True, check=True)
+        for absent in ("gymnasium", "gym")
+    )
+    assert with_gym.stdout == with_gymnasium.stdout
+    assert "unmaintained" in with_gym.stderr
+    assert not with_gymnasium.stderr  # gym's notice appears only where gym is needed

@@ -1,9 +1,9 @@
 """Small environments that are learnt in seconds and whose optimum is known.
 
-Single ones have the API of gym 0.26, draw random numbers only from their own ``np_random``, and return new float32
-arrays as observations (``BitFlip``: dicts of them). Where an environment has these attributes, ``optimum`` is the
-expected undiscounted return of the best policy, and ``chance`` the expected undiscounted return of uniformly random
-actions.
+Single ones derive from ``gymnasium.Env`` (from gym's ``Env`` where gymnasium is not installed), draw random numbers
+only from their own ``np_random``, and return new float32 arrays as observations (``BitFlip``: dicts of them). Where an
+environment has these attributes, ``optimum`` is the expected undiscounted return of the best policy, and ``chance`` the
+expected undiscounted return of uniformly random actions.
 
 ``NarrowPath``
     The observation shows the right action, and a wrong action terminates the episode.

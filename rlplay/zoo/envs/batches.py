@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from gym import spaces
 from torch import Tensor
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["CartPoleBatch", "RegulatorBatch"]
 
@@ -39,8 +40,8 @@ class _Batch:
 
     capturable = True
     metadata = {"autoreset_mode": "SAME_STEP"}  # noqa: RUF012 (as the environments of gymnasium have it)
-    single_observation_space: spaces.Space[Any]
-    single_action_space: spaces.Space[Any]
+    single_observation_space: gym.spaces.Space[Any]
+    single_action_space: gym.spaces.Space[Any]
 
     def __init__(self, n: int, n_numbers: int, limit: int, device: torch.device | str, dtype: torch.dtype) -> None:
         if n < 1:
@@ -115,8 +116,8 @@ class CartPoleBatch(_Batch):
         self, n: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, limit: int = 500
     ) -> None:
         super().__init__(n, 4, limit, device, dtype)
-        self.single_observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
-        self.single_action_space = spaces.Discrete(2)
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        self.single_action_space = gym.spaces.Discrete(2)
         self.optimum = float(limit)
 
     def _draw(self) -> Tensor:
@@ -168,8 +169,8 @@ class RegulatorBatch(_Batch):
     ) -> None:  # fmt: skip
         super().__init__(n, 1, limit, device, dtype)
         self.a, self.b, self.q, self.r, self.noise = a, b, q, r, noise
-        self.single_observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-        self.single_action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.single_action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
     def _draw(self) -> Tensor:
         return torch.empty_like(self.state).normal_(generator=self.generator)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["BitFlip"]
 
 Obs = dict[str, npt.NDArray[np.float32]]
 
 
-class BitFlip(gym.Env[Any, int]):
+class BitFlip(gym.Env[Any, np.int64]):
     """Flip one of ``n`` bits at each step, until all equal a goal. After Andrychowicz et al. (2017), section 3.1.
 
     - Bits and goal are drawn uniformly. Action ``i`` flips bit ``i``.
@@ -42,9 +42,9 @@ class BitFlip(gym.Env[Any, int]):
         if n_bits < 1:
             raise ValueError(f"`n_bits` must be at least 1, got {n_bits}.")
         self.n_bits = n_bits
-        bits = spaces.Box(0.0, 1.0, (n_bits,), np.float32)
-        self.observation_space = spaces.Dict({"observation": bits, "achieved_goal": bits, "desired_goal": bits})
-        self.action_space = spaces.Discrete(n_bits)
+        bits = gym.spaces.Box(0.0, 1.0, (n_bits,), np.float32)
+        self.observation_space = gym.spaces.Dict({"observation": bits, "achieved_goal": bits, "desired_goal": bits})
+        self.action_space = gym.spaces.Discrete(n_bits)
         self.optimum = 1 - n_bits / 2
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
@@ -54,7 +54,7 @@ class BitFlip(gym.Env[Any, int]):
         self._stepno = 0
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Flip a bit."""
         self._bits[int(action)] = 1 - self._bits[int(action)]
         self._stepno += 1

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["Catch"]
 
 Obs = npt.NDArray[np.float32]
 
 
-class Catch(gym.Env[Obs, int]):
+class Catch(gym.Env[Obs, np.int64]):
     """Move a paddle under a falling ball. After "catch" in Osband et al. (2020), "Behaviour Suite".
 
     - The ball starts in a column of the top row, drawn uniformly, and falls by one row each step. The paddle starts in
@@ -44,8 +44,8 @@ class Catch(gym.Env[Obs, int]):
         if rows <= columns // 2:
             raise ValueError(f"`rows` must be above columns // 2 = {columns // 2} to catch every ball, got {rows}.")
         self.rows, self.columns = rows, columns
-        self.observation_space = spaces.Box(0.0, 1.0, (rows * columns,), np.float32)
-        self.action_space = spaces.Discrete(3)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (rows * columns,), np.float32)
+        self.action_space = gym.spaces.Discrete(3)
         self.optimum = 1.0
         self.chance = 2 / columns - 1
 
@@ -56,7 +56,7 @@ class Catch(gym.Env[Obs, int]):
         self._paddle = self.columns // 2
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Move the paddle, then the ball."""
         self._paddle = min(max(self._paddle + int(action) - 1, 0), self.columns - 1)
         self._row += 1

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["Chain"]
 
 Obs = npt.NDArray[np.float32]
 
 
-class Chain(gym.Env[Obs, int]):
+class Chain(gym.Env[Obs, np.int64]):
     """Walk along a chain of states, with a small reward at the left end and a large one at the right end.
 
     - An episode begins in a state that is drawn uniformly. Action 0 goes one state to the left, action 1 one state to
@@ -50,8 +50,8 @@ class Chain(gym.Env[Obs, int]):
 
     def __init__(self, n_states: int = 5, small: float = 0.2, limit: int = 100) -> None:
         self.n_states, self.small, self.limit = n_states, small, limit
-        self.observation_space = spaces.Box(0.0, 1.0, (n_states,), np.float32)
-        self.action_space = spaces.Discrete(2)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (n_states,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
         self.optimum = 1.0
         self.chance = (1 + small) / 2
 
@@ -85,7 +85,7 @@ class Chain(gym.Env[Obs, int]):
         self._state, self._stepno = int(self.np_random.integers(self.n_states)), 0
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Go one state to the left or to the right."""
         self._state += 1 if action else -1
         self._stepno += 1

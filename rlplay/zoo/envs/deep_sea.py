@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["DeepSea"]
 
 Obs = npt.NDArray[np.float32]
 
 
-class DeepSea(gym.Env[Obs, int]):
+class DeepSea(gym.Env[Obs, np.int64]):
     """Dive to the right at every step, to find a treasure. After "deep sea" in Osband et al. (2020), "Behaviour Suite".
 
     - The board has ``size`` rows and columns. An episode begins at the top left. Each step goes down one row, and one
@@ -46,8 +46,8 @@ class DeepSea(gym.Env[Obs, int]):
             raise ValueError(f"`size` must be at least 1, got {size}.")
         self.size = size
         self._right = np.random.default_rng(layout).integers(0, 2, (size, size))
-        self.observation_space = spaces.Box(0.0, 1.0, (size * size,), np.float32)
-        self.action_space = spaces.Discrete(2)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (size * size,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
         self.optimum = 0.99
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
@@ -56,7 +56,7 @@ class DeepSea(gym.Env[Obs, int]):
         self._row = self._column = 0
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Go down, and left or right."""
         rew = 0.0
         if action == self._right[self._row, self._column]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["Endless"]
 
 Obs = npt.NDArray[np.float32]
 
 
-class Endless(gym.Env[Obs, int]):
+class Endless(gym.Env[Obs, np.int64]):
     """Gives reward 1 at every step, whatever the action, until a time limit truncates the episode.
 
     The observation is always the same, and so is the value of each state, ``1 / (1 - gamma)``. A critic that does not
@@ -37,8 +37,8 @@ class Endless(gym.Env[Obs, int]):
 
     def __init__(self, limit: int = 20) -> None:
         self.limit = limit
-        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self.action_space = spaces.Discrete(2)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
         self.optimum = self.chance = float(limit)
 
     def value(self, gamma: float) -> float:
@@ -51,7 +51,7 @@ class Endless(gym.Env[Obs, int]):
         self._stepno = 0
         return np.ones(1, np.float32), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Increment the step counter."""
         self._stepno += 1
         return np.ones(1, np.float32), 1.0, False, self._stepno == self.limit, {}

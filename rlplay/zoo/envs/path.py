@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["NarrowPath"]
 
 Obs = npt.NDArray[np.float32]
 
 
-class NarrowPath(gym.Env[Obs, int]):
+class NarrowPath(gym.Env[Obs, np.int64]):
     """Take the action that the observation shows, for ``length`` steps.
 
     - At each step one action, drawn uniformly, is right, and the observation shows which one. The right action gives
@@ -46,8 +46,8 @@ class NarrowPath(gym.Env[Obs, int]):
 
     def __init__(self, length: int = 10, n_actions: int = 3) -> None:
         self.length, self.n_actions = length, n_actions
-        self.observation_space = spaces.Box(0.0, 1.0, (n_actions + 1,), np.float32)
-        self.action_space = spaces.Discrete(n_actions)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (n_actions + 1,), np.float32)
+        self.action_space = gym.spaces.Discrete(n_actions)
         self.optimum = float(length)
         self.chance = sum(n_actions**-k for k in range(1, length + 1))
 
@@ -57,7 +57,7 @@ class NarrowPath(gym.Env[Obs, int]):
         self._n_right = 0
         return self._draw_and_observe(), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Take a step. The episode terminates if the action is wrong, or at the end of the path."""
         right = bool(action == self._right_action)
         self._n_right += right

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["Recall"]
 
 Obs = npt.NDArray[np.float32]
 
 
-class Recall(gym.Env[Obs, int]):
+class Recall(gym.Env[Obs, np.int64]):
     """Remember a cue, and choose the action with its index after a delay.
 
     - The first observation shows a cue, drawn uniformly. ``delay`` observations of zeros come next, then the question.
@@ -44,8 +44,8 @@ class Recall(gym.Env[Obs, int]):
 
     def __init__(self, n_cues: int = 3, delay: int = 5) -> None:
         self.n_cues, self.delay = n_cues, delay
-        self.observation_space = spaces.Box(0.0, 1.0, (n_cues + 1,), np.float32)
-        self.action_space = spaces.Discrete(n_cues)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (n_cues + 1,), np.float32)
+        self.action_space = gym.spaces.Discrete(n_cues)
         self.optimum = 1.0
         self.chance = 1 / n_cues
 
@@ -55,7 +55,7 @@ class Recall(gym.Env[Obs, int]):
         self._cue, self._stepno = int(self.np_random.integers(self.n_cues)), 0
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Go to the next observation; at the question, take the action as the answer."""
         answered = self._stepno > self.delay
         self._stepno += 1

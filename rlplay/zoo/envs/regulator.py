@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import gym
 import numpy as np
 import numpy.typing as npt
-from gym import spaces
+
+from ..gym_or_gymnasium import gym
 
 __all__ = ["Regulator"]
 
@@ -44,8 +44,8 @@ class Regulator(gym.Env[Array, Array]):
         self, a: float = 0.9, b: float = 0.3, q: float = 1.0, r: float = 0.3, noise: float = 0.3, limit: int = 50
     ) -> None:
         self.a, self.b, self.q, self.r, self.noise, self.limit = a, b, q, r, noise, limit
-        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-        self.action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
     def gain(self, gamma: float) -> float:
         """Compute the optimal ``k`` of ``u = -k x`` under a discount in [0, 1].

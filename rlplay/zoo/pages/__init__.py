@@ -17,8 +17,6 @@ episodes that have ended meanwhile.
     Goals relabelled in hindsight, on bit flipping.
 ``rnd``
     Curiosity by random network distillation, on a task with a rare reward.
-
-This package imports gym.
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-import gym
 import torch
 
 from .. import envs
+from ..gym_or_gymnasium import gym
 
 __all__ = ["make", "run"]
 
@@ -39,7 +37,7 @@ Training: TypeAlias = Iterator[tuple[int, list[float]]]
 
 
 def make(env: str, n: int) -> list[Any]:
-    """Make ``n`` environments by name: one of :mod:`rlplay.zoo.envs`, or one that gym knows."""
+    """Make ``n`` environments by name: one of :mod:`rlplay.zoo.envs`, or one that gymnasium knows (without it, gym)."""
     return [getattr(envs, env)() if env in envs.__all__ else gym.make(env) for _ in range(n)]
 
 

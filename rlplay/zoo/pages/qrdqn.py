@@ -24,7 +24,7 @@ def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 100_000) -> Trai
     """Train by quantile regression Q-learning (QR-DQN)."""
     torch.manual_seed(seed)
     envs = make(env, 8)
-    n_obs, n_act = envs[0].observation_space.shape[0], envs[0].action_space.n
+    n_obs, n_act = envs[0].observation_space.shape[0], int(envs[0].action_space.n)
 
     quantiles = nn.Sequential(mlp(n_obs, 128, 128, n_act * 32, activation=nn.ReLU), nn.Unflatten(-1, (n_act, 32)))
     actor = QuantileQNetwork(quantiles, epsilon=1.0)

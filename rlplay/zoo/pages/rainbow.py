@@ -26,7 +26,7 @@ def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 100_000) -> Trai
     """Train by Rainbow."""
     torch.manual_seed(seed)
     envs = make(env, 8)
-    n_obs, n_act = envs[0].observation_space.shape[0], envs[0].action_space.n
+    n_obs, n_act = envs[0].observation_space.shape[0], int(envs[0].action_space.n)
 
     atoms = torch.linspace(0, 100, 51)  # the returns that are possible, with rewards of 1 and a discount of 0.99
     body = nn.Sequential(mlp(n_obs, 128, activation=nn.ReLU), nn.ReLU())
