@@ -99,7 +99,15 @@ OPEN = {
     "multi": lambda: multi.rollout(Reports, Settings(), 7, 2, 1, seed=0, final=True),
     "sticky": lambda: same.rollout([Reports] * 2, Settings(), 7, seed=0, sticky=True, final=True),
 }
-every_engine = pytest.mark.parametrize("open_feed", OPEN.values(), ids=OPEN)
+IN_PROCESSES = "worker processes", "single", "multi"
+
+
+def case(engine, *others, soak=False):
+    marks = [pytest.mark.soak] if soak else []
+    return pytest.param(OPEN[engine], *others, id="-".join((engine, *others)), marks=marks)
+
+
+every_engine = pytest.mark.parametrize("open_feed", [case(engine, soak=engine == "multi") for engine in OPEN])
 
 
 @contextmanager
@@ -148,10 +156,12 @@ class TorchDefaultsSeen:
         )
 
 
-@every_engine
-@every_caller
+@pytest.mark.parametrize(
+    ("open_feed", "caller"),
+    [case(x, caller, soak=x in IN_PROCESSES and caller != "all at once") for x in OPEN for caller in CALLERS],
+)
 def test_environments_and_actor_have_the_same_settings_in_every_engine(open_feed, caller):
-    with entered(caller) as seen:
+    with entered(CALLERS[caller]) as seen:
         with open_feed() as feed:
             fragments = [next(feed), next(feed)]
         want = seen.of_environments.repeat(2)
@@ -204,9 +214,12 @@ def test_environments_keep_their_settings_where_the_caller_changes_its_own_betwe
     assert all((fragment.actor["settings"][..., 2] == 0).all() for fragment in fragments)
 
 
-@pytest.mark.parametrize("name", ["same", "same, vector", "sticky", "single", "multi", "worker processes"])
-def test_the_default_dtype_of_the_call_holds_where_the_process_changes_it_between_two_asks(name):
-    with OPEN[name]() as feed:
+@pytest.mark.parametrize(
+    "open_feed",
+    [case(x, soak=x == "multi") for x in ("same", "same, vector", "sticky", "single", "multi", "worker processes")],
+)
+def test_the_default_dtype_of_the_call_holds_where_the_process_changes_it_between_two_asks(open_feed):
+    with open_feed() as feed:
         first = next(feed)
         with defaults(torch.float64):
             second = next(feed)
