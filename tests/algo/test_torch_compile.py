@@ -103,7 +103,13 @@ def test_a_compiled_loss_has_one_graph_whatever_its_options(loss, box, graphs):
     assert graphs.frame_count == 1
 
 
-@pytest.mark.parametrize("kind", ["multi_discrete", "multi_binary", "squashed", "dict", "tuple"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("multi_discrete", "squashed", "dict"),
+        *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("multi_binary", "tuple")),
+    ],
+)
 def test_a_compiled_loss_has_one_graph_for_any_action_space(kind, graphs):
     actor, loss = Linear(kind), LOSSES["ppo"]
     compiled = torch.compile(loss, backend=graphs, fullgraph=True)
@@ -121,7 +127,9 @@ def test_a_compiled_loss_has_few_graphs_for_all_numbers_of_finals(graphs):
 
 
 @needs_dynamo_that_traces_optree
-@pytest.mark.parametrize("loss", [LOSSES["ppo"], LOSSES["vtrace"]], ids=["ppo", "vtrace"])
+@pytest.mark.parametrize(
+    "loss", [LOSSES["ppo"], pytest.param(LOSSES["vtrace"], marks=pytest.mark.soak)], ids=["ppo", "vtrace"]
+)
 def test_recurrent_actors_run_eagerly_inside_a_compiled_loss(loss, graphs):
     actor, seen = Dense(recurrent=True), []
     actor.register_forward_pre_hook(lambda *_: seen.append(torch.compiler.is_compiling()))

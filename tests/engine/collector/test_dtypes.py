@@ -132,7 +132,10 @@ def test_fragments_hold_every_dtype(dtype, options):
         assert is_right(dtype, told, (k - last.long())[valid])
 
 
-@pytest.mark.parametrize("rollout", [single.rollout, partial(multi.rollout, n_actors=2, n_per_actor=1)])
+@pytest.mark.parametrize(
+    "rollout",
+    [single.rollout, pytest.param(partial(multi.rollout, n_actors=2, n_per_actor=1), marks=pytest.mark.soak)],
+)
 def test_fragments_of_processes_hold_the_rare_dtypes(rollout):
     for dtype in ("uint16", "uint64"):
         arguments = {"n_envs": 2} if rollout is single.rollout else {}

@@ -103,12 +103,16 @@ FEEDS = {
 }
 
 
+LONG = [pytest.param(kind, marks=pytest.mark.soak) for kind in ("multi", "some of multi")]
+every_kind = pytest.mark.parametrize("kind", [*list(FEEDS)[:-2], *LONG])
+
+
 def collect_an_episode(feed):
     while not feed.episodes():
         next(feed)
 
 
-@pytest.mark.parametrize("kind", FEEDS)
+@every_kind
 def test_a_name_that_nobody_tells_draws_one_warning_when_an_episode_has_ended(kind):
     with FEEDS[kind]({"info": ("spelt", "misspelt", "deep.x"), "lag": 0}) as feed:
         next(feed)  # two steps: no episode has ended
@@ -119,7 +123,7 @@ def test_a_name_that_nobody_tells_draws_one_warning_when_an_episode_has_ended(ki
             next(feed)
 
 
-@pytest.mark.parametrize("kind", FEEDS)
+@every_kind
 def test_names_that_are_told_draw_none(kind):
     with FEEDS[kind]({"info": ("spelt", "deep.x")}) as feed:
         for _ in range(6):
