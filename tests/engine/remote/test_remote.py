@@ -34,21 +34,31 @@ DIALECTS = {"gym": (gym.spaces, "new"), "gymnasium": (gymnasium.spaces, "new"), 
 cartpole = partial(gym.make, "CartPole-v1")
 
 
+def long(*values):
+    """One case more of the same kind: not part of the ordinary tests."""
+    return pytest.param(*values, marks=pytest.mark.soak)
+
+
 def count(actor, dice, launch):
     with torch.no_grad():
         actor.weight += 1
 
 
 @pytest.mark.parametrize(
-    ("parts", "lag"), [((1, 5), 0), ((1, 5), 1), ((1, 5), 2), ((2, 2), 1), ((3, 1), 0), ((3, 2), 2)]
+    ("parts", "lag"), [((1, 5), 0), ((1, 5), 1), ((1, 5), 2), long((2, 2), 1), long((3, 1), 0), ((3, 2), 2)]
 )
 def test_collector_processes_yield_the_fragments_of_same_bit_for_bit(parts, lag):
     _, delivered = assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=lag, n_steps=11, final=True)
     assert [version for version, _, _ in delivered] == [max(0, k - lag) for k in range(5)]
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize(("parts", "sticky"), [((1, 3), True), ((2, 2), False)])
+@pytest.mark.parametrize(
+    ("dialect", "parts", "sticky"),
+    [
+        *((dialect, (1, 3), True) for dialect in DIALECTS),
+        *(("gymnasium", (2, 2), False), long("gym", (2, 2), False), long("old", (2, 2), False)),
+    ],
+)
 def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialect, parts, sticky):
     spaces, api = DIALECTS[dialect]
     fragments, delivered = assert_processes_yield_the_fragments_of_same(
@@ -68,7 +78,7 @@ def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialec
     assert sticky == any(not f.env.valid.all() for f in fragments)
 
 
-@pytest.mark.parametrize(("parts", "haste"), [((1, 3), 0.0), ((1, 3), 0.5), ((2, 2), 0.0), ((2, 2), 0.5)])
+@pytest.mark.parametrize(("parts", "haste"), [long((1, 3), 0.0), ((1, 3), 0.5), ((2, 2), 0.0), long((2, 2), 0.5)])
 def test_fragments_of_collector_processes_reach_the_lagging_device(parts, haste):
     device = LaggingLane(haste=haste, actor_on_host=True)
     assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
