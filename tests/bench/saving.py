@@ -3,9 +3,11 @@
     python -m tests.bench.saving
 
 An A2C learner. In each round ten fragments are collected without saving, ten with ``feed.state_dict()`` after the
-first, and ten with ``checkpoint.save`` of it too, in a random order. So the overlap that saving loses counts. Prints
-medians over the rounds, and the quartiles of the ratios; all ratios are to the ten fragments without saving of the same
-round. The processor's time is that of this process alone.
+first, and ten with ``checkpoint.save`` of it too, in a random order. Prints medians over the rounds, with quartiles, in
+percent of the ten fragments without saving of the same round. "Together" is what the ten fragments take longer: the
+overlap that saving loses counts, but the noise of all ten fragments is in it. "Inside" is the time from the call of
+``state_dict`` to the end of saving: all that there is in ``same``, while in the other engines fragments are finished
+meanwhile. The processor's time is that of this process alone, with all its threads.
 """
 
 from __future__ import annotations
@@ -87,16 +89,25 @@ def open_feed(engine: str, work: Work, actor: BaseActorModule) -> Any:
     return rollout([work.factory] * work.n_envs, actor, work.n_steps, lag=lag, seed=0)
 
 
-def measure(engine: str, work: Work, rounds: int, path: Path) -> dict[str, list[tuple[float, float, float]]]:
-    """Return, by the way of saving, the wall and processor seconds of each block, and the seconds inside of saving."""
+class Block(NamedTuple):
+    """Seconds of ten fragments."""
+
+    wall: float
+    processor: float
+    wall_inside: float
+    processor_inside: float
+
+
+def measure(engine: str, work: Work, rounds: int, path: Path) -> dict[str, list[Block]]:
+    """Return the blocks of each way of saving."""
     torch.manual_seed(0)
     actor, dice = work.make_actor(), random.Random(0)
     optim = torch.optim.Adam(actor.parameters(), lr=1e-3)
-    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[Block]] = {way: [] for way in WAYS}
     with open_feed(engine, work, actor) as feed:
         for k in range(-1, rounds):
             for way in dice.sample(WAYS, len(WAYS)):
-                wall, processor, inside = perf_counter(), process_time(), 0.0
+                begin, inside = clocks(), (0.0, 0.0)
                 for n in range(EACH):
                     loss, _ = a2c.loss(next(feed), actor, gamma=0.99)
                     optim.zero_grad()
@@ -104,27 +115,41 @@ def measure(engine: str, work: Work, rounds: int, path: Path) -> dict[str, list[
                     optim.step()
                     feed.episodes()
                     if n == 0 and way != "nothing":
-                        before = perf_counter()
+                        before = clocks()
                         state = {"actor": actor.state_dict(), "optim": optim.state_dict(), "feed": feed.state_dict()}
                         if way == "state and file":
                             checkpoint.save(path, state)
-                        inside = perf_counter() - before
+                        inside = since(before)
                 if k >= 0:  # not the first, which warms up
-                    found[way].append((perf_counter() - wall, process_time() - processor, inside))
+                    found[way].append(Block(*since(begin), *inside))
     return found
 
 
-def report(name: str, found: dict[str, list[tuple[float, float, float]]], size: int) -> None:
-    """Print the rows of one engine."""
+def clocks() -> tuple[float, float]:
+    """Return wall and processor time."""
+    return perf_counter(), process_time()
+
+
+def since(before: tuple[float, float]) -> tuple[float, float]:
+    """Return wall and processor time since then."""
+    wall, processor = clocks()
+    return wall - before[0], processor - before[1]
+
+
+def report(name: str, found: dict[str, list[Block]], size: int) -> None:
+    """Print the rows of one feed."""
+    base = found["nothing"]
     for way in WAYS[1:]:
-        cells = []
-        for kind in (0, 1):
-            ratios = [mine[kind] / base[kind] - 1 for mine, base in zip(found[way], found["nothing"], strict=True)]
-            low, middle, high = quantiles(ratios, n=4)
-            cells.append(f"{100 * middle:.1f} % ({100 * low:.1f}..{100 * high:.1f})")
-        base, inside = median(x[0] for x in found["nothing"]), median(x[2] for x in found[way])
-        written = f"{size / 1000:.0f} KB" if way == "state and file" else ""
-        print(f"| {name} | {way} | {' | '.join(cells)} | {1000 * inside:.1f} | {1000 * base:.0f} | {written} |")
+        pairs = list(zip(found[way], base, strict=True))
+        ratios = [
+            [mine.wall / plain.wall - 1 for mine, plain in pairs],
+            [mine.processor / plain.processor - 1 for mine, plain in pairs],
+            [mine.wall_inside / plain.wall for mine, plain in pairs],
+            [mine.processor_inside / plain.processor for mine, plain in pairs],
+        ]
+        cells = " | ".join("{1:.1%} ({0:.1%}..{2:.1%})".format(*quantiles(one, n=4)) for one in ratios)
+        ten = f"{1000 * median(x.wall for x in base):.0f}, {1000 * median(x.processor for x in base):.0f}"
+        print(f"| {name} | {way} | {cells} | {ten} | {size / 1000:.0f} KB |", flush=True)
 
 
 def main() -> None:
@@ -136,8 +161,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the checkpoints; by default a temporary one")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| feed | saved | wall time | processor time | saving, ms | ten fragments, ms | file |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| feed | saved | together: wall | processor | inside: wall | processor | ten fragments, ms | file |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory(dir=args.out) as folder:
         path = Path(folder) / "run.pt"
         for name in args.work:
