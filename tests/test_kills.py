@@ -35,7 +35,8 @@ def train_until_killed(path, dice):
     return max((int(line.split()[1]) for line in told if line.startswith("saved")), default=0)
 
 
-@pytest.mark.parametrize("n_kills", [3, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("n_kills", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_training_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path, n_kills):
     dice, done = random.Random(n_kills), 0
     path = tmp_path / "killed" / "run.pt"
