@@ -67,15 +67,13 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="train an actor to balance a pole, in less than a minute",
         description="""Train an actor-critic (A2C) until the environment is solved: until the mean return over 100
             consecutive episodes reaches the environment's own threshold. Ctrl-C ends the training early. Either way,
-            a learning curve (PNG) and a summary (JSON) are written.""",
+            a learning curve (PNG) and a summary (JSON) are written; checkpoints, while it trains.""",
         epilog="The exit code is 0, solved or not; 130 after Ctrl-C; 2 if an option is wrong.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.set_defaults(run=_demo, parser=demo)
     option = demo.add_argument
-    option(
-        "--env", default="CartPole-v1", metavar="ID", help="a gym environment: flat Box observations, Discrete actions"
-    )
+    option("--env", default="CartPole-v1", metavar="ID", help="an environment: flat Box observations, Discrete actions")
     option(
         "--engine",
         default="threaded",
@@ -97,14 +95,11 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--total-steps", default=1_000_000, type=_at_least(1), metavar="N",
         help="give up after this many steps of all environments together; the learning rate decreases until then",
     )  # fmt: skip
+    option("--seed", default=0, type=_at_least(0), metavar="N", help="of environments, actions and initial weights")
+    option("--out", default=Path("rlplay-demo"), type=Path, metavar="FOLDER", help="folder for what is written")
     option(
-        "--seed", default=0, type=_at_least(0), metavar="N",
-        help="seed of the environments, the actions and the initial weights",
-    )  # fmt: skip
-    option(
-        "--out", default=Path("rlplay-demo"), type=Path, metavar="FOLDER",
-        help="folder for the learning curve and the summary",
-    )  # fmt: skip
+        "--resume", action="store_true", help="go on from the checkpoint in the folder, bit for bit, if there is one"
+    )
 
 
 def _demo(parser: argparse.ArgumentParser, options: dict[str, Any], command: str) -> int:
@@ -122,7 +117,12 @@ def _demo(parser: argparse.ArgumentParser, options: dict[str, Any], command: str
             f"be a multiple of {N_COLLECTORS}, got {options['n_envs']}"
         )
     _make_folder(parser, options["out"])
-    summary = demo(**options)
+    try:
+        summary = demo(**options)
+    except ValueError as error:
+        if not options["resume"]:
+            raise
+        parser.error(f"argument --resume: {error}")
     return INTERRUPTED if summary["outcome"] == "interrupted" else 0
 
 

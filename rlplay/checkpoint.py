@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ __all__ = ["load", "save"]
 def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) -> None:
     """Write a checkpoint, so that a kill at any moment leaves the old one or the new one.
 
-    Only one process may save to a path at a time.
+    The file is on the disk before it takes its name, so this holds for a power failure too; its name may get there some
+    seconds later. Only one process may save to a path at a time.
 
     Parameters
     ----------
@@ -65,7 +65,6 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
@@ -129,13 +128,3 @@ def _keep_earlier(path: Path, keep: int) -> None:
             file.unlink()
     if keep > 1:
         os.link(path, path.with_name(f"{path.name}.1"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the names of files to the disk, where the system can do so."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

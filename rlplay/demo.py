@@ -1,6 +1,7 @@
 """The demo, an example to copy: an actor learns to balance a pole by advantage actor-critic (A2C).
 
-``python -m rlplay demo`` runs it. Three parts: the actor, the training loop, and a log that only records.
+``python -m rlplay demo`` runs it. Three parts: the actor, the training loop, and a log that only records. The loop
+writes checkpoints, from which ``--resume`` goes on, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 import math
 import platform
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import rlplay
-from rlplay import plotting, sampling
+from rlplay import checkpoint, plotting, sampling
 from rlplay.algo import a2c
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single, threaded
@@ -31,6 +31,9 @@ __all__ = ["N_COLLECTORS", "Actor", "demo", "make_env"]
 
 N_COLLECTORS = 2
 """The number of collector processes of ``multi``."""
+
+SAVE_EVERY = 100
+"""The number of updates from one checkpoint to the next."""
 
 
 class Actor(BaseActorModule):
@@ -57,15 +60,26 @@ def demo(
     total_steps: int = 1_000_000,
     seed: int = 0,
     out: str | Path = "rlplay-demo",
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Train until the environment is solved, ``total_steps`` are done, or Ctrl-C; then write the curve and a summary.
 
     The environment is solved once the mean return of the last 100 episodes is at least its ``reward_threshold``.
     ``python -m rlplay demo --help`` describes the options. Returns the summary.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint to resume from was written with other options. The message names the difference.
     """
     options = dict(locals())
     plotting.require()  # fails now rather than after the training
     Path(out).mkdir(parents=True, exist_ok=True)
+    stem = str(Path(out) / f"{env}-{engine}-seed{seed}".replace("/", "-"))
+    path = Path(f"{stem}.pt")
+    saved = checkpoint.load(path) if resume and path.exists() else None
+    if resume:
+        print(f"no checkpoint {path} yet: from the beginning" if saved is None else f"goes on from {path}")
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
@@ -73,12 +87,19 @@ def demo(
     actor = Actor(example.observation_space.shape[0], example.action_space.n).to(device)
 
     optim = torch.optim.Adam(actor.parameters(), lr=1e-3)
-    n_updates = max(1, total_steps // (n_envs * n_steps))
+    n_updates, n_done = max(1, total_steps // (n_envs * n_steps)), 0
     decay = torch.optim.lr_scheduler.LinearLR(optim, 1.0, 0.05, total_iters=n_updates)
+
+    learner: dict[str, Any] = {"actor": actor, "optim": optim, "decay": decay}
+    if saved is not None:
+        for name, part in learner.items():
+            part.load_state_dict(saved[name])
+        torch.set_rng_state(saved["generator"])
+        n_done = saved["n_done"]
 
     # `final`: an episode that a time limit ends is bootstrapped from its true last observation
     factory = partial(make_env, env)
-    shared: dict[str, Any] = {"lag": lag, "seed": seed, "final": True}
+    shared: dict[str, Any] = {"lag": lag, "seed": seed, "final": True, "state": saved and saved["feed"]}
     if engine == "multi":
         feed = multi.rollout(factory, actor, n_steps, N_COLLECTORS, n_envs // N_COLLECTORS, **shared)
     elif engine == "single":
@@ -86,10 +107,19 @@ def demo(
     else:
         rollout = {"same": same.rollout, "threaded": threaded.rollout}[engine]
         feed = rollout([factory] * n_envs, actor, n_steps, **shared)
-    log = Log(feed, goal=example.spec.reward_threshold, n_steps=n_updates * n_envs * n_steps)
+    can_save = can_be_saved(feed)
+    log = Log(feed, example.spec.reward_threshold, n_updates * n_envs * n_steps, saved["episodes"] if saved else [])
+
+    def save() -> None:
+        """Write all that the rest of the training depends on into one file."""
+        state = {name: part.state_dict() for name, part in learner.items()}
+        state |= {"generator": torch.get_rng_state(), "n_done": n_done, "episodes": log.episodes}
+        checkpoint.save(path, state | {"feed": feed.state_dict()})
+
     with feed, log.bar:
         try:
-            for fragment in islice(feed, n_updates):
+            while n_done < n_updates and not log.solved:
+                fragment = next(feed)
                 loss, _ = a2c.loss(fragment, actor, gamma=0.99, C=0.95, entropy_weight=0.01, normalise=True)
                 optim.zero_grad()
                 loss.backward()
@@ -97,12 +127,23 @@ def demo(
                 optim.step()
                 decay.step()
 
+                n_done += 1
                 log.update()
-                if log.solved:
-                    break
+                if can_save and (n_done % SAVE_EVERY == 0 or n_done == n_updates or log.solved):
+                    save()
         except KeyboardInterrupt:
             log.interrupted = True
-    return log.write(Path(out), options)
+    return log.write(stem, options)
+
+
+def can_be_saved(feed: Feed) -> bool:
+    """Whether the feed has a state that can be saved; if it has none, print why."""
+    try:
+        feed.state_dict()
+    except (NotImplementedError, TypeError) as error:
+        print(f"no checkpoints will be written: {error}")
+        return False
+    return True
 
 
 def make_env(name: str) -> Any:
@@ -120,9 +161,10 @@ def make_env(name: str) -> Any:
 class Log:
     """Records the returns of episodes, shows a progress bar, and writes the results. Never waits for the device."""
 
-    def __init__(self, feed: Feed, goal: float | None, n_steps: int) -> None:
+    def __init__(self, feed: Feed, goal: float | None, n_steps: int, episodes: list[tuple[int, float]]) -> None:
         self.feed, self.stats, self.goal, self.n_steps = feed, feed.stats, goal, n_steps
-        self.episodes: list[tuple[int, float]] = []  # of each: steps at its delivery, and its return
+        self.steps = self.first_step = feed.steps  # above zero if the feed goes on from a checkpoint
+        self.episodes = episodes  # of each: steps at its delivery, and its return
         self.interrupted = False
         # the bar is full where the training stops: at the goal, which may lie above or below zero, or at the last step
         form = "{percentage:3.0f}%|{bar:10}|{desc}"
@@ -130,11 +172,11 @@ class Log:
 
     def update(self) -> None:
         """Record the episodes that have ended, and update the progress bar."""
-        self.stats = self.feed.stats
-        self.episodes += [(self.stats.steps, episode.ret) for episode in self.feed.episodes()]
+        self.stats, self.steps = self.feed.stats, self.feed.steps
+        self.episodes += [(self.steps, episode.ret) for episode in self.feed.episodes()]
         (wait, _), goal = self.stats.learner, "" if self.goal is None else f" of {self.goal:g}"
         rate, waiting = human(self.stats.steps_per_second), f"{100 * wait / self.stats.seconds:.0f} %"
-        steps = f"{human(self.stats.steps)} steps, {rate}/s"
+        steps = f"{human(self.steps)} steps, {rate}/s"
         self.bar.set_description_str(
             f" return {self.mean:.0f}{goal} | {steps} | learner waits {waiting}", refresh=False
         )
@@ -143,7 +185,7 @@ class Log:
     @property
     def progress(self) -> float:
         """The share of the way: to the goal by the mean return, or to the last step, whichever is nearer to its end."""
-        steps = self.stats.steps / self.n_steps
+        steps = self.steps / self.n_steps
         if self.goal is None or not self.episodes:
             return min(1.0, steps)
         first = sum(ret for _, ret in self.episodes[:100]) / len(self.episodes[:100])
@@ -161,22 +203,23 @@ class Log:
         """Whether the mean return of the last 100 episodes reaches the goal."""
         return self.goal is not None and len(self.episodes) >= 100 and self.mean >= self.goal
 
-    def write(self, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    def write(self, stem: str, options: dict[str, Any]) -> dict[str, Any]:
         """Write the learning curve and the summary, print their paths, and return the summary."""
         stats, solved = self.stats, self.solved
         steps, returns = [step for step, _ in self.episodes], [ret for _, ret in self.episodes]
         means = plotting.moving_mean(returns, 100).round(2).tolist()
         summary = {
             "outcome": "solved" if solved else "interrupted" if self.interrupted else "not solved",
-            "options": {**options, "out": str(folder)},
-            "steps": stats.steps,
+            "options": {**options, "out": str(options["out"])},
+            "steps": self.steps,
+            "resumed at step": self.first_step or None,
             "seconds": round(stats.seconds, 1),
             "steps per second": round(stats.steps_per_second),
             "episodes": len(returns),
             "best mean return over 100 episodes": max(means, default=None),
             "last mean return over 100 episodes": means[-1] if means else None,
             "mean return to reach": self.goal,
-            "solved at step": stats.steps if solved else None,
+            "solved at step": self.steps if solved else None,
             "collector's seconds": {name: round(spent, 1) for name, spent in stats.collector._asdict().items()},
             "learner's seconds": {name: round(spent, 1) for name, spent in stats.learner._asdict().items()},
             "versions": {"python": platform.python_version()}
@@ -186,10 +229,9 @@ class Log:
         caption = f"{run.format(**options)}; {stats.steps_per_second:,.0f} steps/s"
         figure = plotting.learning_curve(steps, returns, threshold=self.goal, title=options["env"], caption=caption)
 
-        stem = folder / "{env}-{engine}-seed{seed}".format(**options).replace("/", "-")
         figure.savefig(f"{stem}.png")
         Path(f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        print(f"{summary['outcome']} after {stats.steps:,} steps, {stats.seconds:.1f} s: mean return {self.mean:.1f}")
+        print(f"{summary['outcome']} after {self.steps:,} steps, {stats.seconds:.1f} s: mean return {self.mean:.1f}")
         print(f"learning curve: {stem}.png\nsummary: {stem}.json")
         return summary
 

@@ -6,10 +6,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+import torch
 
 import rlplay
+import rlplay.demo
+from rlplay import checkpoint, nested
+from rlplay.__main__ import main
 
 SHORT = ["--n-envs", "4", "--n-steps", "16"]
 
@@ -72,6 +77,85 @@ def test_an_interrupt_ends_the_demo_with_the_curve_so_far(tmp_path, engine):
     assert summary["outcome"] == "interrupted"
     assert summary["steps"] > 0
     assert_is_png(tmp_path / f"Acrobot-v1-{engine}-seed0.png")
+
+
+@pytest.fixture
+def no_monitor(monkeypatch):
+    """Keep tqdm from starting a thread that outlives the demo."""
+    monkeypatch.setattr(rlplay.demo.tqdm, "monitor_interval", 0)
+
+
+def interrupted_at(update, monkeypatch):
+    """Let the demo be interrupted inside of an update, once."""
+    loss, numbers = rlplay.demo.a2c.loss, iter(range(1, 1000))
+
+    def interrupts(*args, **options):
+        if next(numbers) == update:
+            raise KeyboardInterrupt
+        return loss(*args, **options)
+
+    monkeypatch.setattr(rlplay.demo.a2c, "loss", interrupts)
+
+
+@pytest.mark.parametrize("engine", ["threaded", pytest.param("same", marks=pytest.mark.soak)])
+def test_a_demo_that_is_resumed_ends_as_one_that_was_not_interrupted(tmp_path, monkeypatch, no_monitor, capsys, engine):
+    options = [*SHORT, "--engine", engine, "--total-steps", "1600"]  # 25 updates
+    monkeypatch.setattr(rlplay.demo, "SAVE_EVERY", 7)
+    whole, name = tmp_path / "whole", f"CartPole-v1-{engine}-seed0"
+    assert main(["demo", *options, "--out", str(whole), "--resume"]) == 0
+    assert f"no checkpoint {whole / name}.pt yet" in capsys.readouterr().out
+
+    resumed = tmp_path / "resumed"
+    options += ["--out", str(resumed)]
+    interrupted_at(20, monkeypatch)
+    assert main(["demo", *options]) == 130
+    assert checkpoint.load(resumed / f"{name}.pt")["n_done"] == 14
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", *options, "--resume", "--lag", "3"])
+    assert "`lag`: saved with 1, now 3" in capsys.readouterr().err
+    done = run(*options, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"goes on from {resumed / name}.pt" in done.stdout
+
+    states = [checkpoint.load(folder / f"{name}.pt") for folder in (whole, resumed)]
+    assert states[0]["n_done"] == 25
+    for state in states:  # the same environments may be pickled in several ways
+        del state["feed"]["collector"]["environments"]
+    assert_equal(*states)
+    summaries = [json.loads((folder / f"{name}.json").read_text()) for folder in (whole, resumed)]
+    assert [one["resumed at step"] for one in summaries] == [None, 14 * 64]
+    for key in ("outcome", "steps", "episodes", "best mean return over 100 episodes"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+def assert_equal(expected, got):
+    assert nested.names(got) == nested.names(expected)
+    for name, x, y in zip(nested.names(got), nested.leaves(got), nested.leaves(expected), strict=True):
+        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, name
+
+
+def test_a_demo_that_was_solved_is_not_trained_further(tmp_path, monkeypatch, no_monitor):
+    options = {"engine": "same", "n_envs": 4, "n_steps": 64, "total_steps": 100_000, "out": tmp_path}
+    monkeypatch.setattr(rlplay.demo.Log, "solved", property(lambda log: log.steps >= 512))
+    first = rlplay.demo.demo(**options)
+    again = rlplay.demo.demo(**options, resume=True)
+    assert [one["outcome"] for one in (first, again)] == ["solved", "solved"]
+    assert first["steps"] == again["steps"] == 512
+
+
+def test_a_demo_whose_environments_cannot_be_saved_says_so_and_goes_on(tmp_path, monkeypatch, no_monitor, capsys):
+    make = rlplay.demo.gym.make
+
+    def makes_what_cannot_be_saved(name):
+        env = make(name)
+        env.lock = threading.Lock()
+        return env
+
+    monkeypatch.setattr(rlplay.demo.gym, "make", makes_what_cannot_be_saved)
+    summary = rlplay.demo.demo(engine="same", n_envs=2, n_steps=16, total_steps=64, out=tmp_path, resume=True)
+    assert summary["steps"] == 64
+    assert "no checkpoints will be written: environment 0 cannot be saved: `env.lock`" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.pt"))
 
 
 @pytest.mark.parametrize(

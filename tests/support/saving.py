@@ -16,6 +16,7 @@ import torch
 from rlplay import checkpoint, nested, sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
+from rlplay.replay import Prioritized
 from rlplay.zoo.envs import Recall
 
 ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
@@ -101,7 +102,7 @@ class Changing(BaseActorModule):
 
 
 class Learner:
-    """An actor, its optimiser and a schedule: what a user saves beside the feed."""
+    """An actor, its optimiser and a replay buffer: what a user saves beside the feed."""
 
     def __init__(self, kind, **options):
         env = ENVIRONMENTS[kind](1)
@@ -112,10 +113,15 @@ class Learner:
         torch.manual_seed(1)
         self.actor = Changing(n_obs, int(actions.n), **options)
         self.optim = torch.optim.Adam(self.actor.parameters(), lr=1e-2)
+        self.replay = Prioritized(200, keep="actor")
 
     def update(self, fragment):
-        """Draw from the global generator, change weights, the buffer, the mode and a plain attribute."""
-        loss = fragment.state.rew.mean() * sum((x * torch.rand_like(x)).sum() for x in self.actor.parameters())
+        """Draw from the global generator, change weights, the buffers, the mode and a plain attribute."""
+        self.replay.commit(fragment)
+        batch = self.replay.sample(8, gamma=0.9, beta=0.5)
+        self.replay.update(batch.ids, batch.actor["logits"].sum(-1).abs().flatten())
+        scale = fragment.state.rew.mean() + (batch.rew * batch.weight * batch.actor["logits"].sum(-1)).mean()
+        loss = scale * sum((x * torch.rand_like(x)).sum() for x in self.actor.parameters())
         self.optim.zero_grad()
         loss.backward()
         self.optim.step()
@@ -128,7 +134,7 @@ class Learner:
     def state_dict(self):
         actor = self.actor
         return {
-            "actor": actor.state_dict(), "optim": self.optim.state_dict(),
+            "actor": actor.state_dict(), "optim": self.optim.state_dict(), "replay": self.replay.state_dict(),
             "epsilon": actor.epsilon, "n_calls": actor.n_calls,
             "training": actor.training, "generator": torch.get_rng_state(),
         }  # fmt: skip
@@ -136,6 +142,7 @@ class Learner:
     def load_state_dict(self, state):
         self.actor.load_state_dict(state["actor"])
         self.optim.load_state_dict(state["optim"])
+        self.replay.load_state_dict(state["replay"])
         self.actor.epsilon, self.actor.n_calls = state["epsilon"], state["n_calls"]
         self.actor.train(state["training"])
         torch.set_rng_state(state["generator"])
@@ -159,6 +166,22 @@ def collect(feed, learner, n):
 def open_feed(case, learner, engine, **more):
     envs = ENVIRONMENTS[case["kind"]](case["n_envs"])
     return ENGINES[engine](envs, learner.actor, **case["options"], **more)
+
+
+def case_of(kind="noisy", n_envs=3, before=2, after=3, to="same", n_steps=5, actor=None, **options):
+    """Describe a run that is saved after ``before`` fragments, and continued in the engine ``to``."""
+    start_in = options.pop("start_in", "same")
+    options = {"n_steps": n_steps, "lag": 0, **options}
+    return {
+        "kind": kind, "n_envs": n_envs, "before": before, "after": after, "from": start_in, "to": to,
+        "options": options, "actor": actor or {},
+    }  # fmt: skip
+
+
+def check(case):
+    """Save a run in the middle, continue it, and compare it with the run that was not interrupted."""
+    saved, *expected = start(case)
+    assert_goes_on(expected, go_on(case, saved))
 
 
 def start(case):

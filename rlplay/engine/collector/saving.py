@@ -6,7 +6,7 @@ all environments together, so that it does not matter how the environments are d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ from ..memory.lane import Lane, Place
 from ..memory.slot import Slot
 from .messages import Delivery
 
-__all__ = ["all_forms", "pack_delivery", "pack_row", "unpack_delivery", "unpack_row"]
+__all__ = [
+    "all_forms",
+    "pack_delivery",
+    "pack_episodes",
+    "pack_row",
+    "unpack_delivery",
+    "unpack_episodes",
+    "unpack_row",
+]
 
 
 def all_forms(
@@ -93,7 +101,7 @@ def pack_delivery(delivery: Delivery, lane: Lane) -> dict[str, Any]:
         "fragment": [x.to("cpu", copy=True) for x in nested.leaves(delivery.fragment)],
         "final": [x.to("cpu", copy=True) for x in nested.leaves(final)] if isinstance(final, Final) else None,
         "steps": delivery.steps,
-        "episodes": [list(episode) for episode in delivery.episodes],
+        "episodes": pack_episodes(delivery.episodes),
         "warning": delivery.warning,
     }
 
@@ -124,5 +132,15 @@ def unpack_delivery(saved: Mapping[str, Any], blank: Fragment, lane: Lane) -> De
         snapshot=Snapshot([], []),
         steps=saved["steps"],
         warning=saved["warning"],
-        episodes=[Episode(*one) for one in saved["episodes"]],
+        episodes=unpack_episodes(saved["episodes"]),
     )
+
+
+def pack_episodes(episodes: Collection[Episode]) -> Tensor:
+    """Return episodes as one tensor: a file with many numbers of their own takes long to write."""
+    return torch.tensor([list(episode) for episode in episodes], dtype=torch.float64)
+
+
+def unpack_episodes(saved: Tensor) -> list[Episode]:
+    """Return the episodes that :func:`pack_episodes` has packed."""
+    return [Episode(int(env), ret, int(length)) for env, ret, length in saved.tolist()]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..collector.messages import Delivery
+from ..collector.saving import pack_episodes, unpack_episodes
 from ..concurrency.clock import TRAINING, WAITING, Clock
 from ..concurrency.progress import Progress
 from ..core import Episode
@@ -45,14 +46,14 @@ class Delivered:
         self._episodes.add(delivery.episodes, delivery.late)
 
     def _counts(self) -> dict[str, Any]:
-        """Return what has been counted, as numbers in lists."""
-        return {"version": self._version, "steps": self._steps, "episodes": self._episodes.kept()}
+        """Return what has been counted, as numbers and a tensor."""
+        return {"version": self._version, "steps": self._steps, "episodes": pack_episodes(self._episodes.kept())}
 
     def _continue_counts(self, saved: Mapping[str, Any]) -> None:
         """Continue to count from what :meth:`_counts` returned."""
         self._version, self._steps = saved["version"], saved["steps"]
         self._steps_before = self._steps
-        self._episodes.add([Episode(*one) for one in saved["episodes"]])
+        self._episodes.add(unpack_episodes(saved["episodes"]))
 
     @property
     def version(self) -> int | tuple[int, ...] | None:

@@ -74,9 +74,9 @@ class EpisodeLog:
                 self._add_arrays(episodes)
                 self.known_late_steps += steps
 
-    def kept(self) -> list[list[float]]:
-        """Return all episodes, as lists of numbers, and keep them."""
-        return [list(episode) for episode in self._kept.copy()]
+    def kept(self) -> list[Episode]:
+        """Return all episodes that were added as lists, and keep them."""
+        return list(self._kept.copy())
 
     def take(self) -> list[Episode]:
         """Return all episodes and forget them. Each episode is returned by one call, in whichever thread."""

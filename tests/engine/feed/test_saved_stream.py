@@ -19,6 +19,8 @@ from tests.support.saving import (
     Learner,
     Noisy,
     assert_goes_on,
+    case_of,
+    check,
     collect,
     go_on,
     go_on_in_new_process,
@@ -31,20 +33,6 @@ LISTS = ["gym", "noisy", "recall", "autoreset", "factories"]
 VECTORS = ["SAME_STEP", "NEXT_STEP", "DISABLED"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*reset.*mask:RuntimeWarning")
-
-
-def case_of(kind="noisy", n_envs=3, before=2, after=3, to="same", n_steps=5, actor=None, **options):
-    start_in = options.pop("start_in", "same")
-    options = {"n_steps": n_steps, "lag": 0, **options}
-    return {
-        "kind": kind, "n_envs": n_envs, "before": before, "after": after, "from": start_in, "to": to,
-        "options": options, "actor": actor or {},
-    }  # fmt: skip
-
-
-def check(case):
-    saved, *expected = start(case)
-    assert_goes_on(expected, go_on(case, saved))
 
 
 @st.composite
