@@ -5,7 +5,10 @@ Contains no copy of the actor and runs no step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,7 +16,13 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested, Structure
 
-__all__ = ["NOT_PROBED", "ActorSpec", "check_dtypes", "check_shapes"]
+__all__ = ["NOT_PROBED", "ActorSpec", "Form", "check_forms", "check_shapes", "form_of"]
+
+Form: TypeAlias = tuple[torch.Size, torch.dtype]
+"""The shape and the dtype of a tensor."""
+
+form_of: Callable[[Any], Form] = attrgetter("shape", "dtype")
+"""Returns the form of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +68,26 @@ def check_shapes(what: str, expected: list[torch.Size], got: list[torch.Size]) -
         raise ValueError(f"the actor's {what} has changed its shape: expected {tuple(before)}, got {tuple(now)}.")
 
 
-def check_dtypes(expected: list[torch.dtype], got: list[torch.dtype]) -> None:
-    """Check that dtypes differ at most in floating-point precision, as after a change of the default dtype.
+def check_forms(expected: list[Form], got: list[Form]) -> None:
+    """Check that the leaves of an answer are what they were in the trial step.
 
-    Writing any other dtype into a row would round it silently.
+    Dtypes may differ in floating-point precision, as after a change of the default dtype. Writing any other dtype into
+    a row would round it silently.
 
     Raises
     ------
     ValueError
-        If a dtype has changed its kind.
+        If a shape has changed, or the kind of a dtype.
     """
-    if not all(map(_same_kind, got, expected)):
-        raise ValueError(f"the dtypes of the actor's act or info have changed: expected {expected}, got {got}.")
+    if got == expected:
+        return
+    shapes, dtypes = zip(*expected, strict=True)
+    shapes_now, dtypes_now = zip(*got, strict=True)
+    check_shapes("answer (act or info)", list(shapes), list(shapes_now))
+    if not all(map(_same_kind, dtypes_now, dtypes)):
+        raise ValueError(
+            f"the dtypes of the actor's act or info have changed: expected {list(dtypes)}, got {list(dtypes_now)}."
+        )
 
 
 def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:

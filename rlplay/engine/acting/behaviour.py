@@ -6,7 +6,8 @@ This module must not import queues, threads or environments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,11 @@ from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
-from .actor_spec import NOT_PROBED, ActorSpec, check_dtypes, check_shapes
+from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_shapes, form_of
 from .checks import SLOW_RESET, check_answer, first_answer, honours_mask
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
-from .fast_modules import make_fast
+from .fast_modules import fast_step, make_fast
 from .group import Group
 from .independence import keeps_nothing
 from .snapshot import Snapshot
@@ -50,6 +51,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
         self._actor_modules = [module for module in self._modules.values() if isinstance(module, BaseActorModule)]
         self.spec: ActorSpec = NOT_PROBED
+        self._step: Callable[..., Any] = self._module.step
         self.eager_because = ""
         self._pending_warning = ""
         self._drawn_from: torch.Generator | None = None
@@ -131,15 +133,13 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
             hx = nested.map(torch.clone, hx)  # the actor may advance its recurrent state in place
-        act, new, info = self._module.step(*state, hx=hx, virtual=virtual)
+        act, new, info = self._step(*state, hx=hx, virtual=virtual)
         if not virtual:
             group.hx = new
-        spec = self.spec
-        answer = spec.leaves(act, info)
-        check_shapes("answer (act or info)", group.answer_shapes, [part.shape for part in answer])
-        dtypes = [part.dtype for part in answer]
-        if dtypes != spec.dtypes:
-            check_dtypes(spec.dtypes, dtypes)
+        answer = self.spec.leaves(act, info)
+        forms = list(map(form_of, answer))
+        if forms != group.answer_forms:
+            check_forms(group.answer_forms, forms)
         return answer
 
     def react_into(
@@ -190,6 +190,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
             If an answer does not have the form that the contract requires.
         """
         make_fast(self._module)
+        self._step = fast_step(self._module)
         device = self._lane.actor_device
         self._draw_from(torch.Generator(device).manual_seed(0))
         for group, first in zip(groups, inputs, strict=True):
@@ -208,7 +209,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
                     )
                 everybody = torch.ones(group.width, dtype=torch.bool, device=device)
                 hx = self._reset(hx, everybody, range(group.width))
-            group.start(hx, [leaf.shape for leaf in self.spec.leaves(acted, info)])
+            group.start(hx, list(map(form_of, self.spec.leaves(acted, info))))
         if len(groups) > 1 and not self._lane.shared(Place.ACTOR, Place.HOST):
             first = nested.map(torch.clone, inputs[0].state)
             self.keeps_nothing = keeps_nothing(self._module, self._drawn_from, first, groups[0].hx, device)

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["make_fast"]
+from ..core import BaseActorModule
+
+__all__ = ["fast_step", "make_fast"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _global_hooks, _global_pre_hooks = torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks
@@ -100,6 +102,19 @@ class Submodules(dict[str, Any]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return dict, (dict(self),)
+
+
+def fast_step(actor: BaseActorModule) -> Callable[..., Any]:
+    """Return the ``step`` of an actor, as a function that calls ``forward`` directly if there is nothing else to do."""
+    if "step" in vars(actor) or type(actor).step is not BaseActorModule.step or not _is_plain(actor):
+        return actor.step
+    own, with_hooks, hooks, pre_hooks = actor.forward, actor._call_impl, actor._forward_hooks, actor._forward_pre_hooks
+
+    def step(stepno: Any, obs: Any, act: Any, rew: Any, fin: Any, /, *, hx: Any, virtual: bool) -> Any:
+        call = with_hooks if hooks or pre_hooks or _global_hooks or _global_pre_hooks else own
+        return call(obs, act=act, rew=rew, fin=fin, stepno=stepno, hx=hx, virtual=virtual)
+
+    return step
 
 
 def _is_plain(part: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from ... import nested
 from ...nested import Nested
 from ...sampling import Source
 from ..memory.lane import Lane, Place
+from .actor_spec import Form
 from .noise import BlockNoise
 
 __all__ = ["Group", "split"]
@@ -28,8 +29,8 @@ class Group:
         The group's environments, out of all environments of the collector.
     hx : nested tensors, ``(L, b, ...)``
         The recurrent state before the next step. It is not yet reset where an episode has just begun.
-    answer_shapes : list of torch.Size
-        The shapes of the leaves of the actor's answers: the action, then the info.
+    answer_forms : list of Form
+        The shapes and dtypes of the leaves of the actor's answers: the action, then the info.
     hx_shapes : list of torch.Size
         The shapes of the leaves of the recurrent state.
     generator, virtual_generator : Source
@@ -50,7 +51,7 @@ class Group:
         kind: type[Source] = Source if lane.shared(Place.ACTOR, Place.HOST) else BlockNoise
         self.number, self.columns = index, columns
         self.hx: Nested = ()
-        self.answer_shapes: list[torch.Size] = []
+        self.answer_forms: list[Form] = []
         self.hx_shapes: list[torch.Size] = []
         self.generator, self.virtual_generator = (
             kind(lane.actor_device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
@@ -94,9 +95,9 @@ class Group:
         lane.copy(fresh, lane.steady(saved))
         self.hx = structure.unflatten(fresh)
 
-    def start(self, hx: Nested, answer_shapes: list[torch.Size]) -> None:
-        """Set the first recurrent state, and the shapes that all later answers must have."""
-        self.hx, self.answer_shapes = hx, answer_shapes
+    def start(self, hx: Nested, answer_forms: list[Form]) -> None:
+        """Set the first recurrent state, and the shapes and dtypes that all later answers must have."""
+        self.hx, self.answer_forms = hx, answer_forms
         self.hx_shapes = [leaf.shape for leaf in nested.leaves(hx)]
 
 

@@ -7,6 +7,7 @@ verbs of a lane, whatever kind of lane it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,7 +89,9 @@ class _Loop:
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
         self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
-        self._rows = staging.host_rows()
+        # for each turn: of each group the environments to be reset, where there are none
+        self._nobody: list[Sequence[Sequence[int]]] = [[() for _ in groups] for groups in self._turns]
+        self._rows, self._counts_each_step = staging.host_rows(), not staging.holds_fragment
         self._steps = staging.steps(final=final, sticky=sticky)
         # for each turn an event: the actions of its latest row have come down
         self._actions: list[Any] = [None for _ in self._turns]
@@ -127,38 +130,37 @@ class _Loop:
             lane.use_turn(None)
             for event in stepped:
                 lane.wait(event)  # edge: stepped -> put together
+        if not self._counts_each_step:
+            self.n_transitions = sum(self._staging.slot.count_valid(turn, self._rows[1:]) for turn in turns)
 
     def _react(self, turn: int, t: int, *, virtual: bool = False) -> None:
         """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``.
 
         Before that, each group reacts to the true last observations of the episodes that ended with the last step.
         """
-        progress, behaviour, staging, finals = self._progress, self._behaviour, self._staging, self.finals
-        progress.begin("actor.step")
-        progress.row = t
+        self._progress.begin("actor.step")
+        self._progress.row = t
+        begun = self._nobody[turn]
         # At row 0 `_start_fragment` has reset the recurrent state. A reset before the virtual reaction to row T is not
         # kept: it is done again at row 0 of the next fragment.
-        resets, ended = t and behaviour.spec.recurrent, self._ended[turn]
-        reactions = [
-            (group, staging.inputs[group.number][t], staging.answers[group.number][t],
-             _begun(staging, behaviour, turn, group, t) if resets else ())
-            for group in self._turns[turn]
-        ]  # fmt: skip
-
-        def react() -> None:
-            for group, state, rows, begun in reactions:
-                if ended:
-                    react_to_last(staging, behaviour, group, ended, finals)
-                behaviour.react_into(group, state, rows, begun=begun, virtual=virtual)
-
+        if t and self._behaviour.spec.recurrent:
+            begun = [_begun(self._staging, self._behaviour, turn, group, t) for group in self._turns[turn]]
         if not self._on_device:
-            react()
+            self._react_groups(turn, t, begun, virtual)
             return
-        self._lane.launch(react)
+        self._lane.launch(partial(self._react_groups, turn, t, begun, virtual))
         if not virtual:
             self._lane.counters.steps += 1
-            download(staging, self._lane, turn, t + 1)
+            download(self._staging, self._lane, turn, t + 1)
             self._actions[turn] = self._lane.record(spent=self._actions[turn])
+
+    def _react_groups(self, turn: int, t: int, begun: Sequence[Sequence[int]], virtual: bool) -> None:
+        behaviour, staging, ended = self._behaviour, self._staging, self._ended[turn]
+        for group, resets in zip(self._turns[turn], begun, strict=True):
+            if ended:
+                react_to_last(staging, behaviour, group, ended, self.finals)
+            state, rows = staging.inputs[group.number][t], staging.answers[group.number][t]
+            behaviour.react_into(group, state, rows, begun=resets, virtual=virtual)
 
     def _wait_for_actions(self, turn: int, t: int) -> None:
         """Wait until the actions of step ``t`` are on the host, and clear host row ``t + 1`` for the environments."""
@@ -183,7 +185,8 @@ class _Loop:
         else:
             self._wait_for_actions(turn, t)
             ended = self._torch_context.call_environments(stepper.step, turn, self._steps[t])
-        self.n_transitions += staging.slot.count_valid(turn, self._rows[t + 1])
+        if self._counts_each_step:
+            self.n_transitions += staging.slot.count_valid(turn, self._rows[t + 1])
         if self._on_device:
             self._progress.begin("an upload")
             upload(staging, self._lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)

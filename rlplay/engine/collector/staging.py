@@ -151,9 +151,14 @@ class Staging:
         """Let the next fragment begin in the ring where this one ends."""
         self._start = self.host_row(self.n_steps)
 
+    @property
+    def holds_fragment(self) -> bool:
+        """Whether the slot still has all rows of a fragment at its end. A ring has its last ones."""
+        return self.slot.layout.n_rows > self.n_steps
+
     def mark_copied(self, event: Any) -> None:
         """Set the event before which the slot must not be filled again; a ring has nothing to wait for by then."""
-        if self.slot.layout.n_rows > self.n_steps:
+        if self.holds_fragment:
             self.copied = event
 
 

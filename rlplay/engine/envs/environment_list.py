@@ -32,6 +32,8 @@ from .saving.environment import restore_environment, save_environment
 
 __all__ = ["EnvironmentList"]
 
+_ONE = np.array(1)  # NumPy would convert a plain number at each addition
+
 
 class EnvironmentList:
     """A list of environments that are stepped one after the other, as the protocol ``Environments`` asks.
@@ -106,7 +108,8 @@ class EnvironmentList:
             self.obs, self._first_obs, self._writer, self._reset_returns_info = self._reset_all(seeds)
             progress.doing, progress.env = "getting ready", -1
             self._actions = ActionForm(self.act, self.n_envs, first)
-            self._columns_numbers_envs = range(self.n_envs), range(first, first + self.n_envs), self.instances
+            columns, numbers = range(self.n_envs), range(first, first + self.n_envs)
+            self._columns: Any = columns, numbers, self.instances, self._writer.slices or columns
             self._returns = [0.0] * self.n_envs
             self._stopped: dict[int, tuple[bool, bool]] = {}  # column -> (terminated, truncated), see `release`
             self._reset_next: set[int] = set()  # those of the stopped columns whose next step resets them
@@ -172,12 +175,12 @@ class EnvironmentList:
         ``last``, if given; then its environment is reset. Returns the columns of the environments whose episode ended.
         """
         progress, stopped, returns = self._progress, self._stopped, self._returns
-        records_info, rewards, ended = bool(self._entries.entries), then.rew, list[int]()
-        write, slices, np_false = self._writer.write, self._writer.slices, np.False_
-        vectors: Any = then.flat[0] if slices else None
+        ended, rewards, np_false = list[int](), then.rewards, np.False_
+        write, vectors = self._writer.write, then.flat[0] if self._writer.slices else None
+        record = self._entries.record if self._entries.entries else None
         actions = self._actions.each(then.act, stopped, progress)
-        np.add(now.stepno, 1, out=then.stepno)
-        for j, number, env, action in zip(*self._columns_numbers_envs, actions, strict=True):
+        np.add(now.stepno, _ONE, then.stepno)
+        for j, number, env, part, action in zip(*self._columns, actions, strict=True):
             if stopped and j in stopped:
                 self._repeat_row(j, now, then, outcome)
                 if j in self._reset_next:
@@ -197,13 +200,13 @@ class EnvironmentList:
             if not going_on and any(ends := (to_flag(terminated, "terminated"), to_flag(truncated, "truncated"))):
                 ended.append(j)
                 obs = self._end_episode(j, obs, info, ends, then, outcome, last, sticky=sticky)
-            elif records_info:
-                self._entries.record(info, outcome.info, j)
+            elif record is not None:
+                record(info, outcome.info, j)
             if vectors is None:
                 write(then, j, obs)
             else:
                 try:
-                    vectors[slices[j]] = obs  # raises unless `obs` is a vector of this length and dtype
+                    vectors[part] = obs  # raises unless `obs` is a vector of this length and dtype
                 except (TypeError, ValueError):
                     write(then, j, obs)
         return ended

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,14 +162,12 @@ class Slot:
         divided = list(zip(self.layout.divide(self.slab), layouts, strict=True))
         self.blocks = [Blocks(memory[:n_rows], layout) for memory, layout in divided]
         self.lasts = [Blocks(memory[n_rows:], layout) for memory, layout in divided]
-        valid = [[outcome.valid.view("u1").data for outcome in rows.outcomes] for rows in self.turns]
-        self._valid = [(rows, b"\1" * len(rows[0])) for rows in valid]
+        self._valid = [one.env.valid.numpy() for one in self.blocks]
         self._clear = [_clearing(memory.numpy(), layout.block, absent) for memory, layout in divided]
 
-    def count_valid(self, turn: int, row: int) -> int:
-        """Return how many environments of a turn have carried out an action in the transition to a row."""
-        valid, all_valid = self._valid[turn]
-        return len(all_valid) if valid[row] == all_valid else sum(valid[row])
+    def count_valid(self, turn: int, rows: int | Sequence[int]) -> int:
+        """Return how many actions the environments of a turn have carried out in the transitions to these rows."""
+        return int(np.count_nonzero(self._valid[turn][rows]))
 
     def clear(self, turn: int, row: int) -> None:
         """Set all that is small in a row to what it is before a step: nothing ended, all valid, no info."""
@@ -182,8 +181,8 @@ def _clearing(blocks: Any, layout: BlockLayout, absent: Sequence[Any]) -> Callab
     outcome.valid[...] = True
     for leaf, value in zip(outcome.info, absent, strict=True):
         leaf[...] = value
-    small = [block[layout.small] for block in blocks]
-    cleared = template[layout.small]
+    small = [block[layout.small].data for block in blocks]
+    cleared = template[layout.small].tobytes()
 
     def clear(row: int) -> None:
         small[row][:] = cleared

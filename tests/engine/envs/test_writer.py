@@ -67,7 +67,7 @@ VALUES = [
 def blank(description):
     """Return a row whose numbers are all 7."""
     obs = [np.full((B, *field.shape), 7).astype(field.dtype) for field in nested.leaves(description)]
-    row = StateRow(np.zeros(B), obs, [], np.zeros(B), np.zeros(B), [])
+    row = StateRow.of(np.zeros(B), obs, [], np.zeros(B), np.zeros(B))
     return row.part(slice(None))
 
 
