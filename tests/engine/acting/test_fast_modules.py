@@ -12,7 +12,7 @@ from torch import nn
 
 from rlplay import nested
 from rlplay.engine import BaseActorModule
-from rlplay.engine.acting.fast_modules import make_fast
+from rlplay.engine.acting.fast_modules import fast_step, make_fast
 from rlplay.engine.rollout import same
 from rlplay.testing import make_ledger
 
@@ -369,3 +369,16 @@ def test_gradients_flow_through_layers_of_rows():
     assert lean[0].weight.grad.abs().sum() > 0
     lean.requires_grad_(False)
     assert not lean(x).requires_grad
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_of_an_actor_that_are_registered_later_run_at_its_steps(register):
+    actor, called = BaseActorModule(), []
+    actor.__class__ = type("Answers", (BaseActorModule,), {"forward": lambda self, obs, **ignored: (obs, (), ())})
+    make_fast(actor)
+    step = fast_step(actor)
+    handle = getattr(actor, register)(lambda *args: called.append(1))
+    step(0, 1, 2, 3, 4, hx=(), virtual=False)
+    handle.remove()
+    assert step(0, 1, 2, 3, 4, hx=(), virtual=False) == (1, (), ())
+    assert called == [1]
