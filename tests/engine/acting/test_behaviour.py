@@ -63,6 +63,37 @@ def test_neither_cuts_nor_finals_nor_virtual_steps_change_the_recorded_infos(eng
                 assert torch.equal(values, whole[name]), (n_steps, final)
 
 
+class AnswersIn(BaseActorModule):
+    """Its info has the shape and the dtype that its attributes say."""
+
+    def __init__(self):
+        super().__init__()
+        self.n, self.dtype_name = 3, "float32"
+
+    def forward(self, obs, *, act, fin, hx=None, **ignored):
+        info = torch.zeros(*fin.shape, self.n, dtype=getattr(torch, self.dtype_name))
+        return nested.map(torch.zeros_like, act), (), {"x": info}
+
+
+@engines
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n": 4}, r"answer \(act or info\) has changed its shape: expected .*3\), got .*4\)"),
+        ({"dtype_name": "int64"}, r"dtypes of the actor's act or info have changed: expected .*got .*int64"),
+    ],
+)
+def test_an_answer_that_changes_its_shape_or_its_kind_of_numbers_is_an_error(engine, changed, message):
+    actor = AnswersIn()
+    with engine.rollout(envs(), actor, 4, lag=0) as feed:
+        next(feed)
+        actor.dtype_name = "float64"  # another precision is cast
+        assert next(feed).actor["x"].dtype == torch.float32
+        vars(actor).update(changed)
+        with pytest.raises(ValueError, match=message):
+            next(feed)
+
+
 def test_a_parameter_may_be_deleted_and_put_back():
     actor = torch.nn.Linear(5, 2)
 
