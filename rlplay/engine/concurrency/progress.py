@@ -46,7 +46,8 @@ class Progress(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.doing = "starting"
-        """The activity: ``env.make``, ``env.reset``, ``env.step``, ``actor.step``, or one of the engine's own."""
+        """The activity: ``env.make``, ``env.reset``, ``env.step``, ``env.save``, ``env.restore``, ``actor.step``, or one of
+        the engine's own."""
         self.env = -1
         """The index of the environment that is being called; :func:`vector_number` for a whole vector environment."""
         self.row = 0
@@ -66,6 +67,15 @@ class Progress(Clock):
     def set_awaited(self, awaited: Sequence[tuple[str, Progress]]) -> None:
         """Say which workers or collector processes are being waited for; after an error, which one has failed."""
         self.awaited = awaited
+
+    @contextmanager
+    def during(self, doing: str, env: int) -> Iterator[None]:
+        """Set the activity and the environment; at the end of the ``with`` block the activity is what it was before."""
+        before, self.doing, self.env = self.doing, doing, env
+        try:
+            yield
+        finally:
+            self.doing = before
 
     def begin(self, doing: str) -> None:
         """Set the activity, and charge the time to its kind of work from now on."""
@@ -157,7 +167,10 @@ class SharedProgress(Progress):
     SIZE = 8 * (_HEADER + 3 * _CAPACITY)
     """Size in bytes."""
 
-    _ACTIVITIES = ("starting", *_KIND_OF, "env.make", "checking the spaces", "env.reset", "getting ready")
+    _ACTIVITIES = (
+        *("starting", *_KIND_OF, "env.make", "checking the spaces", "env.reset", "getting ready"),
+        *("env.save", "env.restore"),
+    )
 
     __slots__ = ("_integers", "_local_log", "_n_read", "_ring")
 

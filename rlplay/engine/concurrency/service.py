@@ -173,6 +173,8 @@ class ServiceProcess(Child):
         super().__init__(serve, cloudpickle.dumps(make_service), cloudpickle.dumps(args), name=name)
         self._kind = PARTIAL
         """The first byte of the answer that is arriving."""
+        self.has_died = False
+        """Whether a method has raised RuntimeError since the process has died, or has closed its end of the link."""
         self._complaints: list[str] = []
         self._closed = False
         """Whether the last message has arrived."""
@@ -289,4 +291,5 @@ class ServiceProcess(Child):
             ) from error
 
     def _died(self) -> RuntimeError:
+        self.has_died = True
         return RuntimeError(f"{self.describe_end()}.")

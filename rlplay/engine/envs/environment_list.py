@@ -273,7 +273,7 @@ class EnvironmentList:
                 "return": self._returns[j],
                 "stopped": list(self._stopped.get(j, ())),
                 "reset_next": j in self._reset_next,
-                "env": save_environment(env, self._first_number + j) if whole else None,
+                "env": save_environment(env, self._first_number + j, self._progress) if whole else None,
             }
             for j, env in enumerate(self.instances)
         ]
@@ -281,7 +281,7 @@ class EnvironmentList:
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environments and their episodes into the states that :meth:`save_state` returned."""
         for j, (env, one) in enumerate(zip(self.instances, saved, strict=True)):
-            restore_environment(env, one["env"], self._first_number + j)
+            restore_environment(env, one["env"], self._first_number + j, self._progress)
             self._returns[j] = one["return"]
         self._stopped = {j: tuple(one["stopped"]) for j, one in enumerate(saved) if one["stopped"]}
         self._reset_next = {j for j, one in enumerate(saved) if one["reset_next"]}

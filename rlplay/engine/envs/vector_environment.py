@@ -268,14 +268,14 @@ class VectorEnvironment:
                 "returns": self._returns.tolist(),
                 "reset_next": self._reset_next.tolist(),
                 "previous_ends": [ends.tolist() for ends in self._previous_ends],
-                "env": save_environment(self._env, self._first) if whole else None,
+                "env": save_environment(self._env, self._first, self._progress) if whole else None,
             }
         ]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environment and its episodes into the state that :meth:`save_state` returned."""
         (one,) = saved
-        restore_environment(self._env, one["env"], self._first)
+        restore_environment(self._env, one["env"], self._first, self._progress)
         self._returns[:] = one["returns"]
         self._reset_next = np.array(one["reset_next"], bool)
         self._ignoring = np.flatnonzero(self._reset_next).tolist()

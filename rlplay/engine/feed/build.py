@@ -31,7 +31,6 @@ from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
 from ..remote.remote_collector import NO_STATE, RemoteCollector
 from ..stepping.inline import InlineStepper
-from ..stepping.pool import NO_STATE_OF_WORKERS
 from ..stepping.process_pool import ProcessPool
 from ..stepping.shares import share_vectors, split_into_shares
 from ..stepping.stepper import Stepper
@@ -79,8 +78,6 @@ def open_feed(
     sources, saved = list_sources(envs), options.state
     if saved is not None:
         check_version(saved)
-        if options.workers:
-            raise NotImplementedError(NO_STATE_OF_WORKERS)
         options = with_saved_seed(options)
     plan = plan_for(options, sources)
     lane = lane_between(options.device, options.actor_device, home_of(actor))

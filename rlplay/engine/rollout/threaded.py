@@ -157,8 +157,6 @@ def rollout(
 
     Raises
     ------
-    NotImplementedError
-        There is a ``state`` and there are ``workers``.
     TypeError, ValueError
         At the call, if an argument is not as described: environments whose spaces differ or whose observations do not
         fit their space, an actor whose actions or info do not fit, numbers out of range, a device that is not there, a

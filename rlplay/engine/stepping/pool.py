@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from ..concurrency.channel import Failure
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
@@ -20,12 +22,7 @@ from .shares import Share, check_equal_spaces, name_environments
 from .stepper import SlotViews, Step, in_order
 from .worker import EnvironmentSpec
 
-__all__ = ["NO_STATE_OF_WORKERS", "StepResult", "Worker", "WorkerPool"]
-
-NO_STATE_OF_WORKERS = (
-    "a feed whose environments belong to workers (`workers`, or threads for a list of vector environments) can neither "
-    "be saved nor go on from a saved state yet: use `same`, or `threaded` without workers."
-)
+__all__ = ["StepResult", "Worker", "WorkerPool"]
 
 
 class StepResult(NamedTuple):
@@ -49,6 +46,17 @@ class Worker(ABC):
     @abstractmethod
     def start_step(self, share: int, step: Step) -> None:
         """Request a step of one share. The answer is a :class:`StepResult`."""
+
+    @abstractmethod
+    def start_save(self, *, whole: bool) -> None:
+        """Request the states of all shares. The answer is that of :func:`~.shares.save_shares`.
+
+        If it raises, the answer is a :class:`~rlplay.engine.concurrency.channel.Failure`, and the worker goes on.
+        """
+
+    @abstractmethod
+    def start_load(self, saved: list[list[dict[str, Any]]]) -> None:
+        """Request that all shares are put into states; the answer is None, or as in :meth:`start_save`."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -112,6 +120,9 @@ class WorkerPool(ABC, Generic[W]):
             self._n_unfinished = [0 for _ in groups]
             self._ended: list[list[int]] = [[] for _ in groups]
             self._n_requests = dict.fromkeys(self._workers, 0)
+            # all shares in the order of their environments: the worker, and the number of the share there
+            shares = [(w, k) for w in self._workers for k in range(len(w.shares))]
+            self._in_order = sorted(shares, key=lambda one: one[0].shares[one[1]].columns.start)
             progress.set_parts([(worker.name, worker.progress) for worker in self._workers])
             progress.doing = "env.make"
             specs: list[EnvironmentSpec] = [spec for answer in self._receive_one_each() for spec in answer]
@@ -136,18 +147,31 @@ class WorkerPool(ABC, Generic[W]):
     def _receive(self) -> Sequence[tuple[W, Any]]:
         """Wait until some workers have answered; return these workers and their answers.
 
-        If a worker has failed, call :meth:`_set_failed` with it, and raise its exception.
+        The answer to a request that has raised is a :class:`Failure`. If a worker has died, call :meth:`_set_failed`
+        with it, and raise an error that says so.
         """
 
     def _set_failed(self, worker: W) -> None:
         self._progress.set_awaited([(worker.name, worker.progress)])
+
+    def _receive_results(self) -> Sequence[tuple[W, Any]]:
+        """Do as :meth:`_receive`, but raise the exception of the first request that has raised one."""
+        answers = self._receive()
+        for worker, answer in answers:
+            if isinstance(answer, Failure):
+                self._set_failed(worker)
+                try:
+                    raise answer.error
+                finally:
+                    del answer, answers  # breaks the reference cycle between this frame and the traceback
+        return answers
 
     def _receive_one_each(self) -> list[Any]:
         """Wait for one answer of each worker; return the answers in the order of the workers."""
         found: dict[W, Any] = {}
         while len(found) < len(self._workers):
             self._progress.set_awaited([(w.name, w.progress) for w in self._workers if w not in found])
-            found.update(self._receive())
+            found.update(self._receive_results())
         self._progress.set_awaited(())
         return [found[worker] for worker in self._workers]
 
@@ -192,7 +216,7 @@ class WorkerPool(ABC, Generic[W]):
             self._receive_steps()
 
     def _receive_steps(self) -> None:
-        for worker, result in self._receive():
+        for worker, result in self._receive_results():
             group = worker.shares[result.share].group
             self._n_unfinished[group] -= 1
             self._n_requests[worker] -= 1
@@ -206,12 +230,40 @@ class WorkerPool(ABC, Generic[W]):
         return in_order(taken)
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
-        """Raise NotImplementedError: environments of workers cannot be saved yet."""
-        raise NotImplementedError(NO_STATE_OF_WORKERS)
+        """Return the state of each environment, or vector environment, and of its episodes, in order."""
+        for worker in self._workers:
+            worker.start_save(whole=whole)
+        answers = self._receive_all()
+        return [one for worker, k in self._in_order for one in answers[worker][k]]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
-        """Raise NotImplementedError: environments of workers cannot be restored yet."""
-        self.save_state(whole=True)
+        """Put the environments and their episodes into states that :meth:`save_state` returned with ``whole``."""
+        left = iter(saved)
+        parts: dict[W, list[list[dict[str, Any]]]] = {worker: [[] for _ in worker.shares] for worker in self._workers}
+        for worker, k in self._in_order:
+            parts[worker][k] = list(islice(left, len(worker.shares[k].sources)))
+        for worker, part in parts.items():
+            worker.start_load(part)
+        self._receive_all()
+
+    def _receive_all(self) -> dict[W, Any]:
+        """Wait until each worker has answered one request; return their answers.
+
+        If some requests have raised exceptions, raise that of the foremost environment, once all have been answered, so
+        that the workers can go on.
+        """
+        found: dict[W, Any] = {}
+        while len(found) < len(self._workers):
+            self._progress.set_awaited([(w.name, w.progress) for w in self._workers if w not in found])
+            found.update(self._receive())
+        self._progress.set_awaited(())
+        failed = [worker for worker, answer in found.items() if isinstance(answer, Failure)]
+        if failed:
+            try:
+                raise found[min(failed, key=lambda worker: worker.progress.env)].error
+            finally:
+                del found  # breaks the reference cycle between this frame and the traceback
+        return found
 
     def kill(self) -> None:
         """Abandon the workers."""

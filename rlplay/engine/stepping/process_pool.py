@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..concurrency.channel import Failure
 from ..concurrency.child import Listener
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
@@ -68,6 +69,14 @@ class _ProcessWorker(Worker):
         """Request a step of one share."""
         self._requested.append((share, step))
         self.process.request_short(pack_step(share, step))
+
+    def start_save(self, *, whole: bool) -> None:
+        """Request the states of all shares."""
+        self.process.request("save_state", whole)
+
+    def start_load(self, saved: list[list[dict[str, Any]]]) -> None:
+        """Request that all shares are put into states."""
+        self.process.request("load_state", saved)
 
     def receive(self) -> Any:
         """Receive the next answer, or return ``PARTIAL``; raise what the worker raised, or RuntimeError if it died."""
@@ -167,9 +176,11 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         for worker in self._listener.wait():
             try:
                 answer = worker.receive()
-            except BaseException:
-                self._set_failed(worker)
-                raise
+            except BaseException as error:
+                if worker.process.has_died:
+                    self._set_failed(worker)
+                    raise
+                answer = Failure(error)
             if answer is not PARTIAL:
                 found.append((worker, answer))
         return found

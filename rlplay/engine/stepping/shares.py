@@ -26,8 +26,10 @@ __all__ = [
     "check_equal_spaces",
     "divide_into_turns",
     "close_shares",
+    "load_shares",
     "name_environments",
     "open_shares",
+    "save_shares",
     "share_vectors",
     "split_into_shares",
 ]
@@ -103,6 +105,17 @@ def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -
             add_note(error, complaint)
         raise
     return steppers
+
+
+def save_shares(steppers: Sequence[ShareStepper], *, whole: bool) -> list[list[dict[str, Any]]]:
+    """Return for each share the state of each of its environments, or of its vector environment."""
+    return [stepper.environments.save_state(whole=whole) for stepper in steppers]
+
+
+def load_shares(steppers: Sequence[ShareStepper], saved: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Put the environments of each share into the states that :func:`save_shares` returned with ``whole``."""
+    for stepper, states in zip(steppers, saved, strict=True):
+        stepper.environments.load_state(states)
 
 
 def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:

@@ -86,8 +86,8 @@ class Stepper(Protocol):
         ------
         TypeError
             Something in an environment cannot be saved.
-        NotImplementedError
-            The environments belong to workers.
+        RuntimeError
+            A worker process has died.
         """
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
@@ -97,8 +97,6 @@ class Stepper(Protocol):
         ------
         ValueError
             They are states of other environments.
-        NotImplementedError
-            The environments belong to workers.
         """
 
     def kill(self) -> None:

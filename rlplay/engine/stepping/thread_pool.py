@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from ..concurrency.progress import Progress
 from ..envs.dialects import is_factory
 from ..envs.info import Entries
 from .pool import StepResult, Worker, WorkerPool
-from .shares import Share, ShareStepper, close_shares, open_shares
+from .shares import Share, ShareStepper, close_shares, load_shares, open_shares, save_shares
 from .stepper import SlotViews, Step
 from .worker import EnvironmentSpec
 
@@ -54,6 +55,14 @@ class _ThreadWorker(Worker):
         """Request a step of one share."""
         self._tasks.put(lambda shares: StepResult(share, step.t, *shares[share].step(step)))
 
+    def start_save(self, *, whole: bool) -> None:
+        """Request the states of all shares."""
+        self._tasks.put(partial(_attempt, partial(save_shares, whole=whole)))
+
+    def start_load(self, saved: list[list[dict[str, Any]]]) -> None:
+        """Request that all shares are put into states."""
+        self._tasks.put(partial(_attempt, partial(load_shares, saved=saved)))
+
     def kill(self) -> None:
         """Have the thread end once its step returns: a thread cannot be killed."""
         self._tasks.close()
@@ -69,6 +78,14 @@ class _ThreadWorker(Worker):
             return [f"{self.name} has not ended, and is left behind: {self.progress}. A thread cannot be killed."]
         complaints, self._complaints = self._complaints, []
         return complaints
+
+
+def _attempt(task: Task, steppers: list[ShareStepper]) -> Any:
+    """Carry out a task; return what it raises as a :class:`Failure`, after which the thread goes on."""
+    try:
+        return task(steppers)
+    except BaseException as error:  # SystemExit too: the consumer has to receive it
+        return Failure(error)
 
 
 def _work(
@@ -148,14 +165,7 @@ class ThreadPool(WorkerPool[_ThreadWorker]):
 
     def _receive(self) -> Sequence[tuple[_ThreadWorker, Any]]:
         number, answer = self._answers.get()
-        worker = self._workers[number]
-        if isinstance(answer, Failure):
-            self._set_failed(worker)
-            try:
-                raise answer.error
-            finally:
-                del answer  # breaks the reference cycle between this frame and the traceback
-        return [(worker, answer)]
+        return [(self._workers[number], answer)]
 
     def kill(self) -> None:
         """Wake the thread that waits for the workers; the workers end by themselves."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..envs.info import Entries
 from ..envs.rows import Array
 from .blocks import SlotLayout
 from .sent_spaces import send_spaces
-from .shares import Share, close_shares, open_shares
+from .shares import Share, close_shares, load_shares, open_shares, save_shares
 from .stepper import Step
 
 __all__ = ["EnvironmentSpec", "PoolMemory", "WorkerService", "WorkerSpec", "pack_step"]
@@ -116,6 +116,14 @@ class WorkerService:
             self._n_untold = len(self._entries.untold)
             for k, entry in enumerate(self._entries.entries):
                 self._memory.told[k] |= entry.name not in self._entries.untold
+
+    def save_state(self, whole: bool) -> list[list[dict[str, Any]]]:
+        """Return for each share the state of each of its environments."""
+        return save_shares(self._shares, whole=whole)
+
+    def load_state(self, saved: list[list[dict[str, Any]]]) -> None:
+        """Put the environments of each share into states that :meth:`save_state` returned with ``whole``."""
+        load_shares(self._shares, saved)
 
     def close(self) -> list[str]:
         """Close the environments; return what went wrong."""

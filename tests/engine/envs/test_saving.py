@@ -10,8 +10,17 @@ import pytest
 from gymnasium.utils import EzPickle
 from gymnasium.wrappers import TransformObservation, TransformReward
 
+from rlplay.engine.concurrency.progress import Progress
 from rlplay.engine.envs.saving.environment import restore_environment, save_environment
 from tests.support.saving import Noisy, breakout
+
+
+def save(env, number):
+    return save_environment(env, number, Progress())
+
+
+def restore(env, saved, number):
+    restore_environment(env, saved, number, Progress())
 
 
 def play(env, n=60):
@@ -45,11 +54,11 @@ def test_an_environment_goes_on_from_its_state_and_saving_changes_nothing(make):
         play(env)
     other.reset(seed=7)
     play(other, 3)
-    saved = save_environment(one, 0)
+    saved = save(one, 0)
     assert saved.keys() == {"kinds", "data"}
     expected = play(undisturbed)
     assert play(one) == expected
-    restore_environment(other, saved, 0)
+    restore(other, saved, 0)
     assert play(other) == expected
 
 
@@ -63,7 +72,7 @@ def test_the_parts_stay_the_same_objects_and_so_do_references_between_them():
     one, other = Outer(Noisy()), Outer(Noisy())
     one.shared[0] = 5
     inner = other.env
-    restore_environment(other, save_environment(one, 0), 0)
+    restore(other, save(one, 0), 0)
     assert other.env is other.raw is inner
     assert inner.outer is other
     assert inner.shared is other.shared
@@ -72,9 +81,9 @@ def test_the_parts_stay_the_same_objects_and_so_do_references_between_them():
 
 def test_attributes_that_came_since_are_removed():
     one, other = Noisy(), Noisy()
-    saved = save_environment(one, 0)
+    saved = save(one, 0)
     other.later = 1
-    restore_environment(other, saved, 0)
+    restore(other, saved, 0)
     assert not hasattr(other, "later")
 
 
@@ -117,7 +126,7 @@ def test_an_innermost_environment_saves_itself_if_it_can_and_wrappers_are_pickle
     play(one, 5)
     one.unwrapped.np_random.random(3)
     one.unwrapped.simulator.x = 4
-    restore_environment(other, save_environment(one, 0), 0)
+    restore(other, save(one, 0), 0)
     assert other.unwrapped.simulator.x == 4
     assert [x[1:] for x in play(other, 30)] == [x[1:] for x in play(one, 30)]
     assert other.unwrapped.np_random.random() == one.unwrapped.np_random.random()
@@ -167,7 +176,7 @@ def test_what_cannot_be_saved_is_refused_with_the_path_to_it(thing, path, why):
     env = gymnasium.wrappers.TimeLimit(Noisy(), 9)
     env.unwrapped.things = {"a": [Whole(), thing()]}
     with pytest.raises(TypeError, match=r"environment 3 cannot be saved") as caught:
-        save_environment(env, 3)
+        save(env, 3)
     assert f"`env.env.things['a'][1]{path}`" in str(caught.value)
     assert why in str(caught.value)
     assert "get_state" in str(caught.value)
@@ -177,12 +186,12 @@ def test_what_cannot_be_saved_is_refused_with_the_path_to_it(thing, path, why):
 def test_functions_without_a_name_stay_those_of_the_environment_unless_they_refer_to_what_may_change():
     one, other = Noisy(), Noisy()
     one.rule, other.rule = lambda x: x + 1, lambda x: x + 2
-    restore_environment(other, save_environment(one, 0), 0)
+    restore(other, save(one, 0), 0)
     assert other.rule(0) == 2
     count = [0]
     one.rule = lambda x: count.append(x)
     with pytest.raises(TypeError, match=r"`env\.rule`"):
-        save_environment(one, 0)
+        save(one, 0)
 
 
 def test_an_environment_that_keeps_something_outside_of_its_attributes_is_refused():
@@ -190,20 +199,20 @@ def test_an_environment_that_keeps_something_outside_of_its_attributes_is_refuse
         __slots__ = ("hidden",)
 
     with pytest.raises(TypeError, match="outside of"):
-        save_environment(Slots(), 0)
+        save(Slots(), 0)
 
 
 def test_other_environments_are_refused_and_an_error_of_their_own_method_is_named():
-    saved = save_environment(gymnasium.wrappers.TimeLimit(Noisy(), 9), 2)
+    saved = save(gymnasium.wrappers.TimeLimit(Noisy(), 9), 2)
     with pytest.raises(ValueError, match=r"environment 2 was .*TimeLimit > .*Noisy, and is .*Noisy"):
-        restore_environment(Noisy(), saved, 2)
+        restore(Noisy(), saved, 2)
 
     class Fails(WithState):
         def get_state(self):
             raise OSError("the simulator is busy")
 
     with pytest.raises(TypeError, match=r"environment 5 cannot be saved.*get_state.*busy"):
-        save_environment(Fails(), 5)
+        save(Fails(), 5)
 
 
 def test_gymnasiums_ale_pickles_into_a_fresh_game_which_is_why_pickling_alone_does_not_do():
@@ -219,7 +228,7 @@ def test_old_gym_environments_are_saved():
     one.reset(seed=1)
     one.action_space.seed(1)  # else a space draws its seed when it is first asked
     other.reset(seed=2)
-    restore_environment(other, save_environment(one, 0), 0)
+    restore(other, save(one, 0), 0)
     assert play(one) == play(other)
 
 
@@ -233,6 +242,6 @@ def test_frames_that_repeat_the_action_before_a_state_was_saved_repeat_it_after_
             for action in (1, 1, 1, 2, 2, 3):
                 env.step(action)
         other.reset(seed=99)
-        restore_environment(other, save_environment(one, 0), 0)
+        restore(other, save(one, 0), 0)
         told = [[env.step(action)[0].tobytes() for action in (2, 0, 3, 3, 2, 1)] for env in (one, undisturbed, other)]
         assert told[0] == told[1] == told[2]

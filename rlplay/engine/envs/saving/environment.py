@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ...concurrency.progress import Progress
 from ..dialects import takes
 from .ale import restore_ale, save_ale
 from .parts import Part, attributes_of, kind_of, parts_of, stays, walk_functions
@@ -40,19 +41,26 @@ class _Plain:
     pass
 
 
-def save_environment(env: Any, number: int) -> dict[str, Any]:
+def save_environment(env: Any, number: int, progress: Progress) -> dict[str, Any]:
     """Return the state of an environment, as a dict of strings and bytes. The environment stays as it is.
 
     Parameters
     ----------
     number : int
         The number of the environment in the feed, for messages.
+    progress : Progress
+        Where it is noted that this environment is being saved.
 
     Raises
     ------
     TypeError
         Something in it cannot be saved; the message has the path to it.
     """
+    with progress.during("env.save", number):
+        return _save(env, number)
+
+
+def _save(env: Any, number: int) -> dict[str, Any]:
     parts = parts_of(env)
     kept = {id(one): key for key, one in _kept_objects(parts).items()}
     attributes: list[dict[str, Any]] = []
@@ -78,16 +86,21 @@ def save_environment(env: Any, number: int) -> dict[str, Any]:
     return {"kinds": [kind_of(part.env) for part in parts], "data": data}
 
 
-def restore_environment(env: Any, saved: dict[str, Any], number: int) -> None:
+def restore_environment(env: Any, saved: dict[str, Any], number: int, progress: Progress) -> None:
     """Put an environment into the state that :func:`save_environment` returned.
 
-    The state is unpickled, which may run any code that is in it.
+    The state is unpickled, which may run any code that is in it. ``number`` and ``progress`` are as there.
 
     Raises
     ------
     ValueError
         The environment consists of other parts than the one that was saved, or its state cannot be read.
     """
+    with progress.during("env.restore", number):
+        _restore(env, saved, number)
+
+
+def _restore(env: Any, saved: dict[str, Any], number: int) -> None:
     parts = parts_of(env)
     kinds = [kind_of(part.env) for part in parts]
     if kinds != saved["kinds"]:
