@@ -18,26 +18,15 @@ from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.replay import Prioritized
 from rlplay.zoo.envs import Recall
+from tests.support.noisy import Noisy
 
-ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
-
-
-class Noisy(gymnasium.Env):
-    """An environment with a random generator inside, which reuses the array of its observations."""
-
-    def __init__(self):
-        self.observation_space, self.action_space = gymnasium.spaces.Box(-9, 9, (3,)), gymnasium.spaces.Discrete(2)
-        self.dice, self.obs = np.random.default_rng(0), np.zeros(3, np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self.dice = np.random.default_rng(seed)
-        self.obs[:] = self.dice.normal(size=3).clip(-9, 9)
-        return self.obs, {}
-
-    def step(self, action):
-        self.obs[int(action)] = self.dice.normal()
-        return self.obs, self.dice.random(), self.dice.random() < 0.1, self.dice.random() < 0.05, {"hint": self.obs[0]}
+ENGINES = {
+    "same": same.rollout,
+    "threaded": threaded.rollout,
+    "threads": partial(threaded.rollout, worker="thread"),
+    "processes": threaded.rollout,
+}
+"""The workers of the last two are numbered in a case, as in "threads-2"."""
 
 
 def make_recall():
@@ -47,6 +36,12 @@ def make_recall():
 def vector_of(mode, n):
     modes = gymnasium.vector.AutoresetMode
     return gymnasium.vector.SyncVectorEnv([Noisy] * n, autoreset_mode=modes[mode])
+
+
+def vector_for_a_thread(n):
+    env = vector_of("SAME_STEP", n)
+    env.releases_interpreter_lock = True
+    return env
 
 
 def breakout():
@@ -67,6 +62,7 @@ ENVIRONMENTS = {
     "SAME_STEP": partial(vector_of, "SAME_STEP"),
     "NEXT_STEP": partial(vector_of, "NEXT_STEP"),
     "DISABLED": partial(vector_of, "DISABLED"),
+    "vectors": lambda n: [vector_for_a_thread(1 + k) for k in range(n)],
 }
 
 
@@ -165,7 +161,25 @@ def collect(feed, learner, n):
 
 def open_feed(case, learner, engine, **more):
     envs = ENVIRONMENTS[case["kind"]](case["n_envs"])
-    return ENGINES[engine](envs, learner.actor, **case["options"], **more)
+    name, _, n_workers = engine.partition("-")
+    workers = {"workers": int(n_workers)} if n_workers else {}
+    return ENGINES[name](envs, learner.actor, **case["options"], **workers, **more)
+
+
+def case_of(kind="noisy", n_envs=3, before=2, after=3, to="same", n_steps=5, actor=None, **options):
+    """Describe a run that is saved after ``before`` fragments, and continued in the engine ``to``."""
+    start_in = options.pop("start_in", "same")
+    options = {"n_steps": n_steps, "lag": 0, **options}
+    return {
+        "kind": kind, "n_envs": n_envs, "before": before, "after": after, "from": start_in, "to": to,
+        "options": options, "actor": actor or {},
+    }  # fmt: skip
+
+
+def check(case):
+    """Save a run in the middle, continue it, and compare it with the run that was not interrupted."""
+    saved, *expected = start(case)
+    assert_goes_on(expected, go_on(case, saved))
 
 
 def case_of(kind="noisy", n_envs=3, before=2, after=3, to="same", n_steps=5, actor=None, **options):

@@ -10,7 +10,7 @@ from ..envs.protocol import Environments
 from ..envs.rows import Array, Episode, OutcomeRow, StateRow
 from .blocks import TurnRows
 from .shares import divide_into_turns
-from .stepper import SlotViews, Step, in_order
+from .stepper import SlotViews, Step, check_number, in_order
 
 __all__ = ["InlineStepper"]
 
@@ -100,6 +100,7 @@ class InlineStepper:
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environments and their episodes into states that :meth:`save_state` returned with ``whole``."""
+        check_number(saved, sum(len(environments.instances) for environments in self._environments))
         start = 0
         for environments in self._environments:
             stop = start + len(environments.instances)

@@ -19,7 +19,7 @@ from ..concurrency.progress import Progress
 from ..envs.info import Entries
 from ..envs.rows import Array, Episode
 from .shares import Share, check_equal_spaces, name_environments
-from .stepper import SlotViews, Step, in_order
+from .stepper import SlotViews, Step, check_number, in_order
 from .worker import EnvironmentSpec
 
 __all__ = ["StepResult", "Worker", "WorkerPool"]
@@ -238,6 +238,7 @@ class WorkerPool(ABC, Generic[W]):
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environments and their episodes into states that :meth:`save_state` returned with ``whole``."""
+        check_number(saved, sum(len(worker.shares[k].sources) for worker, k in self._in_order))
         left = iter(saved)
         parts: dict[W, list[list[dict[str, Any]]]] = {worker: [[] for _ in worker.shares] for worker in self._workers}
         for worker, k in self._in_order:

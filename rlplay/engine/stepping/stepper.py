@@ -9,7 +9,7 @@ from ...nested import Nested
 from ..envs.rows import Array, Episode
 from .blocks import SlotLayout, TurnRows
 
-__all__ = ["SlotViews", "Step", "Stepper", "in_order"]
+__all__ = ["SlotViews", "Step", "Stepper", "check_number", "in_order"]
 
 
 class Step(NamedTuple):
@@ -109,6 +109,21 @@ class Stepper(Protocol):
 def in_order(ended: Iterable[tuple[int, Episode]]) -> list[Episode]:
     """Order episodes, each with the step that ended it, by time and environment."""
     return [episode for _, episode in sorted(ended, key=lambda one: (one[0], one[1].env))]
+
+
+def check_number(saved: Sequence[dict[str, Any]], n: int) -> None:
+    """Check that there are as many states as there are environments; a vector environment is one.
+
+    Raises
+    ------
+    ValueError
+        The numbers differ.
+    """
+    if len(saved) != n:
+        raise ValueError(
+            f"`state` does not fit this feed: it has the states of {len(saved)} environments, and there are {n}, where "
+            "a vector environment counts as one. Pass environments like those of the feed that it was saved from."
+        )
 
 
 class SlotViews(Protocol):

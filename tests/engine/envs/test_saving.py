@@ -12,7 +12,8 @@ from gymnasium.wrappers import TransformObservation, TransformReward
 
 from rlplay.engine.concurrency.progress import Progress
 from rlplay.engine.envs.saving.environment import restore_environment, save_environment
-from tests.support.saving import Noisy, breakout
+from tests.support.noisy import Noisy
+from tests.support.saving import breakout
 
 
 def save(env, number):

@@ -13,11 +13,11 @@ from rlplay import checkpoint
 from rlplay.engine.rollout import multi, same, single, threaded
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_same_bytes
+from tests.support.noisy import Noisy
 from tests.support.saving import (
     ENVIRONMENTS,
     Changing,
     Learner,
-    Noisy,
     assert_goes_on,
     case_of,
     check,
@@ -283,11 +283,6 @@ def test_environments_are_saved_in_the_thread_that_steps_them():
 def test_engines_whose_state_cannot_be_saved_say_so(saved):
     remedy = "use `same`, or `threaded` without workers"
     actor = Changing(3, 2, counts=False)
-    with threaded.rollout([Noisy] * 2, actor, 5, workers=1, worker="thread") as feed:
-        next(feed)
-        with pytest.raises(NotImplementedError, match=remedy):
-            feed.state_dict()
-        next(feed)
     with single.rollout(Noisy, actor, 5, n_envs=1) as feed:
         next(feed)
         with pytest.raises(NotImplementedError, match=remedy):
@@ -295,7 +290,6 @@ def test_engines_whose_state_cannot_be_saved_say_so(saved):
         next(feed)
     state = saved["feed"]
     for open_one in (
-        lambda: threaded.rollout([Noisy] * 4, actor, 5, workers=1, state=state),
         lambda: single.rollout(Noisy, actor, 5, state=state),
         lambda: multi.rollout(Noisy, actor, 5, state=state),
     ):

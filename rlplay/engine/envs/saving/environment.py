@@ -24,7 +24,7 @@ from typing import Any
 from ...concurrency.progress import Progress
 from ..dialects import takes
 from .ale import restore_ale, save_ale
-from .parts import Part, attributes_of, kind_of, parts_of, stays, walk_functions
+from .parts import Part, attributes_of, kind_of, named_in_script, parts_of, stays, walk_functions
 from .pickling import dumps, find_culprit, loads
 
 __all__ = ["RESTART_OR_STATE", "restore_environment", "save_environment"]
@@ -129,12 +129,12 @@ def _restore(env: Any, saved: dict[str, Any], number: int) -> None:
 
 
 def _kept_objects(parts: list[Part]) -> dict[tuple[Any, ...], Any]:
-    """Return what is not pickled, by keys: the parts, and functions without a name among their attributes."""
+    """Return what is not pickled, by keys: the parts, functions without a name, and what has a name in the script."""
     kept: dict[tuple[Any, ...], Any] = {(k,): part.env for k, part in enumerate(parts)}
     for k, part in enumerate(parts):
         for name, value in attributes_of(part.env).items():
             kept.update(walk_functions(value, (k, name)))
-    return kept
+    return kept | {("script", name): one for name, one in named_in_script(parts).items()}
 
 
 def _own_methods(part: Part) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

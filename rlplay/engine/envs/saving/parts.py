@@ -6,14 +6,16 @@ Imports nothing else of ``rlplay``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
-__all__ = ["Part", "attributes_of", "kind_of", "parts_of", "stays", "walk_functions"]
+__all__ = ["Part", "attributes_of", "kind_of", "named_in_script", "parts_of", "stays", "walk_functions"]
 
 _STAY = frozenset({"spec", "_cached_spec"})
 """Attributes that describe how an environment is made. They are left as they are."""
+
+_SCRIPT = "__main__"
 
 _CONSTANTS = (int, float, complex, str, bytes, type(None), type, FunctionType, type(sys))
 
@@ -71,8 +73,8 @@ def kind_of(env: Any) -> str:
 def walk_functions(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], FunctionType]]:
     """Yield the functions in an attribute that cannot be found again by their name, each with the path to it.
 
-    Such are lambdas and functions that were made in functions. Those that refer to anything but constants are left out,
-    since what they refer to may change.
+    Such are lambdas, functions that were made in functions, and in a worker process those of the user's script. Those
+    that refer to anything but constants are left out, since what they refer to may change.
     """
     if isinstance(value, FunctionType):
         if not _has_name(value) and _refers_to_constants(value):
@@ -86,7 +88,30 @@ def walk_functions(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[An
                 yield from walk_functions(one, (*path, key))
 
 
+def named_in_script(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return classes and functions of the user's script (``__main__``) that environments use, by their names.
+
+    A worker process does not run the script. It has what its environments need of the script by value (cloudpickle), so
+    that pickle does not find these classes and functions by name. They are global variables of the functions that came
+    with them.
+    """
+    used = [one for part in parts for one in (part.env, *attributes_of(part.env).values())]
+    kinds = {kind: None for one in used for kind in (one if isinstance(one, type) else type(one)).__mro__}
+    classes = [kind for kind in kinds if kind.__module__ == _SCRIPT]
+    functions = [one for one in used if isinstance(one, FunctionType) and one.__module__ == _SCRIPT]
+    inside = [one for kind in classes for one in vars(kind).values() if isinstance(one, FunctionType)]
+    variables = {id(one.__globals__): one.__globals__ for one in functions + inside}.values()
+    others = [one for names in variables if names.get("__name__") == _SCRIPT for one in names.values()]
+    return {
+        one.__name__: one
+        for one in classes + functions + others
+        if isinstance(one, type | FunctionType) and one.__module__ == _SCRIPT and one.__name__ == one.__qualname__
+    }
+
+
 def _has_name(function: FunctionType) -> bool:
+    if function.__module__ == _SCRIPT:
+        return False
     found: Any = sys.modules.get(function.__module__)
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
