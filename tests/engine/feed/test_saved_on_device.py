@@ -1,6 +1,8 @@
 """Saved streams go on bit for bit where the actor is on a device, captured or not, and where its step is compiled."""
 
 import random
+from functools import partial
+from types import SimpleNamespace
 
 import gym
 import pytest
@@ -73,6 +75,11 @@ def check(engine, other, make_lane, **options):
 def test_on_the_lagging_device(sides, haste):
     for engines in ((same, threaded), (threaded, same)):
         check(*engines, lambda: LaggingLane(haste=haste, **sides), lag=2)
+
+
+def test_on_the_lagging_device_with_workers():
+    threads = SimpleNamespace(rollout=partial(threaded.rollout, workers=2, worker="thread"))
+    check(same, threads, lambda: LaggingLane(haste=0.5), lag=1)
 
 
 def test_a_captured_step_goes_on():

@@ -73,6 +73,7 @@ def test_saved_streams_go_on_in_a_new_process(tmp_path):
         case_of("recall", lag=2, start_in="threaded", before=1),
         case_of("noisy", lag=1, start_in="threaded", to="threaded", sticky=True),
         case_of("NEXT_STEP", lag=2, to="threaded", n_steps=15),
+        case_of("factories", lag=1, start_in="processes-2", to="processes-1", groups=2, final=True),
     ]
     if find_spec("ale_py"):
         some.append(case_of("breakout", lag=1, n_envs=2))
