@@ -213,7 +213,7 @@ class Feed(Delivered, Iterator[Fragment]):
         TypeError
             An environment cannot be saved. The message has its number and the path to what cannot; the feed goes on.
         NotImplementedError
-            The collectors are in processes of their own.
+            The collectors are in processes of their own, or the environments are in torch.
         RuntimeError
             The feed is closed or has ended, collecting has failed, a worker has died, or this is called inside
             ``next()``.
