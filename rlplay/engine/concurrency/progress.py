@@ -46,8 +46,8 @@ class Progress(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.doing = "starting"
-        """The activity: ``env.make``, ``env.reset``, ``env.step``, ``env.save``, ``env.restore``, ``actor.step``, or one
-        of the engine's own."""
+        """The activity: ``env.make``, ``env.reset``, ``env.step``, ``env.save``, ``env.restore``, ``actor.step``, or
+        one of the engine's own."""
         self.env = -1
         """The index of the environment that is being called; :func:`vector_number` for a whole vector environment."""
         self.row = 0

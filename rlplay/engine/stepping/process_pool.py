@@ -79,8 +79,13 @@ class _ProcessWorker(Worker):
         self.process.request("load_state", saved)
 
     def receive(self) -> Any:
-        """Receive the next answer, or return ``PARTIAL``; raise what the worker raised, or RuntimeError if it died."""
-        kind, value = self.process.receive()
+        """Receive the next answer, a Failure if the request has raised, or ``PARTIAL``; raise RuntimeError if it died."""
+        try:
+            kind, value = self.process.receive()
+        except BaseException as error:
+            if self.process.has_died:
+                raise
+            return Failure(error)
         if kind != DONE:
             return PARTIAL if kind == PARTIAL else value
         return self._read_step(*self._requested.popleft()) if self._requested else None
@@ -176,11 +181,9 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         for worker in self._listener.wait():
             try:
                 answer = worker.receive()
-            except BaseException as error:
-                if worker.process.has_died:
-                    self._set_failed(worker)
-                    raise
-                answer = Failure(error)
+            except BaseException:
+                self._set_failed(worker)
+                raise
             if answer is not PARTIAL:
                 found.append((worker, answer))
         return found

@@ -73,8 +73,8 @@ def kind_of(env: Any) -> str:
 def walk_functions(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], FunctionType]]:
     """Yield the functions in an attribute that cannot be found again by their name, each with the path to it.
 
-    Such are lambdas, functions that were made in functions, and in a worker process those of the user's script. Those
-    that refer to anything but constants are left out, since what they refer to may change.
+    Such are lambdas, functions that were made in functions, and those of the user's script, which have no name in worker
+    processes. Those that refer to anything but constants are left out, since what they refer to may change.
     """
     if isinstance(value, FunctionType):
         if not _has_name(value) and _refers_to_constants(value):
@@ -101,7 +101,7 @@ def named_in_script(parts: Sequence[Part]) -> dict[str, Any]:
     functions = [one for one in used if isinstance(one, FunctionType) and one.__module__ == _SCRIPT]
     inside = [one for kind in classes for one in vars(kind).values() if isinstance(one, FunctionType)]
     variables = {id(one.__globals__): one.__globals__ for one in functions + inside}.values()
-    others = [one for names in variables if names.get("__name__") == _SCRIPT for one in names.values()]
+    others = [one for names in variables if names.get("__name__") == _SCRIPT for one in names.copy().values()]
     return {
         one.__name__: one
         for one in classes + functions + others
