@@ -79,7 +79,10 @@ class _ProcessWorker(Worker):
         self.process.request("load_state", saved)
 
     def receive(self) -> Any:
-        """Receive the next answer, a Failure if the request has raised, or ``PARTIAL``; raise RuntimeError if it died."""
+        """Receive the next answer, a Failure if the request has raised, or ``PARTIAL``.
+
+        Raises RuntimeError if the worker has died.
+        """
         try:
             kind, value = self.process.receive()
         except BaseException as error:

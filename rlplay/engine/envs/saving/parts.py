@@ -73,8 +73,8 @@ def kind_of(env: Any) -> str:
 def walk_functions(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], FunctionType]]:
     """Yield the functions in an attribute that cannot be found again by their name, each with the path to it.
 
-    Such are lambdas, functions that were made in functions, and those of the user's script, which have no name in worker
-    processes. Those that refer to anything but constants are left out, since what they refer to may change.
+    Such are lambdas, functions that were made in functions, and those of the user's script, which a worker process does
+    not find. Those that refer to anything but constants are left out, since what they refer to may change.
     """
     if isinstance(value, FunctionType):
         if not _has_name(value) and _refers_to_constants(value):
