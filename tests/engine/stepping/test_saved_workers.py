@@ -9,7 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.saving import assert_goes_on, case_of, check, go_on, start
+from tests.support.saving import (
+    Learner,
+    assert_goes_on,
+    case_of,
+    check,
+    collect,
+    go_on,
+    open_feed,
+    start,
+    through_torch,
+)
 from tests.support.scripts import PREAMBLE
 
 LISTS = ["noisy", "recall", "autoreset", "factories"]
@@ -66,6 +76,17 @@ def test_which_info_entries_worker_processes_have_told_is_part_of_the_state():
     with pytest.warns(RuntimeWarning, match="nothing"):
         saved, *expected = start(case)
     assert_goes_on(expected, go_on(case, saved))  # without a warning
+
+
+def test_restarted_environments_begin_the_same_episodes_with_workers_and_without():
+    case, found = case_of(n_envs=4, start_in="threads-2", n_steps=20, groups=2), []
+    learner = Learner("noisy")
+    with open_feed(case, learner, "threads-2", seed=3) as feed:
+        collect(feed, learner, 1)
+        saved = {"feed": feed.state_dict(environments="restart"), "learner": learner.state_dict()}
+    for to in ("same", "threads-3"):
+        found.append(go_on(case | {"to": to}, through_torch(saved)))
+    assert_goes_on(*found)
 
 
 @pytest.mark.parametrize("to", ["same", "threads-2"])
