@@ -101,6 +101,15 @@ def test_a_worker_that_dies_in_saving_is_named_after_the_fragments_before_it(lag
     check_end(feed, RuntimeError, r"worker 1 \(environments 2 to 3\).*was killed by SIGKILL")
 
 
+def test_a_worker_that_dies_in_saving_is_named_although_a_worker_before_it_is_slow(tmp_path, monkeypatch):
+    shorten_closing(monkeypatch)
+    feed = open_feed({0: ProcessBlocker(tmp_path), 3: kill_own_process(signal.SIGKILL)}, lag=0)
+    next(feed)
+    with pytest.raises(RuntimeError, match=r"worker 1 \(environments 2 to 3\).*was killed by SIGKILL"):
+        feed.state_dict()
+    check_end(feed, RuntimeError, r"worker 1 \(environments 2 to 3\).*was killed by SIGKILL")
+
+
 def test_a_worker_process_that_hangs_in_saving_is_named_and_killed(tmp_path, monkeypatch):
     shorten_closing(monkeypatch)
     feed = open_feed({3: ProcessBlocker(tmp_path)}, timeout=0.5)
@@ -130,10 +139,19 @@ def test_each_environment_that_is_saved_counts_as_progress(workers):
     seen = []
 
     def look():
-        seen.append(feed._driver._progress.state())
+        seen.append(progress.state())
+
+    def activities():
+        return [one.doing for one in (progress, *(part for _, part in progress.parts))]
 
     with open_feed(dict.fromkeys(range(3), look), n_envs=3, workers=workers, worker="thread") as feed:
+        next(feed)
+        progress = feed._driver._progress
+        feed.state_dict()  # until then the collector may be busy
+        seen.clear()
+        before = activities()
         feed.state_dict()
+        assert activities() == before == ["waiting for the learner", "waiting for the next step"][: 1 + workers]
     assert len(set(seen)) == 3
 
 
