@@ -182,22 +182,6 @@ def check(case):
     assert_goes_on(expected, go_on(case, saved))
 
 
-def case_of(kind="noisy", n_envs=3, before=2, after=3, to="same", n_steps=5, actor=None, **options):
-    """Describe a run that is saved after ``before`` fragments, and continued in the engine ``to``."""
-    start_in = options.pop("start_in", "same")
-    options = {"n_steps": n_steps, "lag": 0, **options}
-    return {
-        "kind": kind, "n_envs": n_envs, "before": before, "after": after, "from": start_in, "to": to,
-        "options": options, "actor": actor or {},
-    }  # fmt: skip
-
-
-def check(case):
-    """Save a run in the middle, continue it, and compare it with the run that was not interrupted."""
-    saved, *expected = start(case)
-    assert_goes_on(expected, go_on(case, saved))
-
-
 def start(case):
     """Run ``case["before"]`` fragments, save, and run ``case["after"]`` more; return the state and these."""
     learner = Learner(case["kind"], **case.get("actor", {}))
