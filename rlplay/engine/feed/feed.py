@@ -213,9 +213,10 @@ class Feed(Delivered, Iterator[Fragment]):
         TypeError
             An environment cannot be saved. The message has its number and the path to what cannot; the feed goes on.
         NotImplementedError
-            The environments, or the collectors, are in workers or processes of their own.
+            The environments belong to workers.
         RuntimeError
-            The feed is closed or has ended, collecting has failed, or this is called inside ``next()``.
+            The feed is closed or has ended, collecting has failed, a collector process has died (the message names it),
+            or this is called inside ``next()``.
         """
         if environments not in ("save", "restart"):
             raise ValueError(f"`environments` must be 'save' or 'restart', got {environments!r}.")
@@ -225,6 +226,8 @@ class Feed(Delivered, Iterator[Fragment]):
             try:
                 with torch.inference_mode(False), torch.no_grad():
                     return self._stream.save(self._driver, self._lane, self._asked, self._counts(), environments)
+            except Closed:
+                raise RuntimeError("the feed is closed.") from None
             except BaseException as error:
                 if self._driver.stalled or not isinstance(error, Exception):
                     self._end_after(error)

@@ -1,6 +1,8 @@
 """Saved streams go on bit for bit where the actor is on a device, captured or not, and where its step is compiled."""
 
 import random
+from functools import partial
+from types import SimpleNamespace
 
 import gym
 import pytest
@@ -8,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from rlplay import nested
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import multi, same, threaded
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_same_bytes
 from tests.support.saving import through_torch
@@ -73,6 +75,17 @@ def check(engine, other, make_lane, **options):
 def test_on_the_lagging_device(sides, haste):
     for engines in ((same, threaded), (threaded, same)):
         check(*engines, lambda: LaggingLane(haste=haste, **sides), lag=2)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("haste", [0.0, 0.5])
+def test_collector_processes_of_a_consumer_on_the_lagging_device(haste):
+    def rollout(envs, actor, n_steps, *, groups, **options):
+        return multi.rollout(partial(gym.make, "CartPole-v1"), actor, n_steps, groups, len(envs) // groups, **options)
+
+    processes = SimpleNamespace(rollout=rollout)
+    for engines in ((same, processes), (processes, same)):
+        check(*engines, lambda: LaggingLane(haste=haste, actor_on_host=True), lag=2)
 
 
 def test_a_captured_step_goes_on():
