@@ -97,7 +97,9 @@ def interrupted_at(update, monkeypatch):
     monkeypatch.setattr(rlplay.demo.a2c, "loss", interrupts)
 
 
-@pytest.mark.parametrize("engine", ["threaded", pytest.param("same", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "engine", ["threaded", *(pytest.param(x, marks=pytest.mark.soak) for x in ("same", "single", "multi"))]
+)
 def test_a_demo_that_is_resumed_ends_as_one_that_was_not_interrupted(tmp_path, monkeypatch, no_monitor, capsys, engine):
     options = [*SHORT, "--engine", engine, "--total-steps", "1600"]  # 25 updates
     monkeypatch.setattr(rlplay.demo, "SAVE_EVERY", 7)

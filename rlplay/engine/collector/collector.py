@@ -31,7 +31,7 @@ from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_fragment
-from ..memory.slot import Blocks, Slot
+from ..memory.slot import Blocks
 from ..stepping.stepper import Stepper
 from .finals import stage_final
 from .laid_out import LaidOut, Prepared, lay_out
@@ -102,7 +102,7 @@ class Collector:
             info, hx = self._behaviour.probe(self._groups, inputs, self.stepper.act)
             self._check_actor()
             if self._resumed is not None:
-                self._behaviour.load_state_dict(self._resumed["copy"])  # the virtual step may have changed the copy
+                self._behaviour.load_state_dict(self._resumed["copies"][0])  # the virtual step may have changed it
                 for group, saved in zip(self._groups, self._resumed["groups"], strict=True):
                     group.load_hx(saved, self._lane)
             self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
@@ -235,25 +235,25 @@ class Collector:
             self.synchronize()
             with self._defaults.for_environments():
                 environments = self.stepper.save_state(whole=whole)
+            last = self._previous
+            row = (self._environments.slots[0], 0) if last is None else (last.slot, last.host_row(last.n_steps))
             return {
                 "n_collected": self._n_collected,
-                "row": pack_row(*self._last_row()),
+                "row": pack_row(*row),
                 "groups": [group.state_dict() for group in self._groups],
-                "copy": self._behaviour.state_dict(),
+                "copies": [self._behaviour.state_dict()],
+                "watched": self._behaviour.watch_state(),
                 "untold": self._plan.entries.state_dict(),
                 "environments": environments,
             }
-
-    def _last_row(self) -> tuple[Slot, int]:
-        last = self._previous
-        return (self._environments.slots[0], 0) if last is None else (last.slot, last.host_row(last.n_steps))
 
     def load_state_dict(self, state: Mapping[str, Any], *, whole: bool) -> None:
         """Continue from what :meth:`state_dict` returned; in the collector's thread, before :meth:`prepare`.
 
         Raises ValueError if the state is of another actor or of other environments.
         """
-        self._behaviour.load_state_dict(state["copy"])
+        self._behaviour.load_state_dict(state["copies"][0])
+        self._behaviour.load_watch_state(state["watched"])
         with self._defaults.for_environments():
             if whole:
                 self.stepper.load_state(state["environments"])

@@ -104,10 +104,14 @@ class Collecting(Protocol):
     def unpack_snapshot(self, saved: Mapping[str, Any]) -> Snapshot:
         """Return the snapshot that :meth:`pack_snapshot` has packed; in the consumer's thread, on its stream."""
 
+    @property
+    def forms(self) -> dict[str, list[str]]:
+        """Names, shapes and dtypes of what environments and actor have; after :meth:`prepare`."""
+
     def state_dict(self, *, whole: bool) -> dict[str, Any]:
         """Return what the next fragments depend on beside the tokens; in the collector's thread, between fragments.
 
-        ``whole``: whether the states of the environments are part of it.
+        ``whole``: whether the states of the environments are part of it. :mod:`.saving` has the table.
         """
 
     def serve(self, token: Token) -> Delivery:

@@ -2,12 +2,24 @@
 
 Everything that is saved is a tensor on the host, a number, a string, bytes, or a container of these. Rows are saved for
 all environments together, so that it does not matter how the environments are divided among turns.
+:meth:`.collector.Collector.state_dict` returns:
+
+================  ======================================================================================================
+``n_collected``   the number of fragments
+``row``           the last row, for all environments
+``groups``        recurrent state and generators of each group
+``copies``        what the behaviour copy has changed by itself. Several states, one for each group, if each group has a
+                  copy in a process of its own, and these have become different (:mod:`rlplay.engine.remote.saving`)
+``watched``       what has been seen of the plain attributes of the learner's actor
+``untold``        the names of ``info`` that no environment has told
+``environments``  the state of each environment, and of its episode
+================  ======================================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,22 +27,87 @@ from torch import Tensor
 
 from ... import nested
 from ...nested import Nested
+from ..acting.copying.copy_state import what_differs
 from ..acting.snapshot import Snapshot
+from ..acting.torch_context import TorchContext
 from ..core import Episode, Final, Fragment, State
 from ..envs.rows import StateRow
 from ..memory.lane import Lane, Place
 from ..memory.slot import Slot
 from .messages import Delivery
 
+if TYPE_CHECKING:
+    from .collector import Collector
+
 __all__ = [
+    "WIDTHS",
     "all_forms",
+    "check_same",
     "pack_delivery",
     "pack_episodes",
     "pack_row",
+    "resume",
     "unpack_delivery",
     "unpack_episodes",
     "unpack_row",
 ]
+
+WIDTHS = "environments in each group"
+"""What :func:`all_forms` calls the widths of the groups."""
+
+_MOST_SHOWN = 3
+
+
+def resume(collector: Collector, saved: Mapping[str, Any], torch_context: TorchContext) -> None:
+    """Let a new collector go on from a saved stream, and prepare it; in the collector's thread.
+
+    Parameters
+    ----------
+    saved : mapping
+        What ``feed.state_dict()`` has returned.
+
+    Raises
+    ------
+    ValueError
+        Environments or actor are others than those of the saved stream, or the stream is one of several behaviour
+        copies that have become different.
+    """
+    check_same(saved["forms"], collector.forms)
+    state = saved["collector"]
+    if len(state["copies"]) > 1:
+        raise ValueError(
+            f"`state` was saved from {len(state['copies'])} collector processes, whose behaviour copies have become "
+            f"different, since the actor changes itself as it acts ({', '.join(what_differs(state['copies']))}): go on "
+            "with `multi`, as many processes and as many environments in each."
+        )
+    collector.load_state_dict(state, whole=saved["environments"] == "save")
+    collector.prepare(torch_context)
+    check_same(saved["forms"], collector.forms)  # the actor's answers are known now
+
+
+def check_same(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Check that two descriptions are equal, as far as ``here`` goes.
+
+    Raises
+    ------
+    ValueError
+        They differ; the message has the differences.
+    """
+    differences = []
+    for name, now in here.items():
+        before = saved.get(name)
+        if before == now:
+            continue
+        if isinstance(before, list) and isinstance(now, list):
+            gone = [one for one in before if one not in now] or before
+            new = [one for one in now if one not in before] or now
+            before, now = (", ".join(map(str, some[:_MOST_SHOWN])) or "nothing" for some in (gone, new))
+        differences.append(f"{name}: saved with {before}, now {now}")
+    if differences:
+        raise ValueError(
+            f"`state` does not fit this feed: {'; '.join(differences)}. Pass environments, an actor and options like "
+            "those of the feed that it was saved from, or begin anew from the weights."
+        )
 
 
 def all_forms(
@@ -48,7 +125,7 @@ def all_forms(
     forms = {
         "observations": _forms_of(state.obs, "obs"),
         "actions": _forms_of(state.act, "act"),
-        "environments in each group": [str(part.stop - part.start) for part in groups],
+        WIDTHS: [str(part.stop - part.start) for part in groups],
         "parameters and buffers of the actor": of_actor,
     }
     if layout is not None:

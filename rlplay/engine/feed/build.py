@@ -18,6 +18,7 @@ from ..acting.make import make_behaviour
 from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Collecting, Plan
+from ..collector.saving import resume
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
@@ -29,7 +30,7 @@ from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
-from ..remote.remote_collector import NO_STATE, RemoteCollector
+from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
 from ..stepping.process_pool import ProcessPool
 from ..stepping.shares import share_vectors, split_into_shares
@@ -42,7 +43,7 @@ from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
 from .options import Options, home_of, plan_for, plan_for_processes
-from .saved_stream import SavedStream, check_version, prepare_resumed, with_saved_seed
+from .saved_stream import SavedStream, check_version, with_saved_seed
 from .serving import close_older_feeds, register
 
 __all__ = ["open_feed", "open_remote"]
@@ -81,7 +82,7 @@ def open_feed(
         options = with_saved_seed(options)
     plan = plan_for(options, sources)
     lane = lane_between(options.device, options.actor_device, home_of(actor))
-    stream = SavedStream(options, plan, lane)
+    stream = SavedStream(options, plan, None if lane.shared(Place.ACTOR, Place.HOST) else lane.actor_device)
     with torch.inference_mode(False):  # the tensors made here are written to later
         in_place = not options.background and options.lag == 0 and not lane.asynchronous
         behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
@@ -98,7 +99,7 @@ def open_feed(
                 stepper = make_stepper()
             kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
             collector = kind(stepper, behaviour, lane, plan, progress, gate, defaults)
-            prepare = collector.prepare if saved is None else partial(prepare_resumed, collector, saved)
+            prepare = collector.prepare if saved is None else partial(resume, collector, saved)
             return _prepare(collector, partial(prepare, torch_context))
 
         driver = _make_driver(make_collector, progress, options)
@@ -113,13 +114,15 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
 
     Otherwise like :func:`open_feed`.
     """
-    if options.state is not None:
-        raise NotImplementedError(NO_STATE)
+    saved = options.state
+    if saved is not None:
+        check_version(saved)
+        options = with_saved_seed(options)
     plan = plan_for_processes(options, factory)
     device = options.device
     lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
     actor_device = parse_device("cpu" if options.actor_device is None else options.actor_device, "actor_device")
-    stream = SavedStream(options, plan, lane)
+    stream = SavedStream(options, plan, None if actor_device.type == "cpu" else actor_device)
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
         progress, torch_context = Progress(), TorchContext.here(actor_device)
@@ -127,7 +130,8 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
 
         def make_collector(gate: Gate) -> Collecting:
             collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
-            return _prepare(collector, partial(collector.prepare, torch_context))
+            prepare = collector.prepare if saved is None else partial(collector.resume, saved)
+            return _prepare(collector, partial(prepare, torch_context))
 
         driver = _make_driver(make_collector, progress, options)
     _warn_of_slow_actor(driver.collector)

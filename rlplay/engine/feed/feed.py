@@ -213,10 +213,10 @@ class Feed(Delivered, Iterator[Fragment]):
         TypeError
             An environment cannot be saved. The message has its number and the path to what cannot; the feed goes on.
         NotImplementedError
-            The collectors are in processes of their own, or the environments are in torch.
+            The environments are in torch.
         RuntimeError
-            The feed is closed or has ended, collecting has failed, a worker has died, or this is called inside
-            ``next()``.
+            The feed is closed or has ended, collecting has failed, a worker or a collector process has died (the
+            message names it), or this is called inside ``next()``.
         TimeoutError
             Saving makes no progress for ``timeout`` seconds, as in an environment that is stuck. The feed has ended.
         """

@@ -13,29 +13,26 @@
 ``delivered``      version, number of steps, and episodes that were not taken
 =================  =====================================================================================================
 
-``same`` saves ``lag`` tokens, ``threaded`` as many deliveries; either goes on from both.
+``same`` saves ``lag`` tokens, the other engines as many deliveries; all of them go on from both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import torch
 
 from ... import __version__
-from ..acting.torch_context import TorchContext
-from ..collector.collector import Collector
 from ..collector.messages import Collecting, Plan, Token
-from ..collector.saving import pack_delivery, unpack_delivery
-from ..memory.lane import Lane, Place
+from ..collector.saving import check_same, pack_delivery, unpack_delivery
+from ..memory.lane import Lane
 from .driver import Driver
 from .options import Options
 
-__all__ = ["SavedStream", "check_version", "prepare_resumed", "with_saved_seed"]
-
-_MOST_SHOWN = 3
+__all__ = ["SavedStream", "check_version", "with_saved_seed"]
 
 
 class SavedStream:
@@ -47,9 +44,11 @@ class SavedStream:
         Its ``state`` is the saved stream that the feed goes on from, or None.
     plan : Plan
         Has the seed of the feed and the recorded info entries.
+    actor_device : torch.device, optional
+        The device of the behaviour copy; None if it is on the host.
     """
 
-    def __init__(self, options: Options, plan: Plan, lane: Lane) -> None:
+    def __init__(self, options: Options, plan: Plan, actor_device: torch.device | None) -> None:
         """Compare the options with those that the state was saved with.
 
         Raises
@@ -57,10 +56,10 @@ class SavedStream:
         ValueError
             One of them is another.
         """
-        self._settings, self._seed = _settings_of(options, plan, lane), plan.seed
+        self._settings, self._seed = _settings_of(options, plan, actor_device), plan.seed
         self._saved: Mapping[str, Any] | None = options.state
         if self._saved is not None:
-            _check_same(self._saved["settings"], self._settings)
+            check_same(self._saved["settings"], self._settings)
 
     @property
     def counts(self) -> tuple[int, Mapping[str, Any]] | None:
@@ -84,7 +83,7 @@ class SavedStream:
         """Return the state of the stream; in the consumer's thread."""
 
         def in_collectors_thread(collector: Collecting) -> tuple[dict[str, Any], Any]:
-            return collector.state_dict(whole=environments == "save"), cast(Collector, collector).forms
+            return collector.state_dict(whole=environments == "save"), collector.forms
 
         state, forms = driver.call(in_collectors_thread)
         if self._saved is not None:  # nothing has been asked for since
@@ -152,51 +151,14 @@ def with_saved_seed(options: Options) -> Options:
     return replace(options, seed=seed)
 
 
-def prepare_resumed(collector: Collector, saved: Mapping[str, Any], torch_context: TorchContext) -> None:
-    """Let a new collector go on from a saved stream, and prepare it; in the collector's thread.
-
-    Raises
-    ------
-    ValueError
-        Environments or actor are others than those of the saved stream.
-    """
-    _check_same(saved["forms"], collector.forms)
-    collector.load_state_dict(saved["collector"], whole=saved["environments"] == "save")
-    collector.prepare(torch_context)
-    _check_same(saved["forms"], collector.forms)  # the actor's answers are known now
-
-
-def _settings_of(options: Options, plan: Plan, lane: Lane) -> dict[str, Any]:
-    names = ("n_steps", "lag", "groups", "sticky", "final", "compile")
-    on_host = lane.shared(Place.ACTOR, Place.HOST)
+def _settings_of(options: Options, plan: Plan, actor_device: torch.device | None) -> dict[str, Any]:
+    names = ("n_steps", "lag", "sticky", "final", "compile")
+    whole = options.n_per_batch == options.n_actors
     return {
         **{f"`{name}`": getattr(options, name) for name in names},
+        "`groups`, or `n_actors`": options.groups * options.n_actors,  # one of them is 1
+        "`n_per_batch`": "all" if whole else options.n_per_batch,
         "`info`": [f"{entry.name}: {entry.field}" for entry in plan.entries.entries],
         "`shard`": None if options.shard is None else list(options.shard),
-        "the actor's device": "the host" if on_host else f"a device ({lane.actor_device.type})",
+        "the actor's device": "the host" if actor_device is None else f"a device ({actor_device.type})",
     }
-
-
-def _check_same(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Check that two descriptions are equal, as far as ``here`` goes.
-
-    Raises
-    ------
-    ValueError
-        They differ; the message has the differences.
-    """
-    differences = []
-    for name, now in here.items():
-        before = saved.get(name)
-        if before == now:
-            continue
-        if isinstance(before, list) and isinstance(now, list):
-            gone = [one for one in before if one not in now] or before
-            new = [one for one in now if one not in before] or now
-            before, now = (", ".join(map(str, some[:_MOST_SHOWN])) or "nothing" for some in (gone, new))
-        differences.append(f"{name}: saved with {before}, now {now}")
-    if differences:
-        raise ValueError(
-            f"`state` does not fit this feed: {'; '.join(differences)}. Pass environments, an actor and options like "
-            "those of the feed that it was saved from, or begin anew from the weights."
-        )

@@ -6,7 +6,7 @@ fragment is memory that both processes share; the consumer's process copies each
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
+from ..collector.saving import resume
+from ..concurrency.exceptions import pack
 from ..concurrency.progress import SharedProgress
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
@@ -28,7 +30,7 @@ from ..stepping.inline import InlineStepper
 from ..stepping.sent_spaces import send_spaces
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = ["CollectorService", "CollectorSpec", "Prepared", "Reply"]
+__all__ = ["CollectorService", "CollectorSpec", "Prepared", "Reply", "SavedState"]
 
 
 class CollectorSpec(NamedTuple):
@@ -68,6 +70,16 @@ class Reply(NamedTuple):
     warning: str
     untold: list[str]
     """The names of ``info`` that none of the process's environments has told so far."""
+
+
+class SavedState(NamedTuple):
+    """What a collector process answers if it is asked for its state."""
+
+    state: dict[str, Any] | None
+    """As :meth:`rlplay.engine.collector.collector.Collector.state_dict` returns it; None if that has failed."""
+    error: bytes | None
+    """What it raised, by :func:`~rlplay.engine.concurrency.exceptions.pack`. It is an answer like others, so that those
+    of all processes are received before it is raised."""
 
 
 class _RemoteGate:
@@ -110,6 +122,18 @@ class CollectorService:
         """Determine the shapes and dtypes of the actor's outputs, by a trial step."""
         self._collector.prepare(torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)
+
+    def resume(self, saved: Mapping[str, Any], torch_context: TorchContext) -> Prepared:
+        """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
+        resume(self._collector, saved, torch_context)
+        return Prepared(self._collector.layout, self._collector.warnings)
+
+    def state_dict(self, whole: bool) -> SavedState:
+        """Return what the next fragments depend on; with ``whole`` the states of the environments are part of it."""
+        try:
+            return SavedState(self._collector.state_dict(whole=whole), None)
+        except BaseException as error:
+            return SavedState(None, pack(error))
 
     def share(self, spec: SharedFragmentSpec, fd: int) -> None:
         """Map the memory that fragments and weights are passed in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..concurrency.service import ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..stepping.shares import name_environments
 from .collector_process import CollectorService, CollectorSpec, Reply
+from .saving import pack_part, unpack_part
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
 __all__ = ["CollectorProcess"]
@@ -61,14 +62,17 @@ class CollectorProcess:
     def share(self, spec: SharedFragmentSpec, lock: Callable[[Any], Tensor]) -> None:
         """Allocate the memory that fragments and weights are passed in; have the process map it.
 
-        ``lock`` makes a tensor of the mapped memory, page-locked if that speeds up copies to the consumer's device.
+        ``lock`` makes a tensor of the mapped memory, page-locked if that speeds up copies to the consumer's device. A
+        fragment that lies in memory that was shared before is kept.
         """
+        finished = self.finished_part()
         fd = new_memory(spec.size)
         try:
             self._shared = spec.divide(lock(map_memory(fd)))
             self.service.request("share", spec, fds=[fd])
         finally:
             os.close(fd)
+        self.load_finished_part(finished)
 
     def start_fragment(self, token: Token) -> None:
         """Copy the token's weights into shared memory, and request a fragment."""
@@ -81,6 +85,22 @@ class CollectorProcess:
     def take_fragment(self) -> None:
         """Forget the reply: the fragment has been copied out of the shared memory."""
         self.version = self.reply = None
+
+    @property
+    def collecting(self) -> bool:
+        """Whether a fragment has been requested, and the process has not replied."""
+        return self.version is not None and self.reply is None
+
+    def finished_part(self) -> dict[str, Any] | None:
+        """Return the fragment that the process has replied with, if it has not been taken; to be saved."""
+        if self.version is None or self.reply is None:
+            return None
+        return pack_part(self.version, self.reply, self.shared)
+
+    def load_finished_part(self, saved: Mapping[str, Any] | None) -> None:
+        """Put what :meth:`finished_part` returned back into the shared memory, as if the process had replied."""
+        if saved is not None:
+            self.version, self.reply = unpack_part(saved, self.shared)
 
 
 def _check_sendable(spec: CollectorSpec) -> None:

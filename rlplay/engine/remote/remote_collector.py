@@ -7,39 +7,32 @@ the parts side by side into the blank fragment.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from functools import partial
-from operator import itemgetter
-from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import nested
-from ...dtypes import move
 from ...nested import Nested
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.torch_context import TorchContext
 from ..collector.messages import Delivery, Plan, Token
-from ..concurrency.channel import Closed
-from ..concurrency.child import Listener
-from ..concurrency.exceptions import add_note
+from ..collector.saving import all_forms
+from ..concurrency.exceptions import unpack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..concurrency.service import PARTIAL, PAUSED, ServiceProcess
-from ..core import BaseActorModule, Episode, Final, Fragment
+from ..core import BaseActorModule, Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_fragment
-from ..stepping.shares import check_equal_spaces
-from .collector_process import CollectorSpec, Reply
+from .collector_process import CollectorSpec
 from .handle import CollectorProcess
+from .parts import gather_finals, order_episodes, split_columns
+from .processes import CollectorProcesses
+from .saving import merge_states, split_state
 from .shared_fragment import SharedFragmentSpec
 
-__all__ = ["NO_STATE", "RemoteCollector"]
-
-NO_STATE = "`single` and `multi` can neither save nor continue yet: use `same`, or `threaded` without workers."
+__all__ = ["RemoteCollector"]
 
 
 class RemoteCollector:
@@ -61,34 +54,14 @@ class RemoteCollector:
         progress: Progress,
         gate: Gate,
     ) -> None:
-        """Start all processes at once, and wait until they have made and reset their environments.
-
-        Raises ValueError if the environments of different processes have different spaces, and RuntimeError if a
-        process has died (the message names the process and the signal), or if the system is not POSIX.
-        """
+        """Start the processes, as :class:`.processes.CollectorProcesses` does."""
         self._behaviour, self._lane, self._plan, self._progress, self._gate = behaviour, lane, plan, progress, gate
         self._n_taken, self._n_envs_each = n_taken, len(specs[0].sources)
-        self._processes: list[CollectorProcess] = []
-        self._listener = Listener[CollectorProcess]()
-        self._paused: set[CollectorProcess] = set()
         self._copied: Any = None
         """The event behind the copies out of shared memory."""
-        gate.on_give_up(self.kill)
-        gate.on_change(self._on_gate_change)
-        gate.on_close(self._listener.allow_waking(), ServiceProcess.grace)
-        try:
-            for number, spec in enumerate(specs):
-                process = CollectorProcess(number, spec)
-                self._processes.append(process)
-                self._listener.add(process.service, process)
-                if gate.closed:
-                    raise Closed
-            progress.set_parts([(process.name, process.progress) for process in self._processes])
-            check_equal_spaces([process.columns.start for process in self._processes], self._receive_one_each())
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
+        self._failure: BaseException | None = None
+        """Why the processes cannot be asked for anything any more, if saving has found that out."""
+        self._processes = CollectorProcesses(specs, progress, gate)
 
     def prepare(self, torch_context: TorchContext) -> None:
         """Have the processes determine the shapes and dtypes of the actor's outputs, and share memory with them.
@@ -97,13 +70,31 @@ class RemoteCollector:
         """
         for process in self._processes:
             process.service.request("prepare", torch_context)
-        self.layout, self.warnings = self._receive_one_each()[0]
+        self._share_memory(torch_context)
+
+    def resume(self, saved: Mapping[str, Any], torch_context: TorchContext) -> None:
+        """Have the processes go on from a saved stream; otherwise like :meth:`prepare`.
+
+        Raises ValueError if environments or actor are others than those of the saved stream.
+        """
+        state, parts = saved["collector"], split_state(saved, len(self._processes), self._n_envs_each)
+        self._behaviour.load_watch_state(state["watched"])
+        self._plan.entries.load_state_dict(state["untold"])
+        for process, part in zip(self._processes, parts, strict=True):
+            process.service.request("resume", part, torch_context)
+        self._share_memory(torch_context)
+        for process, finished in zip(self._processes, state.get("parts", ()), strict=False):
+            process.load_finished_part(finished)
+
+    def _share_memory(self, torch_context: TorchContext) -> None:
+        """Receive the shapes and dtypes of the actor's outputs, and share memory for fragments of that form."""
+        self.layout, self.warnings = self._processes.receive_one_each()[0]
         self.torch_context = torch_context
         weight_forms = [(tuple(x.shape), x.dtype) for x in self._behaviour.weights]
         spec = SharedFragmentSpec(self.layout, self._plan, self._n_envs_each, weight_forms)
         for process in self._processes:
             process.share(spec, self._lane.lock)
-        self._receive_one_each()
+        self._processes.receive_one_each()
 
     def blank(self) -> Fragment:
         """Allocate a blank fragment: memory of the consumer's; in the consumer's thread, on its stream."""
@@ -125,12 +116,53 @@ class RemoteCollector:
         """Return the snapshot that :meth:`pack_snapshot` has packed."""
         return self._behaviour.unpack_snapshot(saved)
 
+    @property
+    def forms(self) -> dict[str, list[str]]:
+        """Names, shapes and dtypes of what environments and actor have; after :meth:`prepare`."""
+        groups = self._plan.groups * len(self._processes)
+        return all_forms(self.layout.state, groups, self._behaviour.forms, self.layout)
+
     def state_dict(self, *, whole: bool) -> dict[str, Any]:
-        """Raise NotImplementedError: what collector processes have cannot be saved yet."""
-        raise NotImplementedError(NO_STATE)
+        """Return what the next fragments depend on beside the tokens; in the collector's thread, between fragments.
+
+        The processes finish the parts that they are collecting, and give their states. The state has a form in which
+        any engine can go on from it, but if fragments are made of the parts that finish first.
+        """
+        try:
+            self._finish_parts()
+            for process in self._processes:
+                process.service.request("state_dict", whole)
+            answers = self._processes.receive_one_each()
+        except BaseException as error:
+            self._failure = error
+            raise
+        for answer in answers:
+            if answer.error is not None:
+                raise unpack(answer.error)
+        untold, watched = self._plan.entries.state_dict(), self._behaviour.watch_state()
+        state = merge_states([answer.state for answer in answers], watched, untold)
+        if self._n_taken < len(self._processes):
+            state["parts"] = [process.finished_part() for process in self._processes]
+        return state
+
+    def _finish_parts(self) -> None:
+        """Wait for the parts that are being collected; there are none if every process contributes to each fragment."""
+        if not any(process.collecting for process in self._processes):
+            return
+        self._gate.enter()  # collecting goes on: a pause has to wait for it
+        self._progress.begin("its processes")
+        try:
+            while awaited := [process for process in self._processes if process.collecting]:
+                for process, reply in self._processes.receive(awaited):
+                    process.reply = reply
+        finally:
+            self._progress.begin("waiting for the learner")
+            self._gate.leave()
 
     def serve(self, token: Token) -> Delivery:
         """Have one fragment collected with the token's weights, and copy it into the token's blank fragment."""
+        if self._failure is not None:
+            raise self._failure
         lane, progress = self._lane, self._progress
         with torch.inference_mode(False), torch.no_grad(), lane.collecting():
             progress.begin("the hand-over")
@@ -143,21 +175,14 @@ class RemoteCollector:
             progress.begin("its processes")
             taken = self._wait_for_parts()
             progress.begin("the hand-over")
-            for columns, process in zip(self._split_columns(token.blank), taken, strict=True):
+            parts = split_columns(token.blank, self._n_taken, self._n_envs_each)
+            for columns, process in zip(parts, taken, strict=True):
                 lane.copy(columns, process.shared.fragment)
             staged = self._stage_finals(taken) if self._plan.final else ()
             self._copied = copied = lane.record()
             if lane.shared(Place.CONSUMER, Place.HOST):
                 lane.host_wait(copied)
         return self._delivery(token, taken, staged, copied)
-
-    def _split_columns(self, blank: Fragment) -> list[Nested]:
-        """Split a blank fragment by environments, into one part for each process that contributes to it."""
-        if self._n_taken == 1:
-            return [blank]
-        leaves, spec = nested.flatten(blank)
-        parts = zip(*(x.split(self._n_envs_each, dim=1) for x in leaves), strict=True)
-        return [spec.unflatten(part) for part in parts]
 
     def _wait_for_parts(self) -> list[CollectorProcess]:
         """Wait until ``n_taken`` processes have replied; return them in their order.
@@ -169,13 +194,16 @@ class RemoteCollector:
             if len(finished) >= self._n_taken:
                 oldest = sorted(finished, key=lambda process: process.version or 0)[: self._n_taken]
                 return [process for process in finished if process in oldest]
-            for process, reply in self._receive([p for p in self._processes if p.reply is None]):
+            for process, reply in self._processes.receive([p for p in self._processes if p.reply is None]):
                 process.reply = reply
 
     def _delivery(self, token: Token, taken: Sequence[CollectorProcess], staged: Nested, copied: Any) -> Delivery:
         replies, versions = [p.reply for p in taken if p.reply is not None], [p.version or 0 for p in taken]
         version = versions[0] if len(taken) == len(self._processes) else tuple(versions)
-        steps, episodes = sum(reply.steps for reply in replies), self._order_episodes(taken, replies)
+        steps = sum(reply.steps for reply in replies)
+        outcomes = [process.shared.fragment.env for process in taken]
+        firsts = [process.columns.start for process in taken]
+        episodes = order_episodes([reply.episodes for reply in replies], outcomes, firsts)
         for process in taken:
             process.take_fragment()
         for reply in replies:
@@ -194,102 +222,32 @@ class RemoteCollector:
             warning="\n".join(filter(None, found)),
         )
 
-    def _stage_finals(self, taken: Sequence[CollectorProcess]) -> Final:
-        """Gather the finals of all parts, ordered by time and environment, in memory of the collector's."""
+    def _stage_finals(self, taken: Sequence[CollectorProcess]) -> Nested:
+        """Gather the finals of all parts, in memory of the collector's."""
         parts = []
-        for k, process in enumerate(taken):
+        for process in taken:
             n = process.reply.n_finals if process.reply is not None else 0
-            part = nested.map(lambda x, n=n: x[:n], process.shared.final)
-            parts.append(part._replace(b=part.b + k * self._n_envs_each))
-        finals = nested.map(partial(move, lambda *xs: torch.cat(xs)), *parts)
-        order = torch.argsort(finals.t * len(taken) * self._n_envs_each + finals.b)
-        finals = nested.map(partial(move, itemgetter(order)), finals)
+            parts.append(nested.map(lambda x, n=n: x[:n], process.shared.final))
+        finals = gather_finals(parts, self._n_envs_each)
         if self._lane.shared(Place.CONSUMER, Place.HOST):
-            return Final(*finals)
+            return finals
         staged = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), finals)
         self._lane.copy(staged, finals)
-        return Final(*staged)
-
-    def _order_episodes(self, taken: Sequence[CollectorProcess], replies: Sequence[Reply]) -> list[Episode]:
-        """Return the episodes of all parts, ordered by time and environment."""
-        if len(replies) == 1:
-            return [Episode(*fields) for fields in replies[0].episodes]
-        by_environment: dict[int, deque[Episode]] = defaultdict(deque)
-        for reply in replies:
-            for fields in reply.episodes:
-                by_environment[fields[0]].append(Episode(*fields))
-        ends = []
-        for process in taken:
-            env = process.shared.fragment.env
-            over = (env.terminated | env.truncated) & env.valid
-            ends += [(t, process.columns.start + b) for t, b in over.nonzero().tolist()]
-        return [by_environment[b].popleft() for _, b in sorted(ends)]
-
-    def _receive_one_each(self) -> list[Any]:
-        """Wait for one answer of each process; return the answers in the order of the processes."""
-        answers: dict[CollectorProcess, Any] = {}
-        while len(answers) < len(self._processes):
-            answers.update(self._receive([process for process in self._processes if process not in answers]))
-        return [answers[process] for process in self._processes]
-
-    def _receive(self, awaited: Sequence[CollectorProcess]) -> list[tuple[CollectorProcess, Any]]:
-        """Wait until some of the awaited processes have answered, or any process has failed.
-
-        If all of them have paused, stop at the gate and resume them when it opens; the list is empty then.
-        """
-        progress, answers = self._progress, []
-        running = [process for process in awaited if process not in self._paused]
-        if not running:
-            progress.begin("a pause")
-            self._gate.wait_while_shut(lambda: None)
-            progress.begin("its processes")
-            while self._paused:
-                self._paused.pop().service.resume()
-            return []
-        progress.set_awaited([(process.name, process.progress) for process in running])
-        for process in self._listener.wait():
-            try:
-                kind, answer = process.service.receive()
-            except BaseException:
-                progress.set_awaited([(process.name, process.progress)])  # the message names the one that has failed
-                raise
-            if kind == PAUSED:
-                self._paused.add(process)
-            elif kind != PARTIAL:
-                answers.append((process, answer))
-        progress.set_awaited(())
-        return answers
-
-    def _on_gate_change(self, shut: bool) -> None:
-        for process in list(self._processes):
-            process.progress.halt(shut)
+        return staged
 
     def synchronize(self) -> None:
         """Wait until the current stream has finished the work that was launched on it."""
         self._lane.host_wait(self._lane.record())
 
-    def kill(self) -> None:
-        """Kill the processes and their process groups. May be called in any thread."""
-        for process in list(self._processes):
-            process.service.kill()
-
     def close(self) -> list[str]:
-        """Stop the processes at their next step, have them close their environments and end; kill those that do not.
+        """End the processes, as :meth:`.processes.CollectorProcesses.close` does, and wait for the copies.
 
         Returns
         -------
         list of str
             What went wrong in closing, to be shown to the user as warnings.
         """
-        complaints: list[str] = []
-        self._on_gate_change(True)
-        for process in self._processes:
-            process.service.request_end()
-        deadline = monotonic() + ServiceProcess.grace
-        for process in self._processes:
-            complaints += process.service.close(deadline, doing=partial(str, process.progress))
-        self._listener.close()
+        complaints = self._processes.close()
         with self._lane.collecting():
             self.synchronize()  # edge: dropped -> released
-        self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
         return complaints

@@ -48,7 +48,7 @@ def rollout(
     factory : callable, optionally taking ``seed``
         Makes an environment; called ``n_envs`` times, in the other process. It is sent by value (cloudpickle), so it
         may be a lambda, or use names defined in a notebook.
-    actor, n_steps, sticky, device, lag, seed, reseed, shard, final, info, compile, timeout, start_timeout
+    actor, n_steps, sticky, device, lag, seed, reseed, shard, state, final, info, compile, timeout, start_timeout
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
     actor_device : torch.device, optional
         The device of the behaviour copy in the other process; by default the CPU.

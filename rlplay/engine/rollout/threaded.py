@@ -91,9 +91,10 @@ def rollout(
     state : dict, optional
         What ``feed.state_dict()`` has returned, maybe in another process: the stream goes on from there. The fragments
         that follow are, bit for bit, those that would have followed. Environments, actor, ``n_steps``, ``lag``,
-        ``groups``, ``sticky``, ``final``, ``info``, ``shard``, ``compile`` and the kind of device must be those of the
-        saved feed; engine and ``workers`` need not be. Load the actor's weights before the call. ``seed`` is ignored.
-        The environments are reset once, and then put into their states, which are unpickled: pass only what you trust.
+        ``groups`` (of ``multi``: ``n_actors``), ``sticky``, ``final``, ``info``, ``shard``, ``compile`` and the kind of
+        device must be those of the saved feed; engine and ``workers`` need not be. Load the actor's weights before the
+        call. ``seed`` is ignored. The environments are reset once, and then put into their states, which are unpickled:
+        pass only what you trust.
     final : bool
         If True, ``env.final`` holds the true last observation of each episode, and the actor's reaction to it.
     info : tuple of names, or dict of names to dtypes or example arrays

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from rlplay import nested
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import multi, same, threaded
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_same_bytes
 from tests.support.saving import through_torch
@@ -80,6 +80,17 @@ def test_on_the_lagging_device(sides, haste):
 def test_on_the_lagging_device_with_workers():
     threads = SimpleNamespace(rollout=partial(threaded.rollout, workers=2, worker="thread"))
     check(same, threads, lambda: LaggingLane(haste=0.5), lag=1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("haste", [0.0, 0.5])
+def test_collector_processes_of_a_consumer_on_the_lagging_device(haste):
+    def rollout(envs, actor, n_steps, *, groups, **options):
+        return multi.rollout(partial(gym.make, "CartPole-v1"), actor, n_steps, groups, len(envs) // groups, **options)
+
+    processes = SimpleNamespace(rollout=rollout)
+    for engines in ((same, processes), (processes, same)):
+        check(*engines, lambda: LaggingLane(haste=haste, actor_on_host=True), lag=2)
 
 
 def test_a_captured_step_goes_on():

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlplay import checkpoint
-from rlplay.engine.rollout import multi, same, single, threaded
+from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_same_bytes
 from tests.support.noisy import Noisy
@@ -94,7 +94,7 @@ def saved():
     [
         ({"lag": 2}, r"`lag`: saved with 1, now 2"),
         ({"n_steps": 4}, r"`n_steps`: saved with 5, now 4"),
-        ({"groups": 2}, r"`groups`: saved with 1, now 2"),
+        ({"groups": 2}, r"`groups`, or `n_actors`: saved with 1, now 2"),
         ({"sticky": True}, r"`sticky`: saved with False, now True"),
         ({"final": True}, r"`final`"),
         ({"info": {"hint": int}}, r"`info`: saved with hint: .*, now hint: "),
@@ -279,20 +279,3 @@ def test_environments_are_saved_in_the_thread_that_steps_them():
         next(feed)
         feed.state_dict()
     assert len(threads) == 1
-
-
-def test_engines_whose_state_cannot_be_saved_say_so(saved):
-    remedy = "use `same`, or `threaded` without workers"
-    actor = Changing(3, 2, counts=False)
-    with single.rollout(Noisy, actor, 5, n_envs=1) as feed:
-        next(feed)
-        with pytest.raises(NotImplementedError, match=remedy):
-            feed.state_dict()
-        next(feed)
-    state = saved["feed"]
-    for open_one in (
-        lambda: single.rollout(Noisy, actor, 5, state=state),
-        lambda: multi.rollout(Noisy, actor, 5, state=state),
-    ):
-        with pytest.raises(NotImplementedError, match=remedy):
-            open_one()

@@ -17,7 +17,7 @@ from ..plain_attributes import PlainWatch, apply_changes
 from ..snapshot import Snapshot
 from ..weights import check_same_names, check_same_weights, named_weights, weight_places
 from .copy_actor import copy_actor
-from .copy_state import copy_state, load_copy_state, pack_changes, unpack_changes
+from .copy_state import copy_state, load_copy_state, load_watch_state, pack_changes, unpack_changes, watch_state
 from .parcel import packed
 from .shared_memory import check_shared
 
@@ -125,8 +125,7 @@ class CopiedActor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the copy has that no snapshot brings. It must not act meanwhile."""
-        state = copy_state(self._modules, self._empty_buffers, self._plain_watch)
-        return {**state, "adopted": self._plain_adopted}
+        return {**copy_state(self._modules, self._empty_buffers), "adopted": self._plain_adopted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned, before the copy acts for the first time.
@@ -136,8 +135,16 @@ class CopiedActor:
         ValueError
             The state is of another actor.
         """
-        load_copy_state(self._modules, self._plain_watch, state)
+        load_copy_state(self._modules, state)
         self._plain_adopted = state["adopted"]
+
+    def watch_state(self) -> dict[str, Any]:
+        """Return what has been seen of the learner's actor: which plain attributes the next snapshot brings."""
+        return watch_state(self._plain_watch)
+
+    def load_watch_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`watch_state` returned, before the first snapshot."""
+        load_watch_state(self._plain_watch, state)
 
     def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
         """Return a snapshot that is complete, as tensors on the host, numbers, strings and bytes."""

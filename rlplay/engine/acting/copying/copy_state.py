@@ -1,14 +1,15 @@
 """What a behaviour copy has that no snapshot brings: plain attributes, filled buffers, tensors in other attributes.
 
 Saved as dicts, lists, numbers, strings, bytes and tensors on the host. Weights are left out: each snapshot overwrites
-them before the copy acts.
+them before the copy acts. What has been seen of the learner's actor is saved apart: it belongs to whoever takes the
+snapshots, which may be another process.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,15 +18,24 @@ from torch import Tensor, nn
 from ....nested import leaves
 from ..plain_attributes import NO_CHANGES, PlainChange, PlainChanges, PlainWatch, load_plain, plain_of
 
-__all__ = ["copy_state", "load_copy_state", "pack_changes", "unpack_changes"]
+__all__ = [
+    "copy_state",
+    "load_copy_state",
+    "load_watch_state",
+    "pack_changes",
+    "unpack_changes",
+    "watch_state",
+    "what_differs",
+]
 
 _AS_THEY_ARE = (bool, int, float, str, type(None))
 """``torch.load`` with ``weights_only=True`` reads these."""
 
+_MISSING = object()
 _OWN_OF_MODULES = frozenset(vars(nn.Module())) | {"generator"}
 
 
-def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]], watch: PlainWatch) -> dict[str, Any]:
+def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]]) -> dict[str, Any]:
     """Return the state of a copy.
 
     Parameters
@@ -34,10 +44,8 @@ def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]], 
         The modules of the copy, by name.
     empty : mapping of str to set of str
         For each module: its buffers that were None when the copy was made.
-    watch : PlainWatch
-        What has been seen of the learner's actor.
     """
-    watched, weights = watch.state_dict(), _weights_of(modules)
+    weights = _weights_of(modules)
     filled = [
         [name, key, buffer.to("cpu", copy=True)]
         for name, module in modules.items()
@@ -54,18 +62,11 @@ def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]], 
         for name, module in modules.items()
         for key, generator in _generators(module).items()
     ]
-    return {
-        "plain": _pack(plain_of(modules)),
-        "seen": _pack(watched["seen"]),
-        "latest": pack_changes(watched["latest"]),
-        "filled": filled,
-        "tensors": tensors,
-        "generators": generators,
-    }
+    return {"plain": _pack(plain_of(modules)), "filled": filled, "tensors": tensors, "generators": generators}
 
 
-def load_copy_state(modules: Mapping[str, nn.Module], watch: PlainWatch, state: Mapping[str, Any]) -> None:
-    """Put a copy, and what has been seen of the learner's actor, into a state that :func:`copy_state` returned.
+def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
+    """Put a copy into a state that :func:`copy_state` returned.
 
     Raises
     ------
@@ -78,7 +79,6 @@ def load_copy_state(modules: Mapping[str, nn.Module], watch: PlainWatch, state: 
             f"the state is of another actor: it had the modules {sorted(plain)}, and has {sorted(modules)}."
         )
     load_plain(modules, plain)
-    watch.load_state_dict({"seen": _unpack(state["seen"]), "latest": unpack_changes(state["latest"])})
     for name, key, value in state["filled"]:
         modules[name]._buffers[key] = value.to(_device_of(modules), copy=True)
     weights = _weights_of(modules)
@@ -94,6 +94,48 @@ def load_copy_state(modules: Mapping[str, nn.Module], watch: PlainWatch, state: 
         if generator is None:
             raise ValueError(f"the state is of another actor: its {_dotted(name, key)!r} is no generator any more.")
         generator.set_state(value.cpu())
+
+
+def watch_state(watch: PlainWatch) -> dict[str, Any]:
+    """Return what has been seen of the learner's actor."""
+    watched = watch.state_dict()
+    return {"seen": _pack(watched["seen"]), "latest": pack_changes(watched["latest"])}
+
+
+def load_watch_state(watch: PlainWatch, state: Mapping[str, Any]) -> None:
+    """Continue from what :func:`watch_state` returned."""
+    watch.load_state_dict({"seen": _unpack(state["seen"]), "latest": unpack_changes(state["latest"])})
+
+
+def what_differs(states: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the attributes and buffers in which states of copies of one actor differ; sorted."""
+    first, *others = [_by_name(state) for state in states]
+    names = {name for one in (first, *others) for name in one}
+    return sorted(
+        name for name in names if any(not _same(first.get(name, _MISSING), one.get(name, _MISSING)) for one in others)
+    )
+
+
+def _by_name(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a state of a copy has, by the names of attributes and buffers."""
+    found = {_dotted(name, key): x for name, own in state["plain"].items() for key, x in own.items()}
+    for kind in ("filled", "tensors", "generators"):
+        found |= {_dotted(name, key): x for name, key, x in state[kind]}
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values are the same to the last bit: tensors, lists of tensors, or plain values."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        alike = (one.dtype, one.shape) == (other.dtype, other.shape)
+        return alike and torch.equal(_bytes_of(one), _bytes_of(other))
+    return type(one) is type(other) and bool(repr(one) == repr(other))
+
+
+def _bytes_of(x: Tensor) -> Tensor:
+    return x.contiguous().reshape(-1).view(torch.uint8)
 
 
 def pack_changes(changes: PlainChanges) -> list[Any]:

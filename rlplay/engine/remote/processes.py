@@ -1,0 +1,120 @@
+"""Several collector processes: starts them together, waits for the answers of any, pauses and ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from ..concurrency.channel import Closed
+from ..concurrency.child import Listener
+from ..concurrency.exceptions import add_note
+from ..concurrency.gate import Gate
+from ..concurrency.progress import Progress
+from ..concurrency.service import PARTIAL, PAUSED, ServiceProcess
+from ..stepping.shares import check_equal_spaces
+from .collector_process import CollectorSpec
+from .handle import CollectorProcess
+
+__all__ = ["CollectorProcesses"]
+
+
+class CollectorProcesses:
+    """A sequence of collector processes. If one of them has died, methods raise RuntimeError, which names it."""
+
+    def __init__(self, specs: Sequence[CollectorSpec], progress: Progress, gate: Gate) -> None:
+        """Start all processes at once, and wait until they have made and reset their environments.
+
+        Raises ValueError if the environments of different processes have different spaces, and RuntimeError if a
+        process has died (the message names the process and the signal), or if the system is not POSIX.
+        """
+        self._progress, self._gate = progress, gate
+        self._processes: list[CollectorProcess] = []
+        self._listener = Listener[CollectorProcess]()
+        self._paused: set[CollectorProcess] = set()
+        gate.on_give_up(self.kill)
+        gate.on_change(self._on_gate_change)
+        gate.on_close(self._listener.allow_waking(), ServiceProcess.grace)
+        try:
+            for number, spec in enumerate(specs):
+                process = CollectorProcess(number, spec)
+                self._processes.append(process)
+                self._listener.add(process.service, process)
+                if gate.closed:
+                    raise Closed
+            progress.set_parts([(process.name, process.progress) for process in self._processes])
+            check_equal_spaces([process.columns.start for process in self._processes], self.receive_one_each())
+        except BaseException as error:
+            for complaint in self.close():
+                add_note(error, complaint)
+            raise
+
+    def __iter__(self) -> Iterator[CollectorProcess]:
+        return iter(list(self._processes))
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def receive_one_each(self) -> list[Any]:
+        """Wait for one answer of each process; return the answers in the order of the processes."""
+        answers: dict[CollectorProcess, Any] = {}
+        while len(answers) < len(self._processes):
+            answers.update(self.receive([process for process in self._processes if process not in answers]))
+        return [answers[process] for process in self._processes]
+
+    def receive(self, awaited: Sequence[CollectorProcess]) -> list[tuple[CollectorProcess, Any]]:
+        """Wait until some of the awaited processes have answered, or any process has failed.
+
+        If all of them have paused, stop at the gate and resume them when it opens; the list is empty then.
+        """
+        progress, answers = self._progress, []
+        running = [process for process in awaited if process not in self._paused]
+        if not running:
+            progress.begin("a pause")
+            self._gate.wait_while_shut(lambda: None)
+            progress.begin("its processes")
+            while self._paused:
+                self._paused.pop().service.resume()
+            return []
+        progress.set_awaited([(process.name, process.progress) for process in running])
+        for process in self._listener.wait():
+            try:
+                kind, answer = process.service.receive()
+            except BaseException:
+                progress.set_awaited([(process.name, process.progress)])  # the message names the one that has failed
+                raise
+            if kind == PAUSED:
+                self._paused.add(process)
+            elif kind != PARTIAL:
+                answers.append((process, answer))
+        progress.set_awaited(())
+        return answers
+
+    def _on_gate_change(self, shut: bool) -> None:
+        for process in self:
+            process.progress.halt(shut)
+
+    def kill(self) -> None:
+        """Kill the processes and their process groups. May be called in any thread."""
+        for process in self:
+            process.service.kill()
+
+    def close(self) -> list[str]:
+        """Stop the processes at their next step, have them close their environments and end; kill those that do not.
+
+        Returns
+        -------
+        list of str
+            What went wrong in closing, to be shown to the user as warnings.
+        """
+        complaints: list[str] = []
+        self._on_gate_change(True)
+        for process in self:
+            process.service.request_end()
+        deadline = monotonic() + ServiceProcess.grace
+        for process in self:
+            complaints += process.service.close(deadline, doing=partial(str, process.progress))
+        self._listener.close()
+        self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
+        return complaints
