@@ -19,7 +19,7 @@ from .collector_process import CollectorService, CollectorSpec, Reply
 from .saving import pack_part, unpack_part
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = ["CollectorProcess"]
+__all__ = ["CollectorProcess", "check_spec_sendable"]
 
 
 class CollectorProcess:
@@ -44,7 +44,7 @@ class CollectorProcess:
             self.progress = SharedProgress(map_memory(fd))
             self.service = ServiceProcess(CollectorService, spec, name=self.name, memory_fd=fd)
         except Exception:
-            _check_sendable(spec)
+            check_spec_sendable(spec, "a collector process")
             raise
         finally:
             os.close(fd)
@@ -103,8 +103,8 @@ class CollectorProcess:
             self.version, self.reply = unpack_part(saved, self.shared)
 
 
-def _check_sendable(spec: CollectorSpec) -> None:
-    """Raise TypeError if the factory or the actor cannot be pickled: then no process could be started."""
+def check_spec_sendable(spec: CollectorSpec, where: str) -> None:
+    """Raise TypeError if the factory or the actor cannot be pickled; ``where`` says where it was to be sent."""
     first, last = spec.columns.start, spec.columns.stop - 1
     check_sendable(
         [
@@ -121,5 +121,5 @@ def _check_sendable(spec: CollectorSpec) -> None:
                 "Make it when the actor is first used, leave it out in `__getstate__`, or collect with `threaded`.",
             ),
         ],
-        "a collector process",
+        where,
     )
