@@ -104,4 +104,6 @@ def rollout(
         compile=compile, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     make = partial(ClusterCollector, ray=connect(), restart=restart, ray_options=dict(ray_options or {}))
-    return open_remote(factory, actor, options, make, elsewhere=True)
+    feed = open_remote(factory, actor, options, make, elsewhere=True)
+    feed.close_first_at_exit()  # before Ray, which would kill the Ray actors
+    return feed
