@@ -72,13 +72,13 @@ class ClusterCollector:
         the environments are to be restarted and cannot be saved.
         """
         for collector in self._collectors:
-            collector.request("prepare", torch_context)
+            collector.prepare(torch_context)
         answers = self._collectors.receive_one_each()
         for collector, (packed, state) in zip(self._collectors, answers, strict=True):
             collector.state = state
             self.layout, self.warnings = unpickle_from(collector.name, packed)
         self._forms = PartForms(self.layout, self._plan.n_steps, self._n_envs_each)
-        self.torch_context = self._collectors.torch_context = torch_context
+        self.torch_context = torch_context
 
     def blank(self) -> Fragment:
         """Allocate a blank fragment: memory of the consumer's; in the consumer's thread, on its stream."""

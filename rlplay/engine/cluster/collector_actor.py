@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import cloudpickle
 import torch
 
-from ... import nested
 from ..acting.behaviour import Snapshot
 from ..acting.make import make_behaviour
 from ..acting.plain_attributes import PlainChanges
@@ -39,7 +38,8 @@ from .reported_progress import Report
 
 __all__ = ["CollectorActor", "Failed", "Part", "Request"]
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Failed(NamedTuple):
@@ -105,7 +105,8 @@ class CollectorActor:
     def make(self, spec: bytes) -> bytes:
         """Make the collector, and reset its environments; return a description of their spaces, pickled."""
         self._here = _CollectorHere(spec, self._progress, self._gate)
-        return cloudpickle.dumps(self._here.introduction)
+        introduction: bytes = cloudpickle.dumps(self._here.introduction)
+        return introduction
 
     @_answers
     def prepare(self, torch_context: TorchContext) -> tuple[bytes, bytes]:
@@ -222,4 +223,3 @@ class _CollectorHere:
 
     def close(self) -> list[str]:
         return self._collector.close()
-

@@ -25,6 +25,8 @@ __all__ = ["Inbox", "RayCollector"]
 _MOST_DEATHS = 3
 """A collector that has died so often in one fragment is not made anew: it would die again."""
 
+_QUEUE = "the queue for a place in the cluster"
+
 Inbox: TypeAlias = "Channel[tuple[RayCollector, Future[Any]] | None]"
 """Where answers arrive, from any thread. None: the gate has changed."""
 
@@ -68,6 +70,7 @@ class RayCollector:
         self.finals: Any = None
         self.version: int | None = None
         self.reply: Reply | None = None
+        self._torch_context: TorchContext | None = None
         self._asked: tuple[Request, Any] | None = None
         self._n_deaths = 0
         self._start()
@@ -75,13 +78,15 @@ class RayCollector:
 
     def _start(self) -> None:
         self._place = ""
-        self.progress.begin_anew("the queue for a place in the cluster")
+        self.progress.begin_anew(_QUEUE)
         self.actor = self._kind.remote(self._restart)
         self.tell("where").future().add_done_callback(partial(self._note_place, self.actor))
 
     def _note_place(self, actor: Any, place: Future[str]) -> None:
         if place.exception() is None and actor is self.actor:
             self._place = f" on {place.result()}"
+            if self.progress.doing == _QUEUE:
+                self.progress.doing = "starting"
 
     @property
     def name(self) -> str:
@@ -121,18 +126,23 @@ class RayCollector:
             raise unpack(value.error)
         return value
 
+    def prepare(self, torch_context: TorchContext) -> None:
+        """Request the shapes and dtypes of the actor's outputs, and the state before the first fragment."""
+        self._torch_context = torch_context
+        self.request("prepare", torch_context)
+
     def start_fragment(self, token: Token, weights: Any) -> None:
         """Request a fragment; ``weights`` is Ray's reference to the weights."""
         self.version = token.version
         self._asked = Request(token.version, token.snapshot.modes, token.snapshot.plain), weights
         self.request("collect", *self._asked)
 
-    def start_again(self, death: RuntimeError, torch_context: TorchContext) -> None:
+    def start_again(self, death: RuntimeError) -> None:
         """Have another Ray actor collect the fragment that was requested, from the state before it.
 
         Raises the error ``death`` if there is no such state, or if several Ray actors have died of this fragment.
         """
-        if not self.state or self._asked is None:
+        if not self.state or self._asked is None or self._torch_context is None:
             raise death
         self._n_deaths += 1
         if self._n_deaths == _MOST_DEATHS:
@@ -140,7 +150,7 @@ class RayCollector:
             raise death
         self._ray.kill(self.actor)  # it may be alive, but out of reach
         self._start()
-        self.request("collect_again", self._spec, self.state, torch_context, *self._asked)
+        self.request("collect_again", self._spec, self.state, self._torch_context, *self._asked)
 
     def receive_fragment(self, part: Part, forms: PartForms) -> None:
         """Keep an answer until its fragment is taken. ``fragment`` and ``finals`` are views of Ray's memory."""

@@ -1,4 +1,4 @@
-"""Several collectors in Ray actors: starts them together, waits for the answers of any, pauses, restarts and ends them."""
+"""Several collectors in Ray actors: starts them, waits for the answers of any, pauses, restarts and ends them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from ..acting.torch_context import TorchContext
 from ..concurrency.channel import Channel, Closed
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
@@ -21,18 +20,10 @@ __all__ = ["RayCollectors"]
 
 
 class RayCollectors:
-    """A sequence of collectors in Ray actors. If one of them has died for good, methods raise RuntimeError.
-
-    Attributes
-    ----------
-    torch_context : TorchContext
-        What a collector that is made anew is prepared with; set by :meth:`prepare`.
-    """
+    """A sequence of collectors in Ray actors. If one of them has died for good, methods raise RuntimeError."""
 
     grace = 5.0
     """Seconds that the Ray actors have to close their environments, and to end."""
-
-    torch_context: TorchContext
 
     def __init__(
         self,
@@ -96,7 +87,7 @@ class RayCollectors:
         progress.set_awaited([(collector.name, collector.progress)])  # the message of an error names it
         death = collector.death_of(future)
         if death is not None:
-            collector.start_again(death, self.torch_context)
+            collector.start_again(death)
             self._deaths.append(f"{death} It was made anew, and collects this fragment from the state before it.")
         answers = [] if death is not None else [(collector, collector.read(future))]
         progress.set_awaited(())

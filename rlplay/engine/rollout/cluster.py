@@ -74,8 +74,10 @@ def rollout(
         The device of the behaviour copies, on the nodes of the Ray actors; by default the CPU.
     state : mapping, optional
         Not available in this engine, nor is ``feed.state_dict()``: NotImplementedError.
-    factory, actor, n_steps, n_per_batch, sticky, device, lag, seed, reseed, shard, final, info, compile, threads, timeout
+    factory, actor, n_steps, n_per_batch, sticky, device, lag, seed, reseed, shard, final, info, compile, threads
         As for :func:`rlplay.engine.rollout.multi.rollout`.
+    timeout : float
+        As for :func:`rlplay.engine.rollout.multi.rollout`; the collectors report their progress to the learner.
     start_timeout : float
         Seconds that Ray may take to find a place for the Ray actors and to start them, and that the environments may
         take to be made.
