@@ -47,13 +47,11 @@ class Reference:
 class Actor:
     """The handle of an actor: `actor.method.remote(...)`, `actor.method.options(concurrency_group=...).remote(...)`."""
 
-    def __init__(self, ray, kind, args):
-        self._ray = ray
+    def __init__(self, kind, args):
         self._threads = {name: ThreadPoolExecutor(1, f"stand-in-{name}") for name in ("", "control")}
         self._pending = []
         self.object = kind(*args)
         self.is_dead = False
-        self.calls = []
 
     def __getattr__(self, method):
         return SimpleNamespace(
@@ -63,11 +61,7 @@ class Actor:
             ),
         )
 
-    def __getattribute__(self, name):
-        return object.__getattribute__(self, name)
-
     def _call(self, thread, method, args):
-        self.calls.append((thread, method, args))
         answer = Future()
         if self.is_dead:
             answer.set_exception(ActorDiedError("The actor is dead."))
@@ -125,7 +119,7 @@ class StandIn:
         self.options = options
 
         def start(*args):
-            self.actors.append(Actor(self, kind, args))
+            self.actors.append(Actor(kind, args))
             return self.actors[-1]
 
         return SimpleNamespace(remote=start)

@@ -1,8 +1,9 @@
 """What runs in a Ray actor: a collector, whose fragments go back through Ray's object store.
 
 It uses the same :class:`~rlplay.engine.collector.collector.Collector` as the other engines. Ray calls the methods of
-:class:`CollectorActor`: ``make``, ``prepare``, ``collect``, ``collect_again`` and ``close`` in one thread, one after
-another, and the others (the concurrency group ``control``) in another thread, also while a fragment is being collected.
+:class:`CollectorActor` in two threads: ``where``, ``report``, ``hold``, ``release`` and ``end`` in that of the
+concurrency group ``control``, also while a fragment is being collected; the others, one after another, in the thread
+that collects.
 """
 
 from __future__ import annotations
@@ -11,28 +12,22 @@ import functools
 import math
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import cloudpickle
-import torch
 
 from ..acting.behaviour import Snapshot
-from ..acting.make import make_behaviour
 from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext
-from ..collector.collector import Collector
 from ..collector.messages import Token
+from ..collector.saving import resume
 from ..concurrency.exceptions import add_note, pack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import Final, Fragment
-from ..envs.environment_list import EnvironmentList
-from ..memory.cuda import lane_between
-from ..remote.collector_process import CollectorSpec, Prepared, Reply
-from ..stepping.inline import InlineStepper
-from ..stepping.sent_spaces import send_spaces
+from ..remote.collector_process import CollectorSpec, Prepared, Reply, SavedState, make_collector
 from .object_store import Bytes, bytes_of, tensor_over
 from .reported_progress import Report
 
@@ -103,42 +98,59 @@ class CollectorActor:
 
     @_answers
     def make(self, spec: bytes) -> bytes:
-        """Make the collector, and reset its environments; return a description of their spaces, pickled."""
+        """Make the collector, and reset its environments; return a description of their spaces."""
         self._here = _CollectorHere(spec, self._progress, self._gate)
-        introduction: bytes = cloudpickle.dumps(self._here.introduction)
-        return introduction
+        return _pickled(self._here.made.introduction)
 
     @_answers
-    def prepare(self, torch_context: TorchContext) -> tuple[bytes, bytes]:
-        """Determine the shapes and dtypes of the actor's outputs; return a ``Prepared``, pickled, and the state."""
-        return cloudpickle.dumps(self._here.prepare(torch_context)), self._state()
+    def prepare(self, torch_context: TorchContext) -> bytes:
+        """Determine the shapes and dtypes of the actor's outputs; return these, and the state before a fragment."""
+        self._here.made.collector.prepare(torch_context)
+        return self._prepared()
+
+    @_answers
+    def resume(self, saved: Mapping[str, Any], torch_context: TorchContext) -> bytes:
+        """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
+        resume(self._here.made.collector, saved, torch_context)
+        return self._prepared()
+
+    def _prepared(self) -> bytes:
+        collector = self._here.made.collector
+        return _pickled((Prepared(collector.layout, collector.warnings), self._state()))
+
+    @_answers
+    def state_dict(self, whole: bool) -> bytes:
+        """Return what the next fragments depend on; with ``whole`` the states of the environments are part of it."""
+        try:
+            return _pickled(SavedState(self._here.made.collector.state_dict(whole=whole), None))
+        except BaseException as error:
+            return _pickled(SavedState(None, pack(error)))
 
     @_answers
     def collect(self, request: Request, weights: Sequence[Bytes]) -> Part:
         """Collect a fragment with these weights."""
-        return self._collect(request, weights)
-
-    @_answers
-    def collect_again(
-        self, spec: bytes, state: bytes, torch_context: TorchContext, request: Request, weights: Sequence[Bytes]
-    ) -> Part:
-        """Make the collector, go on from the state of another one that has died, and collect a fragment."""
-        self._here = _CollectorHere(spec, self._progress, self._gate)
-        self._here.load_state(state)
-        self._here.prepare(torch_context)
-        return self._collect(request, weights)
-
-    def _collect(self, request: Request, weights: Sequence[Bytes]) -> Part:
         fragment, finals, reply = self._here.collect(request, weights)
         return Part(fragment, finals, reply, self.report(), self._state())
 
+    def go_on(self, spec: bytes, state: bytes, torch_context: TorchContext, method: str, *args: Any) -> Any:
+        """Make the collector, go on from the state of one that has died, and do what that one was requested to do."""
+        failed = self._load(spec, state, torch_context)
+        return failed or getattr(self, method)(*args)
+
+    @_answers
+    def _load(self, spec: bytes, state: bytes, torch_context: TorchContext) -> None:
+        self._here = _CollectorHere(spec, self._progress, self._gate)
+        collector = self._here.made.collector
+        collector.load_state_dict(pickle.loads(state), whole=True)
+        collector.prepare(torch_context)
+
     def _state(self) -> bytes:
-        return self._here.state() if self._keeps_state else b""
+        return _pickled(self._here.made.collector.state_dict(whole=True)) if self._keeps_state else b""
 
     @_answers
     def close(self) -> list[str]:
         """Close the environments; return what went wrong."""
-        return self._here.close() if hasattr(self, "_here") else []
+        return self._here.made.collector.close() if hasattr(self, "_here") else []
 
     def where(self) -> str:
         """Return the node and the process that this is."""
@@ -165,13 +177,7 @@ class CollectorActor:
 
 
 class _CollectorHere:
-    """A collector with its environments and its behaviour copy, made in the thread that collects.
-
-    Attributes
-    ----------
-    introduction : tuple of SentSpace
-        Describes the spaces of the environments.
-    """
+    """A collector with its environments and its behaviour copy, made in the thread that collects."""
 
     def __init__(self, packed: bytes, progress: Progress, gate: Gate) -> None:
         try:
@@ -179,33 +185,20 @@ class _CollectorHere:
         except BaseException as error:
             add_note(error, "raised in a Ray actor by unpickling what it was given: factories, actor, options")
             raise
-        torch.set_num_threads(spec.threads)
-        spec.defaults.set()
-        self._progress, self._gate = progress, gate
-        self._lane = lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
-        self._behaviour = make_behaviour(spec.actor, lane, compile=spec.compile)
-        self._entries = spec.plan.entries
-        self._entries.leave_warning()
-        with spec.defaults.for_environments():
-            envs = EnvironmentList(spec.sources, spec.seeds, self._entries, progress, first=spec.columns.start)
-            self.introduction = send_spaces(envs.spaces)
-            stepper = InlineStepper([envs], spec.plan.groups)
-        self._collector = Collector(stepper, self._behaviour, lane, spec.plan, progress, gate, spec.defaults)
+        self.made = make_collector(spec, progress, gate)
+        self._progress, self._gate, self._entries = progress, gate, spec.plan.entries
         self._blank: Fragment | None = None
-
-    def prepare(self, torch_context: TorchContext) -> Prepared:
-        self._collector.prepare(torch_context)
-        return Prepared(self._collector.layout, self._collector.warnings)
 
     def collect(self, request: Request, weights: Sequence[Bytes]) -> tuple[list[Bytes], list[Bytes], Reply]:
         """Return the bytes of a fragment, in memory that the next one is written into, and the rest of the answer."""
-        like = self._behaviour.weights
+        like = self.made.behaviour.weights
         tensors = [tensor_over(x, form.shape, form.dtype) for x, form in zip(weights, like, strict=True)]
         snapshot = Snapshot(tensors, request.modes, request.plain)
-        self._blank = blank = self._blank or self._collector.blank()
+        self._blank = blank = self._blank or self.made.collector.blank()
+        token = Token(request.version, snapshot, blank, None, self.made.lane.record())
         self._gate.enter()
         try:
-            delivery = self._collector.serve(Token(request.version, snapshot, blank, None, self._lane.record()))
+            delivery = self.made.collector.serve(token)
         finally:
             self._gate.leave()
         self._progress.finish_fragment()
@@ -215,11 +208,8 @@ class _CollectorHere:
         reply = Reply(n_finals, delivery.steps, episodes, delivery.warning, list(self._entries.untold))
         return bytes_of(blank), bytes_of(final), reply
 
-    def state(self) -> bytes:
-        return pickle.dumps(self._collector.state_dict(whole=True))
 
-    def load_state(self, state: bytes) -> None:
-        self._collector.load_state_dict(pickle.loads(state), whole=True)
-
-    def close(self) -> list[str]:
-        return self._collector.close()
+def _pickled(thing: Any) -> bytes:
+    """Pickle an answer as other engines do; Ray would unpickle it in a thread of its own."""
+    data: bytes = cloudpickle.dumps(thing)
+    return data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeAlias
@@ -13,11 +13,13 @@ from ..acting.torch_context import TorchContext
 from ..collector.messages import Token
 from ..concurrency.channel import Channel
 from ..concurrency.exceptions import add_note, unpack
+from ..concurrency.service import unpickle_from
 from ..remote.collector_process import CollectorSpec, Reply
 from ..remote.handle import check_spec_sendable
+from ..remote.saving import pack_part
 from ..stepping.shares import name_environments
 from .collector_actor import CollectorActor, Failed, Part, Request
-from .object_store import PartForms
+from .object_store import Bytes, PartForms, bytes_of
 from .reported_progress import Report, ReportedProgress
 
 __all__ = ["Inbox", "RayCollector"]
@@ -39,14 +41,12 @@ class RayCollector:
     columns : slice
         The numbers of its environments among all environments: of the feed, or of all shards.
     progress : ReportedProgress
-    state : bytes
-        What the fragment that is being collected, or the next one, is collected from. Empty if it is not kept.
     version : int or None
         The version of the snapshot that it was last given; None if its fragment has been taken.
     reply : Reply or None
         What it answered with that fragment; None while it is being collected.
-    fragment, finals : Fragment, Final, or None
-        That fragment on the host, until it is taken: views of Ray's memory, which is read-only.
+    fragment, finals : Fragment, Final
+        That fragment on the host: views of Ray's memory, which is read-only, until the next one is started.
     """
 
     def __init__(
@@ -65,14 +65,17 @@ class RayCollector:
             raise
         self._kind = ray.remote(concurrency_groups={"control": 1})(CollectorActor).options(**ray_options)
         self.progress = ReportedProgress(self._ask_for_report)
-        self.state = b""
+        self._state = b""
+        """What the fragment that is being collected, or the next one, is collected from. Empty if it is not kept."""
+        self._forms: PartForms | None = None
         self.fragment: Any = None
-        self.finals: Any = None
+        self.finals: Any = ()
         self.version: int | None = None
         self.reply: Reply | None = None
         self._torch_context: TorchContext | None = None
-        self._asked: tuple[Request, Any] | None = None
         self._n_deaths = 0
+        self._asked: tuple[Any, ...] = ()
+        """The method and the arguments of the last request."""
         self._start()
         self.request("make", self._spec)
 
@@ -95,9 +98,12 @@ class RayCollector:
 
     def request(self, method: str, *args: Any) -> None:
         """Call a method in the thread that collects; the answer arrives in the inbox."""
-        inbox = self._inbox
+        self._asked = method, *args
+        self._call(method, *args)
+
+    def _call(self, method: str, *args: Any) -> None:
         future = getattr(self.actor, method).remote(*args).future()
-        future.add_done_callback(lambda answer: inbox.put((self, answer)))
+        future.add_done_callback(lambda answer: self._inbox.put((self, answer)))
 
     def tell(self, method: str) -> Any:
         """Call a method also while a fragment is being collected; return Ray's reference to the answer."""
@@ -124,25 +130,28 @@ class RayCollector:
         if isinstance(value, Failed):
             self.progress.load(value.report)
             raise unpack(value.error)
-        return value
+        return unpickle_from(self.name, value) if isinstance(value, bytes) else value
 
-    def prepare(self, torch_context: TorchContext) -> None:
-        """Request the shapes and dtypes of the actor's outputs, and the state before the first fragment."""
-        self._torch_context = torch_context
-        self.request("prepare", torch_context)
+    def set_up(self, forms: PartForms, torch_context: TorchContext, state: bytes) -> None:
+        """Set how fragments are read, and what a new collector is made from; before the first fragment."""
+        self._forms, self._torch_context, self._state = forms, torch_context, state
 
     def start_fragment(self, token: Token, weights: Any) -> None:
         """Request a fragment; ``weights`` is Ray's reference to the weights."""
-        self.version = token.version
+        self.version, self.fragment, self.finals = (
+            token.version,
+            None,
+            (),
+        )  # Ray may use the memory of the last one again
         self._asked = Request(token.version, token.snapshot.modes, token.snapshot.plain), weights
         self.request("collect", *self._asked)
 
     def start_again(self, death: RuntimeError) -> None:
-        """Have another Ray actor collect the fragment that was requested, from the state before it.
+        """Have another Ray actor do what was requested, from the state before that.
 
-        Raises the error ``death`` if there is no such state, or if several Ray actors have died of this fragment.
+        Raises the error ``death`` if there is no such state, or if several Ray actors in a row have died.
         """
-        if not self.state or self._asked is None or self._torch_context is None:
+        if not self._state:
             raise death
         self._n_deaths += 1
         if self._n_deaths == _MOST_DEATHS:
@@ -150,19 +159,40 @@ class RayCollector:
             raise death
         self._ray.kill(self.actor)  # it may be alive, but out of reach
         self._start()
-        self.request("collect_again", self._spec, self.state, self._torch_context, *self._asked)
+        self._call("go_on", self._spec, self._state, self._torch_context, *self._asked)
 
-    def receive_fragment(self, part: Part, forms: PartForms) -> None:
-        """Keep an answer until its fragment is taken. ``fragment`` and ``finals`` are views of Ray's memory."""
-        self.reply, self.state, self._n_deaths = part.reply, part.state, 0
-        self.fragment = forms.fragment(part.fragment)
-        self.finals = forms.finals(part.finals, part.reply.n_finals) if part.finals else ()
-        self.progress.load(part.report)
+    def receive_fragment(self, answer: Part) -> None:
+        """Keep an answer until its fragment is taken."""
+        self.reply, self._state, self._n_deaths = answer.reply, answer.state, 0
+        self._read_fragment(answer.fragment, answer.finals)
+        self.progress.load(answer.report)
+
+    def _read_fragment(self, fragment: Sequence[Bytes], finals: Sequence[Bytes]) -> None:
+        assert self._forms is not None, "call `set_up` first"
+        assert self.reply is not None, "there is no reply"
+        self.fragment = self._forms.fragment(fragment)
+        self.finals = self._forms.finals(finals, self.reply.n_finals) if finals else ()
 
     def take_fragment(self) -> None:
-        """Forget the answer: the fragment has been copied."""
-        self.version = self.reply = self._asked = None
-        self.fragment = self.finals = None  # Ray keeps its memory as long as there are views of it
+        """Forget the reply: the fragment has been copied, or its copy has been asked for."""
+        self.version = self.reply = None
+
+    @property
+    def collecting(self) -> bool:
+        """Whether a fragment has been requested, and there is no answer."""
+        return self.version is not None and self.reply is None
+
+    def finished_part(self) -> dict[str, Any] | None:
+        """Return the fragment that it has answered with, if that has not been taken; to be saved."""
+        if self.version is None or self.reply is None:
+            return None
+        return pack_part(self.version, self.reply, self.fragment, self.finals)
+
+    def load_finished_part(self, saved: Mapping[str, Any] | None) -> None:
+        """Go on as if it had answered with what :meth:`finished_part` returned."""
+        if saved is not None:
+            self.version, self.reply = saved["version"], Reply(*saved["reply"])
+            self._read_fragment(bytes_of(saved["fragment"]), bytes_of(saved["final"]))
 
     def request_end(self) -> Any:
         """Request that it stops at its next step and closes its environments; return Ray's reference to the answer."""

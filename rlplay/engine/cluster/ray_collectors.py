@@ -11,7 +11,6 @@ from ..concurrency.channel import Channel, Closed
 from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..concurrency.service import unpickle_from
 from ..remote.collector_process import CollectorSpec
 from ..stepping.shares import check_equal_spaces
 from .ray_collector import Inbox, RayCollector
@@ -51,8 +50,7 @@ class RayCollectors:
                 collector = RayCollector(ray, number, spec, self._inbox, ray_options, restart=restart)
                 self._collectors.append(collector)
             progress.set_parts([(one.name, one.progress) for one in self])
-            spaces = [unpickle_from(one.name, data) for one, data in zip(self, self.receive_one_each(), strict=True)]
-            check_equal_spaces([one.columns.start for one in self], spaces)
+            check_equal_spaces([one.columns.start for one in self], self.receive_one_each())
         except BaseException as error:
             for complaint in self.close():
                 add_note(error, complaint)

@@ -30,6 +30,7 @@ from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
+from ..remote.joined_collector import JoinedCollector
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
 from ..stepping.pool import NO_STATE_OF_WORKERS
@@ -116,7 +117,7 @@ def open_remote(
     factory: Callable[..., Any],
     actor: BaseActorModule,
     options: Options,
-    make: Callable[..., Collecting] = RemoteCollector,
+    make: Callable[..., JoinedCollector[Any]] = RemoteCollector,
     *,
     elsewhere: bool = False,
 ) -> Feed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..cluster.cluster_collector import NO_STATE, ClusterCollector
+from ..cluster.cluster_collector import ClusterCollector
 from ..cluster.connection import connect
 from ..core import BaseActorModule
 from ..feed.build import open_remote
@@ -72,9 +72,7 @@ def rollout(
         restart an actor without its environments.
     actor_device : torch.device, optional
         The device of the behaviour copies, on the nodes of the Ray actors; by default the CPU.
-    state : mapping, optional
-        Not available in this engine, nor is ``feed.state_dict()``: NotImplementedError.
-    factory, actor, n_steps, n_per_batch, sticky, device, lag, seed, reseed, shard, final, info, compile, threads
+    factory, actor, n_steps, n_per_batch, sticky, device, lag, seed, reseed, shard, state, final, info, compile, threads
         As for :func:`rlplay.engine.rollout.multi.rollout`.
     timeout : float
         As for :func:`rlplay.engine.rollout.multi.rollout`; the collectors report their progress to the learner.
@@ -95,14 +93,12 @@ def rollout(
     TypeError
         ``restart`` is True and an environment cannot be saved; the message has the path to what cannot.
     """
-    if state is not None:
-        raise NotImplementedError(NO_STATE)
     if not isinstance(restart, bool):
         raise TypeError(f"`restart` must be True or False, got {restart!r}.")
     options = Options(
         n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,
-        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, shard=shard, final=final, info=info,
+        actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, shard=shard, state=state, final=final, info=info,
         compile=compile, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
     make = partial(ClusterCollector, ray=connect(), restart=restart, ray_options=dict(ray_options or {}))

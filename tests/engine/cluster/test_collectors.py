@@ -30,7 +30,7 @@ from tests.support.assertions import assert_same_bytes, is_closed
 from tests.support.errors import raising
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
 from tests.support.threads import InThread, ThreadBlocker, all_tokens_used_up, until
-from tests.support.training import change_everything, record_training
+from tests.support.training import GruWithBuffer, change_everything, record_training
 
 cartpole = partial(gym.make, "CartPole-v1")
 
@@ -296,11 +296,46 @@ def test_environments_that_cannot_be_saved_are_refused_at_the_call(ray):
     cluster.rollout(Locked, ScriptedActor(), T, 2, 1).close()
 
 
-def test_states_cannot_be_saved_nor_continued():
-    with cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1) as feed, pytest.raises(NotImplementedError):
-        feed.state_dict()
-    with pytest.raises(NotImplementedError, match="cluster"):
-        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, state={})
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("saver", ["same", "cluster"])
+def test_a_stream_is_saved_and_goes_on_in_another_engine(saver, restart):
+    engines = {
+        "same": partial(same.rollout, [cartpole] * 4, groups=2),
+        "cluster": partial(cluster.rollout, cartpole, n_actors=2, n_per_actor=2, restart=restart),
+    }
+    (goes_on,) = engines.keys() - {saver}
+    options = {"n_steps": 11, "lag": 1, "final": True}
+
+    def fragments_of(feed, n):
+        return [next(feed) for _ in range(n)]
+
+    torch.manual_seed(1)
+    actor = GruWithBuffer()
+    with engines[saver](actor=actor, seed=3, **options) as feed:
+        fragments_of(feed, 2)
+        state = feed.state_dict()
+        expected = fragments_of(feed, 3)
+    with engines[goes_on](actor=actor, state=state, **options) as feed:
+        assert_same_bytes(expected, fragments_of(feed, 3))
+
+
+def test_a_collector_that_died_before_its_state_was_asked_for_is_made_anew(ray):
+    torch.manual_seed(1)
+    actor, options = GruWithBuffer(), {"n_steps": 11, "lag": 1}
+    with same.rollout([cartpole] * 2, actor, groups=2, seed=3, **options) as feed:
+        expected = [next(feed) for _ in range(4)]
+    with cluster.rollout(cartpole, actor, n_actors=2, n_per_actor=1, restart=True, seed=3, **options) as feed:
+        got = [next(feed)]
+        all_tokens_used_up(feed)
+        ray.actors[0].die("Its node has died.")
+        state = feed.state_dict()
+        got.append(next(feed))
+        with pytest.warns(RuntimeWarning, match="made anew"):
+            got.append(next(feed))
+        got.append(next(feed))
+    assert_same_bytes(expected, got)
+    with same.rollout([cartpole] * 2, actor, groups=2, state=state, **options) as feed:
+        assert_same_bytes(expected[1:], [next(feed) for _ in range(3)])
 
 
 # no progress
@@ -384,7 +419,7 @@ def test_closing_in_the_middle_of_a_fragment_stops_at_the_next_step(scripted, ra
         assert blocker.entered.wait(60)
     closer = InThread(feed.close)
     assert "closed" in str(consumer.wait().error)
-    until(lambda: all(any(method == "end" for _, method, _ in actor.calls) for actor in ray.actors))
+    until(lambda: all(actor.object._gate.closed for actor in ray.actors))
     for blocker in blockers:
         blocker.release.set()
     assert closer.wait().error is None
