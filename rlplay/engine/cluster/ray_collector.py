@@ -138,13 +138,9 @@ class RayCollector:
 
     def start_fragment(self, token: Token, weights: Any) -> None:
         """Request a fragment; ``weights`` is Ray's reference to the weights."""
-        self.version, self.fragment, self.finals = (
-            token.version,
-            None,
-            (),
-        )  # Ray may use the memory of the last one again
-        self._asked = Request(token.version, token.snapshot.modes, token.snapshot.plain), weights
-        self.request("collect", *self._asked)
+        self.version = token.version
+        self.fragment, self.finals = None, ()  # Ray may use the memory of the last fragment again
+        self.request("collect", Request(token.version, token.snapshot.modes, token.snapshot.plain), weights)
 
     def start_again(self, death: RuntimeError) -> None:
         """Have another Ray actor do what was requested, from the state before that.

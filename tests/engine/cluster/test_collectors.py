@@ -110,6 +110,17 @@ def test_parts_that_finish_first_make_up_a_fragment_and_each_goes_on_where_it_wa
         blocker.release.set()
 
 
+def test_statistics_and_a_trace_know_what_was_reported(scripted):
+    with scripted(Script(), Script(), lag=0) as feed:
+        with feed.trace() as trace:
+            for _ in range(3):
+                next(feed)
+        stats = feed.stats
+    assert stats.engine == "cluster"
+    assert stats.collector.stepping > 0
+    assert {event["cat"] for event in trace.events if event["ph"] == "X"} == {"learner", "collector"}
+
+
 # errors
 
 
@@ -392,20 +403,30 @@ def test_a_report_is_progress_and_a_message_waits_for_it():
 
 
 def test_the_collectors_stand_still_in_a_pause_and_go_on_after_it(scripted):
-    scripts = [Script().at("step", T + 2, blocker := ThreadBlocker()), Script()]
+    blocker, order = ThreadBlocker(), []
+
+    def block():
+        blocker()
+        order.append("end of the step")
+
+    scripts = [Script().at("step", T + 2, block), Script()]
     feed = scripted(*scripts, n_steps=1000, lag=0)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(60)
 
     def pause():
         with feed.pause():
+            order.append("pause")
             counts = [script.counts["step"] for script in scripts]
             threading.Event().wait(0.05)  # what would step meanwhile steps thousands of times
             return counts == [script.counts["step"] for script in scripts]
 
     pausing = InThread(pause)
+    until(lambda: feed._driver._gate.shut)
+    threading.Event().wait(0.05)  # a pause that does not wait for the step begins now
     blocker.release.set()
     assert pausing.wait().value
+    assert order == ["end of the step", "pause"]
     assert consumer.wait().error is None
     feed.close()
 
