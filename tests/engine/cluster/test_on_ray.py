@@ -16,7 +16,6 @@ import pytest
 
 from rlplay.engine.rollout import cluster, same
 from tests.support.assertions import assert_same_bytes
-from tests.support.errors import TwoArgumentError
 from tests.support.processes import is_alive
 from tests.support.threads import until
 from tests.support.training import GruWithBuffer, change_everything, record_training
@@ -115,6 +114,13 @@ def test_collectors_are_where_the_options_of_ray_place_them_and_close_leaves_non
         pids = [pid_of(one) for one in collectors_of(feed)]
         assert all(map(is_alive, pids))
     assert has_ended(pids)
+
+
+class TwoArgumentError(Exception):
+    """An exception that cannot be made again from its message alone."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
 
 
 class Fails:
