@@ -68,8 +68,8 @@ def rollout(
     ray_options : mapping, optional
         The options of each Ray actor, which are handed to Ray's ``.options()`` as they are: placement and resources,
         such as ``{"num_cpus": 1, "scheduling_strategy": "SPREAD"}``, or ``{"num_gpus": 0.25}`` for an ``actor_device``.
-        By default Ray takes no processor into account when it places an actor. Leave ``max_restarts`` out: Ray would
-        restart an actor without its environments.
+        By default Ray places a Ray actor on a node with processors, and reserves none of them. Leave ``max_restarts``
+        out: Ray would restart an actor without its environments.
     actor_device : torch.device, optional
         The device of the behaviour copies, on the nodes of the Ray actors; by default the CPU.
     factory, actor, n_steps, n_per_batch, sticky, device, lag, seed, reseed, shard, state, final, info, compile, threads

@@ -194,7 +194,8 @@ class Told(gym.Wrapper):
             file.write("closed ")
 
 ray.init(address=address, log_to_driver=False)
-feed = cluster.rollout(lambda: Told(gym.make("CartPole-v1")), GruWithBuffer(), 11, 2, 1)
+options = {"num_cpus": 0}  # the nodes have none
+feed = cluster.rollout(lambda: Told(gym.make("CartPole-v1")), GruWithBuffer(), 11, 2, 1, ray_options=options)
 next(feed)
 print(*[one.name.rpartition("process ")[2] for one in feed._driver.collector._collectors], flush=True)
 if end == "SIGKILL":
