@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import re
 import signal
 import subprocess
@@ -217,7 +218,10 @@ def test_a_program_that_ends_with_an_open_feed_leaves_no_ray_actor(nodes, tmp_pa
 
 def test_ray_is_started_on_this_machine_unless_the_program_has_started_it():
     script = SCRIPT.replace("ray.init(address=address, log_to_driver=False)", "assert not ray.is_initialized()")
-    done = subprocess.run([sys.executable, "-c", script, "", "/dev/null", "exit"], capture_output=True, text=True)
+    alone = {**os.environ, "RAY_ADDRESS": "local"}  # else `ray.init()` may find the nodes of the other tests
+    done = subprocess.run(
+        [sys.executable, "-c", script, "", "/dev/null", "exit"], capture_output=True, text=True, env=alone
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 2
     assert has_ended([int(pid) for pid in done.stdout.split()])
