@@ -178,6 +178,15 @@ def test_an_error_at_the_call_is_raised_there(ray):
     assert all(actor.is_dead for actor in ray.actors)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has the device")
+def test_a_device_that_a_node_lacks_is_told_by_that_node():
+    with pytest.raises(ValueError, match="this machine has 0 CUDA devices") as caught:
+        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, actor_device="cuda")
+    assert re.search(r"collector \d \(environment \d\)", caught.value.__notes__[0])
+    with pytest.raises(ValueError, match="must be the CPU or a CUDA device, got mps"):
+        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, actor_device="mps")
+
+
 def test_unequal_spaces_are_refused(ray):
     def other_space_for_one(seed):
         env = ScriptedEnv()
