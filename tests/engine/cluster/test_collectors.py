@@ -498,7 +498,8 @@ def test_bytes_are_read_where_they_are_and_torch_does_not_warn():
         tensor = torch.ones(shape, dtype=dtype)
         (memory,) = ray_stand_in.sent(bytes_of([tensor]))
         assert not memory.flags.writeable
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
             found = tensor_over(memory, tensor.shape, tensor.dtype)
         assert found.data_ptr() == memory.ctypes.data
         assert torch.equal(found, tensor)
