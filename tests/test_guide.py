@@ -12,14 +12,15 @@ import pytest
 import torch
 
 DOCS = Path(__file__).parent.parent / "docs"
-PROGRAM = re.compile(r"^\.\. code-block:: python\n(   :class: torchrun\n)?\n((?:   .*\n|\n)+)", re.MULTILINE)
+PROGRAM = re.compile(r"^\.\. code-block:: python\n(?:   :class: (\w+)\n)?\n((?:   .*\n|\n)+)", re.MULTILINE)
 NEEDS = {"log": ["tensorboard"], "video": ["pygame", "moviepy"], "performance": ["matplotlib"]}
 """Packages that a page needs beside those of the tests."""
 
 
 def programs(path):
+    """Return the programs of a page, each with its class: "torchrun", "ray", or an empty string."""
     found = PROGRAM.findall(path.read_text(encoding="utf-8"))
-    return [(bool(distributed), textwrap.dedent(text)) for distributed, text in found]
+    return [(kind, textwrap.dedent(text)) for kind, text in found]
 
 
 PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "reference" not in path.parts and programs(path)]
@@ -33,10 +34,10 @@ def test_the_programs_of_a_page_run_in_order(path, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)  # seconds of compiling, which its own tests do
     torch.manual_seed(0)
     names = {}
-    for distributed, text in programs(path):
-        if distributed:
+    for kind, text in programs(path):
+        if kind == "torchrun":
             run_by_torchrun(text, tmp_path / "train.py")
-        else:
+        elif not kind:
             exec(compile(text, path.name, "exec"), names)
     for feed in [names.get("feed"), *names.get("feeds", [])]:
         if feed is not None:
@@ -51,6 +52,15 @@ def run_by_torchrun(text, script):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the same weights everywhere") == 2, done.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_program_of_the_page_on_clusters_runs(tmp_path):
+    pytest.importorskip("ray")
+    (text,) = (text for kind, text in programs(DOCS / "guide/cluster.rst") if kind == "ray")
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_recipe_has_a_program():

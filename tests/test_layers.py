@@ -24,6 +24,7 @@ LAYERS = """
     engine.collector
     engine.tensors
     engine.remote
+    engine.cluster
     engine.feed
     engine.evaluation
     engine.rollout engine
@@ -45,6 +46,7 @@ ONLY_IN = {
     "gym": {"zoo.gym_or_gymnasium"},
     "gymnasium": {"zoo.gym_or_gymnasium", "benchmark.works"},
     "matplotlib": {"plotting"},
+    "ray": {"engine.cluster"},
     "tqdm": {"demo", "benchmark.command"},
 }
 """Imported nowhere else in the package."""

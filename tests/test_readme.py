@@ -66,7 +66,7 @@ def test_all_blocks_run_in_order(tmp_path, monkeypatch, capsys):
 
 def test_the_table_of_engines_has_their_defaults_of_lag():
     rows = re.findall(r"^\| `(\w+)`[^|]*\| (\d) \|", README, re.MULTILINE)
-    assert {name for name, _ in rows} == {"same", "threaded", "single", "multi"}
+    assert {name for name, _ in rows} == {"same", "threaded", "single", "multi", "cluster"}
     for name, lag in rows:
         module = __import__(f"rlplay.engine.rollout.{name}", fromlist=["rollout"])
         assert module.rollout.__kwdefaults__["lag"] == int(lag), name

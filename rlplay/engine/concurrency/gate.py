@@ -120,12 +120,13 @@ class Gate:
             If the collector does not reach the end of a step within ``timeout`` seconds. The message contains
             ``describe()``, which says what the collector is doing.
         """
+        limit = min(timeout, threading.TIMEOUT_MAX)
         with self._change:
             self._holders.append(threading.get_ident())
             self._update()
         try:
             with self._change:
-                if not self._change.wait_for(lambda: self.closed or not self._collecting, timeout):
+                if not self._change.wait_for(lambda: self.closed or not self._collecting, limit):
                     raise TimeoutError(f"cannot pause: no end of a step for {timeout:g} s; {describe()}.")
             yield
         finally:

@@ -44,7 +44,7 @@ from .exceptions import add_note, pack, unpack
 from .link import Disconnected, Link
 from .shared_memory import receive_memory
 
-__all__ = ["DONE", "HEAD_SIZE", "PARTIAL", "PAUSED", "SHORT", "Server", "Service", "ServiceProcess"]
+__all__ = ["DONE", "HEAD_SIZE", "PARTIAL", "PAUSED", "SHORT", "Server", "Service", "ServiceProcess", "unpickle_from"]
 
 HEAD_SIZE = 12
 CALL, SHORT, RESUME = 0, 1, 2
@@ -228,7 +228,7 @@ class ServiceProcess(Child):
         except Disconnected:
             raise self._died() from None
         if kind == VALUE:
-            return kind, self._load(data)
+            return kind, unpickle_from(self.name, data)
         if kind == FAILED:
             raise unpack(data)
         return kind, None
@@ -281,15 +281,23 @@ class ServiceProcess(Child):
         self._kind = PARTIAL
         return kind, data
 
-    def _load(self, data: bytes | bytearray) -> Any:
-        try:
-            return pickle.loads(data)
-        except Exception as error:
-            raise TypeError(
-                f"{self.name} has sent an object that cannot be unpickled in this process ({error!r}): its class, such "
-                "as that of a named tuple in an observation or in the actor's info, must be importable here, too."
-            ) from error
-
     def _died(self) -> RuntimeError:
         self.has_died = True
         return RuntimeError(f"{self.describe_end()}.")
+
+
+def unpickle_from(name: str, data: bytes | bytearray) -> Any:
+    """Unpickle what another process has sent; ``name`` is that process's, for messages.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be unpickled in this process.
+    """
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        raise TypeError(
+            f"{name} has sent an object that cannot be unpickled in this process ({error!r}): its class, such as that "
+            "of a named tuple in an observation or in the actor's info, must be importable here, too."
+        ) from error

@@ -30,6 +30,7 @@ from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
+from ..remote.joined_collector import JoinedCollector
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
 from ..stepping.process_pool import ProcessPool
@@ -109,10 +110,25 @@ def open_feed(
     return feed
 
 
-def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Options) -> Feed:
+def open_remote(
+    factory: Callable[..., Any],
+    actor: BaseActorModule,
+    options: Options,
+    make: Callable[..., JoinedCollector[Any]] = RemoteCollector,
+    *,
+    elsewhere: bool = False,
+) -> Feed:
     """Build a feed whose collectors run in processes of their own: one process for each group of environments.
 
     Otherwise like :func:`open_feed`.
+
+    Parameters
+    ----------
+    make : callable
+        Starts the processes, and presents them as one collector. Takes the arguments of
+        :class:`~rlplay.engine.remote.remote_collector.RemoteCollector`.
+    elsewhere : bool
+        Whether the processes may run on other machines, which may have devices that this one lacks.
     """
     saved = options.state
     if saved is not None:
@@ -121,7 +137,8 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
     plan = plan_for_processes(options, factory)
     device = options.device
     lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
-    actor_device = parse_device("cpu" if options.actor_device is None else options.actor_device, "actor_device")
+    named = "cpu" if options.actor_device is None else options.actor_device
+    actor_device = parse_device(named, "actor_device", elsewhere=elsewhere)
     stream = SavedStream(options, plan, None if actor_device.type == "cpu" else actor_device)
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
@@ -129,7 +146,7 @@ def open_remote(factory: Callable[..., Any], actor: BaseActorModule, options: Op
         specs = _collector_specs(factory, behaviour.to_send, actor_device, torch_context.defaults, plan, options)
 
         def make_collector(gate: Gate) -> Collecting:
-            collector = RemoteCollector(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
+            collector = make(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
             prepare = collector.prepare if saved is None else partial(collector.resume, saved)
             return _prepare(collector, partial(prepare, torch_context))
 
@@ -210,7 +227,7 @@ def _collector_specs(
     ]
 
 
-def _prepare(collector: Collector | RemoteCollector, prepare: Callable[[], None]) -> Collecting:
+def _prepare(collector: Collecting, prepare: Callable[[], None]) -> Collecting:
     """Prepare a collector for its first token, and return it; close it if that fails."""
     try:
         prepare()

@@ -6,6 +6,7 @@ environments nor runs the actor.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import warnings
@@ -249,6 +250,10 @@ class Feed(Delivered, Iterator[Fragment]):
         self._driver.wake()
         for complaint in self._stop_driver():
             warnings.warn(complaint, RuntimeWarning, stacklevel=3)
+
+    def close_first_at_exit(self) -> None:
+        """Close the feed, at the interpreter's exit, before the libraries end that have been imported so far."""
+        atexit.register(self._finalizer)
 
     def __enter__(self) -> Feed:
         return self

@@ -20,11 +20,13 @@ _NEGLIGIBLE_IDLE = 0.1
 _WORTH_OVERLAPPING = 0.25
 """Two sides that are each busy for at least this share of the time gain from being busy at once."""
 
+_MORE_COLLECTORS = "more collectors (`n_actors`), if the cluster has room for them"
 _FASTER_STEPS = {  # what to change if stepping is the bottleneck, by engine
     "same": "`multi`, or `threaded` with `workers`, steps them in several processes",
     "threaded": "`workers` if a step costs more than a message to a process and back, or `multi`",
     "workers": "more `workers`, if there are cores for them",
     "processes": "`multi` with more processes, if there are cores for them",
+    "cluster": _MORE_COLLECTORS,
 }
 _REMEDIES = {  # what to change if the collector spends most of its time on another kind of work
     "inference": "more environments side by side, a smaller network, or another `actor_device`",
@@ -35,6 +37,7 @@ _OVERLAP = {  # how to collect while the learner trains, by engine
     "threaded": "`lag=1`",
     "workers": "`lag=1`",
     "processes": "`lag=1`",
+    "cluster": "`lag=1`",
 }
 _LOCK = (
     ". They share the interpreter lock, and time spent waiting for it counts as work: if steps are Python, compare the "
@@ -46,6 +49,7 @@ _FASTER_STEPS_WITHOUT_LOCK = {
     "workers": "more `workers`, if there are cores for them; the interpreter lock is off, so `worker='thread'` will do",
     "processes": "`multi` with more processes, if there are cores for them, or `threaded` with worker threads, which "
     "step side by side since the interpreter lock is off",
+    "cluster": _MORE_COLLECTORS,
 }
 _OVERLAP_WITHOUT_LOCK = {**_OVERLAP, "same": "`threaded`, whose thread shares no interpreter lock here"}
 
@@ -88,7 +92,8 @@ class Stats(NamedTuple):
     collector: CollectorTime
     learner: LearnerTime
     engine: str = "same"
-    """Where collection runs: ``same``, ``threaded``, ``workers`` (``threaded`` with workers), or ``processes``."""
+    """Where collection runs: ``same``, ``threaded``, ``workers`` (``threaded`` with workers), ``processes``, or
+    ``cluster``."""
     counters: Counters = Counters()
     """What this process has asked of devices so far: all zero if actor and consumer are on the host."""
 
@@ -167,10 +172,12 @@ def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same")
 
 
 def engine_of(inline: bool, parts: Sequence[str]) -> str:
-    """Return :attr:`Stats.engine`, given whether the consumer's thread collects, and the names of workers or processes.
+    """Return :attr:`Stats.engine`, by whether the consumer's thread collects and the names of workers or collectors.
 
     An inline collector without parts is ``same``.
     """
     if not parts:
         return "same" if inline else "threaded"
-    return "workers" if parts[0].startswith("worker") else "processes"
+    if parts[0].startswith("worker"):
+        return "workers"
+    return "processes" if parts[0].startswith("collector process") else "cluster"

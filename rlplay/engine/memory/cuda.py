@@ -211,8 +211,10 @@ def _let_others_run() -> None:
         select.select((), (), (), 0)
 
 
-def parse_device(device: torch.device | str | int, name: str) -> torch.device:
+def parse_device(device: torch.device | str | int, name: str, *, elsewhere: bool = False) -> torch.device:
     """Parse a device, and check that this machine has it. ``name`` is the parameter's, for messages.
+
+    A device that may be ``elsewhere`` is returned as it is named: the machine that uses it parses it again.
 
     Raises
     ------
@@ -227,6 +229,8 @@ def parse_device(device: torch.device | str | int, name: str) -> torch.device:
         return torch.device("cpu")
     if parsed.type != "cuda":
         raise ValueError(f"`{name}` must be the CPU or a CUDA device, got {parsed}: other kinds are not supported.")
+    if elsewhere:
+        return parsed
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = parsed.index if parsed.index is not None else torch.cuda.current_device() if count else 0
     if index >= count:

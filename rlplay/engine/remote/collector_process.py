@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ... import nested
-from ..acting.behaviour import Snapshot
+from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.make import make_behaviour
 from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext, TorchDefaults
@@ -20,17 +20,19 @@ from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
 from ..collector.saving import resume
 from ..concurrency.exceptions import pack
-from ..concurrency.progress import SharedProgress
+from ..concurrency.gate import Gate
+from ..concurrency.progress import Progress, SharedProgress
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule, Final, Fragment
 from ..envs.environment_list import EnvironmentList
 from ..memory.cuda import lane_between
+from ..memory.lane import Lane
 from ..stepping.inline import InlineStepper
-from ..stepping.sent_spaces import send_spaces
+from ..stepping.sent_spaces import SentSpace, send_spaces
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = ["CollectorService", "CollectorSpec", "Prepared", "Reply", "SavedState"]
+__all__ = ["CollectorService", "CollectorSpec", "Prepared", "Reply", "SavedState", "make_collector"]
 
 
 class CollectorSpec(NamedTuple):
@@ -82,6 +84,31 @@ class SavedState(NamedTuple):
     of all processes are received before it is raised."""
 
 
+class MadeCollector(NamedTuple):
+    """A collector in the process that collects, and what it consists of."""
+
+    collector: Collector
+    behaviour: Behaviour
+    lane: Lane
+    introduction: tuple[SentSpace, SentSpace]
+    """Describes the spaces of its environments."""
+
+
+def make_collector(spec: CollectorSpec, progress: Progress, gate: Gate) -> MadeCollector:
+    """Make a collector, with its environments and its behaviour copy, in the thread that is to collect."""
+    torch.set_num_threads(spec.threads)
+    spec.defaults.set()
+    lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
+    behaviour = make_behaviour(spec.actor, lane, compile=spec.compile)
+    spec.plan.entries.leave_warning()
+    with spec.defaults.for_environments():
+        envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=spec.columns.start)
+        introduction = send_spaces(envs.spaces)
+        stepper = InlineStepper([envs], spec.plan.groups)
+    collector = Collector(stepper, behaviour, lane, spec.plan, progress, gate, spec.defaults)
+    return MadeCollector(collector, behaviour, lane, introduction)
+
+
 class _RemoteGate:
     """The gate of a collector in a collector process; the consumer's process shuts and opens it."""
 
@@ -102,21 +129,11 @@ class CollectorService:
     """Makes a collector, with its environments and its behaviour copy, and collects fragments with it."""
 
     def __init__(self, server: Server, spec: CollectorSpec) -> None:
-        torch.set_num_threads(spec.threads)
-        spec.defaults.set()
         self._progress = progress = SharedProgress(server.memory)
-        self._lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
-        self._behaviour = make_behaviour(spec.actor, self._lane, compile=spec.compile)
         self._shared: SharedFragment | None = None
         self._entries = spec.plan.entries
-        self._entries.leave_warning()
-        with spec.defaults.for_environments():
-            first = spec.columns.start
-            envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=first)
-            self.introduction = send_spaces(envs.spaces)
-            stepper = InlineStepper([envs], spec.plan.groups)
         gate: Any = _RemoteGate(server, progress)
-        self._collector = Collector(stepper, self._behaviour, self._lane, spec.plan, progress, gate, spec.defaults)
+        self._collector, _, self._lane, self.introduction = make_collector(spec, progress, gate)
 
     def prepare(self, torch_context: TorchContext) -> Prepared:
         """Determine the shapes and dtypes of the actor's outputs, by a trial step."""

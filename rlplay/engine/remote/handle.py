@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import nested
 from ..collector.messages import Token
 from ..concurrency.progress import SharedProgress
 from ..concurrency.sendable import check_sendable
 from ..concurrency.service import ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
+from ..core import Final, Fragment
 from ..stepping.shares import name_environments
 from .collector_process import CollectorService, CollectorSpec, Reply
 from .saving import pack_part, unpack_part
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = ["CollectorProcess"]
+__all__ = ["CollectorProcess", "check_spec_sendable"]
 
 
 class CollectorProcess:
@@ -44,7 +46,7 @@ class CollectorProcess:
             self.progress = SharedProgress(map_memory(fd))
             self.service = ServiceProcess(CollectorService, spec, name=self.name, memory_fd=fd)
         except Exception:
-            _check_sendable(spec)
+            check_spec_sendable(spec, "a collector process")
             raise
         finally:
             os.close(fd)
@@ -58,6 +60,21 @@ class CollectorProcess:
         """The memory that fragments and weights are passed in; available after :meth:`share`."""
         assert self._shared is not None, "call `share` first"
         return self._shared
+
+    def request(self, method: str, *args: Any) -> None:
+        """Request the call of a method of the service in the process."""
+        self.service.request(method, *args)
+
+    @property
+    def fragment(self) -> Fragment:
+        """The fragment that the process has replied with, in shared memory."""
+        return self.shared.fragment
+
+    @property
+    def finals(self) -> Final:
+        """Its ``final``, as far as it is filled in."""
+        n = self.reply.n_finals if self.reply is not None else 0
+        return Final(*nested.map(lambda x: x[:n], self.shared.final))
 
     def share(self, spec: SharedFragmentSpec, lock: Callable[[Any], Tensor]) -> None:
         """Allocate the memory that fragments and weights are passed in; have the process map it.
@@ -82,6 +99,10 @@ class CollectorProcess:
         self.version = token.version
         self.service.request("collect", token.version, token.snapshot.modes, token.snapshot.plain)
 
+    def receive_fragment(self, answer: Reply) -> None:
+        """Keep a reply until the fragment is taken."""
+        self.reply = answer
+
     def take_fragment(self) -> None:
         """Forget the reply: the fragment has been copied out of the shared memory."""
         self.version = self.reply = None
@@ -95,7 +116,7 @@ class CollectorProcess:
         """Return the fragment that the process has replied with, if it has not been taken; to be saved."""
         if self.version is None or self.reply is None:
             return None
-        return pack_part(self.version, self.reply, self.shared)
+        return pack_part(self.version, self.reply, self.fragment, self.finals if self.shared.final else ())
 
     def load_finished_part(self, saved: Mapping[str, Any] | None) -> None:
         """Put what :meth:`finished_part` returned back into the shared memory, as if the process had replied."""
@@ -103,8 +124,8 @@ class CollectorProcess:
             self.version, self.reply = unpack_part(saved, self.shared)
 
 
-def _check_sendable(spec: CollectorSpec) -> None:
-    """Raise TypeError if the factory or the actor cannot be pickled: then no process could be started."""
+def check_spec_sendable(spec: CollectorSpec, where: str) -> None:
+    """Raise TypeError if the factory or the actor cannot be pickled; ``where`` says where it was to be sent."""
     first, last = spec.columns.start, spec.columns.stop - 1
     check_sendable(
         [
@@ -121,5 +142,5 @@ def _check_sendable(spec: CollectorSpec) -> None:
                 "Make it when the actor is first used, leave it out in `__getstate__`, or collect with `threaded`.",
             ),
         ],
-        "a collector process",
+        where,
     )

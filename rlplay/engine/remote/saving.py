@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import nested
+from ...nested import Nested
 from ..acting.copying.copy_state import what_differs
 from ..acting.group import split
 from ..collector.saving import WIDTHS, check_same
@@ -97,13 +98,12 @@ def split_state(saved: Mapping[str, Any], n_groups: int, width: int) -> list[dic
     ]
 
 
-def pack_part(version: int, reply: Reply, shared: SharedFragment) -> dict[str, Any]:
+def pack_part(version: int, reply: Reply, fragment: Nested, final: Nested) -> dict[str, Any]:
     """Return a part that a process has collected and that no fragment has taken, with copies of its tensors."""
-    final = nested.map(lambda x: x[: reply.n_finals], shared.final)
     return {
         "version": version,
         "reply": list(reply),
-        "fragment": [x.clone() for x in nested.leaves(shared.fragment)],
+        "fragment": [x.clone() for x in nested.leaves(fragment)],
         "final": [x.clone() for x in nested.leaves(final)],
     }
 

@@ -100,7 +100,7 @@ def descriptors():
 
 def all_told(feed):
     """Whether all processes have been told to stand still, or to stop, at their next step."""
-    return all(process.progress.halted for process in feed._driver.collector._processes)
+    return all(process.progress.halted for process in feed._driver.collector._collectors)
 
 
 def has_ended(feed):

@@ -1,0 +1,152 @@
+"""Several collectors in Ray actors: starts them, waits for the answers of any, pauses, restarts and ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from ..concurrency.channel import Channel, Closed
+from ..concurrency.exceptions import add_note
+from ..concurrency.gate import Gate
+from ..concurrency.progress import Progress
+from ..remote.collector_process import CollectorSpec
+from ..stepping.shares import check_equal_spaces
+from .ray_collector import Inbox, RayCollector
+
+__all__ = ["RayCollectors"]
+
+
+class RayCollectors:
+    """A sequence of collectors in Ray actors. If one of them has died for good, methods raise RuntimeError."""
+
+    grace = 5.0
+    """Seconds that the Ray actors have to close their environments, and to end."""
+
+    def __init__(
+        self,
+        specs: Sequence[CollectorSpec],
+        progress: Progress,
+        gate: Gate,
+        ray: Any,
+        ray_options: Mapping[str, Any],
+        *,
+        restart: bool,
+    ) -> None:
+        """Ask for all Ray actors at once, and wait until they have made and reset their environments.
+
+        Raises ValueError if the environments of different Ray actors have different spaces.
+        """
+        self._progress, self._gate, self._ray = progress, gate, ray
+        self._collectors: list[RayCollector] = []
+        self._deaths: list[str] = []
+        self._inbox: Inbox = Channel(reentrant=True)
+        gate.on_give_up(self.kill)
+        gate.on_change(self._on_gate_change)
+        gate.on_close(partial(self._inbox.put, None), self.grace)
+        try:
+            for number, spec in enumerate(specs):
+                collector = RayCollector(ray, number, spec, self._inbox, ray_options, restart=restart)
+                self._collectors.append(collector)
+            progress.set_parts([(one.name, one.progress) for one in self])
+            check_equal_spaces([one.columns.start for one in self], self.receive_one_each())
+        except BaseException as error:
+            for complaint in self.close():
+                add_note(error, complaint)
+            raise
+
+    def __iter__(self) -> Iterator[RayCollector]:
+        return iter(list(self._collectors))
+
+    def __len__(self) -> int:
+        return len(self._collectors)
+
+    def receive_one_each(self) -> list[Any]:
+        """Wait for one answer of each collector; return the answers in the order of the collectors."""
+        answers: dict[RayCollector, Any] = {}
+        while len(answers) < len(self._collectors):
+            answers.update(self.receive([one for one in self if one not in answers]))
+        return [answers[one] for one in self]
+
+    def receive(self, awaited: Sequence[RayCollector]) -> list[tuple[RayCollector, Any]]:
+        """Wait for the next answer of one of the awaited collectors, or until the gate has changed.
+
+        The list has that answer, or is empty. A collector that has died is made anew if that is possible.
+        """
+        progress = self._progress
+        progress.set_awaited([(one.name, one.progress) for one in awaited])
+        message = self._inbox.get()
+        progress.set_awaited(())
+        if message is None:
+            self._pass_gate()
+            return []
+        collector, future = message
+        progress.set_awaited([(collector.name, collector.progress)])  # the message of an error names it
+        death = collector.death_of(future)
+        if death is not None:
+            collector.start_again(death)
+            self._deaths.append(f"{death} It was made anew, and collects this fragment from the state before it.")
+        answers = [] if death is not None else [(collector, collector.read(future))]
+        progress.set_awaited(())
+        return answers
+
+    def _on_gate_change(self, shut: bool) -> None:
+        self._inbox.put(None)
+
+    def _pass_gate(self) -> None:
+        """Let all collectors stand still while the gate is shut. Raises ``Closed``."""
+        if self._gate.closed:
+            raise Closed
+        if self._gate.shut:
+            held = [one.tell("hold") for one in self]
+            self._ray.wait(held, num_returns=len(held))
+            self._progress.begin("a pause")
+            self._gate.wait_while_shut(lambda: None)
+            self._progress.begin("its processes")
+            for one in self:
+                one.tell("release")
+
+    def take_warnings(self) -> list[str]:
+        """Return, once, a warning for each collector that has died and was made anew."""
+        deaths, self._deaths = self._deaths, []
+        return deaths
+
+    def kill(self) -> None:
+        """Kill the Ray actors. May be called in any thread."""
+        if self._ray.is_initialized():  # else they have ended with Ray
+            for one in self:
+                self._ray.kill(one.actor)
+
+    def close(self) -> list[str]:
+        """Stop the collectors at their next step, have them close their environments, and end their Ray actors.
+
+        Returns
+        -------
+        list of str
+            What went wrong in closing, to be shown to the user as warnings.
+        """
+        self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
+        if not self._ray.is_initialized():
+            return []
+        deadline, complaints = monotonic() + self.grace, []
+        closing = {one.request_end(): one for one in self}
+        closed, late = self._wait(list(closing), deadline)
+        for reference in late:
+            complaints.append(
+                f"{closing[reference].name} had not closed its environments {self.grace:g} s after it was requested "
+                f"to, and was killed: {closing[reference].progress}."
+            )
+        for reference in closed:
+            complaints += closing[reference].complaints(reference)
+        self._wait([closing[reference].exit() for reference in closed], deadline)
+        self.kill()
+        return complaints
+
+    def _wait(self, references: list[Any], deadline: float) -> tuple[list[Any], list[Any]]:
+        """Wait until Ray has all answers, or that there will be none; return the references with and without."""
+        if not references:
+            return [], []
+        found: tuple[list[Any], list[Any]]
+        found = self._ray.wait(references, num_returns=len(references), timeout=max(0.0, deadline - monotonic()))
+        return found
