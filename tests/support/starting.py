@@ -1,10 +1,11 @@
-"""The time that a rollout has to start, counted from a moment that a test chooses."""
+"""The time limits of a rollout, counted from a moment that a test chooses: on a busy machine all else may be slow."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from rlplay.engine.concurrency.channel import Channel
+from rlplay.engine.concurrency.watchdog import Watchdog
 from rlplay.engine.feed import background, build
 from tests.support.threads import until
 
@@ -40,3 +41,9 @@ def start_timeout_begins_when(wait, monkeypatch):
         return make_background(make, progress, timeout=timeout, start_timeout=start_timeout)
 
     monkeypatch.setattr(build, "Background", begin)
+
+
+def timeout_counts_while(condition, monkeypatch):
+    """Have the `timeout` of all rollouts count only the time in which `condition()` is true."""
+    check = Watchdog.check
+    monkeypatch.setattr(Watchdog, "check", lambda self, *, paused=False: check(self, paused=paused or not condition()))
