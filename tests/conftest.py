@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a test leaves no thread and no process behind, and torch uses one thread."""
+"""Fixtures of all tests: a test leaves no thread and no process behind; one torch thread; no clock in hypothesis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from rlplay import sampling
 from rlplay.engine.acting import noise
 
 _GRACE = 5.0  # seconds that threads and processes may take to end
+
+# no test asserts that something is fast, and so hypothesis does not either: the machine may be busy
+settings.register_profile("rlplay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rlplay")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,8 @@ from rlplay.testing import CountingActor, LaggingLane
 from rlplay.zoo.actors import ActorCritic, mlp
 from tests.support.assertions import assert_identical
 from tests.support.rows import untold
+from tests.support.starting import timeout_counts_while
+from tests.support.threads import ThreadBlocker
 from tests.support.vectors import ENTRIES, check_against_list, engines, ledgers, of_every_kind
 
 SyncVectorEnv = gymnasium.vector.SyncVectorEnv
@@ -254,20 +256,21 @@ def test_what_does_not_go_together_is_refused_at_the_call(engine):
     refuses(TypeError, "environment 0 of `envs` is a vector", [make_cartpoles, lambda: gymnasium.make("CartPole-v1")])
 
 
-def test_a_hanging_vector_environment_is_named():
+def test_a_hanging_vector_environment_is_named(monkeypatch):
     class Hangs(SyncVectorEnv):
         def step(self, actions):
-            hanging.wait()
+            blocker()
             return super().step(actions)
 
-    hanging = threading.Event()
+    blocker = ThreadBlocker()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     envs = [make_cartpoles(), make_cartpoles(cls=Hangs)]
     feed = threaded.rollout(envs, make_actor(), 9, timeout=0.5)
     try:
         with pytest.raises(TimeoutError, match=r"vector environment 1, in env\.step"):
             next(feed)
     finally:
-        hanging.set()
+        blocker.release.set()
         feed.close()
 
 

@@ -22,6 +22,7 @@ from rlplay.engine.rollout import same, threaded
 from tests.support.assertions import is_closed
 from tests.support.errors import TwoArgumentError, raising
 from tests.support.scripted import LENGTH, B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
+from tests.support.starting import timeout_counts_while
 from tests.support.threads import LONG, InThread, ThreadBlocker, all_tokens_used_up, until
 
 THREADED = {f"threaded-{lag}": partial(threaded.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)}
@@ -327,8 +328,9 @@ def test_an_error_in_closing_does_not_hide_the_error_before_it(rollout):
 # no progress
 
 
-def test_an_environment_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient):
+def test_an_environment_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient, monkeypatch):
     blocker, script = ThreadBlocker(), Script()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     made = ScriptedEnv(script.at("step", 8, blocker))
     feed = threaded_rollout([ScriptedEnv(), lambda: made], ScriptedActor(), timeout=0.3)
     assert is_scripted_fragment(0, next(feed))
@@ -346,8 +348,9 @@ def test_an_environment_that_blocks_is_named_after_the_timeout(threaded_rollout,
     assert made.counts["close"] == 1
 
 
-def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(threaded_rollout, impatient):
+def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(threaded_rollout, impatient, monkeypatch):
     blocker, script = ThreadBlocker(), Script()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     feed = threaded_rollout([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
     (thread,) = collector_threads()
     with pytest.raises(TimeoutError):
@@ -360,8 +363,9 @@ def test_close_waits_and_warns_again_until_a_blocked_step_has_returned(threaded_
     feed.close()
 
 
-def test_the_timeout_is_raised_even_if_warnings_are_errors(threaded_rollout, impatient):
+def test_the_timeout_is_raised_even_if_warnings_are_errors(threaded_rollout, impatient, monkeypatch):
     blocker, script = ThreadBlocker(), Script()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     feed = threaded_rollout([ScriptedEnv(), ScriptedEnv(script.at("step", 2, blocker))], ScriptedActor(), timeout=0.2)
     (thread,) = collector_threads()
     try:
@@ -373,8 +377,9 @@ def test_the_timeout_is_raised_even_if_warnings_are_errors(threaded_rollout, imp
     assert not thread.is_alive()
 
 
-def test_an_actor_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient):
+def test_an_actor_that_blocks_is_named_after_the_timeout(threaded_rollout, impatient, monkeypatch):
     blocker, actor = ThreadBlocker(), ScriptedActor()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     feed = threaded_rollout([ScriptedEnv(), ScriptedEnv()], actor, timeout=0.3)
     actor.script.at("act", 2, blocker)
     (thread,) = collector_threads()
@@ -745,16 +750,19 @@ def test_the_collector_goes_on_after_an_exception_in_a_paused_block(rollout):
         assert is_scripted_fragment(1, next(feed))
 
 
-def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(threaded_rollout):
-    env, blocker = ScriptedEnv(), ThreadBlocker()
+def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(threaded_rollout, monkeypatch):
+    env, blocker, stands = ScriptedEnv(), ThreadBlocker(), threading.Event()
+    timeout_counts_while(stands.is_set, monkeypatch)
     feed = threaded_rollout([env, ScriptedEnv()], ScriptedActor(), timeout=0.2)
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
     threading.Timer(0.02, blocker.release.set).start()
     with feed.pause():
+        stands.set()
         consumer.join(0.6)
         assert consumer.is_alive()
+        stands.clear()
     assert is_scripted_fragment(0, consumer.wait().value)
     feed.close()
 

@@ -149,6 +149,8 @@ def test_a_worker_whose_own_fork_outlives_it_is_named_and_the_fork_is_killed(tmp
 # --- a worker that hangs ----------------------------------------------------------------------------------------------
 
 
+# on a busy machine the other worker, which is idle, may take longer to end than `impatient` allows
+@pytest.mark.filterwarnings("ignore:worker 0 .* had not ended:RuntimeWarning")
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("act", [wait_forever, loop_forever, hold_interpreter_lock])
 def test_a_worker_that_hangs_is_named_and_killed(act, groups, impatient):
