@@ -13,7 +13,7 @@ from ..acting.torch_context import TorchContext
 from ..collector.messages import Token
 from ..concurrency.channel import Channel
 from ..concurrency.exceptions import add_note, unpack
-from ..concurrency.service import unpickle_from
+from ..concurrency.sendable import unpickle_from
 from ..remote.collector_process import CollectorSpec, Reply
 from ..remote.handle import check_spec_sendable
 from ..remote.saving import pack_part

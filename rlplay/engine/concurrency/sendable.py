@@ -1,15 +1,16 @@
-"""Finds out why something cannot be sent to another process. Must not import torch."""
+"""Finds out why something cannot be sent to another process, or be read there. Must not import torch."""
 
 from __future__ import annotations
 
 import functools
+import pickle
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle
 
-__all__ = ["check_sendable"]
+__all__ = ["check_sendable", "unpickle_from"]
 
 _DEEPEST = 12
 """How many attributes, items and variables deep the cause is looked for."""
@@ -39,6 +40,23 @@ def check_sendable(things: Iterable[tuple[str, str, Any, str]], where: str) -> N
                 f"{name} cannot be sent to {where}: {path}, of type {type(part).__name__}, cannot be pickled "
                 f"({_failure(part)}). {remedy}"
             ) from error
+
+
+def unpickle_from(name: str, data: bytes | bytearray) -> Any:
+    """Unpickle what another process has sent; ``name`` is that process's, for messages.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be unpickled in this process.
+    """
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        raise TypeError(
+            f"{name} has sent an object that cannot be unpickled in this process ({error!r}): its class, such as that "
+            "of a named tuple in an observation or in the actor's info, must be importable here, too."
+        ) from error
 
 
 def _failure(thing: Any) -> Exception | None:

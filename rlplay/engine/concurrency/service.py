@@ -42,9 +42,10 @@ import numpy.typing as npt
 from .child import Child
 from .exceptions import add_note, pack, unpack
 from .link import Disconnected, Link
+from .sendable import unpickle_from
 from .shared_memory import receive_memory
 
-__all__ = ["DONE", "HEAD_SIZE", "PARTIAL", "PAUSED", "SHORT", "Server", "Service", "ServiceProcess", "unpickle_from"]
+__all__ = ["DONE", "HEAD_SIZE", "PARTIAL", "PAUSED", "SHORT", "Server", "Service", "ServiceProcess"]
 
 HEAD_SIZE = 12
 CALL, SHORT, RESUME = 0, 1, 2
@@ -284,20 +285,3 @@ class ServiceProcess(Child):
     def _died(self) -> RuntimeError:
         self.has_died = True
         return RuntimeError(f"{self.describe_end()}.")
-
-
-def unpickle_from(name: str, data: bytes | bytearray) -> Any:
-    """Unpickle what another process has sent; ``name`` is that process's, for messages.
-
-    Raises
-    ------
-    TypeError
-        If it cannot be unpickled in this process.
-    """
-    try:
-        return pickle.loads(data)
-    except Exception as error:
-        raise TypeError(
-            f"{name} has sent an object that cannot be unpickled in this process ({error!r}): its class, such as that "
-            "of a named tuple in an observation or in the actor's info, must be importable here, too."
-        ) from error
