@@ -1,11 +1,11 @@
-"""Losses beside those of Stable-Baselines3 and TorchRL: the same weights, the same batch, the largest difference.
+"""Losses beside those of Stable-Baselines3: the same weights, the same batch, the largest difference.
 
-Neither library is a requirement of rlplay. In a virtual environment of its own::
+Stable-Baselines3 is no requirement of rlplay. In a virtual environment of its own::
 
     python -m venv /tmp/neighbours
     /tmp/neighbours/bin/pip install torch==2.13.0
-    /tmp/neighbours/bin/pip install stable-baselines3 torchrl gym optree cloudpickle tqdm
-    PYTHONPATH=. /tmp/neighbours/bin/python tests/bench/neighbours.py
+    /tmp/neighbours/bin/pip install stable-baselines3 gym optree cloudpickle tqdm
+    /tmp/neighbours/bin/python -m tests.bench.neighbours
 
 Learning rates are zero, so that Stable-Baselines3's ``train`` logs all losses for the same weights. It prints one line
 for each loss, and exits with 1 if a difference is larger than 1e-5 (relative, or absolute below 1).
@@ -13,7 +13,6 @@ for each loss, and exits with 1 if a difference is larger than 1e-5 (relative, o
 
 from __future__ import annotations
 
-import copy
 import sys
 import warnings
 from typing import Any
@@ -24,10 +23,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from rlplay.algo import c51, ppo, sac, td3
+from rlplay.algo import ppo, sac, td3
 from rlplay.engine import BaseActorModule, Fragment, Outcome, State
 from rlplay.replay import Batch
-from rlplay.zoo.distributional import CategoricalQNetwork
 
 N, GAMMA = 64, 0.99
 failures: list[str] = []
@@ -226,53 +224,11 @@ def beside_ppo() -> None:
         compare(f"Stable-Baselines3 PPO {kind} entropy", info["entropy"], -theirs["entropy_loss"])
 
 
-def beside_torchrl() -> None:
-    """Compare categorical Q-learning. Their loss is a cross-entropy, ours a divergence: the gradients are compared."""
-    from tensordict import TensorDict
-    from torchrl.modules import DistributionalQValueActor
-    from torchrl.objectives import DistributionalDQNLoss
-
-    n_atoms, n_act = 21, 3
-    atoms = torch.linspace(-3, 3, n_atoms)
-    net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, n_atoms * n_act), nn.Unflatten(-1, (n_atoms, n_act)))
-    slow = copy.deepcopy(net)
-    batch, done = replayed(torch.randint(n_act, (1, N)))
-    value = DistributionalQValueActor(net, spec=None, support=atoms, action_space="categorical", in_keys=["obs"])
-    loss_of = DistributionalDQNLoss(value, gamma=GAMMA, delay_value=True)
-
-    def by_shape(tensors: Any) -> dict[tuple[int, ...], torch.Tensor]:
-        return {tuple(x.shape): x for x in tensors}  # no two parameters have the same
-
-    theirs = by_shape(loss_of.target_value_network_params.values(True, True))
-    with torch.no_grad():
-        for weight in slow.parameters():
-            weight += 0.3 * torch.randn_like(weight)
-            theirs[tuple(weight.shape)].copy_(weight)
-    column = {"reward": batch.rew[0][:, None], "done": done[:, None], "terminated": done[:, None]}
-    following = column | {"obs": batch.next.obs[0]}
-    data = TensorDict({"obs": batch.state.obs[0], "action": batch.act[0], "next": following}, N)
-    loss_of(data)["loss"].backward()
-    expected = by_shape(x.grad for x in loss_of.parameters() if x.grad is not None)
-
-    actor, target = (CategoricalQNetwork(nn.Sequential(x, _Swap()), atoms, epsilon=0.0) for x in (net, slow))
-    loss, _ = c51.replayed(batch, actor, atoms=atoms, target=target, double=True)
-    for shape, found in by_shape(torch.autograd.grad(loss, list(net.parameters()))).items():
-        compare(f"TorchRL C51 gradient {shape}, norm", found.norm(), expected[shape].norm())
-        compare(f"TorchRL C51 gradient {shape}, difference", (found - expected[shape]).abs().max(), 0.0)
-
-
-class _Swap(nn.Module):
-    """Puts atoms behind actions."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(-1, -2)
-
-
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for part in (beside_sac, beside_td3, beside_ppo, beside_torchrl):
+    for part in (beside_sac, beside_td3, beside_ppo):
         part()
     print("larger than 1e-5:", failures or "none")
     sys.exit(bool(failures))
