@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,6 +73,44 @@ def test_every_page_runs_and_updates(name, monkeypatch):
     assert counts == sorted(counts)
     assert updates
     assert set(NAMES) == set(THRESHOLDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ppo", {"n_envs": 2, "n_steps": 32, "normalise": False, "orthogonal": False, "log_std": -1.0, "max_kl": None}),
+        ("sac", {"n_steps": 1, "warm_up": 20, "batch_size": 4, "hidden": (8, 8)}),
+    ],
+    ids=["ppo", "sac"],
+)
+def test_pages_take_their_hyperparameters_as_arguments(name, options):
+    counts = [steps for steps, _ in train_of(name)("Pendulum-v1", 0, 128, **options)]
+    assert counts == list(range(counts[0], 129, options["n_steps"] * options.get("n_envs", 1)))
+
+
+def test_environments_of_pages_have_float32_observations_and_get_clipped_actions():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Echo(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2), {}
+
+        def step(self, action):
+            return action.astype(np.float64), 0.0, False, False, {}
+
+    gymnasium.register("Echo-v0", Echo, disable_env_checker=True)
+    try:
+        (clipped,), (plain,) = pages.make("Echo-v0", 1, clip=True), pages.make("Echo-v0", 1)
+    finally:
+        del gymnasium.registry["Echo-v0"]
+    for env, expected in ((clipped, [0.5, -1.0]), (plain, [0.5, -3.0])):
+        env.reset()
+        obs, *_ = env.step(np.array([0.5, -3.0], np.float32))
+        assert env.observation_space.dtype == obs.dtype == np.float32
+        np.testing.assert_array_equal(obs, expected)
 
 
 @pytest.mark.parametrize("name", ["ppo", "r2d2"])

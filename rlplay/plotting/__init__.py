@@ -4,10 +4,10 @@ matplotlib is imported inside the functions only, and no backend is selected: fi
 """
 
 from .bars import Panel, multiples
-from .curves import learning_curve, moving_mean
+from .curves import Curves, learning_curve, learning_curves, moving_mean
 from .timelines import timeline
 
-__all__ = ["Panel", "learning_curve", "moving_mean", "multiples", "require", "timeline"]
+__all__ = ["Curves", "Panel", "learning_curve", "learning_curves", "moving_mean", "multiples", "require", "timeline"]
 
 
 def require() -> None:

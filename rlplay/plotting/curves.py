@@ -1,9 +1,9 @@
-"""Learning curves: the return of each episode and its moving mean."""
+"""Learning curves: the return of each episode and its moving mean, of one run or of several runs beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +11,21 @@ from numpy.typing import ArrayLike, NDArray
 from .style import BLUE, GREY, LIGHT_BLUE, RED
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curve", "moving_mean"]
+__all__ = ["Curves", "learning_curve", "learning_curves", "moving_mean"]
+
+
+class Curves(NamedTuple):
+    """The content of one panel of :func:`learning_curves`."""
+
+    title: str
+    runs: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]]
+    """For each name that is compared its runs, one for each seed: the number of environment steps at the end of each
+    episode, ascending, and the episode's return, both ``(N,)``."""
+    window: int = 100
+    """Number of consecutive episodes in the moving mean."""
 
 
 def learning_curve(
@@ -76,6 +88,79 @@ def learning_curve(
     )  # fmt: skip
     figure.supxlabel(caption, fontsize="small", color=GREY)
     return figure
+
+
+def learning_curves(panels: Sequence[Curves], *, title: str = "", caption: str = "") -> Figure:
+    """Draw runs of several seeds beside each other: the mean over seeds as a line, the least to the largest as a band.
+
+    Each run's curve is the moving mean of the returns of its episodes, from the end of the first window on. The line of
+    several runs begins where all of them have one, and ends with the shortest run.
+
+    Parameters
+    ----------
+    panels : sequence of Curves
+        Drawn in two columns, row by row. A name has the same colour in all panels; there are at most four names.
+    title, caption : str
+        The title above the picture and, in small print, the caption below.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure needs no display.
+
+    Raises
+    ------
+    ValueError
+        There are more than four names.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for panel in panels for name in panel.runs))
+    if len(names) > len(_COLOURS):
+        raise ValueError(f"`panels` may have at most {len(_COLOURS)} names together, got {len(names)}: {names}.")
+    colours = dict(zip(names, _COLOURS, strict=False))
+
+    n_rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(10, 0.8 + 3.2 * n_rows), dpi=150, layout="constrained")
+    plots = figure.subplots(n_rows, min(2, len(panels)), squeeze=False)
+    for axes, panel in zip(plots.flat, panels, strict=False):
+        _draw_curves(axes, panel, colours)
+    for axes in plots.flat[len(panels) :]:
+        axes.remove()
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        found.values(), found.keys(), loc="outside upper left", ncols=4, frameon=False, title=title, alignment="left",
+        title_fontproperties={"weight": "bold", "size": "large"},
+    )  # fmt: skip
+    figure.supylabel("return of an episode, moving mean", fontsize="medium")
+    figure.supxlabel(f"environment steps\n{caption}", fontsize="small", color=GREY)
+    return figure
+
+
+_COLOURS = (BLUE, RED, LIGHT_BLUE, GREY)
+
+
+def _draw_curves(axes: Axes, panel: Curves, colours: Mapping[str, str]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    for name, runs in panel.runs.items():
+        means = [(np.asarray(steps)[panel.window - 1 :], moving_mean(rets, panel.window)) for steps, rets in runs]
+        means = [(x, y) for x, y in means if len(x)]  # others have fewer episodes than one window
+        if not means:
+            continue
+        grid = np.linspace(max(x[0] for x, _ in means), min(x[-1] for x, _ in means), 200)
+        curves = np.array([np.interp(grid, x, y) for x, y in means])
+        label = f"{name} ({len(means)} seeds)" if len(means) > 1 else f"{name} (1 seed)"
+        axes.plot(grid, curves.mean(axis=0), color=colours[name], linewidth=2, label=label)
+        axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colours[name], alpha=0.2, linewidth=0)
+    axes.set_title(panel.title, loc="left", size="medium")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(color="#e8e8e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def moving_mean(x: ArrayLike, window: int) -> NDArray[np.float64]:

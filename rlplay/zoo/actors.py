@@ -24,7 +24,7 @@ from .. import sampling
 from ..engine import BaseActorModule
 from ..nested import Nested
 
-__all__ = ["ActorCritic", "Duelling", "GaussianActorCritic", "Modular", "NatureCNN", "QNetwork", "mlp"]
+__all__ = ["ActorCritic", "Duelling", "GaussianActorCritic", "Modular", "NatureCNN", "QNetwork", "mlp", "orthogonal_"]
 
 
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -33,6 +33,19 @@ def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequen
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def orthogonal_(module: nn.Module, gain: float) -> None:
+    """Set the weights of all linear and convolutional layers to orthogonal matrices times ``gain``, and biases to zero.
+
+    Saxe et al. (2014), "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks". Layers
+    of an actor-critic usually have gains of the square root of 2, the policy's last layer 0.01, the critic's last 1.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class NatureCNN(nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 from rlplay import nested
 from rlplay.algo import unroll
 from rlplay.engine.rollout import same
-from rlplay.zoo.actors import ActorCritic, Duelling, GaussianActorCritic, NatureCNN, QNetwork, mlp
+from rlplay.zoo.actors import ActorCritic, Duelling, GaussianActorCritic, NatureCNN, QNetwork, mlp, orthogonal_
 from rlplay.zoo.envs import BitFlip, Catch, Chain, DeepSea, Endless, NarrowPath, Recall, Regulator
 
 
@@ -412,6 +412,16 @@ def test_a_perceptron_ends_in_a_linear_layer():
     kinds = [type(layer) for layer in mlp(4, 8, 6, 2, activation=nn.ReLU)]
     assert kinds == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     assert mlp(4, 8, 2)(torch.zeros(3, 5, 4)).shape == (3, 5, 2)
+
+
+def test_orthogonal_weights_have_orthogonal_rows_or_columns_of_the_given_length():
+    module = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 5, bias=False), nn.Linear(5, 9))
+    orthogonal_(module, gain=0.5)
+    conv, _, wide, tall = module
+    for rows in (conv.weight.flatten(1), wide.weight, tall.weight.T):
+        torch.testing.assert_close(rows @ rows.T, 0.25 * torch.eye(len(rows)))
+    assert not conv.bias.any()
+    assert not tall.bias.any()
 
 
 def test_zoo_actors_import_no_environments():

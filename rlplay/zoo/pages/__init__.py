@@ -25,6 +25,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from .. import envs
@@ -36,9 +37,28 @@ Training: TypeAlias = Iterator[tuple[int, list[float]]]
 """Yields, after each fragment, the number of environment steps, and the returns of the episodes that ended."""
 
 
-def make(env: str, n: int) -> list[Any]:
-    """Make ``n`` environments by name: one of :mod:`rlplay.zoo.envs`, or one that gymnasium knows (without it, gym)."""
-    return [getattr(envs, env)() if env in envs.__all__ else gym.make(env) for _ in range(n)]
+def make(env: str, n: int, *, clip: bool = False) -> list[Any]:
+    """Make environments by name.
+
+    Parameters
+    ----------
+    env : str
+        The name of one of :mod:`rlplay.zoo.envs`, or of one that gymnasium (or gym) knows. Observations of float64,
+        such as MuJoCo's, are converted to float32, which networks take; that needs gymnasium.
+    n : int
+        The number of environments.
+    clip : bool
+        Whether real actions beyond the bounds of their space are clipped to them before the environment gets them:
+        needed where actions are normally distributed.
+    """
+    return [getattr(envs, env)() if env in envs.__all__ else _made(env, clip) for _ in range(n)]
+
+
+def _made(name: str, clip: bool) -> Any:
+    env = gym.make(name)
+    if env.observation_space.dtype == np.float64:
+        env = gym.wrappers.DtypeObservation(env, np.float32)
+    return gym.wrappers.ClipAction(env) if clip and isinstance(env.action_space, gym.spaces.Box) else env
 
 
 def run(train: Callable[[str, int, int], Training], *, env: str, steps: int, every: int = 1000) -> None:
