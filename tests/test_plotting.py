@@ -23,7 +23,7 @@ def test_the_line_of_several_runs_is_their_mean_where_all_have_one():
     (band,) = axes.collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (1.0, 3.0)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours (2 seeds)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours"]
     figure.draw_without_rendering()
 
 
@@ -34,7 +34,15 @@ def test_a_name_has_one_colour_and_panels_may_lack_it():
     first, second, third = figure.axes
     assert first.lines[1].get_color() == second.lines[0].get_color() != first.lines[0].get_color()
     assert not third.lines  # shorter than a window
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x (1 seed)", "y (1 seed)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x", "y"]
+
+
+def test_of_episodes_that_end_at_one_step_the_last_mean_counts():
+    steps, returns = [10, 10, 10, 20, 20], [1.0, 2.0, 3.0, 8.0, 9.0]
+    (axes,) = learning_curves([Curves("one", {"ours": [(steps, returns)]}, window=2)]).axes
+    x, y = line_of(axes, "ours")
+    np.testing.assert_allclose(y, 2.5 + (x - 10) / 10 * 6)
+    assert (x[0], x[-1]) == (10, 20)
 
 
 def test_too_many_names_are_refused():

@@ -93,8 +93,9 @@ def learning_curve(
 def learning_curves(panels: Sequence[Curves], *, title: str = "", caption: str = "") -> Figure:
     """Draw runs of several seeds beside each other: the mean over seeds as a line, the least to the largest as a band.
 
-    Each run's curve is the moving mean of the returns of its episodes, from the end of the first window on. The line of
-    several runs begins where all of them have one, and ends with the shortest run.
+    Each run's curve is the moving mean of the returns of its episodes, from the end of the first window on; of the
+    episodes that end at the same step the last counts. The line of several runs begins where all of them have one, and
+    ends with the shortest run. A run with fewer episodes than one window is left out.
 
     Parameters
     ----------
@@ -146,14 +147,12 @@ def _draw_curves(axes: Axes, panel: Curves, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import EngFormatter
 
     for name, runs in panel.runs.items():
-        means = [(np.asarray(steps)[panel.window - 1 :], moving_mean(rets, panel.window)) for steps, rets in runs]
-        means = [(x, y) for x, y in means if len(x)]  # others have fewer episodes than one window
+        means = [_mean_at_steps(*run, panel.window) for run in runs if len(np.asarray(run[1])) >= panel.window]
         if not means:
             continue
         grid = np.linspace(max(x[0] for x, _ in means), min(x[-1] for x, _ in means), 200)
         curves = np.array([np.interp(grid, x, y) for x, y in means])
-        label = f"{name} ({len(means)} seeds)" if len(means) > 1 else f"{name} (1 seed)"
-        axes.plot(grid, curves.mean(axis=0), color=colours[name], linewidth=2, label=label)
+        axes.plot(grid, curves.mean(axis=0), color=colours[name], linewidth=2, label=name)
         axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colours[name], alpha=0.2, linewidth=0)
     axes.set_title(panel.title, loc="left", size="medium")
     axes.set_xlim(left=0)
@@ -161,6 +160,12 @@ def _draw_curves(axes: Axes, panel: Curves, colours: Mapping[str, str]) -> None:
     axes.grid(color="#e8e8e8", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mean_at_steps(steps: ArrayLike, returns: ArrayLike, window: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the moving mean; of the episodes that end at one step, that of the last."""
+    at, index = np.unique(np.asarray(steps)[window - 1 :][::-1], return_index=True)
+    return at, moving_mean(returns, window)[::-1][index]
 
 
 def moving_mean(x: ArrayLike, window: int) -> NDArray[np.float64]:

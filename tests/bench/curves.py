@@ -42,7 +42,7 @@ PPO: dict[str, Any] = {
 
 TASKS: dict[str, dict[str, Any]] = {
     "cartpole": {
-        "algorithm": "ppo", "env": "CartPole-v1", "steps": 100_000, "window": 100,
+        "algorithm": "ppo", "env": "CartPole-v1", "steps": 100_000, "window": 20,
         "options": PPO | {
             "n_envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
             "ent_coef": 0.0, "learning_rate": 1e-3, "last": 0.0,
@@ -190,10 +190,16 @@ def run_all(folder: Path, names: list[str], libraries: list[str], seeds: list[in
 
 
 def load(folder: Path, name: str, library: str) -> list[dict[str, Any]]:
-    """Read the runs of all seeds; make a list of episodes of the rows."""
+    """Read the runs of all seeds; make a list of episodes of the rows.
+
+    The pages say after each fragment which episodes have ended: for both libraries an episode ends with its fragment.
+    """
+    options = TASKS[name]["options"]
+    unit = options.get("n_envs", 1) * options.get("n_steps", 1)
     found = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-{library}-*.json"))]
     for one in found:
-        one["steps"] = np.repeat([row[0] for row in one["rows"]], [len(row[3]) for row in one["rows"]])
+        ends = [-(-row[0] // unit) * unit for row in one["rows"]]
+        one["steps"] = np.repeat(ends, [len(row[3]) for row in one["rows"]])
         one["returns"] = np.concatenate([row[3] for row in one["rows"]])
     return found
 
@@ -210,9 +216,11 @@ def draw(folder: Path, out: Path) -> None:
                 print(row_of(name, library, found, task["steps"]))
         if any(runs.values()):
             curves = {TITLES[x]: [(one["steps"], one["returns"]) for one in found] for x, found in runs.items()}
-            title = f"{task['algorithm'].upper()}, {task['env']}"
+            seeds = " and ".join(str(len(found)) for found in runs.values())
+            title = f"{task['algorithm'].upper()}, {task['env']}, {seeds} seeds"
             panels.append(Curves(title, {x: found for x, found in curves.items() if found}, task["window"]))
-    learning_curves(panels, title="The same hyperparameters").savefig(out)
+    names = " and ".join(TITLES.values())
+    learning_curves(panels, title=f"{names}, the same hyperparameters").savefig(out)
 
 
 def row_of(name: str, library: str, found: list[dict[str, Any]], steps: int) -> str:
