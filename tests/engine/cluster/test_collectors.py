@@ -24,10 +24,10 @@ from rlplay.engine.envs.make import seeds_of
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import cluster, same
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
-from tests.engine.remote.test_remote import PixelEnv, RareDtypes, learn_nothing
 from tests.support import ray_stand_in
 from tests.support.assertions import assert_same_bytes, is_closed
 from tests.support.errors import raising
+from tests.support.rare import PixelEnv, RareDtypes, learn_nothing
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
 from tests.support.threads import InThread, ThreadBlocker, all_tokens_used_up, until
 from tests.support.training import GruWithBuffer, change_everything, record_training

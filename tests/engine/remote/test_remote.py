@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import multi, same, single
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
 from rlplay.zoo.actors import ActorCritic
 from tests.support.actors import ReportsThreads
 from tests.support.assertions import assert_same_bytes
+from tests.support.rare import PixelEnv, RareDtypes, learn_nothing
 from tests.support.training import (
     GruWithBuffer,
     assert_processes_yield_the_fragments_of_same,
@@ -82,48 +82,6 @@ def test_collector_processes_yield_the_fragments_of_same_in_every_dialect(dialec
 def test_fragments_of_collector_processes_reach_the_lagging_device(parts, haste):
     device = LaggingLane(haste=haste, actor_on_host=True)
     assert_processes_yield_the_fragments_of_same(cartpole, *parts, lag=1, n_steps=11, final=True, device=device)
-
-
-class RareDtypes(BaseActorModule):
-    """An actor without parameters, with a recurrent state of several leaves, and with info of rare kinds."""
-
-    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
-        if hx is None:
-            hx = {
-                "a": torch.zeros(2, fin.shape[1], 3, dtype=torch.float64),
-                "b": (torch.zeros(1, fin.shape[1]).long(),),
-            }
-        hx = {"a": hx["a"] + obs.double().mean((0, 2, 3, 4))[:, None], "b": (hx["b"][0] + 1,)}
-        mean = obs.float().mean((2, 3, 4))
-        default = torch.ones(fin.shape) / 3  # of the caller's default dtype
-        info = {
-            "bfloat16": mean.bfloat16(),
-            "nothing": mean.new_zeros(*fin.shape, 0),
-            "a": hx["a"][:1],
-            "none": default,
-        }
-        return act.clone(), hx, info
-
-
-class PixelEnv:
-    """A class is a factory, and is given its seed."""
-
-    observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
-    action_space = gym.spaces.Discrete(3)
-
-    def __init__(self, seed):
-        self._dice = np.random.default_rng(seed)
-
-    def reset(self, *, seed=None):
-        return self._dice.integers(0, 256, (84, 84, 4), np.uint8), {}
-
-    def step(self, action):
-        obs, _ = self.reset()
-        return obs, 1.0, obs[0, 0, 0] < 64, False, {}
-
-
-def learn_nothing(*_):
-    """Change nothing: the actor has no parameters."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
