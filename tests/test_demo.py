@@ -18,7 +18,7 @@ from rlplay.__main__ import main
 
 SHORT = ["--n-envs", "4", "--n-steps", "16"]
 
-LONG = "threaded", "multi"
+LONG = "threaded", "single", "multi"
 """Engines that are left to the long tests, since each run of the demo takes seconds."""
 
 
@@ -35,7 +35,7 @@ def assert_is_png(path):
     assert path.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("engine", ["same", "single", *(pytest.param(x, marks=pytest.mark.soak) for x in LONG)])
+@pytest.mark.parametrize("engine", ["same", *(pytest.param(x, marks=pytest.mark.soak) for x in LONG)])
 def test_the_demo_leaves_a_curve_and_a_summary_in_the_folder_it_names(tmp_path, engine):
     done = run(*SHORT, "--engine", engine, "--total-steps", "4000", "--seed", "1", "--out", str(tmp_path / "there"))
     assert done.returncode == 0, done.stderr

@@ -91,7 +91,7 @@ def seen_in_children(*options, **variables):
     ("options", "variables", "seen"),
     [
         (["-X", "gil=1"], {}, (1, -1, 1)),
-        ([], {"PYTHON_GIL": "1"}, (-1, 1, 1)),
+        pytest.param([], {"PYTHON_GIL": "1"}, (-1, 1, 1), marks=pytest.mark.soak),
         pytest.param(["-X", "gil=0"], {}, (0, -1, 0), marks=WITHOUT_LOCK),
         pytest.param([], {"PYTHON_GIL": "0"}, (-1, 0, 0), marks=WITHOUT_LOCK),
         pytest.param(["-X", "gil=0"], {"PYTHON_GIL": "1"}, (0, 1, 0), marks=WITHOUT_LOCK),

@@ -142,7 +142,7 @@ def test_recurrent_actors_run_eagerly_inside_a_compiled_loss(loss, graphs):
 
 
 @needs_dynamo_that_traces_optree
-@pytest.mark.parametrize(("recurrent", "fused"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("recurrent", "fused"), [pytest.param(False, False, marks=pytest.mark.soak), (True, True)])
 def test_compiled_minibatches_follow_the_weights(recurrent, fused, graphs):
     """Each loss is of the weights that the one before has led to, and minibatches are drawn as they are eagerly."""
 

@@ -14,6 +14,9 @@ LIMIT = 60  # seconds, for a process that imports torch on a busy machine
 
 EACH = ["same-0", "threaded-0", "threaded-1", "threaded-2"]
 ALL = [*EACH, "same-1", "same-2"]
+each = pytest.mark.parametrize(
+    "engine", [pytest.param(x, marks=[pytest.mark.soak] if x in ("threaded-0", "threaded-2") else []) for x in EACH]
+)
 
 
 def finish(process):
@@ -148,7 +151,7 @@ def interrupted(script, engine):
     return finish(process)
 
 
-@pytest.mark.parametrize("engine", EACH)
+@each
 def test_an_interrupt_while_next_waits_ends_the_script(engine):
     script = """
         steps = iter(range(10**6))
@@ -169,7 +172,7 @@ def test_an_interrupt_while_next_waits_ends_the_script(engine):
     assert len(note) == (engine == "same-0")  # where the interrupt was raised in the environment itself
 
 
-@pytest.mark.parametrize("engine", EACH)
+@each
 def test_an_interrupt_in_the_learner_ends_the_script_or_the_learner_goes_on(engine):
     script = """
         feed = ENGINES[0]([Env(), Env], Actor(), n_steps=50)
