@@ -137,7 +137,7 @@ def demo(
 
 
 def can_be_saved(feed: Feed) -> bool:
-    """Whether the feed has a state that can be saved; if it has none, print why."""
+    """Return whether the state of the feed can be saved; print the reason if it cannot."""
     try:
         feed.state_dict()
     except (NotImplementedError, TypeError) as error:

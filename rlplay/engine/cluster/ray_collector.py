@@ -15,8 +15,8 @@ from ..concurrency.channel import Channel
 from ..concurrency.exceptions import add_note, unpack
 from ..concurrency.sendable import unpickle_from
 from ..remote.collector_process import CollectorSpec, Reply
+from ..remote.elsewhere import CollectorElsewhere
 from ..remote.handle import check_spec_sendable
-from ..remote.saving import pack_part
 from ..stepping.shares import name_environments
 from .collector_actor import CollectorActor, Failed, Part, Request
 from .object_store import Bytes, PartForms, bytes_of
@@ -33,21 +33,19 @@ Inbox: TypeAlias = "Channel[tuple[RayCollector, Future[Any]] | None]"
 """Where answers arrive, from any thread. None: the gate has changed."""
 
 
-class RayCollector:
+class RayCollector(CollectorElsewhere):
     """One collector in a Ray actor; if that dies, the same collector in another Ray actor.
 
     Attributes
     ----------
-    columns : slice
-        The numbers of its environments among all environments: of the feed, or of all shards.
-    progress : ReportedProgress
-    version : int or None
-        The version of the snapshot that it was last given; None if its fragment has been taken.
-    reply : Reply or None
-        What it answered with that fragment; None while it is being collected.
     fragment, finals : Fragment, Final
-        That fragment on the host: views of Ray's memory, which is read-only, until the next one is started.
+        The fragment of the last reply, on the host: views of Ray's memory, which is read-only, until the next one is
+        started.
     """
+
+    progress: ReportedProgress
+    fragment: Any = None
+    finals: Any = ()
 
     def __init__(
         self, ray: Any, number: int, spec: CollectorSpec, inbox: Inbox, ray_options: Mapping[str, Any], *, restart: bool
@@ -57,7 +55,7 @@ class RayCollector:
         Raises TypeError if the factory or the actor cannot be pickled, and what Ray raises for wrong options.
         """
         self._ray, self._number, self._inbox, self._restart = ray, number, inbox, restart
-        self.columns = spec.columns
+        super().__init__(spec.columns)
         try:
             self._spec = cloudpickle.dumps(spec)
         except Exception:
@@ -68,10 +66,6 @@ class RayCollector:
         self._state = b""
         """What the fragment that is being collected, or the next one, is collected from. Empty if it is not kept."""
         self._forms: PartForms | None = None
-        self.fragment: Any = None
-        self.finals: Any = ()
-        self.version: int | None = None
-        self.reply: Reply | None = None
         self._torch_context: TorchContext | None = None
         self._n_deaths = 0
         self._asked: tuple[Any, ...] = ()
@@ -168,21 +162,6 @@ class RayCollector:
         assert self.reply is not None, "there is no reply"
         self.fragment = self._forms.fragment(fragment)
         self.finals = self._forms.finals(finals, self.reply.n_finals) if finals else ()
-
-    def take_fragment(self) -> None:
-        """Forget the reply: the fragment has been copied, or its copy has been asked for."""
-        self.version = self.reply = None
-
-    @property
-    def collecting(self) -> bool:
-        """Whether a fragment has been requested, and there is no answer."""
-        return self.version is not None and self.reply is None
-
-    def finished_part(self) -> dict[str, Any] | None:
-        """Return the fragment that it has answered with, if that has not been taken; to be saved."""
-        if self.version is None or self.reply is None:
-            return None
-        return pack_part(self.version, self.reply, self.fragment, self.finals)
 
     def load_finished_part(self, saved: Mapping[str, Any] | None) -> None:
         """Go on as if it had answered with what :meth:`finished_part` returned."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from ..concurrency.channel import Channel, Closed
-from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..remote.collector_process import CollectorSpec
-from ..stepping.shares import check_equal_spaces
+from ..remote.elsewhere import Collectors
 from .ray_collector import Inbox, RayCollector
 
 __all__ = ["RayCollectors"]
 
 
-class RayCollectors:
-    """A sequence of collectors in Ray actors. If one of them has died for good, methods raise RuntimeError."""
+class RayCollectors(Collectors[RayCollector]):
+    """A sequence of collectors in Ray actors."""
 
     grace = 5.0
     """Seconds that the Ray actors have to close their environments, and to end."""
@@ -38,36 +37,16 @@ class RayCollectors:
 
         Raises ValueError if the environments of different Ray actors have different spaces.
         """
-        self._progress, self._gate, self._ray = progress, gate, ray
-        self._collectors: list[RayCollector] = []
+        super().__init__(progress, gate)
+        self._ray, self._options, self._restart = ray, ray_options, restart
         self._deaths: list[str] = []
         self._inbox: Inbox = Channel(reentrant=True)
-        gate.on_give_up(self.kill)
-        gate.on_change(self._on_gate_change)
         gate.on_close(partial(self._inbox.put, None), self.grace)
-        try:
-            for number, spec in enumerate(specs):
-                collector = RayCollector(ray, number, spec, self._inbox, ray_options, restart=restart)
-                self._collectors.append(collector)
-            progress.set_parts([(one.name, one.progress) for one in self])
-            check_equal_spaces([one.columns.start for one in self], self.receive_one_each())
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
+        self._start(specs)
 
-    def __iter__(self) -> Iterator[RayCollector]:
-        return iter(list(self._collectors))
-
-    def __len__(self) -> int:
-        return len(self._collectors)
-
-    def receive_one_each(self) -> list[Any]:
-        """Wait for one answer of each collector; return the answers in the order of the collectors."""
-        answers: dict[RayCollector, Any] = {}
-        while len(answers) < len(self._collectors):
-            answers.update(self.receive([one for one in self if one not in answers]))
-        return [answers[one] for one in self]
+    def _add(self, number: int, spec: CollectorSpec) -> None:
+        collector = RayCollector(self._ray, number, spec, self._inbox, self._options, restart=self._restart)
+        self._collectors.append(collector)
 
     def receive(self, awaited: Sequence[RayCollector]) -> list[tuple[RayCollector, Any]]:
         """Wait for the next answer of one of the awaited collectors, or until the gate has changed.

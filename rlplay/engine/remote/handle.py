@@ -10,37 +10,31 @@ import torch
 from torch import Tensor
 
 from ... import nested
+from ...nested import Nested
 from ..collector.messages import Token
 from ..concurrency.progress import SharedProgress
 from ..concurrency.sendable import check_sendable
 from ..concurrency.service import ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
-from ..core import Final, Fragment
+from ..core import Fragment
 from ..stepping.shares import name_environments
 from .collector_process import CollectorService, CollectorSpec, Reply
-from .saving import pack_part, unpack_part
+from .elsewhere import CollectorElsewhere
+from .saving import unpack_part
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
 __all__ = ["CollectorProcess", "check_spec_sendable"]
 
 
-class CollectorProcess:
-    """One collector process. If it has died, methods raise RuntimeError, which names the process and the signal.
+class CollectorProcess(CollectorElsewhere):
+    """One collector process. If it has died, methods raise RuntimeError, which names the process and the signal."""
 
-    Attributes
-    ----------
-    columns : slice
-        The numbers of its environments among all environments: of the feed, or of all shards.
-    version : int or None
-        The version of the snapshot that it was last given; None if its fragment has been taken.
-    reply : Reply or None
-        What the process answered with that fragment; None while it is being collected.
-    """
+    progress: SharedProgress
 
     def __init__(self, number: int, spec: CollectorSpec) -> None:
         """Start the process; it begins to make its environments at once."""
-        self.columns = spec.columns
-        self.name = f"collector process {number} ({name_environments([spec.columns])})"
+        super().__init__(spec.columns)
+        self._name = f"collector process {number} ({name_environments([spec.columns])})"
         fd = new_memory(SharedProgress.SIZE)
         try:
             self.progress = SharedProgress(map_memory(fd))
@@ -51,9 +45,12 @@ class CollectorProcess:
         finally:
             os.close(fd)
         self.service.link.on_transfer = self.progress.note_transfer
-        self.version: int | None = None
-        self.reply: Reply | None = None
         self._shared: SharedFragment | None = None
+
+    @property
+    def name(self) -> str:
+        """The number of the process and its environments, for messages."""
+        return self._name
 
     @property
     def shared(self) -> SharedFragment:
@@ -62,7 +59,7 @@ class CollectorProcess:
         return self._shared
 
     def request(self, method: str, *args: Any) -> None:
-        """Request the call of a method of the service in the process."""
+        """Ask the process to call this method of its service."""
         self.service.request(method, *args)
 
     @property
@@ -71,10 +68,10 @@ class CollectorProcess:
         return self.shared.fragment
 
     @property
-    def finals(self) -> Final:
-        """Its ``final``, as far as it is filled in."""
+    def finals(self) -> Nested:
+        """Its ``final``, as far as it is filled in; empty if the plan has no ``final``."""
         n = self.reply.n_finals if self.reply is not None else 0
-        return Final(*nested.map(lambda x: x[:n], self.shared.final))
+        return nested.map(lambda x: x[:n], self.shared.final)
 
     def share(self, spec: SharedFragmentSpec, lock: Callable[[Any], Tensor]) -> None:
         """Allocate the memory that fragments and weights are passed in; have the process map it.
@@ -100,23 +97,8 @@ class CollectorProcess:
         self.service.request("collect", token.version, token.snapshot.modes, token.snapshot.plain)
 
     def receive_fragment(self, answer: Reply) -> None:
-        """Keep a reply until the fragment is taken."""
+        """Keep the reply, until the fragment is taken."""
         self.reply = answer
-
-    def take_fragment(self) -> None:
-        """Forget the reply: the fragment has been copied out of the shared memory."""
-        self.version = self.reply = None
-
-    @property
-    def collecting(self) -> bool:
-        """Whether a fragment has been requested, and the process has not replied."""
-        return self.version is not None and self.reply is None
-
-    def finished_part(self) -> dict[str, Any] | None:
-        """Return the fragment that the process has replied with, if it has not been taken; to be saved."""
-        if self.version is None or self.reply is None:
-            return None
-        return pack_part(self.version, self.reply, self.fragment, self.finals if self.shared.final else ())
 
     def load_finished_part(self, saved: Mapping[str, Any] | None) -> None:
         """Put what :meth:`finished_part` returned back into the shared memory, as if the process had replied."""

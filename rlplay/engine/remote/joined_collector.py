@@ -63,7 +63,7 @@ class JoinedCollector(ABC, Generic[C]):
         self._copied: Any = None
         """The event behind the copies of the parts."""
         self._failure: BaseException | None = None
-        """Why the collectors cannot be asked for anything any more, if saving has found that out."""
+        """The error with which saving failed, after which the collectors answer no more; None if there is none."""
 
     @abstractmethod
     def _set_up(self) -> None:
@@ -71,7 +71,7 @@ class JoinedCollector(ABC, Generic[C]):
 
     @abstractmethod
     def _start_fragments(self, collectors: Sequence[C], token: Token) -> None:
-        """Request a fragment of each, with the token's weights, which the host may read."""
+        """Request a fragment from each of these collectors. The host may read the token's weights by then."""
 
     def _news(self) -> list[str]:
         """Return warnings for the user, once."""

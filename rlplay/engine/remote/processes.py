@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
 
-from ..concurrency.channel import Closed
 from ..concurrency.child import Listener
-from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..concurrency.service import PARTIAL, PAUSED, ServiceProcess
-from ..stepping.shares import check_equal_spaces
 from .collector_process import CollectorSpec
+from .elsewhere import Collectors
 from .handle import CollectorProcess
 
 __all__ = ["CollectorProcesses"]
 
 
-class CollectorProcesses:
+class CollectorProcesses(Collectors[CollectorProcess]):
     """A sequence of collector processes. If one of them has died, methods raise RuntimeError, which names it."""
 
     def __init__(self, specs: Sequence[CollectorSpec], progress: Progress, gate: Gate) -> None:
@@ -29,39 +27,16 @@ class CollectorProcesses:
         Raises ValueError if the environments of different processes have different spaces, and RuntimeError if a
         process has died (the message names the process and the signal), or if the system is not POSIX.
         """
-        self._progress, self._gate = progress, gate
-        self._processes: list[CollectorProcess] = []
+        super().__init__(progress, gate)
         self._listener = Listener[CollectorProcess]()
         self._paused: set[CollectorProcess] = set()
-        gate.on_give_up(self.kill)
-        gate.on_change(self._on_gate_change)
         gate.on_close(self._listener.allow_waking(), ServiceProcess.grace)
-        try:
-            for number, spec in enumerate(specs):
-                process = CollectorProcess(number, spec)
-                self._processes.append(process)
-                self._listener.add(process.service, process)
-                if gate.closed:
-                    raise Closed
-            progress.set_parts([(process.name, process.progress) for process in self._processes])
-            check_equal_spaces([process.columns.start for process in self._processes], self.receive_one_each())
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
+        self._start(specs)
 
-    def __iter__(self) -> Iterator[CollectorProcess]:
-        return iter(list(self._processes))
-
-    def __len__(self) -> int:
-        return len(self._processes)
-
-    def receive_one_each(self) -> list[Any]:
-        """Wait for one answer of each process; return the answers in the order of the processes."""
-        answers: dict[CollectorProcess, Any] = {}
-        while len(answers) < len(self._processes):
-            answers.update(self.receive([process for process in self._processes if process not in answers]))
-        return [answers[process] for process in self._processes]
+    def _add(self, number: int, spec: CollectorSpec) -> None:
+        process = CollectorProcess(number, spec)
+        self._collectors.append(process)
+        self._listener.add(process.service, process)
 
     def receive(self, awaited: Sequence[CollectorProcess]) -> list[tuple[CollectorProcess, Any]]:
         """Wait until some of the awaited processes have answered, or any process has failed.
