@@ -7,7 +7,7 @@ Must not import torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -168,12 +168,17 @@ class WorkerPool(ABC, Generic[W]):
 
     def _receive_one_each(self) -> list[Any]:
         """Wait for one answer of each worker; return the answers in the order of the workers."""
+        found = self._collect(self._receive_results)
+        return [found[worker] for worker in self._workers]
+
+    def _collect(self, receive: Callable[[], Sequence[tuple[W, Any]]]) -> dict[W, Any]:
+        """Receive until each worker has answered; return the answers."""
         found: dict[W, Any] = {}
         while len(found) < len(self._workers):
             self._progress.set_awaited([(w.name, w.progress) for w in self._workers if w not in found])
-            found.update(self._receive_results())
+            found.update(receive())
         self._progress.set_awaited(())
-        return [found[worker] for worker in self._workers]
+        return found
 
     def memory(self, size: int) -> Array | None:
         """Return None: any memory can be used."""
@@ -253,11 +258,7 @@ class WorkerPool(ABC, Generic[W]):
         If some requests have raised exceptions, raise that of the foremost environment, once all have been answered, so
         that the workers can go on.
         """
-        found: dict[W, Any] = {}
-        while len(found) < len(self._workers):
-            self._progress.set_awaited([(w.name, w.progress) for w in self._workers if w not in found])
-            found.update(self._receive())
-        self._progress.set_awaited(())
+        found = self._collect(self._receive)
         failed = [worker for worker, answer in found.items() if isinstance(answer, Failure)]
         if failed:
             try:
