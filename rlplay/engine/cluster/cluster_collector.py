@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..acting.behaviour import Behaviour, Snapshot
-from ..collector.messages import Plan, Token
-from ..concurrency.gate import Gate
-from ..concurrency.progress import Progress
-from ..memory.lane import Lane
-from ..remote.collector_process import CollectorSpec
+from ..acting.behaviour import Snapshot
+from ..collector.messages import Token
 from ..remote.joined_collector import JoinedCollector
 from .object_store import PartForms, bytes_of
 from .ray_collector import RayCollector
@@ -27,26 +23,8 @@ class ClusterCollector(JoinedCollector[RayCollector]):
 
     _collectors: RayCollectors
 
-    def __init__(
-        self,
-        specs: Sequence[CollectorSpec],
-        n_taken: int,
-        behaviour: Behaviour,
-        lane: Lane,
-        plan: Plan,
-        progress: Progress,
-        gate: Gate,
-        *,
-        ray: Any,
-        restart: bool,
-        ray_options: Mapping[str, Any],
-    ) -> None:
-        """Start the Ray actors, as :class:`.ray_collectors.RayCollectors` does."""
-        collectors = RayCollectors(specs, progress, gate, ray, ray_options, restart=restart)
-        super().__init__(collectors, n_taken, len(specs[0].sources), behaviour, lane, plan, progress, gate)
-        self._ray = ray
-        self._weights: tuple[Snapshot | None, Any] = None, None
-        """The snapshot that was put into the object store last, and Ray's reference to its weights."""
+    _weights: tuple[Snapshot | None, Any] = None, None
+    """The snapshot that was put into the object store last, and Ray's reference to its weights."""
 
     def _set_up(self) -> None:
         """Receive the shapes and dtypes of the actor's outputs, by which fragments are read."""
@@ -59,7 +37,7 @@ class ClusterCollector(JoinedCollector[RayCollector]):
     def _start_fragments(self, collectors: Sequence[RayCollector], token: Token) -> None:
         last, weights = self._weights
         if token.snapshot is not last:  # the tokens of the first ask share a snapshot
-            weights = self._ray.put(bytes_of(token.snapshot.weights))
+            weights = self._collectors.put(bytes_of(token.snapshot.weights))
             self._weights = token.snapshot, weights
         for collector in collectors:
             collector.start_fragment(token, weights)

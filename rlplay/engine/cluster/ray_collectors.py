@@ -86,6 +86,10 @@ class RayCollectors(Collectors[RayCollector]):
             for one in self:
                 one.tell("release")
 
+    def put(self, value: Any) -> Any:
+        """Put a value into the object store; return Ray's reference to it."""
+        return self._ray.put(value)
+
     def take_warnings(self) -> list[str]:
         """Return, once, a warning for each collector that has died and was made anew."""
         deaths, self._deaths = self._deaths, []

@@ -30,7 +30,9 @@ from ..envs.protocol import Environments
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
+from ..remote.elsewhere import Collectors
 from ..remote.joined_collector import JoinedCollector
+from ..remote.processes import CollectorProcesses
 from ..remote.remote_collector import RemoteCollector
 from ..stepping.inline import InlineStepper
 from ..stepping.process_pool import ProcessPool
@@ -114,7 +116,8 @@ def open_remote(
     factory: Callable[..., Any],
     actor: BaseActorModule,
     options: Options,
-    make: Callable[..., JoinedCollector[Any]] = RemoteCollector,
+    start: Callable[[Sequence[CollectorSpec], Progress, Gate], Collectors[Any]] = CollectorProcesses,
+    kind: type[JoinedCollector[Any]] = RemoteCollector,
     *,
     elsewhere: bool = False,
 ) -> Feed:
@@ -124,9 +127,10 @@ def open_remote(
 
     Parameters
     ----------
-    make : callable
-        Starts the processes, and presents them as one collector. Takes the arguments of
-        :class:`~rlplay.engine.remote.remote_collector.RemoteCollector`.
+    start : callable
+        Starts the processes.
+    kind : type
+        The class that presents the processes as one collector.
     elsewhere : bool
         Whether the processes may run on other machines, which may have devices that this one lacks.
     """
@@ -146,7 +150,9 @@ def open_remote(
         specs = _collector_specs(factory, behaviour.to_send, actor_device, torch_context.defaults, plan, options)
 
         def make_collector(gate: Gate) -> Collecting:
-            collector = make(specs, options.n_per_batch, behaviour, lane, plan, progress, gate)
+            started = start(specs, progress, gate)
+            n_taken, n_envs_each = options.n_per_batch, options.n_per_actor
+            collector = kind(started, n_taken, n_envs_each, behaviour, lane, plan, progress, gate)
             prepare = collector.prepare if saved is None else partial(collector.resume, saved)
             return _prepare(collector, partial(prepare, torch_context))
 

@@ -10,6 +10,7 @@ import torch
 
 from ..cluster.cluster_collector import ClusterCollector
 from ..cluster.connection import connect
+from ..cluster.ray_collectors import RayCollectors
 from ..core import BaseActorModule
 from ..feed.build import open_remote
 from ..feed.feed import Feed
@@ -101,7 +102,7 @@ def rollout(
         actor_device=actor_device, lag=lag, seed=seed, reseed=reseed, shard=shard, state=state, final=final, info=info,
         compile=compile, threads=threads, background=True, timeout=timeout, start_timeout=start_timeout,
     )  # fmt: skip
-    make = partial(ClusterCollector, ray=connect(), restart=restart, ray_options=dict(ray_options or {}))
-    feed = open_remote(factory, actor, options, make, elsewhere=True)
+    start = partial(RayCollectors, ray=connect(), ray_options=dict(ray_options or {}), restart=restart)
+    feed = open_remote(factory, actor, options, start, ClusterCollector, elsewhere=True)
     feed.close_first_at_exit()  # before Ray, which would kill the Ray actors
     return feed
