@@ -30,7 +30,7 @@ from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Fragment
 from ..memory.lane import Lane, Place
-from ..memory.layout import blank_fragment
+from ..memory.layout import blank_tensors, whole_layout
 from ..memory.slot import Blocks
 from ..stepping.stepper import Stepper
 from .finals import stage_final
@@ -106,7 +106,8 @@ class Collector:
                 for group, saved in zip(self._groups, self._resumed["groups"], strict=True):
                     group.load_hx(saved, self._lane)
             self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
-        self._actor = Prepared(torch_context, Fragment(state, info, outcome, hx))
+        layout, n_envs = Fragment(state, info, outcome, hx), self.stepper.groups[-1].stop
+        self._actor = Prepared(torch_context, layout, whole_layout(layout, self._plan.n_steps, n_envs))
 
     def _first_rows(self) -> list[Blocks]:
         """Copy the very first row of each turn to the actor's device, for a trial step."""
@@ -142,7 +143,7 @@ class Collector:
         def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
             return self._lane.empty(Place.CONSUMER, shape, dtype)
 
-        return blank_fragment(self.layout, self._plan.n_steps, self.stepper.groups[-1].stop, allocate)
+        return blank_tensors(self._prepared().whole, allocate)  # type: ignore[no-any-return]
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:
         """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""

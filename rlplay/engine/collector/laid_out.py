@@ -33,6 +33,8 @@ class Prepared(NamedTuple):
     torch_context: TorchContext
     layout: Fragment
     """The layout of a fragment: ``Leaf`` instead of tensors."""
+    whole: Fragment
+    """The same with the shapes that the tensors have, with time and batch."""
 
 
 def lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> LaidOut:

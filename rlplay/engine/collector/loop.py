@@ -131,7 +131,7 @@ class _Loop:
             for event in stepped:
                 lane.wait(event)  # edge: stepped -> put together
         if not self._counts_each_step:
-            self.n_transitions = sum(self._staging.slot.count_valid(turn, self._rows[1:]) for turn in turns)
+            self.n_transitions = sum(self._staging.slot.count_valid(turn, slice(1, None)) for turn in turns)
 
     def _react(self, turn: int, t: int, *, virtual: bool = False) -> None:
         """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``.

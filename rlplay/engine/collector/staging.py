@@ -253,8 +253,8 @@ def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
     if _is_ring(lane):
         staging.begin_fragment()  # the row is in the ring already
     else:
-        for one, other in zip(staging.slot.blocks, previous.slot.blocks, strict=True):
-            one.memory[0].copy_(other.memory[-1])
+        for rows, before in zip(staging.host_blocks, previous.host_blocks, strict=True):
+            rows[0].copy_(before[-1])
     if on_device:
         blocks = [one.memory for one in staging.blocks]
         lane.copy([memory[0] for memory in blocks], [memory[-1] for memory in blocks])
@@ -266,8 +266,7 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     States and outcomes come from the actor's device if that is the consumer's too, otherwise from the host.
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
-    target = blank.state, blank.env
-    for columns, source in zip(staging.columns, blocks, strict=True):
-        lane.copy(target if len(blocks) == 1 else columns_of(target, columns), source.fragment)
-    lane.copy(blank.actor, staging.actor)
-    lane.copy(blank.hx, staging.hx)
+    target: Nested = blank.state, blank.env
+    targets = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
+    sources = [one.fragment for one in blocks]
+    lane.copy([*targets, blank.actor, blank.hx], [*sources, staging.actor, staging.hx])

@@ -19,10 +19,12 @@ __all__ = [
     "blank_fragment",
     "blank_hx",
     "blank_rows",
+    "blank_tensors",
     "dtype_of",
     "fields_to_leaves",
     "outcome_layout",
     "state_layout",
+    "whole_layout",
 ]
 
 Allocate = Callable[[Sequence[int], torch.dtype], Tensor]
@@ -31,7 +33,7 @@ Allocate = Callable[[Sequence[int], torch.dtype], Tensor]
 
 @dataclass(frozen=True)
 class Leaf:
-    """The shape and dtype of what one environment gives in one row, without the dimensions of time and batch."""
+    """A shape and a dtype: of what one environment gives in one row, or of a whole tensor of a fragment."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -53,24 +55,42 @@ def outcome_layout(info: dict[str, Leaf]) -> Outcome:
     return Outcome(terminated=flag, truncated=flag, valid=flag, info=info, final=())
 
 
-def blank_fragment(layout: Fragment, n_steps: int, n_envs: int, allocate: Allocate) -> Fragment:
-    """Allocate a blank fragment. ``layout`` has :class:`Leaf` instead of tensors."""
+def whole_layout(layout: Fragment, n_steps: int, n_envs: int) -> Fragment:
+    """Return the layout of a fragment with the shapes that its tensors have, with time and batch."""
     return Fragment(
-        state=blank_rows(layout.state, 1 + n_steps, n_envs, allocate),
-        actor=blank_rows(layout.actor, 1 + n_steps, n_envs, allocate),
-        env=blank_rows(layout.env, n_steps, n_envs, allocate),
-        hx=blank_hx(layout.hx, n_envs, allocate),
+        state=_whole_rows(layout.state, 1 + n_steps, n_envs),
+        actor=_whole_rows(layout.actor, 1 + n_steps, n_envs),
+        env=_whole_rows(layout.env, n_steps, n_envs),
+        hx=_whole_hx(layout.hx, n_envs),
     )
 
 
+def blank_tensors(whole: Nested, allocate: Allocate) -> Nested:
+    """Allocate a tensor for each leaf. Each is memory of its own: keeping one keeps no other alive."""
+    return nested.map(lambda leaf: allocate(leaf.shape, leaf.dtype), whole)
+
+
+def blank_fragment(layout: Fragment, n_steps: int, n_envs: int, allocate: Allocate) -> Fragment:
+    """Allocate a blank fragment. ``layout`` has :class:`Leaf` instead of tensors."""
+    return blank_tensors(whole_layout(layout, n_steps, n_envs), allocate)  # type: ignore[no-any-return]
+
+
 def blank_rows(layout: Nested, n: int, n_envs: int, allocate: Allocate) -> Nested:
-    """Allocate ``n`` rows, ``(n, B, ...)``. Each leaf is a tensor of its own: keeping one keeps no other alive."""
-    return nested.map(lambda leaf: allocate((n, n_envs, *leaf.shape), leaf.dtype), layout)
+    """Allocate ``n`` rows, ``(n, B, ...)``."""
+    return blank_tensors(_whole_rows(layout, n, n_envs), allocate)
 
 
 def blank_hx(layout: Nested, n_envs: int, allocate: Allocate) -> Nested:
     """Allocate a recurrent state, ``(L, B, ...)``. The shapes in ``layout`` are ``(L, ...)``."""
-    return nested.map(lambda leaf: allocate((leaf.shape[0], n_envs, *leaf.shape[1:]), leaf.dtype), layout)
+    return blank_tensors(_whole_hx(layout, n_envs), allocate)
+
+
+def _whole_rows(layout: Nested, n: int, n_envs: int) -> Nested:
+    return nested.map(lambda leaf: Leaf((n, n_envs, *leaf.shape), leaf.dtype), layout)
+
+
+def _whole_hx(layout: Nested, n_envs: int) -> Nested:
+    return nested.map(lambda leaf: Leaf((leaf.shape[0], n_envs, *leaf.shape[1:]), leaf.dtype), layout)
 
 
 def dtype_of(dtype: np.dtype[Any]) -> torch.dtype:

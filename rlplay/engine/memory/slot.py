@@ -165,7 +165,7 @@ class Slot:
         self._valid = [one.env.valid.numpy() for one in self.blocks]
         self._clear = [_clearing(memory.numpy(), layout.block, absent) for memory, layout in divided]
 
-    def count_valid(self, turn: int, rows: int | Sequence[int]) -> int:
+    def count_valid(self, turn: int, rows: int | slice) -> int:
         """Return how many actions the environments of a turn have carried out in the transitions to these rows."""
         return int(np.count_nonzero(self._valid[turn][rows]))
 
