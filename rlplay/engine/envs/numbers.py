@@ -15,6 +15,9 @@ from .rows import Array
 
 __all__ = ["to_flag", "to_flags", "to_rewards", "to_reward"]
 
+_REAL = float, int, np.floating, np.integer, np.bool_
+"""The types of single numbers that are converted at once."""
+
 
 def to_reward(value: Any, name: str = "the reward") -> float:
     """Convert a reward to a float. It may be anything that is one number, also in a list or an array of one.
@@ -24,7 +27,7 @@ def to_reward(value: Any, name: str = "the reward") -> float:
     ValueError
         It is not one number; the message calls it ``name``.
     """
-    if isinstance(value, float | int):
+    if isinstance(value, _REAL):
         return float(value)
     number = _one_number(value)
     if number is None:
