@@ -197,7 +197,7 @@ class Actor(BaseActorModule):
 THEN, HANGS = sys.argv[1], int(sys.argv[2].rstrip("!"))
 LOCKS = sys.argv[2].endswith("!")  # holds the interpreter lock meanwhile
 driver.Driver.stop_timeout = Child.grace = 0.3
-feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, info={"pid": np.int64})
+feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, lag=int(sys.argv[3]), info={"pid": np.int64})
 print("workers", *next(feed).env.info["pid"][0].tolist(), flush=True)
 exec(THEN)
 """
@@ -213,10 +213,10 @@ WAYS = {
 }
 
 
-def parent(then, hangs=0):
+def parent(then, hangs=0, lag=1):
     """Start a script with a feed; return it, and the processes of its workers; those may hang before they are told."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, then, str(hangs)],
+        [sys.executable, "-c", PARENT, then, str(hangs), str(lag)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -263,8 +263,8 @@ def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed
 
 
 def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
-    process, pids = parent("next(feed), next(feed)", hangs=8)
-    until_they_hang(process, pids)  # and the parent waits for them
+    process, pids = parent("next(feed)", hangs=8, lag=0)
+    until_they_hang(process, pids)  # in a fragment that the parent has asked for, so it is inside of `next`
     os.killpg(process.pid, signal.SIGINT)
     _, err = finish(process)
     assert process.returncode == -signal.SIGINT
