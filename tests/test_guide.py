@@ -69,7 +69,8 @@ def test_every_recipe_has_a_program_and_a_line_with_its_title():
     assert len(listed) >= 15
     assert {DOCS / "guide" / f"{name}.rst" for name in listed} <= set(PAGES)
     titles = [(DOCS / "guide" / f"{name}.rst").read_text(encoding="utf-8").splitlines()[0] for name in listed]
-    assert re.findall(r"^\* `([^`<]+) <(\w+)\.rst>`__: \S", page, re.MULTILINE) == list(zip(titles, listed, strict=True))
+    lines = re.findall(r"^\* `([^`<]+) <(\w+)\.rst>`__: \S", page, re.MULTILINE)
+    assert lines == list(zip(titles, listed, strict=True))
 
 
 def test_the_messages_of_the_page_of_troubles_are_those_of_the_engine():
