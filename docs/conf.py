@@ -74,7 +74,7 @@ def setup(app):
 
 
 def resolve_links_to_files(app, docname, source):
-    """Replace links to files, such as ``<masks.rst>``, by references. A code host, which shows the file, knows no roles."""
+    """Replace links to files (``<masks.rst>``), which a code host understands, by references to pages."""
     source[0] = re.sub(r"`([^`<]+) <(\w+)\.rst>`__", r":doc:`\1 <\2>`", source[0])
 
 
