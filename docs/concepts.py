@@ -7,13 +7,10 @@ environments and learners wait instead of computing, so that the pictures do not
 from __future__ import annotations
 
 import time
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -51,13 +48,13 @@ def empty_axes(figure: Figure, width: float, height: float) -> Axes:
 def fragment() -> Figure:
     """Draw the rows of one environment: the old episode blue, the new one orange."""
     figure = Figure(figsize=(9, 4.6), dpi=120, layout="constrained")
-    axes = empty_axes(figure, 7.6, 9.2)
+    axes = empty_axes(figure, 7.6, 9.4)
     rows = {
         "row": ["0", "1", "2", "3", "4 = T"],
         "state.obs": ["$x_5$", "$x_6$", "$y_0$", "$y_1$", "$y_2$"],
         "state.act": ["$a_4$", "$a_5$", "$a_6$", "$b_0$", "$b_1$"],
         "state.rew": ["$r_5$", "$r_6$", "$r_7$", "$q_1$", "$q_2$"],
-        "state.fin": ["", "", "True", "", ""],
+        "state.fin": ["False", "False", "True", "False", "False"],
         "actor reacts to": ["$x_5$", "$x_6$", "$y_0$", "$y_1$", "$y_2$, virtual"],
     }
     for y, (name, texts) in enumerate(rows.items()):
@@ -136,44 +133,34 @@ class Actor(BaseActorModule):
         return torch.zeros(obs.shape[:2], dtype=torch.int64), hx, {}
 
 
-def record(feed: Any, training: float, fragments: int, title: str) -> Figure:
-    """Record a run whose learner sleeps, and draw its last fragments."""
+def record(feed: Any, training: float, fragments: int) -> Any:
+    """Record a run whose learner sleeps; return its trace."""
     with feed, feed.trace() as trace:
-        for _ in islice(feed, 4 + fragments):
+        for _ in islice(feed, fragments):
             time.sleep(training)
-    return plotting.timeline(trace, fragments=fragments, title=title)
+    return trace
 
 
-def groups() -> list[Figure]:
+def groups() -> Figure:
     """Record two worker threads with one group and with two."""
-    figures = []
+    traces = {}
     for n in (1, 2):
         options = {"workers": 2, "worker": "thread", "groups": n, "lag": 1}
         feed = threaded.rollout([Waiting] * 8, Actor(0.008 / n), 4, seed=0, **options)
-        figures.append(record(feed, 0.0, 2 * n, f"groups={n}"))
-    return figures
+        traces[f"groups={n}"] = record(feed, 0.02, 8)
+    return plotting.timelines(traces, milliseconds=160)
 
 
-def engines() -> list[Figure]:
+def engines() -> Figure:
     """Record four engines at the same work: four environments, fragments of four steps."""
     actor, work = Actor(0.0), 16 * SECONDS
-    return [
-        record(same.rollout([Waiting] * 4, actor, 4, seed=0), work, 2, "same"),
-        record(threaded.rollout([Waiting] * 4, actor, 4, seed=0), work, 4, "threaded"),
-        record(single.rollout(Waiting, actor, 4, 4, seed=0), work, 4, "single"),
-        record(multi.rollout(Waiting, actor, 4, 2, 2, seed=0), work, 4, "multi, 2 processes"),
-    ]
-
-
-def stack(figures: list[Figure], path: Path) -> None:
-    """Write figures of one width below each other into one picture."""
-    pictures = []
-    for figure in figures:
-        file = BytesIO()
-        figure.savefig(file, format="png")
-        file.seek(0)
-        pictures.append(matplotlib.image.imread(file))
-    matplotlib.image.imsave(path, np.concatenate(pictures))
+    traces = {
+        "same": record(same.rollout([Waiting] * 4, actor, 4, seed=0), work, 8),
+        "threaded": record(threaded.rollout([Waiting] * 4, actor, 4, seed=0), work, 12),
+        "single": record(single.rollout(Waiting, actor, 4, 4, seed=0), work, 12),
+        "multi, 2 processes": record(multi.rollout(Waiting, actor, 4, 2, 2, seed=0), work, 12),
+    }
+    return plotting.timelines(traces, milliseconds=160)
 
 
 if __name__ == "__main__":
@@ -181,5 +168,5 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     fragment().savefig(FOLDER / "fragment.png")
     lag().savefig(FOLDER / "lag.png")
-    stack(groups(), FOLDER / "groups.png")
-    stack(engines(), FOLDER / "engines.png")
+    groups().savefig(FOLDER / "groups.png")
+    engines().savefig(FOLDER / "engines.png")

@@ -6,6 +6,7 @@ that has no docstring or no entry in the reference, and for each cross-reference
 
 import importlib
 import pkgutil
+import re
 
 from numpydoc.xref import DEFAULT_LINKS
 from sphinx.util import logging
@@ -66,9 +67,15 @@ for name in rlplay.engine.__all__:  # these names are loaded at first use, and a
 
 
 def setup(app):
-    """Hide constructors that users do not call, and check the reference after all pages have been read."""
+    """Hide constructors that users do not call, resolve links to pages, and check the reference at the end."""
     app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("source-read", resolve_links_to_files)
     app.connect("env-check-consistency", warn_of_missing_names)
+
+
+def resolve_links_to_files(app, docname, source):
+    """Replace links to files (``<masks.rst>``), which a code host understands, by references to pages."""
+    source[0] = re.sub(r"`([^`<]+) <(\w+)\.rst>`__", r":doc:`\1 <\2>`", source[0])
 
 
 def hide_constructor(app, what, name, obj, options, signature, return_annotation):

@@ -8,15 +8,11 @@ the speed of the machine.
 from __future__ import annotations
 
 import time
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from rlplay import plotting
 from rlplay.engine.rollout import same, threaded
@@ -35,29 +31,22 @@ class Waiting(NarrowPath):
         return super().step(action)
 
 
-def timeline(rollout: Any, title: str, fragments: int) -> Figure:
-    """Record a run, and draw its last fragments."""
+def record(rollout: Any, fragments: int) -> Any:
+    """Record a run; return its trace."""
     actor = ActorCritic(mlp(4, 64, 3), mlp(4, 64, 1))
     with rollout([Waiting() for _ in range(B)], actor, n_steps=T, seed=0) as feed:
         with feed.trace() as trace:
-            for _ in islice(feed, 4 + fragments):
+            for _ in islice(feed, fragments):
                 for _ in range(B * T):
                     time.sleep(SECONDS)  # "training"
-        print(f"{title}: {feed.stats}")
-    return plotting.timeline(trace, fragments=fragments, title=title)
-
-
-def pixels(figure: Figure) -> Any:
-    """Render a figure into an array."""
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    file.seek(0)
-    return matplotlib.image.imread(file)
+        print(feed.stats)
+    return trace
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    one = timeline(same.rollout, "same: by turns", 3)
-    two = timeline(threaded.rollout, "threaded: at once", 6)
-    picture = np.concatenate([pixels(one), pixels(two)])
-    matplotlib.image.imsave(Path(__file__).with_suffix(".png"), picture)
+    traces = {
+        "same: learner and collector take turns": record(same.rollout, 8),
+        "threaded: both at once": record(threaded.rollout, 12),
+    }
+    plotting.timelines(traces, milliseconds=200).savefig(Path(__file__).with_suffix(".png"))

@@ -148,26 +148,26 @@ def _doctor(parser: argparse.ArgumentParser, options: dict[str, Any], command: s
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from .benchmark.spec import DEFAULT_ENGINES, GRAMMAR, ON_CUDA, WORKS, parse_cost, parse_engine
+    from .benchmark.spec import GRAMMAR, ON_CUDA, WORKS, describe_works, parse_cost, parse_engine
 
-    works = "".join(
-        f"  {name:17}{description}\n{'':19}{' '.join(DEFAULT_ENGINES[name])}\n" for name, description in WORKS.items()
-    )
     bench = commands.add_parser(
         "bench",
         help="measure the speed of the engines, as a multiple of two limits of this machine",
-        description="Measure steps per second, and their ratio to two limits that are measured in the same run:\n"
-        "stepping alone; stepping and the bare forward pass. All engines and limits of one work are measured\n"
-        "alternately, in rounds; the results are medians over the rounds. A table is printed; a picture (PNG) and all\n"
-        "figures (JSON) are written.",
-        epilog=f"works, and the engines that each is measured with by default (on CUDA also\n"
-        f"{' and '.join(ON_CUDA)}):\n{works}\n{GRAMMAR}",
+        description="Measure steps per second, and their ratio to two limits that are measured in the\n"
+        "same run: stepping alone; stepping and the bare forward pass. All engines and\n"
+        "limits of one work are measured alternately, in rounds; the results are medians\n"
+        "over the rounds. A table is printed; a picture (PNG) and all figures (JSON) are\n"
+        "written.",
+        epilog="works, and the engines that each is measured with by default (on CUDA also\n"
+        + f"{', '.join(ON_CUDA[:2])},\n{', '.join(ON_CUDA[2:])}):\n{describe_works()}\n\n{GRAMMAR}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bench.set_defaults(run=_bench, parser=bench)
     option = bench.add_argument
     repeatable: Any = {"action": "append"}
-    option("--work", **repeatable, choices=WORKS, help="what to collect (may be repeated); by default all works")
+    option(
+        "--work", **repeatable, choices=WORKS, metavar="WORK", help="what to collect (may be repeated); default: all"
+    )
     option(
         "--engine", **repeatable, type=_converter(parse_engine), metavar="SPEC",
         help="which engine, see below (may be repeated); by default those listed for each work",
@@ -202,7 +202,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     option(
         "--quick",
         action="store_true",
-        help="only a check that everything works: 8 environments, 2 short measurements, 3 engines",
+        help="only a check: cartpole and sleep, 8 environments, 3 engines, 2 short measurements, a short table",
     )
     option("--out", default=Path("rlplay-bench"), type=Path, metavar="FOLDER", help="default: rlplay-bench")
 
@@ -212,12 +212,12 @@ def _bench(parser: argparse.ArgumentParser, options: dict[str, Any], command: st
     _make_folder(parser, options["out"])
 
     from .benchmark.command import bench
-    from .benchmark.spec import WORKS, parse_engine
+    from .benchmark.spec import QUICK_WORKS, WORKS, parse_engine
 
     default_n_envs = [8, 64, 256] if options["device"].startswith("cuda") else [8, 64]
     quick = options.pop("quick")
     defaults = {
-        "work": list(WORKS),
+        "work": QUICK_WORKS if quick else list(WORKS),
         "engine": [parse_engine(text) for text in ("same", "threaded", "single")] if quick else None,
         "n_envs": [8] if quick else default_n_envs,
         "repeats": 2 if quick else 5,
@@ -227,7 +227,7 @@ def _bench(parser: argparse.ArgumentParser, options: dict[str, Any], command: st
     works, engines, n_envs = (options.pop(name) for name in ("work", "engine", "n_envs"))
     engines = engines and _without_repeats(engines)
     groups = _without_repeats(options.pop("groups") or [])
-    bench(_without_repeats(works), engines, _without_repeats(n_envs), groups, **options, command=command)
+    bench(_without_repeats(works), engines, _without_repeats(n_envs), groups, **options, brief=quick, command=command)
     return 0
 
 

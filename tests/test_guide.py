@@ -63,10 +63,14 @@ def test_the_program_of_the_page_on_clusters_runs(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_every_recipe_has_a_program():
-    listed = re.findall(r"^   (\w+)$", (DOCS / "guide/how_do_i.rst").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(listed) >= 14
+def test_every_recipe_has_a_program_and_a_line_with_its_title():
+    page = (DOCS / "guide/how_do_i.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (\w+)$", page, re.MULTILINE)
+    assert len(listed) >= 15
     assert {DOCS / "guide" / f"{name}.rst" for name in listed} <= set(PAGES)
+    titles = [(DOCS / "guide" / f"{name}.rst").read_text(encoding="utf-8").splitlines()[0] for name in listed]
+    lines = re.findall(r"^\* `([^`<]+) <(\w+)\.rst>`__: \S", page, re.MULTILINE)
+    assert lines == list(zip(titles, listed, strict=True))
 
 
 def test_the_messages_of_the_page_of_troubles_are_those_of_the_engine():

@@ -39,6 +39,7 @@ def bench(
     threads: int,
     device: str,
     out: Path,
+    brief: bool,
     command: str,
 ) -> Row:
     """Measure the works with the engines, print a table of each, and write ``bench.json`` and ``bench.png``.
@@ -69,6 +70,8 @@ def bench(
         Where to act and to learn.
     out : Path
         Folder for both files.
+    brief : bool
+        Whether the printed tables leave out ranges, and where the collector's time went, to fit into 80 columns.
     command : str
         The command line, which is noted in the JSON file.
 
@@ -96,10 +99,10 @@ def bench(
             more = (engine.in_groups(n) for engine in chosen for n in groups)
             chosen += [engine for engine in more if engine is not None and engine not in chosen]
             for rows_of_n_envs in _measure_work(work, chosen, n_envs, repeats, settings):
-                print(table(rows_of_n_envs), end="\n\n", flush=True)
+                print(table(rows_of_n_envs, brief=brief), end="\n\n", flush=True)
                 rows += rows_of_n_envs
         _write(summary, out)  # after each work, so that an interrupt loses only the present work
-    print(f"{legend(rows)}\nall figures: {out / _JSON_FILE}\npicture: {out / _PICTURE_FILE}")
+    print(f"{legend(rows, brief=brief)}\nall figures: {out / _JSON_FILE}\npicture: {out / _PICTURE_FILE}")
     return summary
 
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -25,20 +26,30 @@ Row = dict[str, Any]
 
 _LEGEND = {  # by the column that has to be in the table
     "steps/s": """\
-steps/s   of all environments together: the median and the range of all measurements
-/step     as a multiple of "stepping alone": a plain loop that steps the environments and records nothing
-/net      as a multiple of "stepping, network": the same loop, which evaluates the actor's networks before each step
-us: env   microseconds per step that the collector spent in the environments, in the actor, in copying fragments,
-          and in waiting for the learner
+steps/s   of all environments together: the median of all measurements
+/step     as a multiple of "stepping alone": a plain loop that steps the
+          environments and records nothing
+/net      as a multiple of "stepping, network": the same loop, which evaluates
+          the actor's networks before each step
+""",
+    "range": """\
+range     of the measurements: from the lowest to the highest
+""",
+    "us: env": """\
+us: env   microseconds per step that the collector spent in the environments, in
+          the actor, in copying fragments, and in waiting for the learner
 """,
     "learning": """\
 learning  steps/s with one update per fragment
 update    milliseconds of training alone, per fragment
-overlap   max(collection alone, training alone) / both, per fragment: 1 if the shorter one is hidden completely
+overlap   max(collection alone, training alone) / both, per fragment: 1 if the
+          shorter one is hidden completely
 """,
     "idle": """\
-idle      the share of the time in which the GPU did nothing: in collection alone, with the learner
-copying   GB/s of copies from page-locked memory to the GPU (stepping alone: the maximum of this machine)
+idle      the share of the time in which the GPU did nothing: in collection
+          alone, with the learner
+copying   GB/s of copies from page-locked memory to the GPU (stepping alone: the
+          maximum of this machine)
 """,
 }
 
@@ -48,6 +59,7 @@ _COLLECTION_COLUMNS = ["steps/s", "range", "/step", "/net"]
 _TIME_COLUMNS = {"stepping": "us: env", "inference": "actor", "transfer": "copy", "waiting": "wait"}
 _LEARNING_COLUMNS = ["learning", "range", "/net", "update", "overlap"]
 _GPU_COLUMNS = ["idle", "learning", "copying"]
+_NOT_BRIEF = {"range", *_TIME_COLUMNS.values()}
 
 
 # rows for the JSON file
@@ -154,8 +166,11 @@ def _cpu_model() -> str:
 # the table
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Format the rows of one work and one number of environments as a table. Cells without a figure are empty."""
+def table(rows: Sequence[Row], *, brief: bool = False) -> str:
+    """Format the rows of one work and one number of environments as a table. Cells without a figure are empty.
+
+    A brief table leaves out the ranges, and where the collector's time went: on a CPU it has at most 80 columns.
+    """
     learning, gpu = (any(key in row for row in rows) for key in ("learner", "gpu"))
     title = "{work}: {n_envs} environments, fragments of {n_steps} steps".format(**rows[0])
     header = ["", *_COLLECTION_COLUMNS, *_TIME_COLUMNS.values()]
@@ -163,6 +178,9 @@ def table(rows: Sequence[Row]) -> str:
     lines += [
         [row["engine"], *_collection_cells(row), *_learning_cells(row, learning), *_gpu_cells(row, gpu)] for row in rows
     ]
+    if brief:
+        shown = [name not in _NOT_BRIEF for name in lines[0]]
+        lines = [list(compress(line, shown)) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
     for k, row in enumerate(rows, 1):
@@ -171,10 +189,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([title, *aligned])
 
 
-def legend(rows: Sequence[Row]) -> str:
-    """Explain the columns that the tables of these rows have."""
+def legend(rows: Sequence[Row], *, brief: bool = False) -> str:
+    """Explain the columns that the tables of these rows have, in lines of 80 columns."""
     shown = {
         "steps/s": True,
+        "range": not brief,
+        "us: env": not brief,
         "learning": any("learner" in row for row in rows),
         "idle": any("gpu" in row for row in rows),
     }
@@ -237,7 +257,8 @@ def draw(summary: Row, path: Path) -> None:
         [panel([row for row in rows if (row["work"], row["n_envs"]) == (work, n)]) for n in n_envs] for work in works
     ]
     machine = summary["machine"]
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}; {machine['date'][:10]}"
+    cores = f"{machine['cores']} core{'s' * (machine['cores'] != 1)}"
+    where = f"{machine['cpu']}, {cores}, {machine['device']}; {machine['date'][:10]}"
     figure = multiples(
         grid,
         lines=("stepping the environments and evaluating the networks, in a plain loop", "stepping alone"),

@@ -6,9 +6,20 @@ Imports only the standard library, because the command line reads this module wh
 from __future__ import annotations
 
 import re
+from textwrap import fill
 from typing import NamedTuple
 
-__all__ = ["DEFAULT_ENGINES", "GRAMMAR", "ON_CUDA", "WORKS", "Engine", "parse_cost", "parse_engine"]
+__all__ = [
+    "DEFAULT_ENGINES",
+    "GRAMMAR",
+    "ON_CUDA",
+    "QUICK_WORKS",
+    "WORKS",
+    "Engine",
+    "describe_works",
+    "parse_cost",
+    "parse_engine",
+]
 
 WORKS = {
     "cartpole": "CartPole-v1 (of gymnasium if installed, else of gym), two MLPs 64-64: cheap environments",
@@ -19,6 +30,9 @@ WORKS = {
     "sleep": "a step sleeps for 1 ms",
 }
 """Name and description of each work."""
+
+QUICK_WORKS = ["cartpole", "sleep"]
+"""The works of ``--quick``: one whose steps are cheap, and one whose steps wait."""
 
 DEFAULT_ENGINES = {
     "cartpole": ["same", "threaded", "threaded+workers2", "single", "multi"],
@@ -36,10 +50,13 @@ ON_CUDA = ["same+compile", "threaded+compile", "threaded+groups2+compile", "thre
 GRAMMAR = """\
 engines:
   NAME[+OPTION]...   NAME is same, threaded, single or multi. The options:
-  +workersN          threaded: N worker processes step the environments; multi: N collectors (2 unless given)
+  +workersN          threaded: N worker processes step the environments; multi:
+                     N collectors (2 unless given)
   +threadsN          threaded: N worker threads step the environments
-  +groupsN           same, threaded: N groups of environments, which take turns (atari-vector: N vector environments)
-  +compile           any: the actor's step is compiled, or captured as a graph on CUDA
+  +groupsN           same, threaded: N groups of environments, which take turns
+                     (atari-vector: N vector environments)
+  +compile           any: the actor's step is compiled, or on CUDA captured as a
+                     graph
   For example same+compile, threaded+workers2+groups2, multi+workers4.
 """
 
@@ -85,6 +102,16 @@ class Engine(NamedTuple):
         if self.name == "multi" and n_envs % self.workers:
             return f"{n_envs} environments cannot be split evenly among {self.workers} collectors"
         return None
+
+
+def describe_works() -> str:
+    """Return a description of each work, and the engines that it is measured with, in lines of 80 columns."""
+    texts = []
+    for name, description in WORKS.items():
+        first, indent = f"  {name:17}", 19 * " "
+        texts.append(fill(description, 80, initial_indent=first, subsequent_indent=indent))
+        texts.append(fill(" ".join(DEFAULT_ENGINES[name]), 80, initial_indent=indent, subsequent_indent=indent))
+    return "\n".join(texts)
 
 
 def parse_engine(text: str) -> Engine:

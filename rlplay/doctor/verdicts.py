@@ -102,7 +102,7 @@ def _major_minor(version: str) -> tuple[int, ...]:
 
 def cores(usable: int, threads: int) -> Check:
     """Judge the number of usable cores, and the number of threads that torch uses for one operation."""
-    found = f"{usable} usable, torch works with {threads} threads"
+    found = f"{usable} usable, torch works with {threads} thread{'s' * (threads != 1)}"
     if usable == 1:
         return Check("cores", WARN, found, "on one core only waiting can overlap: use `same`, or more cores")
     if threads > usable:
@@ -154,7 +154,7 @@ def environments(works: Mapping[str, bool]) -> Check:
     """Judge the libraries of environments: for each that is installed, whether it works."""
     usable = [name for name in works if works[name]]
     if usable:
-        return Check("environments", OK, f"of {' and '.join(usable)}")
+        return Check("environments", OK, f"those of {' and '.join(usable)} work")
     install = "pip install gymnasium, unless you have environments of your own"
     if works:
         return Check("environments", FAIL, f"none: {' and '.join(works)} cannot be used", install)

@@ -5,9 +5,19 @@ matplotlib is imported inside the functions only, and no backend is selected: fi
 
 from .bars import Panel, multiples
 from .curves import Curves, learning_curve, learning_curves, moving_mean
-from .timelines import timeline
+from .timelines import timeline, timelines
 
-__all__ = ["Curves", "Panel", "learning_curve", "learning_curves", "moving_mean", "multiples", "require", "timeline"]
+__all__ = [
+    "Curves",
+    "Panel",
+    "learning_curve",
+    "learning_curves",
+    "moving_mean",
+    "multiples",
+    "require",
+    "timeline",
+    "timelines",
+]
 
 
 def require() -> None:

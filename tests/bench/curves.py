@@ -216,11 +216,17 @@ def draw(folder: Path, out: Path) -> None:
                 print(row_of(name, library, found, task["steps"]))
         if any(runs.values()):
             curves = {TITLES[x]: [(one["steps"], one["returns"]) for one in found] for x, found in runs.items()}
-            seeds = " and ".join(str(len(found)) for found in runs.values())
-            title = f"{task['algorithm'].upper()}, {task['env']}, {seeds} seeds"
+            title = f"{task['algorithm'].upper()}, {task['env']}, {seeds_of([len(found) for found in runs.values()])}"
             panels.append(Curves(title, {x: found for x, found in curves.items() if found}, task["window"]))
     names = " and ".join(TITLES.values())
     learning_curves(panels, title=f"{names}, the same hyperparameters").savefig(out)
+
+
+def seeds_of(counts: list[int]) -> str:
+    """Say how many seeds each library has: "5 seeds each", or "5 and 3 seeds"."""
+    if len(set(counts)) == 1:
+        return f"{counts[0]} seed{'s' * (counts[0] != 1)} each"
+    return f"{' and '.join(map(str, counts))} seeds"
 
 
 def row_of(name: str, library: str, found: list[dict[str, Any]], steps: int) -> str:

@@ -315,6 +315,10 @@ def test_the_table_and_the_picture_show_the_rows():
     assert same.split()[:7] == ["same", "50.0", "25.0..50.0", "0.25", "0.50", "10.0", "20.0"]
     assert same.split()[7:] == ["40.0", "40.0..50.0", "0.40", "1000.0", "0.80"]
     assert missing.split(maxsplit=1) == ["same+groups2", "not available: too hard"]
+    _, head, *_, same, missing = table(rows, brief=True).splitlines()
+    assert head.split() == ["steps/s", "/step", "/net", "learning", "/net", "update", "overlap"]
+    assert same.split() == ["same", "50.0", "0.25", "0.50", "40.0", "0.40", "1000.0", "0.80"]
+    assert missing.split(maxsplit=1) == ["same+groups2", "not available: too hard"]
     assert panel(rows) == (
         "juggling, 8 environments",
         ["same", "same+groups2"],
@@ -332,6 +336,9 @@ def test_the_legend_explains_the_columns_that_are_there():
     rows[2].pop("learner")
     assert "learning  steps/s" not in legend(rows)
     assert "idle" in legend([*rows, {"gpu": {}}])
+    assert "us: env" in legend(rows)
+    assert "us: env" not in legend(rows, brief=True)
+    assert max(map(len, legend([*rows, {"gpu": {}, "learner": {}}]).splitlines())) <= 80
 
 
 def test_panels_have_one_scale_and_no_label_over_a_line():
@@ -558,18 +565,36 @@ def test_the_options_reach_the_engines(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "engines", "n_envs", "repeats"),
+    ("options", "works", "engines", "n_envs", "repeats"),
     [
-        ([], None, [8, 64], 5),
-        (["--quick"], ["same", "threaded", "single"], [8], 2),
-        (["--quick", "--engine", "single", "--n-envs", "3", "--repeats", "4"], ["single"], [3], 4),
+        ([], list(WORKS), None, [8, 64], 5),
+        (["--quick"], ["cartpole", "sleep"], ["same", "threaded", "single"], [8], 2),
+        (
+            ["--quick", "--engine", "single", "--n-envs", "3", "--repeats", "4", "--work", "busy"],
+            ["busy"],
+            ["single"],
+            [3],
+            4,
+        ),
     ],
 )
-def test_quick_changes_the_options_that_were_not_given(tmp_path, monkeypatch, options, engines, n_envs, repeats):
+def test_quick_changes_the_options_that_were_not_given(tmp_path, monkeypatch, options, works, engines, n_envs, repeats):
     asked = []
-    monkeypatch.setattr(command, "bench", lambda *args, **options: asked.append((*args, options["repeats"])))
+    monkeypatch.setattr(
+        command, "bench", lambda *args, **options: asked.append((*args, options["repeats"], options["brief"]))
+    )
     assert main(["bench", *options, "--out", str(tmp_path)]) == 0
-    assert asked == [(list(WORKS), engines and [parse_engine(text) for text in engines], n_envs, [], repeats)]
+    engines = engines and [parse_engine(text) for text in engines]
+    assert asked == [(works, engines, n_envs, [], repeats, "--quick" in options)]
+
+
+def test_the_help_has_lines_of_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 80
+    assert all(name in told for name in WORKS)
 
 
 def test_an_interrupt_closes_all_feeds_and_the_results_before_it_are_written(tmp_path, monkeypatch, capsys):
