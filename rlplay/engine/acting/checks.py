@@ -62,7 +62,9 @@ def check_actor(actor: Any) -> None:
                 "learner compiles outside of it."
             )
     if not isinstance(actor, BaseActorModule):
-        raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {type(actor).__name__}.")
+        got = f"the class {actor.__name__}" if isinstance(actor, type) else type(actor).__name__
+        remedy = f": write `{actor.__name__}()`" if isinstance(actor, type) and issubclass(actor, nn.Module) else ""
+        raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {got}{remedy}.")
     for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
         if nn.parameter.is_lazy(weight):
             raise ValueError(

@@ -142,7 +142,7 @@ OBSERVATIONS = {
     "dict": (Dict({"a": Discrete(2), "b": Discrete(2)}), {"a": 0}, ["dict", "['a', 'b']", "['a']"]),
     "leaf": (Dict({"a": Tuple((Discrete(2),))}), {"a": (np.zeros(2, int),)}, ["obs['a'][0]", "(2,)", "()"]),
     "tuple": (Tuple((Discrete(2), Discrete(2))), (0, 1, 0), ["tuple of 2", "tuple of 3"]),
-    "nothing": (Box(-1, 1, (2,), np.float32), None, ["(2,)", "()", "object"]),
+    "nothing": (Box(-1, 1, (2,), np.float32), None, ["the observation is None", "`return`"]),
 }
 
 
