@@ -263,8 +263,9 @@ def _shape_remedy(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
     expected : tuple of int
         The shape of an action; of a Discrete one, or of an info, its first two dimensions alone.
     """
-    swapped = got[:2] == expected[1::-1]
-    if got == expected[1:] or (len(expected) == 2 and got[:1] == expected[1:] and not swapped):
+    fits = got[:2] == expected[:2]
+    swapped = got[:2] == expected[1::-1] and not fits
+    if got == expected[1:] or (len(expected) == 2 and got[:1] == expected[1:] and not swapped and not fits):
         return ": the first dimension, n_seq, was dropped; `.unsqueeze(0)` brings it back"
     if swapped and (len(expected) == 2 or got[2:] == expected[2:]):
         return ": the first two dimensions are swapped; `.transpose(0, 1)` brings them into order"

@@ -323,6 +323,15 @@ def test_the_method_that_the_user_wrote_is_named(refuses):
     refuses(TypeError, "the actor's `forward` must return (act, hx, info), got 2 values (Tensor of", actor=Forgets())
 
 
+def test_the_remedy_for_a_shape_is_right_with_one_environment_too(refuses):
+    one = [ScriptedEnv()]
+    refuses(ValueError, "got (1, 1, 1): remove the last", envs=one, actor=Answers(act=lambda x: x[..., None]))
+    refuses(
+        ValueError, "(1, 1, 3): are these logits?", envs=one, actor=Answers(act=lambda x: x[..., None].repeat(1, 1, 3))
+    )
+    refuses(ValueError, "got (1,): the first dimension, n_seq", envs=one, actor=Answers(act=lambda x: x[0]))
+
+
 def test_actor_outputs_are_checked_in_each_group(refuses):
     def second_group_only(x):
         return x.float() if x.shape[1] == 1 else x
