@@ -35,6 +35,9 @@ N_COLLECTORS = 2
 SAVE_EVERY = 100
 """The number of updates from one checkpoint to the next."""
 
+KEPT = ("n_envs", "n_steps", "lag", "device")
+"""Options that a run which goes on from a checkpoint must share with the run that saved it."""
+
 
 class Actor(BaseActorModule):
     """Two small networks: the policy gives the logits of the actions, the critic estimates the value of a state."""
@@ -80,6 +83,7 @@ def demo(
     saved = checkpoint.load(path) if resume and path.exists() else None
     if resume:
         print(f"no checkpoint {path} yet: from the beginning" if saved is None else f"goes on from {path}")
+        check_options(options, saved or {})
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
@@ -114,6 +118,7 @@ def demo(
         """Write all that the rest of the training depends on into one file."""
         state = {name: part.state_dict() for name, part in learner.items()}
         state |= {"generator": torch.get_rng_state(), "n_done": n_done, "episodes": log.episodes}
+        state["options"] = {name: options[name] for name in KEPT}
         checkpoint.save(path, state | {"feed": feed.state_dict()})
 
     with feed, log.bar:
@@ -134,6 +139,20 @@ def demo(
         except KeyboardInterrupt:
             log.interrupted = True
     return log.write(stem, options)
+
+
+def check_options(options: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Raise ValueError if a checkpoint was saved with other options, on which the rest of the training depends."""
+    kept = saved.get("options", {})
+    differ = [name for name, before in kept.items() if kind_of(before) != kind_of(options[name])]
+    if differ:
+        flags = [" ".join(f"--{name.replace('_', '-')} {one[name]}" for name in differ) for one in (kept, options)]
+        raise ValueError(f"use the saved run's {flags[0]}, or another --out; got {flags[1]}")
+
+
+def kind_of(option: int | str) -> str:
+    """Return an option as text; of a device the kind alone, since its number may differ."""
+    return str(option).partition(":")[0]
 
 
 def can_be_saved(feed: Feed) -> bool:
@@ -231,7 +250,8 @@ class Log:
 
         figure.savefig(f"{stem}.png")
         Path(f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        print(f"{summary['outcome']} after {self.steps:,} steps, {stats.seconds:.1f} s: mean return {self.mean:.1f}")
+        took = f"{stats.seconds:.1f} s" + (" since it was resumed" if self.first_step else "")
+        print(f"{summary['outcome']} after {self.steps:,} steps, {took}: mean return {self.mean:.1f}")
         print(f"learning curve: {stem}.png\nsummary: {stem}.json")
         return summary
 

@@ -105,18 +105,23 @@ def test_a_demo_that_is_resumed_ends_as_one_that_was_not_interrupted(tmp_path, m
     monkeypatch.setattr(rlplay.demo, "SAVE_EVERY", 7)
     whole, name = tmp_path / "whole", f"CartPole-v1-{engine}-seed0"
     assert main(["demo", *options, "--out", str(whole), "--resume"]) == 0
-    assert f"no checkpoint {whole / name}.pt yet" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"no checkpoint {whole / name}.pt yet" in printed
+    assert re.search(r"not solved after 1,600 steps, \d+\.\d s: mean return", printed)
 
     resumed = tmp_path / "resumed"
     options += ["--out", str(resumed)]
     interrupted_at(20, monkeypatch)
     assert main(["demo", *options]) == 130
     assert checkpoint.load(resumed / f"{name}.pt")["n_done"] == 14
-    with pytest.raises(SystemExit, match="2"):
-        main(["demo", *options, "--resume", "--lag", "3"])
-    assert "`lag`: saved with 1, now 3" in capsys.readouterr().err
+    for name_of, other, said in (("--lag", "3", "--lag 1"), ("--n-envs", "2", "--n-envs 4")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["demo", *options, "--resume", name_of, other])
+        told = capsys.readouterr().err
+        assert f"argument --resume: use the saved run's {said}, or another --out; got {name_of} {other}\n" in told
     done = run(*options, "--resume")
     assert done.returncode == 0, done.stderr
+    assert re.search(r"not solved after 1,600 steps, \d+\.\d s since it was resumed: mean return", done.stdout)
     assert f"goes on from {resumed / name}.pt" in done.stdout
 
     states = [checkpoint.load(folder / f"{name}.pt") for folder in (whole, resumed)]

@@ -172,10 +172,10 @@ def entry(info: Nested, name: str, path: str = "") -> Any:
     return info[name]
 
 
-def check_rows(x: Any, name: str, lead: Sequence[int], *trailing: int | None) -> Tensor:
+def check_rows(x: Any, name: str, lead: Sequence[int], *trailing: int | None, hint: str = "") -> Tensor:
     """Return ``x``; raise ValueError unless it is ``(n_seq, B, *trailing)`` with ``lead = (T, B)`` and ``n_seq >= T``.
 
-    ``None`` in ``trailing`` is the number of actions, which may be any.
+    ``None`` in ``trailing`` is the number of actions, which may be any. ``hint`` is a further sentence of the message.
     """
     expected = ", ".join("A" if n is None else str(n) for n in ("n_seq", *lead[1:], *trailing))
     wanted = (*lead[1:], *trailing)
@@ -189,7 +189,7 @@ def check_rows(x: Any, name: str, lead: Sequence[int], *trailing: int | None) ->
         got = shape if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
             f"`{name}` must be (n_seq, B, ...) = ({expected}), with n_seq >= {lead[0]}{n_actions}; got {got}. If the "
-            f"last dimension has size 1, remove it with `.squeeze(-1)`."
+            f"last dimension has size 1, remove it with `.squeeze(-1)`.{hint}"
         )
     checked: Tensor = x
     return checked
@@ -222,7 +222,7 @@ def _of(info: Nested, act: Nested, lead: Sequence[int], rows: _Rows, path: str) 
     if not trailing:
         return Categorical(rows(check_rows(logits, "logits", lead, None)))
     if isinstance(logits, Tensor):
-        return Bits(rows(check_rows(logits, "logits", lead, *trailing)), len(lead))
+        return Bits(rows(check_rows(logits, "logits", lead, *trailing, hint=_SEVERAL)), len(lead))
     if not isinstance(logits, Sequence) or len(logits) != trailing.numel():
         raise ValueError(
             f"`logits` must be a tuple of {trailing.numel()} tensors (n_seq, B, A), one for each component of the "
@@ -234,6 +234,11 @@ def _of(info: Nested, act: Nested, lead: Sequence[int], rows: _Rows, path: str) 
 
 
 _GAUSSIAN = ("mean", "log_std")
+
+_SEVERAL = (
+    " (One tensor of logits is for independent bits, MultiBinary. Of MultiDiscrete, several discrete actions: a tuple "
+    "of logits, one for each.)"
+)
 
 
 def _with_pre_tanh(info: Nested, act: Nested, n_steps: int | None) -> Nested:

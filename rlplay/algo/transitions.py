@@ -143,9 +143,9 @@ def blank_padding(fragment: Fragment) -> Fragment:
 def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing: tuple[int, ...]) -> None:
     """Raise if the values of the last states are missing, superfluous or of the wrong shape."""
     if isinstance(final, Final) != isinstance(final_value, Tensor):
-        has, given = ("has", "but not given") if isinstance(final, Final) else ("has no", "but given")
+        has, given = ("has", "was not given") if isinstance(final, Final) else ("has no", "was given")
         raise ValueError(
-            f"The fragment {has} `final`, {given}: `final_value`. It is needed if the fragment was collected with "
+            f"The fragment {has} `final`, but `final_value` {given}: it is needed if the fragment was collected with "
             f"`rollout(..., final=True)`, and only then; compute it from `rlplay.algo.unroll(fragment, actor).final`."
         )
     if isinstance(final_value, Tensor) and final_value.shape != (*final.t.shape, *trailing):

@@ -20,6 +20,32 @@ from .wrapped import Actor, call_step, synchronised_once, unwrap
 __all__ = ["Unrolled", "react", "react_with_actions", "unroll", "unroll_with_actions"]
 
 
+class NoFinal(NamedTuple):
+    """The empty tuple in the place of infos, of a fragment without ``final``. It says what to do about that.
+
+    A named tuple without fields is a container without leaves, as ``()`` is.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        """Raise TypeError if an entry is asked for; else do as ``()`` does."""
+        if isinstance(key, str):
+            raise TypeError(_NO_FINAL)
+        return tuple.__getitem__(self, key)
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError: this is no tensor."""
+        raise AttributeError(_NO_FINAL)
+
+    def __repr__(self) -> str:
+        return "()"
+
+
+_NO_FINAL = (
+    "this fragment has no `final`: collect it with `rollout(..., final=True)`, or leave the last states out, as in "
+    "`transitions(fragment, value, gamma=gamma)`."
+)
+
+
 class Unrolled(NamedTuple):
     """The outputs of an actor for all rows of a fragment, with gradients."""
 
@@ -29,7 +55,8 @@ class Unrolled(NamedTuple):
     """Nested ``(L, B, ...)``: the recurrent state at row ``T``, reset where ``fin``. With the same weights, this is the
     ``hx`` of the next fragment."""
     final: Nested
-    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``."""
+    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``, which
+    says so where an entry of it is used."""
 
 
 def unroll(fragment: Fragment, actor: Actor) -> Unrolled:
@@ -103,7 +130,7 @@ def _unroll_in_calls(fragment: Fragment, actor: Actor, react: _React) -> Unrolle
         hx_final = hx = fragment.hx
 
     if not isinstance(fragment.env.final, Final):
-        return Unrolled(info, hx, ())
+        return Unrolled(info, hx, () if torch.compiler.is_compiling() else NoFinal())
     if len(fragment.env.final.t) == 0:
         # not every network accepts an empty batch (batch norm, cuDNN), and the shapes follow from `info`
         return Unrolled(info, hx, nested.map(lambda x: x[-1, :0], info))

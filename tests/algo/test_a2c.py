@@ -107,9 +107,9 @@ def test_transitions_refuse_values_of_a_wrong_shape():
         transitions(fragment, value[1:], last, gamma=0.9)
     with pytest.raises(ValueError, match=r"`final_value` must be \(K,\) = \(1,\).*got \(1, 1\).*squeeze"):
         transitions(fragment, value, last[:, None], gamma=0.9)
-    with pytest.raises(ValueError, match="has `final`, but not given"):
+    with pytest.raises(ValueError, match=r"The fragment has `final`, but `final_value` was not given: it is needed"):
         transitions(fragment, value, gamma=0.9)
-    with pytest.raises(ValueError, match="has no `final`, but given"):
+    with pytest.raises(ValueError, match=r"has no `final`, but `final_value` was given: it is needed"):
         transitions(fragment_of([0, 1, 2], [1.0, 2.0]), value, last, gamma=0.9)
 
 
@@ -302,6 +302,11 @@ def test_a2c_names_the_info_entry_that_is_wrong(info, error, message):
     ("act", "error", "message"),
     [
         (torch.zeros(2, 1, 2, dtype=torch.int64), ValueError, r"`logits` must be .*\(n_seq, 1, 2\)"),
+        (
+            torch.zeros(2, 1, 2, dtype=torch.int64),
+            ValueError,
+            r"several discrete actions: a tuple of logits, one for each",
+        ),
         ({"a": torch.zeros(2, 1)}, ValueError, r"lacks 'a'; it has \['logits', 'q', 'value'\]"),
         ((torch.zeros(2, 1),), ValueError, r"must be a tuple with an element for each part, in the entry 'policy'"),
     ],

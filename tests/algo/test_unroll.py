@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -223,6 +225,33 @@ def test_unrolling_a_fragment_without_finals():
     actor = make(Recurrent)
     fragment, _ = collect(actor, final=False)
     assert unroll(fragment, actor).final == ()
+
+
+def test_finals_that_were_not_asked_for_are_told_where_they_are_used():
+    actor = make(Recurrent)
+    fragment, _ = collect(actor, final=False)
+    final = unroll(fragment, actor).final
+    remedy = r"this fragment has no `final`: collect it with `rollout\(\.\.\., final=True\)`, or leave"
+    with pytest.raises(TypeError, match=remedy):
+        final["value"]
+    for ask in (lambda: final.value, lambda: final.squeeze(-1)):
+        with pytest.raises(AttributeError, match=remedy):
+            ask()
+
+
+def test_finals_that_were_not_asked_for_are_an_empty_tuple():
+    actor = make(Recurrent)
+    fragment, _ = collect(actor, final=False)
+    final = unroll(fragment, actor).final
+    assert isinstance(final, tuple)
+    assert (len(final), bool(final), list(final), repr(final), hash(final)) == (0, False, [], "()", hash(()))
+    assert (final[:1], final + (1,), final or None) == ((), (1,), None)  # noqa: RUF005
+    with pytest.raises(IndexError):
+        final[0]
+    assert nested.leaves(final) == [] == torch.utils._pytree.tree_leaves(final)
+    for same in (nested.map(torch.clone, final), pickle.loads(pickle.dumps(final)), copy.deepcopy(final)):
+        assert same == ()
+        assert type(same) is type(final)
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])

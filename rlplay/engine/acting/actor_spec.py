@@ -1,6 +1,6 @@
 """The form of an actor's answers: found once by a trial step, and compared with every later answer.
 
-Contains no copy of the actor and runs no step.
+And the form of what it is given, in words, for errors. Contains no copy of the actor and runs no step.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ... import nested
 from ...nested import Nested, Structure
+from ..concurrency.exceptions import add_note
 
-__all__ = ["NOT_PROBED", "ActorSpec", "Form", "check_forms", "check_shapes", "form_of"]
+__all__ = ["NOT_PROBED", "ActorSpec", "Form", "check_forms", "check_shapes", "form_of", "note_obs", "shown"]
 
 Form: TypeAlias = tuple[torch.Size, torch.dtype]
 """The shape and the dtype of a tensor."""
@@ -92,3 +93,30 @@ def check_forms(expected: list[Form], got: list[Form]) -> None:
 
 def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
     return one == other or (one.is_floating_point and other.is_floating_point)
+
+
+def note_obs(error: BaseException, obs: Nested) -> None:
+    """Add a note to an exception of the actor that tells the form of the observation it was given."""
+    add_note(error, f"obs was {shown(obs)!r}")
+
+
+def shown(tree: Nested) -> Nested:
+    """Return a nest of the forms of tensors, whose ``repr`` is to be read: ``{'goal': 1 x 4 int64, values 0 to 7}``.
+
+    Values are told of integers on the host alone: nothing waits for a device.
+    """
+    return nested.map(_Shown, tree)
+
+
+class _Shown:
+    """The form of a tensor, in words."""
+
+    def __init__(self, x: Tensor) -> None:
+        size = " x ".join(map(str, x.shape)) or "one"
+        self._words = f"{size} {str(x.dtype).removeprefix('torch.')}"
+        if x.is_cpu and x.numel() and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            numbers = x.numpy()  # torch has no extremes of some integers
+            self._words += f", values {numbers.min()} to {numbers.max()}"
+
+    def __repr__(self) -> str:
+        return self._words

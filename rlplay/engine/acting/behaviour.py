@@ -19,8 +19,8 @@ from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
-from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_shapes, form_of
-from .checks import SLOW_RESET, check_answer, first_answer, honours_mask
+from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_shapes, form_of, note_obs
+from .checks import SLOW_RESET, check_answer, first_answer, honours_mask, method_of
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
 from .fast_modules import fast_step, make_fast
@@ -133,7 +133,11 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
             hx = nested.map(torch.clone, hx)  # the actor may advance its recurrent state in place
-        act, new, info = self._step(*state, hx=hx, virtual=virtual)
+        try:
+            act, new, info = self._step(*state, hx=hx, virtual=virtual)
+        except Exception as error:
+            note_obs(error, state.obs)
+            raise
         if not virtual:
             group.hx = new
         answer = self.spec.leaves(act, info)
@@ -196,7 +200,8 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         for group, first in zip(groups, inputs, strict=True):
             part = nested.map(torch.clone, first.state)
             with global_generator_kept(device):
-                acted, hx, info = check_answer(first_answer(self._module, part), act, group.width)
+                answer = first_answer(self._module, part)
+                acted, hx, info = check_answer(answer, act, group.width, method_of(self._module))
                 if group is groups[0]:
                     structure = nested.structure((along(act, acted, "act"), info))
                     leaves: list[Tensor] = structure.flatten_up_to((acted, info))  # type: ignore[assignment,arg-type]

@@ -17,8 +17,9 @@ from ... import nested
 from ...nested import Nested
 from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
+from .actor_spec import note_obs
 
-__all__ = ["SLOW_RESET", "check_actor", "check_answer", "first_answer", "honours_mask"]
+__all__ = ["SLOW_RESET", "check_actor", "check_answer", "first_answer", "honours_mask", "method_of"]
 
 SLOW_RESET = (
     "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
@@ -62,7 +63,9 @@ def check_actor(actor: Any) -> None:
                 "learner compiles outside of it."
             )
     if not isinstance(actor, BaseActorModule):
-        raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {type(actor).__name__}.")
+        got = f"the class {actor.__name__}" if isinstance(actor, type) else type(actor).__name__
+        remedy = f": write `{actor.__name__}()`" if isinstance(actor, type) and issubclass(actor, nn.Module) else ""
+        raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {got}{remedy}.")
     for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
         if nn.parameter.is_lazy(weight):
             raise ValueError(
@@ -89,11 +92,17 @@ def first_answer(actor: BaseActorModule, state: State) -> Any:
     """
     try:
         return actor.step(*state, hx=None, virtual=True)
-    except TypeError as error:
-        misfit = _misfit(actor)
+    except Exception as error:
+        misfit = _misfit(actor) if isinstance(error, TypeError) else ""
         if not misfit or _has_run(error, type(actor).forward):
+            note_obs(error, state.obs)
             raise
         raise TypeError(misfit) from error
+
+
+def method_of(actor: BaseActorModule) -> str:
+    """Return the name of the method that the user has written: ``forward``, or an overridden ``step``."""
+    return "forward" if type(actor).step is BaseActorModule.step else "step"
 
 
 def _misfit(actor: BaseActorModule) -> str:
@@ -169,7 +178,7 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
     return True
 
 
-def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, Nested]:
+def check_answer(answer: Any, act: Nested, width: int, method: str) -> tuple[Nested, Nested, Nested]:
     """Check the form of what the actor's ``step`` returned, and return it as a triple.
 
     Parameters
@@ -180,6 +189,8 @@ def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, 
         The fields of the action space.
     width : int
         The number of environments.
+    method : str
+        The name of the method in messages.
 
     Returns
     -------
@@ -192,7 +203,11 @@ def check_answer(answer: Any, act: Nested, width: int) -> tuple[Nested, Nested, 
         dimension of time or batch is missing.
     """
     if not isinstance(answer, tuple | list) or len(answer) != 3:
-        raise TypeError(f"the actor's `step` must return (act, hx, info), got {_shortened(answer)}.")
+        remedy = "is a `return` missing?" if answer is None else "an actor without memory returns `hx` unchanged."
+        got = _shortened(answer)
+        if isinstance(answer, tuple | list):
+            got = f"{len(answer)} values ({', '.join(map(_kind_of, answer))})"
+        raise TypeError(f"the actor's `{method}` must return (act, hx, info), got {got}: {remedy}")
     acted, hx, info = answer
     _check_action(act, acted, width)
     _check_batch("info", info, (1, width), "(1, n_envs, ...)")
@@ -214,7 +229,8 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
         expected = (1, width, *field.shape)
         if tuple(part.shape) != expected:
             raise ValueError(
-                f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}."
+                f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}"
+                f"{_shape_remedy(tuple(part.shape), expected)}."
             )
         as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
         if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
@@ -233,10 +249,41 @@ def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expec
         if leaf.ndim < 2 or any(n not in (None, m) for n, m in zip(leading, leaf.shape, strict=False)):
             raise ValueError(
                 f"the actor's {name}: expected shape {expected}, here with n_envs = {leading[1]}, "
-                f"got {tuple(leaf.shape)}."
+                f"got {tuple(leaf.shape)}{_shape_remedy(tuple(leaf.shape), (1, leading[1])) if leading[0] else ''}."
             )
 
 
+def _shape_remedy(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Return what to do about a shape, after a colon; empty if it is no common slip.
+
+    Parameters
+    ----------
+    got : tuple of int
+        The shape of an action or of an info.
+    expected : tuple of int
+        The shape of an action; of a Discrete one, or of an info, its first two dimensions alone.
+    """
+    fits = got[:2] == expected[:2]
+    swapped = got[:2] == expected[1::-1] and not fits
+    if got == expected[1:] or (len(expected) == 2 and got[:1] == expected[1:] and not swapped and not fits):
+        return ": the first dimension, n_seq, was dropped; `.unsqueeze(0)` brings it back"
+    if swapped and (len(expected) == 2 or got[2:] == expected[2:]):
+        return ": the first two dimensions are swapped; `.transpose(0, 1)` brings them into order"
+    if got == (*expected, 1):
+        return ": remove the last dimension with `.squeeze(-1)`"
+    if len(expected) == 2 and got[:-1] == expected:
+        return ": are these logits? Return the action that is drawn from them"
+    return ": add the last dimension with `.unsqueeze(-1)`" if (*got, 1) == expected else ""
+
+
+def _kind_of(value: Any) -> str:
+    """Describe a value by its type and, if it is an array or a tensor, its shape."""
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {tuple(shape)}" if isinstance(shape, tuple) else "")
+
+
 def _shortened(value: Any) -> str:
-    """Describe a value by its type and the beginning of its ``repr``."""
+    """Describe a value by its type and its shape, or the beginning of its ``repr``."""
+    if value is None or isinstance(getattr(value, "shape", None), tuple):
+        return "None" if value is None else _kind_of(value)
     return f"{type(value).__name__} {value!r}"[:200]

@@ -15,6 +15,7 @@ from ...nested import Nested
 from ..concurrency.progress import Progress
 from . import spaces
 from .numbers import to_flag
+from .returned.refused import check_info_of_four, described, observation_of
 
 __all__ = [
     "background_methods",
@@ -102,12 +103,13 @@ def read_old_step(result: Any) -> tuple[Any, Any, bool, bool, Any]:
         The result is neither of the old nor of the new API.
     """
     if not isinstance(result, tuple | list) or len(result) != 4:
-        got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
         raise ValueError(
             "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by "
-            f"the old API, got {got}."
+            f"the old API, got {described(result)}"
         )
     obs, reward, done, info = result
+    if type(info) is not dict:
+        check_info_of_four(info)
     done = to_flag(done, "done")
     truncated = done and _is_cut(info)
     return obs, reward, done and not truncated, truncated, info
@@ -153,10 +155,10 @@ def split_reset(description: Nested, result: Any) -> tuple[Nested, bool]:
     Raises
     ------
     ValueError
-        It is a pair of an observation and something else than a dict.
+        It is None, or a pair of an observation and something else than a dict.
     """
     if not isinstance(result, tuple) or len(result) != 2:
-        return result, False
+        return observation_of(result, has_info=False), False
     obs, info = result
     if info is None or isinstance(info, Mapping):
         # of two misfits, a named tuple is rather an observation

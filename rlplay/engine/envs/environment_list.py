@@ -16,17 +16,11 @@ from ..concurrency.progress import Progress
 from . import spaces
 from .actions import ActionForm
 from .autoreset import SelfResetting, check_not_overwritten, find_self_resetting
-from .dialects import (
-    check_environments,
-    close_environments,
-    make_each,
-    read_old_step,
-    seeded_reset,
-    split_reset,
-)
+from .dialects import check_environments, close_environments, make_each, read_old_step, seeded_reset, split_reset
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flag, to_reward
+from .returned.refused import observation_of
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environment, save_environment
 
@@ -254,9 +248,9 @@ class EnvironmentList:
 
     def _reset(self, j: int) -> Nested:
         self._progress.doing = "env.reset"
-        obs = self.instances[j].reset()
+        obs = observation_of(self.instances[j].reset(), has_info=self._reset_returns_info[j])
         self._progress.doing = "env.step"
-        return obs[0] if self._reset_returns_info[j] else obs
+        return obs
 
     def _repeat_row(self, j: int, now: StateRow, then: StateRow, outcome: OutcomeRow) -> None:
         """Write the column of a stopped environment: it repeats the row before, and its transition is not valid."""

@@ -25,7 +25,15 @@ from .protocol import Environments
 from .vector_environment import VectorEnvironment
 from .vectors.first_reset import gives_tensors, reset_vector
 
-__all__ = ["check_vectors", "close_all", "list_sources", "make_environments", "make_turns", "seeds_of"]
+__all__ = [
+    "check_no_actor",
+    "check_vectors",
+    "close_all",
+    "list_sources",
+    "make_environments",
+    "make_turns",
+    "seeds_of",
+]
 
 
 def make_environments(
@@ -216,6 +224,7 @@ def list_sources(envs: Any) -> list[Any]:
     patch_gym()
     if is_vector(envs):
         return [envs]
+    check_no_actor("envs", envs)
     if isinstance(envs, str):
         raise TypeError(
             f"`envs` must be a list of environments or of factories, or a vector environment, got the name {envs!r}: "
@@ -236,6 +245,12 @@ def list_sources(envs: Any) -> list[Any]:
     check_distinct([source for source in sources if not is_factory(source)])
     check_same_kind(sources)
     return sources
+
+
+def check_no_actor(name: str, given: Any) -> None:
+    """Raise TypeError if a module of torch that is no environment is given as environments, or as what makes them."""
+    if hasattr(given, "named_parameters") and not (isinstance(given, type) or hasattr(given, "observation_space")):
+        raise TypeError(f"`{name}` is an actor, {type(given).__name__}: are the arguments swapped?")
 
 
 def check_same_kind(envs: Sequence[Any]) -> None:

@@ -202,6 +202,8 @@ def cast(description: Nested, value: Nested, name: str = "obs") -> list[npt.NDAr
     ValueError
         The structure, a shape or a dtype does not fit; the message names the leaf.
     """
+    if value is None:
+        raise ValueError(f"{name}: the observation is None: is a `return` missing where it is made?")
     try:
         description = along(description, value, name)
     except ValueError as error:

@@ -59,6 +59,7 @@ from .dialects import background_methods, close_environments
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flags, to_rewards
+from .returned.refused import refused_vector_step
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environment, save_environment
 from .vectors.first_reset import check_reset, seeded_reset
@@ -126,8 +127,7 @@ class VectorEnvironment:
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
-        self._first, self._owned = first, list[Any]()
-        self._number = vector_number(number)
+        self._first, self._number, self._owned = first, vector_number(number), list[Any]()
         self.instances, self.spaces = [env], (env.single_observation_space, env.single_action_space)
         methods: Any = background_methods(env)
         self.steps_in_background, self._has_started = methods is not None, False
@@ -182,7 +182,10 @@ class VectorEnvironment:
             result = self._wait_for_step()
         else:
             result = self._env.step(self._actions.together(then.act, self._ignoring, self._progress))
-        obs, reward, terminated, truncated, info = result
+        try:
+            obs, reward, terminated, truncated, info = result
+        except (TypeError, ValueError):
+            raise refused_vector_step(result, "(obs, reward, terminated, truncated, infos)") from None
         reward = then.rew[:] = to_rewards(reward, self.n_envs)
         outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
         outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
@@ -196,8 +199,7 @@ class VectorEnvironment:
         ended: list[int] = np.flatnonzero(has_ended).tolist()
         for j in ended:
             self.episodes.append(Episode(self._first + j, float(self._returns[j]), int(then.stepno[j])))
-        self._returns[has_ended] = 0.0
-        then.stepno[then.fin] = 0
+        self._returns[has_ended], then.stepno[then.fin] = 0.0, 0
         if self._entries.entries:
             self._record_info(info, outcome, has_ended)
         if ended and last is not None:
@@ -263,14 +265,13 @@ class VectorEnvironment:
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return the state of the environment and of its episodes, as the only element; unless ``whole`` the latter."""
-        return [
-            {
-                "returns": self._returns.tolist(),
-                "reset_next": self._reset_next.tolist(),
-                "previous_ends": [ends.tolist() for ends in self._previous_ends],
-                "env": save_environment(self._env, self._first, self._progress) if whole else None,
-            }
-        ]
+        state = {
+            "returns": self._returns.tolist(),
+            "reset_next": self._reset_next.tolist(),
+            "previous_ends": [ends.tolist() for ends in self._previous_ends],
+            "env": save_environment(self._env, self._first, self._progress) if whole else None,
+        }
+        return [state]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environment and its episodes into the state that :meth:`save_state` returned."""

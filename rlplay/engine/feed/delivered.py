@@ -32,6 +32,8 @@ class Delivered:
         self._episodes = EpisodeLog()
         self._clock = Clock()
         self._recorder = Recorder(self._clock, progress, lane)
+        stepper = getattr(driver.collector, "stepper", None)  # those elsewhere have single environments alone
+        self._environments: str = "list" if stepper is None else stepper.environments_are
         self._note_times()
 
     def _note_times(self) -> None:
@@ -96,6 +98,7 @@ class Delivered:
             learner=learner,
             engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
             counters=self._lane.counters.copy(),
+            environments=self._environments,
         )
 
     @property

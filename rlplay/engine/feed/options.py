@@ -16,10 +16,20 @@ from ..collector.messages import Plan
 from ..envs.autoreset import AUTORESET_MODES
 from ..envs.dialects import is_factory, is_vector
 from ..envs.info import Entries
-from ..envs.make import check_vectors
+from ..envs.make import check_no_actor, check_vectors
 from ..memory.lane import Lane
 
-__all__ = ["Device", "Info", "Options", "at_least", "home_of", "plan_for", "plan_for_processes", "seed_of"]
+__all__ = [
+    "Device",
+    "Info",
+    "Options",
+    "at_least",
+    "check_factory",
+    "home_of",
+    "plan_for",
+    "plan_for_processes",
+    "seed_of",
+]
 
 Device: TypeAlias = torch.device | str | Lane | None
 Info: TypeAlias = Sequence[str] | Mapping[str, Any]
@@ -141,10 +151,32 @@ def plan_for_processes(options: Options, factory: Any) -> Plan:
     TypeError, ValueError
         If ``factory`` is no factory, or if the seed or the names of info entries are not as described.
     """
-    if not is_factory(factory):
-        remedy = f"; write `lambda: gym.make({factory!r})`" if isinstance(factory, str) else ""
-        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}{remedy}.")
+    check_factory(factory)
     return _plan(options, [slice(0, options.n_per_actor)], options.n_actors)
+
+
+def check_factory(factory: Any) -> None:
+    """Check the argument ``factory`` of an engine that makes its environments in other processes.
+
+    Raises
+    ------
+    TypeError
+        It is no factory.
+    """
+    check_no_actor("factory", factory)
+    if is_factory(factory):
+        return
+    got, remedy = repr(factory), f"; write `lambda: gym.make({factory!r})`"
+    if not isinstance(factory, str):
+        if isinstance(factory, list | tuple):
+            got = f"a {type(factory).__name__} of {len(factory)}"
+        elif factory is not None:
+            got = f"an instance of {type(factory).__name__}"
+        remedy = (
+            ": environments are made in other processes here, so pass what makes one, such as `lambda: gym.make(...)`, "
+            "and their number; lists of environments are for `same` and `threaded`"
+        )
+    raise TypeError(f"`factory` must be a callable that makes an environment, got {got}{remedy}.")
 
 
 def _plan(options: Options, groups: list[slice], n_collectors: int = 1) -> Plan:

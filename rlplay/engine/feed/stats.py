@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from textwrap import fill
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from ... import interpreter
 from ..memory.counters import Counters
 
-__all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of"]
+__all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of", "usable_cores"]
 
 _WIDTH = 79
 """Length of the longest line of the advice."""
@@ -52,6 +53,22 @@ _FASTER_STEPS_WITHOUT_LOCK = {
     "cluster": _MORE_COLLECTORS,
 }
 _OVERLAP_WITHOUT_LOCK = {**_OVERLAP, "same": "`threaded`, whose thread shares no interpreter lock here"}
+
+# workers, and engines with processes, take single environments alone
+_FASTER_VECTORS = {
+    "vector": "a vector environment that steps its parts side by side, such as `AsyncVectorEnv`, or a list of single "
+    "environments, which other engines step in processes",
+    "torch": "more parts in the vector environment, whose steps cost little more then",
+}
+_REMEDIES_IN_TORCH = {
+    "inference": "more parts in the vector environment, or a smaller network",
+    "transfer": "smaller observations, or a learner on the device of the environment",
+}
+_FASTER_STEPS_ON_ONE_CORE = (
+    "there is one core, where processes speed up only steps that wait, as for a server: make a step cheaper, or step "
+    "many environments at once in a vector environment"
+)
+_ONLY_WHERE_ONE_WAITS = ", which gains only where one side waits, as for a device: there is one core"
 
 
 class CollectorTime(NamedTuple):
@@ -96,6 +113,8 @@ class Stats(NamedTuple):
     ``cluster``."""
     counters: Counters = Counters()
     """What this process has asked of devices so far: all zero if actor and consumer are on the host."""
+    environments: str = "list"
+    """What the environments are: a ``list`` of single ones, ``vector`` environments, or such in ``torch``."""
 
     def __str__(self) -> str:
         """Describe the speed, how both sides spent their time, and what to change, in lines of less than 80 columns."""
@@ -104,7 +123,7 @@ class Stats(NamedTuple):
             total = self.seconds or 1.0
             return ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in part._asdict().items())
 
-        said = advice(self.collector, self.learner, self.engine)
+        said = advice(self.collector, self.learner, self.engine, self.environments, usable_cores())
         return (
             f"{self.steps_per_second:,.0f} steps/s\n"
             f"collector: {shares(self.collector)}\n"
@@ -126,15 +145,25 @@ def _counted(counters: Counters) -> str:
     )
 
 
-def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same") -> str:
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def advice(
+    collector: CollectorTime, learner: LearnerTime, engine: str = "same", environments: str = "list", n_cores: int = 2
+) -> str:
     """Name the side that is the bottleneck, and what to change, in an interpreter with or without its lock.
 
     Parameters
     ----------
     collector, learner
         Seconds that each side has spent on each kind of work, over the same period.
-    engine : str
-        See :attr:`Stats.engine`. Only what this engine has, or another engine, is recommended.
+    engine, environments : str
+        See :attr:`Stats.engine` and :attr:`Stats.environments`. Only what this engine has is recommended, or another
+        engine that takes these environments.
+    n_cores : int
+        The number of cores that this process may use. Of the cores of a cluster it says nothing.
 
     Returns
     -------
@@ -154,6 +183,18 @@ def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same")
     faster_steps, overlap = _FASTER_STEPS[engine], _OVERLAP[engine]
     if not has_lock:
         faster_steps, overlap = _FASTER_STEPS_WITHOUT_LOCK[engine], _OVERLAP_WITHOUT_LOCK[engine]
+    remedies = {"stepping": faster_steps, **_REMEDIES}
+    if environments != "list":
+        remedies["stepping"] = _FASTER_VECTORS[environments]
+    if environments == "torch":
+        remedies |= _REMEDIES_IN_TORCH
+        overlap = "`threaded`" if engine == "same" else "`lag=1`"
+    elif engine == "same" and environments == "vector" and has_lock:
+        overlap = "`threaded`, if steps release the interpreter lock"
+    if n_cores == 1 and engine != "cluster":
+        overlap = ("`threaded`" if engine == "same" else "`lag=1`") + _ONLY_WHERE_ONE_WAITS
+        if environments == "list":
+            remedies["stepping"] = _FASTER_STEPS_ON_ONE_CORE
     # only the steps of `threaded` without workers need the interpreter lock of the learner's process
     share_lock = has_lock and engine == "threaded" and min(collecting, training) >= _WORTH_OVERLAPPING
     lock = _LOCK if share_lock else ""
@@ -166,7 +207,7 @@ def advice(collector: CollectorTime, learner: LearnerTime, engine: str = "same")
         return f"{both}: each waits for the other now and then; {remedy}"
     if training >= collecting:
         return f"{both}: training is the bottleneck{lock or ', and faster collection would change nothing'}"
-    seconds, remedies = collector._asdict(), {"stepping": faster_steps, **_REMEDIES}
+    seconds = collector._asdict()
     most = max(remedies, key=lambda kind: seconds[kind])
     return f"{waits}: collection is the bottleneck, and most of it is {most}: {remedies[most]}{lock}"
 

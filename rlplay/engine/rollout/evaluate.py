@@ -11,12 +11,11 @@ from ...nested import Nested
 from ..acting.torch_context import TorchDefaults
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_factory
 from ..envs.rows import Array
 from ..evaluation.episodes import play_episodes
 from ..evaluation.evaluation_process import EvaluationSpec
 from ..evaluation.examiner import Examiner
-from ..feed.options import at_least, seed_of
+from ..feed.options import at_least, check_factory, seed_of
 
 __all__ = ["Examiner", "background", "evaluate"]
 
@@ -128,7 +127,6 @@ def background(
     at_least("threads", threads, 1)
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
-    if not is_factory(factory):
-        raise TypeError(f"`factory` must be a callable that makes an environment, got {factory!r}.")
+    check_factory(factory)
     spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(), greedy, threads)
     return Examiner(actor, timeout, start_timeout, spec)

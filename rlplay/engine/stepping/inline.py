@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..envs.dialects import is_vector
 from ..envs.make import close_all
 from ..envs.protocol import Environments
 from ..envs.rows import Array, Episode, OutcomeRow, StateRow
@@ -35,6 +36,7 @@ class InlineStepper:
         self.obs, self.act = turns[0].obs, turns[0].act
         self.groups, self.turns = divide_into_turns(turns, groups, first_env)
         self.steps_in_background = all(one.steps_in_background for one in turns)
+        self.environments_are = "vector" if any(map(is_vector, turns[0].instances)) else "list"
         # for each slot, turn and row: what a step from there reads and writes
         self._steps: list[list[list[tuple[StateRow, StateRow, OutcomeRow]]]] = []
         self._slots: list[list[TurnRows]] = []

@@ -84,6 +84,7 @@ class WorkerPool(ABC, Generic[W]):
     """
 
     steps_in_background = True
+    environments_are = "list"
 
     close_timeout = 3.0
     """Seconds in which the workers have to close their environments and end."""

@@ -42,6 +42,8 @@ class Stepper(Protocol):
         Whether steps are made while the collector does something else. Then it calls :meth:`start_step` as soon as the
         actions are there, and :meth:`finish_step` later. Otherwise it calls :meth:`step` as late as it can, so that the
         actor reacts to the groups of other turns meanwhile.
+    environments_are : str
+        ``"list"`` if they are single ones, ``"vector"``.
     """
 
     obs: Nested
@@ -49,6 +51,7 @@ class Stepper(Protocol):
     groups: list[slice]
     turns: list[list[int]]
     steps_in_background: bool
+    environments_are: str
 
     def memory(self, size: int) -> Array | None:
         """Allocate ``size`` bytes for a slot; return None if the caller may use any memory."""

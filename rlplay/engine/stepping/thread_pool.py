@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from ..concurrency.channel import Channel, Closed, Failure
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..envs.dialects import is_factory
+from ..envs.dialects import is_factory, is_vector
 from ..envs.info import Entries
 from .pool import StepResult, Worker, WorkerPool
 from .shares import Share, ShareStepper, close_shares, load_shares, open_shares, save_shares
@@ -143,6 +143,7 @@ class ThreadPool(WorkerPool[_ThreadWorker]):
         instances = [id(source) for source in sources if not is_factory(source)]
         if len(set(instances)) < len(instances):
             raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
+        self.environments_are = "vector" if any(map(is_vector, sources)) else "list"
         self._answers: Channel[tuple[int, Any]] = Channel(reentrant=True)
         self._gate, self._surroundings = gate, surroundings
         super().__init__(shares_by_worker, entries, groups, progress, gate)

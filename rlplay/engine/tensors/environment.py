@@ -29,12 +29,15 @@ from ..concurrency.progress import Progress, vector_number
 from ..envs.autoreset import read_autoreset_mode
 from ..envs.dialects import close_environments
 from ..envs.info import Entries
+from ..envs.returned.refused import refused_vector_step
 from .forms import ActionForm, InfoForm, ObservationForm, shown, single_fields, to_flags, to_rewards
 
 __all__ = ["FINAL_NAMES", "TensorEnvironment", "TensorRow"]
 
 FINAL_NAMES = ("final_obs", "final_observation")
 """The names of last observations in the infos of SAME_STEP."""
+
+_STEP_VALUES = "(obs, reward, terminated, truncated, infos), or (obs, reward, dones, infos)"
 
 Call = Callable[..., Any]
 """Calls an environment under the settings that environments are stepped under."""
@@ -217,13 +220,11 @@ class TensorEnvironment:
     def _split(self, result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
         """Return the five values of a step, whichever API it has."""
         if not isinstance(result, tuple | list) or len(result) not in (4, 5):
-            got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
-            raise ValueError(
-                "expected `step` of the vector environment to return (obs, reward, terminated, truncated, infos), or "
-                f"(obs, reward, dones, infos), got {got}."
-            )
+            raise refused_vector_step(result, _STEP_VALUES)
         infos = {} if result[-1] is None else result[-1]
         if not isinstance(infos, Mapping):
+            if len(result) == 4:
+                raise refused_vector_step(result, _STEP_VALUES)
             raise ValueError(f"expected the infos of the vector environment to be a dict, got {shown(infos)}.")
         if len(result) == 5:
             return result[0], result[1], result[2], result[3], infos

@@ -27,8 +27,11 @@ class TensorStepper:
         The environments of each group.
     turns : list of lists of int
         The groups of each turn.
+    environments_are : str
+        ``"torch"``.
     """
 
+    environments_are = "torch"
     obs: Nested
     act: Nested
 

@@ -142,7 +142,7 @@ OBSERVATIONS = {
     "dict": (Dict({"a": Discrete(2), "b": Discrete(2)}), {"a": 0}, ["dict", "['a', 'b']", "['a']"]),
     "leaf": (Dict({"a": Tuple((Discrete(2),))}), {"a": (np.zeros(2, int),)}, ["obs['a'][0]", "(2,)", "()"]),
     "tuple": (Tuple((Discrete(2), Discrete(2))), (0, 1, 0), ["tuple of 2", "tuple of 3"]),
-    "nothing": (Box(-1, 1, (2,), np.float32), None, ["(2,)", "()", "object"]),
+    "nothing": (Box(-1, 1, (2,), np.float32), None, ["the observation is None", "`return`"]),
 }
 
 
@@ -237,24 +237,53 @@ class Answers(BaseActorModule):
 ANSWERS = {
     # how the answer differs -> the error, words of its message
     "act: float for Discrete": ({"act": lambda x: x.float()}, ValueError, ["act", "integer", "float32", ".long()"]),
-    "act: no time": ({"act": lambda x: x[0]}, ValueError, ["act", "(1, n_envs, ...) = (1, 2)", "got (2,)"]),
+    "act: no time": (
+        {"act": lambda x: x[0]},
+        ValueError,
+        ["act", "(1, n_envs, ...) = (1, 2)", "got (2,): the first dimension, n_seq, was dropped", "`.unsqueeze(0)`"],
+    ),
     "act: a batch too wide": ({"act": lambda x: x.repeat(1, 2)}, ValueError, ["act", "(1, 2)", "got (1, 4)"]),
-    "act: batch first": ({"act": lambda x: x.T}, ValueError, ["act", "(1, 2)", "got (2, 1)"]),
-    "act: a dimension more": ({"act": lambda x: x[..., None]}, ValueError, ["act", "(1, 2)", "got (1, 2, 1)"]),
+    "act: batch first": ({"act": lambda x: x.T}, ValueError, ["act", "got (2, 1)", "swapped", ".transpose(0, 1)"]),
+    "act: a dimension more": (
+        {"act": lambda x: x[..., None]},
+        ValueError,
+        ["act", "(1, 2)", "got (1, 2, 1): remove the last dimension with `.squeeze(-1)`"],
+    ),
+    "act: logits": ({"act": lambda x: x[..., None].repeat(1, 1, 3)}, ValueError, ["got (1, 2, 3)", "logits", "drawn"]),
+    "act: a large array": (
+        {"act": lambda x: np.zeros((500, 3))},
+        TypeError,
+        ["a tensor, got ndarray of shape (500, 3)."],
+    ),
     "act: an array": ({"act": lambda x: x.numpy()}, TypeError, ["act", "tensor", "ndarray"]),
     "act: a dict": ({"act": lambda x: {"a": x}}, TypeError, ["act", "tensor", "dict"]),
     "act: none": ({"act": lambda x: ()}, TypeError, ["act", "tensor", "tuple"]),
-    "info: no batch": ({"info": lambda x: {"a": [x[0]]}}, ValueError, ["info['a'][0]", "(1, n_envs", "got (2,)"]),
+    "info: no batch": (
+        {"info": lambda x: {"a": [x[0]]}},
+        ValueError,
+        ["info['a'][0]", "got (2,): the first dimension, n_seq"],
+    ),
     "info: a scalar": ({"info": lambda x: x.sum()}, ValueError, ["info", "(1, n_envs, ...)", "got ()"]),
-    "info: batch first": ({"info": lambda x: x.T}, ValueError, ["info", "n_envs = 2", "got (2, 1)"]),
+    "info: batch first": (
+        {"info": lambda x: x.T},
+        ValueError,
+        ["info", "n_envs = 2", "got (2, 1): the first two", "swapped"],
+    ),
     "info: a number": ({"info": lambda x: {"a": x, "b": 0.5}}, TypeError, ["info['b']", "tensor", "float 0.5"]),
     "info: an array": ({"info": lambda x: [x.numpy()]}, TypeError, ["info[0]", "tensor", "ndarray"]),
     "hx: batch first": ({"hx": lambda x: x.T}, ValueError, ["hx", "(n_layers, n_envs, ...)", "got (2, 1)"]),
     "hx: no layers": ({"hx": lambda x: (x, x[0])}, ValueError, ["hx[1]", "(n_layers, n_envs, ...)", "got (2,)"]),
     "hx: a number": ({"hx": lambda x: 3}, TypeError, ["hx", "tensor", "int 3"]),
-    "a pair": ({"whole": lambda act, hx, info: (act, hx)}, TypeError, ["`step`", "(act, hx, info)", "tuple"]),
-    "an action alone": ({"whole": lambda act, hx, info: act}, TypeError, ["`step`", "(act, hx, info)", "Tensor"]),
-    "nothing": ({"whole": lambda act, hx, info: None}, TypeError, ["`step`", "(act, hx, info)", "None"]),
+    "a pair": (
+        {"whole": lambda act, hx, info: (act, {"info": info})},
+        TypeError,
+        [
+            "`step` must return (act, hx, info), got 2 values (Tensor of shape (1, 2), dict): an actor without memory "
+            "returns `hx` unchanged."
+        ],
+    ),
+    "an action alone": ({"whole": lambda act, hx, info: act}, TypeError, ["`step`", "got Tensor of shape (1, 2): an"]),
+    "nothing": ({"whole": lambda act, hx, info: None}, TypeError, ["`step`", "got None: is a `return` missing?"]),
 }
 
 
@@ -264,7 +293,8 @@ def test_an_actor_output_of_another_form_than_the_contracts_is_refused(refuses, 
 
 
 ACTIONS = {
-    "Box: shape": (Box(-1, 1, (3,), np.float32), lambda x: x[..., None].float(), ["(1, 2, 3)", "got (1, 2, 1)"]),
+    "Box: shape": (Box(-1, 1, (3,), np.float32), lambda x: x[..., None].float(), ["(1, 2, 3)", "got (1, 2, 1)."]),
+    "Box of one: shape": (Box(-1, 1, (1,), np.float32), lambda x: x.float(), ["got (1, 2): add", "`.unsqueeze(-1)`"]),
     "Box of integers: kind": (Box(0, 9, (), np.int64), lambda x: x.float(), ["int64", "float32"]),
     "MultiDiscrete: shape": (MultiDiscrete([2, 2]), lambda x: x, ["(1, 2, 2)", "got (1, 2)"]),
     "Dict: keys": (Dict({"a": Discrete(2), "b": Discrete(2)}), lambda x: {"a": x}, ["action space", "'b'"]),
@@ -280,6 +310,26 @@ def test_an_action_that_does_not_fit_its_space_is_refused(refuses, space, act, w
         action_space = space
 
     refuses(ValueError, "the actor's", *words, env=Other, actor=Answers(act=act))
+
+
+class Forgets(BaseActorModule):
+    """Returns no recurrent state, from `forward`."""
+
+    def forward(self, obs, *, fin, **ignored):
+        return fin.long(), {"value": torch.zeros(fin.shape)}
+
+
+def test_the_method_that_the_user_wrote_is_named(refuses):
+    refuses(TypeError, "the actor's `forward` must return (act, hx, info), got 2 values (Tensor of", actor=Forgets())
+
+
+def test_the_remedy_for_a_shape_is_right_with_one_environment_too(refuses):
+    one = [ScriptedEnv()]
+    refuses(ValueError, "got (1, 1, 1): remove the last", envs=one, actor=Answers(act=lambda x: x[..., None]))
+    refuses(
+        ValueError, "(1, 1, 3): are these logits?", envs=one, actor=Answers(act=lambda x: x[..., None].repeat(1, 1, 3))
+    )
+    refuses(ValueError, "got (1,): the first dimension, n_seq", envs=one, actor=Answers(act=lambda x: x[0]))
 
 
 def test_actor_outputs_are_checked_in_each_group(refuses):

@@ -134,7 +134,7 @@ def test_an_error_in_a_collector_process_comes_in_order_with_type_note_and_trace
     assert is_scripted_fragment(0, next(feed))
     with pytest.raises(ValueError, match="from within") as caught:
         list(feed)
-    (note,) = caught.value.__notes__
+    *_, note = caught.value.__notes__
     assert note.startswith(f"rlplay: collector process 0 (environments 0 to 1): {where}, at step ")
     assert note.endswith("of fragment 1")
     assert "in explode" in str(caught.value.__cause__)
@@ -167,7 +167,7 @@ def test_an_error_in_a_collector_process_at_the_call_is_raised_there(tmp_path):
     assert "in <lambda>" in str(caught.value.__cause__)
     with pytest.raises(ValueError, match="from within") as caught:
         multi.rollout(ScriptedEnv, ScriptedActor(Script().at("look", 1, raising(ValueError("from within")))), T, 2, 1)
-    assert "actor.step" in caught.value.__notes__[0]
+    assert "actor.step" in caught.value.__notes__[1]
     assert not child_processes()
 
 

@@ -20,6 +20,7 @@ from ....nested import Nested
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane
 from ...memory.slot import GroupBlocks
+from ..actor_spec import note_obs
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
@@ -166,7 +167,11 @@ class CompiledBehaviour(Behaviour):
             bound = program.bind([*nested.leaves(state), *hx, *acts, *rows]), (rows, state)
             program.bound[id(rows), id(state)] = bound
         operands, targets = bound[0]
-        program.run([*operands, *program.draw(source)])
+        try:
+            program.run([*operands, *program.draw(source)])
+        except Exception as error:
+            note_obs(error, state.obs)
+            raise
         copy_all(targets, program.next_values)
 
     def _move_hx(self, group: Group) -> None:

@@ -67,6 +67,10 @@ def check_reset(env: Any, result: Any) -> tuple[Any, Mapping[str, Any]]:
             f"the vector environment {env!r} gives torch tensors: expected NumPy arrays here. `same` and `threaded` "
             "without workers take such environments, and lists of them."
         )
+    if result is None:
+        raise ValueError(
+            f"`reset` of the vector environment {env!r} returned None: is `return observations, infos` missing?"
+        )
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise ValueError(
             f"expected `reset` of the vector environment {env!r} to return observations and a dict of infos, got "

@@ -1,0 +1,1 @@
+"""What ``reset`` and ``step`` of an environment have returned, where it is refused."""
