@@ -72,31 +72,42 @@ def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: in
     t, b = ids // store.n_envs % store.n_steps, ids % store.n_envs
     position = ids // (store.n_envs * store.n_steps) % store.n_fragments
 
+    def step(t: Tensor) -> Tensor:
+        """Return where the outcomes of steps ``t`` are."""
+        return _place(position, t, b, store.n_steps, store.n_envs)
+
+    def row(t: Tensor) -> Tensor:
+        """Return where rows ``t`` of the states are."""
+        return _place(position, t, b, 1 + store.n_steps, store.n_envs)
+
     # the steps from t on, (n_steps, N). A step is taken if it is in the fragment and valid, and if the step before it
     # was taken and did not end the episode
     steps = torch.arange(n_steps, device=ids.device)[:, None]
     ahead = (t + steps).clamp(max=store.n_steps - 1)
-    ended = env.terminated[position, ahead, b] | env.truncated[position, ahead, b]
-    taken = env.valid[position, ahead, b] & (t + steps < store.n_steps)
+    those = step(ahead)
+    ended = _rows(env.terminated, those) | _rows(env.truncated, those)
+    taken = _rows(env.valid, those) & (t + steps < store.n_steps)
     taken[1:] &= ~ended[:-1]
     taken = taken.cumprod(dim=0) > 0
     m = taken.sum(dim=0)
 
     end = t + m - 1
-    final_numbers = store.final_numbers[position, end, b]
-    unknown = env.truncated[position, end, b] & (final_numbers < 0)  # truncated, and the true last state is not known
-    no_value = env.terminated[position, end, b] | unknown
-    rew = state.rew[position, ahead + 1, b].masked_fill(~taken, 0) * gamma ** steps.float()
+    last = step(end)
+    final_numbers = _rows(store.final_numbers, last)
+    unknown = _rows(env.truncated, last) & (final_numbers < 0)  # truncated, and the true last state is not known
+    no_value = _rows(env.terminated, last) | unknown
+    rew = _rows(state.rew, row(ahead + 1)).masked_fill(~taken, 0) * gamma ** steps.float()
+    here, after = row(t), row(t + 1)
     return Batch(
-        state=nested.map(lambda x: _gather(x, position, t, b)[None], state),
-        act=nested.map(lambda x: _gather(x, position, t + 1, b)[None], state.act),
+        state=nested.map(lambda x: _rows(x, here)[None], state),
+        act=nested.map(lambda x: _rows(x, after)[None], state.act),
         rew=rew.sum(dim=0)[None],
         discount=(gamma ** m.float()).masked_fill(no_value, 0)[None],
-        next=nested.map(lambda x: x[None], _next_states(store, position, end, b, final_numbers)),
+        next=nested.map(lambda x: x[None], _next_states(store, row(end), row(end + 1), final_numbers)),
         ids=ids,
         weight=weight,
-        actor=nested.map(lambda x: _gather(x, position, t, b)[None], store.columns.actor),
-        info=nested.map(lambda x: _gather(x, position, t, b)[None], env.info),
+        actor=nested.map(lambda x: _rows(x, here)[None], store.columns.actor),
+        info=nested.map(lambda x: _rows(x, step(t))[None], env.info),
     )
 
 
@@ -109,7 +120,8 @@ def gather_sequences(store: Store, ids: Tensor, weight: Tensor) -> Sequences:
     position, b = ids // store.n_envs % store.n_fragments, ids % store.n_envs
 
     def column(x: Tensor) -> Tensor:
-        return _gather(x, position, torch.arange(x.shape[1], device=ids.device)[:, None], b)
+        n_rows = x.shape[1]
+        return _rows(x, _place(position, torch.arange(n_rows, device=ids.device)[:, None], b, n_rows, store.n_envs))
 
     fragment, final_numbers = nested.map(column, (store.columns, store.final_numbers))
     if store.finals is not None:
@@ -119,10 +131,13 @@ def gather_sequences(store: Store, ids: Tensor, weight: Tensor) -> Sequences:
     return Sequences(fragment, ids, weight)
 
 
-def _next_states(store: Store, position: Tensor, t: Tensor, b: Tensor, final_numbers: Tensor) -> State:
-    """Gather the states that transitions led to: row ``t + 1``, or the true last state where it is stored."""
+def _next_states(store: Store, before: Tensor, after: Tensor, final_numbers: Tensor) -> State:
+    """Gather the states that transitions led to, at ``after``, or the true last states where they are stored.
+
+    ``before`` are the places of the states one step earlier.
+    """
     state = store.columns.state
-    row: State = nested.map(lambda x: _gather(x, position, t + 1, b), state)
+    row: State = nested.map(lambda x: _rows(x, after), state)
     if store.finals is None:
         return row
     is_final = final_numbers >= 0
@@ -134,19 +149,21 @@ def _next_states(store: Store, position: Tensor, t: Tensor, b: Tensor, final_num
         return result
 
     return row._replace(
-        stepno=replaced(row.stepno, state.stepno[position, t, b] + 1),
+        stepno=replaced(row.stepno, _rows(state.stepno, before) + 1),
         obs=nested.map(replaced, row.obs, obs),
         fin=row.fin & ~is_final,
     )
 
 
-def _gather(x: Tensor, position: Tensor, t: Tensor, b: Tensor) -> Tensor:
-    """Return ``x[position, t, b]``.
+def _place(position: Tensor, t: Tensor, b: Tensor, n_rows: int, n_envs: int) -> Tensor:
+    """Return where ``[position, t, b]`` is if the first three dimensions, ``(N, n_rows, n_envs)``, are flattened."""
+    return (position * n_rows + t) * n_envs + b
 
-    ``index_select`` on the flattened dimensions copies whole rows. On the CPU, indexing would copy each number by
-    itself, which is slower.
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """Return the rows at these places of the first three dimensions, flattened.
+
+    ``index_select`` copies whole rows. On the CPU, indexing would copy each number by itself, which is slower.
     """
-    _, n_rows, n_envs = x.shape[:3]
-    at = (position * n_rows + t) * n_envs + b
-    rows: Tensor = move(lambda x: x.flatten(0, 2).index_select(0, at.flatten()), x)
-    return rows.view(*at.shape, *x.shape[3:])
+    rows: Tensor = move(lambda x: x.flatten(0, 2).index_select(0, places.flatten()), x)
+    return rows.view(*places.shape, *x.shape[3:])

@@ -39,7 +39,7 @@ class FinalRing:
     def __init__(self, rows: Nested, n_fragments: int, n_rows_of: Sequence[int] = (), n_appended: int = 0) -> None:
         self.rows = rows
         self._n_rows_of = deque(n_rows_of, maxlen=n_fragments)
-        self._n_appended = n_appended
+        self._n_held, self._n_appended = sum(n_rows_of), n_appended
 
     def append(self, rows: Nested, k: int) -> Tensor:
         """Copy the ``k`` rows of the next fragment; evict those of the oldest one if ``n_fragments`` are held.
@@ -49,13 +49,16 @@ class FinalRing:
         int64 tensor, ``(k,)``
             The numbers of the new rows.
         """
-        full = len(self._n_rows_of) == self._n_rows_of.maxlen
-        self._make_room(sum(self._n_rows_of) - (self._n_rows_of[0] if full else 0), k)
+        if len(self._n_rows_of) == self._n_rows_of.maxlen:
+            self._n_held -= self._n_rows_of[0]
+        self._make_room(self._n_held, k)
         self._n_rows_of.append(k)
+        self._n_held += k
         ring = nested.leaves(self.rows)
         numbers = self._n_appended + torch.arange(k, device=ring[0].device)
-        for leaf, new in zip(ring, nested.leaves(rows), strict=True):
-            as_movable(leaf)[numbers % len(leaf)] = as_movable(new.to(leaf.device))
+        if k:
+            for leaf, new in zip(ring, nested.leaves(rows), strict=True):
+                as_movable(leaf)[numbers % len(leaf)] = as_movable(new.to(leaf.device))
         self._n_appended += k
         return numbers
 
@@ -247,15 +250,17 @@ def _check_alike(root: str, tree: Nested, columns: Nested, dropped: int = 0) -> 
     An element is what remains of a leaf of ``columns`` without its first dimension. The first ``dropped`` dimensions of
     the leaves of ``tree`` are not compared.
     """
-    if nested.structure(tree) != nested.structure(columns):
+    (leaves, structure), (stored, expected_structure) = nested.flatten(tree), nested.flatten(columns)
+    if structure != expected_structure:
         raise ValueError(
-            f"All fragments of a buffer must have one structure: `{root}` must be {nested.structure(columns)}, got "
-            f"{nested.structure(tree)}."
+            f"All fragments of a buffer must have one structure: `{root}` must be {expected_structure}, got "
+            f"{structure}."
         )
-    for name, leaf, column in zip(nested.names(tree, root), nested.leaves(tree), nested.leaves(columns), strict=True):
-        got, expected = tuple(leaf.shape[dropped:]), tuple(column.shape[1:])
-        if (got, leaf.dtype) != (expected, column.dtype):
+    for k, (leaf, column) in enumerate(zip(leaves, stored, strict=True)):
+        got, expected = leaf.shape[dropped:], column.shape[1:]
+        if got != expected or leaf.dtype != column.dtype:
             raise ValueError(
-                f"All fragments of a buffer must have the same T, B, shapes and dtypes: `{name}` must be "
-                f"{column.dtype} {expected}, got {leaf.dtype} {got}."
+                f"All fragments of a buffer must have the same T, B, shapes and dtypes: "
+                f"`{nested.names(tree, root)[k]}` must be {column.dtype} {tuple(expected)}, got {leaf.dtype} "
+                f"{tuple(got)}."
             )
