@@ -198,11 +198,9 @@ def _best(scores: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     largest, index = scores.max(dim=-1)  # a NaN counts as the largest
     numbers = _numbers(largest) if type(generator) is Source else None
-    if numbers is not None and numbers.min(initial=0.0) > -math.inf:
-        return index  # NumPy finds sooner that nothing is to be done
-    # a comparison with a number would take longer than these two operations
-    none = largest.nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf).isneginf()
-    return index.masked_fill_(none, -1)
+    if numbers is not None and (numbers > -math.inf).all():
+        return index  # in a third of the time that the next line takes
+    return index.masked_fill_((largest > -math.inf).logical_not_(), -1)
 
 
 def _few_numbers(scores: Tensor) -> Any:
