@@ -3,16 +3,14 @@
 Actors pass ``generator=self.generator``. With ``None`` the functions draw from torch's global generator.
 
 No action is drawn from NaN: where a row of logits, probabilities or action values has a NaN, the functions give -1,
-which is no action: before it reaches an environment it is refused, with the environment and the step. So it is where
-all logits or action values are -inf, or all probabilities zero: no action is allowed. The functions raise no error
-themselves, so that they can be compiled and captured, and so that the host does not wait for a device.
+which is no action: before it reaches an environment it is refused, with the environment and the step. The functions
+raise no error themselves, so that they can be compiled and captured, and so that the host does not wait for a device.
 
 Imports nothing of ``rlplay``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,13 +116,13 @@ def categorical(logits: Tensor, *, generator: torch.Generator | None = None) -> 
     Returns
     -------
     int64 tensor, ``(...)``
-        On the device of ``logits``. -1 where any of the ``n`` logits is NaN, or all are ``-inf``.
+        On the device of ``logits``. -1 where any of the ``n`` logits is NaN.
     """
     if type(generator) is Source:
         numbers = _few_numbers(logits)
         if numbers is not None:
             return _best_of_few(numbers - generator.take(logits.shape, logits.dtype)[1])
-    return _best(logits.detach() - _noise_like(logits, generator), generator)
+    return _best(logits.detach() - _noise_like(logits, generator))
 
 
 def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -140,7 +138,7 @@ def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> T
     Returns
     -------
     int64 tensor, ``(...)``
-        On the device of ``probs``. -1 where any of the ``n`` weights is NaN or negative, or all are zero.
+        On the device of ``probs``. -1 where any of the ``n`` weights is NaN or negative.
     """
     return categorical(probs.detach().log(), generator=generator)
 
@@ -181,26 +179,19 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Gener
     Returns
     -------
     int64 tensor, ``(...)``
-        On the device of ``q``. -1 where any of the ``n`` values is NaN, or all are ``-inf``, whether or not a random
-        action was due.
+        On the device of ``q``. -1 where any of the ``n`` values is NaN, whether or not a random action was due.
     """
     numbers = _few_numbers(q) if type(generator) is Source else None
-    greedy = _best(q.detach(), generator) if numbers is None else _best_of_few(numbers)
+    greedy = _best(q.detach()) if numbers is None else _best_of_few(numbers)
     random = torch.empty(greedy.shape, dtype=torch.int64, device=q.device).random_(0, q.shape[-1], generator=generator)
     explore = torch.rand(greedy.shape, device=q.device, generator=generator) < epsilon
     return torch.where(explore & (greedy >= 0), random, greedy)
 
 
-def _best(scores: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return the index of the largest score, the first if there are several.
-
-    -1 where any score is NaN, or all are ``-inf``.
-    """
-    largest, index = scores.max(dim=-1)  # a NaN counts as the largest
-    numbers = _numbers(largest) if type(generator) is Source else None
-    if numbers is not None and (numbers > -math.inf).all():
-        return index  # in a third of the time that the next line takes
-    return index.masked_fill_((largest > -math.inf).logical_not_(), -1)
+def _best(scores: Tensor) -> Tensor:
+    """Return the index of the largest score, the first if there are several; -1 where any score is NaN."""
+    largest, index = scores.max(dim=-1)
+    return index.masked_fill_(largest.isnan(), -1)  # a NaN counts as the largest
 
 
 def _few_numbers(scores: Tensor) -> Any:
@@ -208,30 +199,20 @@ def _few_numbers(scores: Tensor) -> Any:
 
     For few numbers NumPy is faster than torch.
     """
-    return None if scores.numel() > _FEW or scores.dtype not in _NOISE_DTYPES else _numbers(scores)
-
-
-def _numbers(x: Tensor) -> Any:
-    """Return a NumPy view of a tensor; None if it has none, or if this is being compiled."""
-    if torch.compiler.is_compiling():
+    if scores.numel() > _FEW or scores.dtype not in _NOISE_DTYPES or torch.compiler.is_compiling():
         return None
     try:
-        return x.numpy()
-    except (RuntimeError, TypeError):  # with gradients, inside of a transformation such as vmap; on a device
+        return scores.numpy()
+    except RuntimeError:  # with gradients, or inside of a transformation such as vmap
         return None
 
 
 def _best_of_few(numbers: Any) -> Tensor:
     """Return the same as :func:`_best` for a NumPy array."""
     index = np.asarray(numbers.argmax(axis=-1))
-    flat = numbers.ravel().tolist()
-    total = sum(flat)
-    if total == -math.inf:  # no NaN; where all are -inf, the first is the largest
-        firsts = flat[:: numbers.shape[-1]]
-        if -math.inf in firsts and (-math.inf, 0) in zip(firsts, index.ravel().tolist(), strict=True):
-            index = np.where(numbers.max(axis=-1) > -math.inf, index, -1)
-    elif total != total:  # NaN, or both infinities
-        index = np.where(numbers.max(axis=-1) > -math.inf, index, -1)
+    total = sum(numbers.ravel().tolist())
+    if total != total:  # NaN, or both infinities
+        index = np.where(np.isnan(numbers).any(axis=-1), -1, index)
     return torch.from_numpy(index)
 
 

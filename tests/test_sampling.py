@@ -119,40 +119,6 @@ def test_a_row_with_nan_gives_minus_one_and_others_are_drawn(sample, make_genera
 
 @samplers
 @generators
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("width", [1, 200])
-def test_a_row_whose_actions_are_all_masked_gives_minus_one(sample, make_generator, dtype, width):
-    rows = [[-INF] * 3, [-INF, -INF, 0], [0, -INF, -INF], [NAN, -INF, -INF], [-INF, 5, INF], [-INF] * 3, [-60.0] * 3]
-    x = torch.tensor(rows, dtype=dtype).expand(1, width, 7, 3)
-    if "random" in next(name for name, one in SAMPLERS.items() if one is sample):
-        x = torch.where(x == INF, 7.0, x)
-    elif sample is SAMPLERS["multinomial"]:
-        x = torch.where(x == -60.0, -5.0, x)  # half precision has no such small weights
-    drawn = sample(x, generator=make_generator())
-    assert drawn.shape == (1, width, 7)
-    assert drawn.dtype == torch.int64
-    assert torch.equal((drawn == -1)[0, 0], torch.tensor([True, False, False, True, False, True, False]))
-    assert (drawn == drawn[:, :1]).all() or sample is not SAMPLERS["epsilon_greedy"]
-    if sample is not SAMPLERS["epsilon_greedy, always random"]:
-        assert (drawn[..., 1] == 2).all()
-        assert (drawn[..., 2] == 0).all()
-
-
-@samplers
-@pytest.mark.parametrize("width", [1, 200])
-def test_masked_rows_of_other_shapes_give_minus_one(sample, width):
-    for make in GENERATORS.values():
-        assert sample(torch.full((3,), -INF), generator=make()).item() == -1
-        assert sample(torch.full((width, 1), -INF), generator=make()).tolist() == [-1] * width
-        transposed = torch.tensor([[-INF, 0.0], [-INF, -INF], [-INF, 1.0]]).T.expand(width, 2, 3)
-        drawn = sample(transposed, generator=make())
-        assert (drawn[:, 0] == -1).all()
-        assert (drawn[:, 1] >= 0).all()
-        assert sample(torch.zeros(2, 0, 3), generator=make()).shape == (2, 0)
-
-
-@samplers
-@generators
 def test_infinities_of_both_signs_are_not_taken_for_nan(sample, make_generator):
     x = torch.tensor([[INF, -INF, 0.0], [-INF, 0.0, -INF], [-INF, -INF, 1.0]]).expand(4, 3, 3)
     assert (sample(x, generator=make_generator()) >= 0).all()
@@ -197,32 +163,29 @@ def test_negative_weights_give_minus_one():
 
 @pytest.mark.parametrize("sample", [categorical, SAMPLERS["multinomial"]])
 def test_samplers_give_minus_one_where_they_have_been_traced(sample):
-    x = torch.tensor([[0.0, NAN], [NAN, 0.0], [-INF, -INF], [0.0, -50.0]])
-    traced = make_fx(lambda x: sample(x, generator=None))(torch.zeros(4, 2))
-    assert traced(x)[:3].tolist() == [-1, -1, -1]
-    assert traced(x)[3] >= 0
+    x = torch.tensor([[0.0, NAN], [NAN, 0.0], [0.0, -50.0]])
+    traced = make_fx(lambda x: sample(x, generator=None))(torch.zeros(3, 2))
+    assert traced(x)[:2].tolist() == [-1, -1]
+    assert traced(x)[2] >= 0
 
 
 def test_noise_in_stock_can_be_used_inside_vmap():
-    source, x = Source().manual_seed(0), torch.tensor([[0.0, NAN], [NAN, 0.0], [-INF, -INF], [0.0, -50.0]])
+    source, x = Source().manual_seed(0), torch.tensor([[0.0, NAN], [NAN, 0.0], [0.0, -50.0]])
     categorical(x[0], generator=source)
     drawn = torch.vmap(lambda row: categorical(row, generator=source))(x)
-    assert drawn.tolist() == [-1, -1, -1, 0]
-    many = x.repeat_interleave(200, 1)
-    categorical(many[0], generator=source)
-    assert torch.vmap(lambda row: categorical(row, generator=source))(many)[:3].tolist() == [-1, -1, -1]
+    assert drawn.tolist() == [-1, -1, 0]
 
 
 class Diverges(BaseActorModule):
-    """All its logits of one environment become NaN, or another number, where the observed number of steps is 2."""
+    """Its logits of one environment become NaN where the observed number of steps is 2."""
 
-    def __init__(self, how, number):
+    def __init__(self, how):
         super().__init__()
-        self.how, self.number = how, number
+        self.how = how
 
     def forward(self, obs, *, stepno, fin, hx=None, **ignored):
         here = (stepno == 2) & (torch.arange(fin.shape[1], device=fin.device) == 1)
-        logits = torch.zeros(*fin.shape, 3, device=fin.device).masked_fill(here[..., None], self.number)
+        logits = torch.zeros(*fin.shape, 3, device=fin.device).masked_fill(here[..., None], NAN)
         drawn = SAMPLERS[self.how](logits, generator=self.generator)
         return drawn.clamp(min=0), (), {"drawn": drawn, "here": here}
 
@@ -232,8 +195,7 @@ OPTIONS = {"eager": {}, "compiled": {"compile": True}, "captured": {"compile": T
 
 @pytest.mark.parametrize("how", ["categorical", "multinomial", "epsilon_greedy"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("number", [NAN, -INF], ids=["NaN", "masked"])
-def test_compiled_and_captured_steps_give_minus_one_too(how, options, number, monkeypatch):
+def test_compiled_and_captured_steps_give_minus_one_too(how, options, monkeypatch):
     monkeypatch.setattr(tqdm, "monitor_interval", 0)  # the compiler's progress bars have a thread that does not end
     if how == "epsilon_greedy" and options.get("compile") and not options.get("device"):
         pytest.skip("a step that draws otherwise than from noise in stock is not compiled on the host")
@@ -242,7 +204,7 @@ def test_compiled_and_captured_steps_give_minus_one_too(how, options, number, mo
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the step must not become eager
         with same.rollout(
-            [LedgerEnv(gym.spaces, j, lengths=[5]) for j in range(3)], Diverges(how, number), 9, **options
+            [LedgerEnv(gym.spaces, j, lengths=[5]) for j in range(3)], Diverges(how), 9, **options
         ) as feed:
             fragment = next(feed)
             next(feed)

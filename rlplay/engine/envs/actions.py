@@ -18,10 +18,7 @@ from ..concurrency.progress import Progress
 from .rows import Array
 from .spaces import Field
 
-__all__ = ["DRAWN_NONE", "ActionForm"]
-
-DRAWN_NONE = "rlplay.sampling draws -1 where logits are NaN, or all -inf: every action masked?"
-"""Why an action may be -1."""
+__all__ = ["ActionForm"]
 
 _FEW = 128
 """Up to so many numbers are checked faster in a set than by NumPy."""
@@ -63,7 +60,7 @@ class ActionForm:
         leaves : list of arrays ``(B, ...)``
             The leaves of the actions of one row.
         ignored : collection of int
-            The columns whose action will not be carried out. One outside of its space becomes 0.
+            The columns whose action will not be carried out.
         progress : Progress
             Is told of the environment, if there is an error.
 
@@ -99,7 +96,6 @@ class ActionForm:
         wrong = np.isnan(leaf) if field.n is None else (leaf < 0) | (leaf >= np.array(field.n))
         for j in np.flatnonzero(wrong.reshape(self._n_envs, -1).any(axis=1)).tolist():
             if j in ignored:
-                leaf[j] = 0  # an environment that is reset whatever the action gets a valid one
                 continue
             progress.env = self._first + j
             expected = "no NaN"
@@ -107,7 +103,7 @@ class ActionForm:
                 top = np.array(field.n) - 1
                 expected = f"integers from 0 to {top if top.ndim else int(top)}"
                 expected += ", counted from 0 whatever the `start` of the space" if field.start else ""
-                expected += f" ({DRAWN_NONE})" if (leaf[j] == -1).any() else ""
+                expected += " (rlplay.sampling draws -1 where logits are NaN)" if (leaf[j] == -1).any() else ""
             raise ValueError(
                 f"the actor's `{name}` for environment {self._first + j} is outside of its action space: got "
                 f"{leaf[j].tolist()}, expected {expected}."

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ... import nested
 from ...nested import Nested
-from ..envs.actions import DRAWN_NONE
 from ..envs.spaces import Field
 
 __all__ = ["NONE_WRONG", "ActionCheck"]
@@ -59,6 +58,6 @@ class ActionCheck:
                 expected.append(f"`{name}` without NaN")
         return ValueError(
             f"the actor's action for environment {env}, at step {t} of fragment {fragment}, is outside of its action "
-            f"space: expected {', '.join(expected)} ({DRAWN_NONE}). The environment has been stepped with it, since "
-            "actions on a device are checked a fragment at a time."
+            f"space: expected {', '.join(expected)} (rlplay.sampling draws -1 where logits are NaN). The environment "
+            "has been stepped with it, since actions on a device are checked a fragment at a time."
         )

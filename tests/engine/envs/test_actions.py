@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -11,9 +10,6 @@ import torch
 
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
-from rlplay.engine.concurrency.progress import Progress
-from rlplay.engine.envs.actions import ActionForm
-from rlplay.engine.envs.spaces import fields
 from rlplay.engine.rollout import episodic, same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 
@@ -191,12 +187,7 @@ NAN, INF = float("nan"), float("inf")
 OUTSIDE = {
     "n": (Discrete(3), 0, 3, r"got 3, expected integers from 0 to 2"),
     "negative": (Discrete(3), 0, -2, r"got -2, expected integers from 0 to 2\."),
-    "as for NaN logits": (
-        Discrete(3),
-        0,
-        -1,
-        r"got -1, .*rlplay\.sampling draws -1 where logits are NaN, or all -inf: every action masked\?\)",
-    ),
+    "as for NaN logits": (Discrete(3), 0, -1, r"got -1, .*rlplay\.sampling draws -1 where logits are NaN"),
     "many": (Discrete(10**6), 5, 10**6, r"got 1000000, expected integers from 0 to 999999"),
     "with start": (
         Discrete(3, start=5, dtype=np.int32),
@@ -286,72 +277,6 @@ def test_the_action_of_an_environment_that_is_not_stepped_does_not_matter():
     env.step = noted
     with same.rollout([env], actor, 5, sticky=True) as feed:
         assert next(feed).env.valid.flatten().tolist() == [True, True, False, False, False]
-
-
-IGNORED = {
-    # a space, the actions of a row of which the first is ignored, what the environments get
-    "Discrete": (Discrete(3), [-1, 2], [0, 2]),
-    "Discrete with start": (Discrete(3, start=5), [7, 2], [5, 7]),
-    "many": (Discrete(5000), [-1, 4999], [0, 4999]),
-    "MultiDiscrete": (MultiDiscrete([2, 3]), [[-1, 1], [1, 2]], [[0, 0], [1, 2]]),
-    "Box": (Box(-1, 1, (2,), np.float32), [[NAN, 1.0], [0.5, 1.0]], [[0.0, 0.0], [0.5, 1.0]]),
-}
-
-
-@pytest.mark.parametrize(("space", "row", "given"), IGNORED.values(), ids=IGNORED)
-@pytest.mark.parametrize("how", ["each", "together"])
-def test_an_action_that_is_ignored_is_replaced_by_a_valid_one(space, row, given, how):
-    form = ActionForm(fields(space), 2)
-    leaf = np.array(row, fields(space).dtype)
-    got = getattr(form, how)([leaf], [0], Progress())
-    assert np.array(list(got)).tolist() == given
-    with pytest.raises(ValueError, match="for environment 0 is outside of its action space"):
-        getattr(form, how)([np.array(row, leaf.dtype)], [1], Progress())
-
-
-class Masked(BaseActorModule):
-    """Its logits are those that the environment allows."""
-
-    def forward(self, obs, *, hx=None, **ignored):
-        logits = torch.zeros(obs.shape).masked_fill(obs == 0, -torch.inf)
-        return sampling.categorical(logits, generator=self.generator), hx, {"logits": logits}
-
-
-class Ends(gymnasium.Env):
-    """Allows the second of two actions, and none in the last observation of an episode, or after a number of steps."""
-
-    observation_space, action_space = gymnasium.spaces.MultiBinary(2), gymnasium.spaces.Discrete(2)
-
-    def __init__(self, stuck=math.inf):
-        self.n, self.stuck = 0, stuck
-
-    def reset(self, *, seed=None, options=None):
-        return np.array([0, 1], np.int8), {}
-
-    def step(self, action):
-        assert action == 1
-        self.n += 1
-        over = self.n % 3 == 0
-        return np.array([0, not (over or self.n == self.stuck)], np.int8), 1.0, over, False, {}
-
-
-def test_a_last_observation_in_which_no_action_is_allowed_does_no_harm():
-    vector = gymnasium.vector.SyncVectorEnv([Ends, Ends])
-    for envs in (vector, [Ends(), Ends()]):
-        with same.rollout(envs, Masked(), 11, final=True) as feed:
-            fragment = next(feed)
-        assert (fragment.state.act[1:][fragment.env.valid] == 1).all()
-        assert len(fragment.env.final.t) > 2
-
-
-def test_an_observation_in_which_every_action_is_masked_is_told():
-    for envs in ([Ends(2)], gymnasium.vector.SyncVectorEnv([lambda: Ends(2)])):
-        with (
-            same.rollout(envs, Masked(), 11) as feed,
-            pytest.raises(ValueError, match=r"every action masked\?\)") as caught,
-        ):
-            next(feed)
-        assert "environment 0, in env.step, at step 2 of fragment 0" in where(caught)
 
 
 def test_nan_logits_end_in_an_error_in_every_engine():
