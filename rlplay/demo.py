@@ -36,7 +36,8 @@ SAVE_EVERY = 100
 """The number of updates from one checkpoint to the next."""
 
 KEPT = ("n_envs", "n_steps", "lag", "device")
-"""Options that a run which goes on from a checkpoint must share with the run that saved it."""
+"""Options that a run which goes on from a checkpoint must share with the run that saved it. Not the number of steps:
+the schedule of the learning rate stays that of the first run."""
 
 
 class Actor(BaseActorModule):
@@ -82,8 +83,8 @@ def demo(
     path = Path(f"{stem}.pt")
     saved = checkpoint.load(path) if resume and path.exists() else None
     if resume:
-        print(f"no checkpoint {path} yet: from the beginning" if saved is None else f"goes on from {path}")
         check_options(options, saved or {})
+        print(f"no checkpoint {path} yet: from the beginning" if saved is None else f"goes on from {path}")
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
@@ -142,7 +143,7 @@ def demo(
 
 
 def check_options(options: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Raise ValueError if a checkpoint was saved with other options, on which the rest of the training depends."""
+    """Raise ValueError if a checkpoint was saved with other options of those that are :data:`KEPT`."""
     kept = saved.get("options", {})
     differ = [name for name, before in kept.items() if kind_of(before) != kind_of(options[name])]
     if differ:

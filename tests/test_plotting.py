@@ -110,7 +110,7 @@ def test_a_panel_shows_only_what_all_tracks_have_recorded():
     short = TURNS | {"worker 0": [("stepping", 65)]}
     (axes,) = timelines({"one": made_up_trace(short)}, milliseconds=25).axes
     assert [text.get_text() for text in axes.texts[-1:]] == [" 2"]  # asked for at 40: 25 ms are recorded
-    with pytest.raises(ValueError, match="'one' has not 70 ms"):
+    with pytest.raises(ValueError, match="in the trace 'one' is followed by 70 ms"):
         timelines({"one": made_up_trace(short)}, milliseconds=70)
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["timeline", "timelines"]
 
-_FOR_WORKERS, _UNRECORDED, _RECEIVES = "waiting for workers", "not recorded", "the learner receives a fragment"
+_FOR_WORKERS = "waiting for workers"
+_UNRECORDED = "not recorded"
+_RECEIVES = "the learner receives a fragment"
 
 _ACTIVITY_COLOURS = {
     "training": "#4f9d57", "stepping": "#3f73b0", "inference": "#e9953b", "transfer": "#8a63a8",
@@ -170,7 +172,10 @@ class _Tracks(NamedTuple):
         complete = min(track[-1][2] for track in self.spans.values() if track)
         starts = [start for start in self.asked if start + milliseconds <= complete]
         if not starts:
-            raise ValueError(f"the trace {name!r} has not {milliseconds:g} ms: record more fragments.")
+            raise ValueError(
+                f"no request of the learner in the trace {name!r} is followed by {milliseconds:g} ms that all tracks "
+                "have recorded: record more fragments, or show fewer milliseconds."
+            )
         return starts[-1]
 
 

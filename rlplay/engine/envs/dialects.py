@@ -14,8 +14,8 @@ from typing import Any
 from ...nested import Nested
 from ..concurrency.progress import Progress
 from . import spaces
-from .numbers import to_flag
-from .returned.refused import check_info_of_four, described, observation_of
+from .numbers import one_number, to_flag
+from .returned.refused import forgotten_info, observation_of, refused_step
 
 __all__ = [
     "background_methods",
@@ -100,16 +100,13 @@ def read_old_step(result: Any) -> tuple[Any, Any, bool, bool, Any]:
     Raises
     ------
     ValueError
-        The result is neither of the old nor of the new API.
+        The result is neither of the old nor of the new API: there are not four values, or the last is a flag.
     """
     if not isinstance(result, tuple | list) or len(result) != 4:
-        raise ValueError(
-            "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by "
-            f"the old API, got {described(result)}"
-        )
+        raise refused_step(result)
     obs, reward, done, info = result
-    if type(info) is not dict:
-        check_info_of_four(info)
+    if type(info) is not dict and one_number(info) is not None:
+        raise forgotten_info(info)
     done = to_flag(done, "done")
     truncated = done and _is_cut(info)
     return obs, reward, done and not truncated, truncated, info

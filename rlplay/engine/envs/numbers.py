@@ -13,9 +13,9 @@ import numpy as np
 
 from .rows import Array
 
-__all__ = ["to_flag", "to_flags", "to_rewards", "to_reward"]
+__all__ = ["one_number", "to_flag", "to_flags", "to_rewards", "to_reward"]
 
-_REAL = float, int, np.floating, np.integer, np.bool_
+_REAL = frozenset({float, int, bool, *(np.dtype(char).type for char in "?bBhHiIlLqQefdg")})
 """The types of single numbers that are converted at once."""
 
 
@@ -27,9 +27,9 @@ def to_reward(value: Any, name: str = "the reward") -> float:
     ValueError
         It is not one number; the message calls it ``name``.
     """
-    if isinstance(value, _REAL):
+    if type(value) in _REAL:
         return float(value)
-    number = _one_number(value)
+    number = one_number(value)
     if number is None:
         raise ValueError(f"expected {name} to be one number, got {_shown(value)}.")
     return float(number)
@@ -45,7 +45,7 @@ def to_flag(value: Any, name: str) -> bool:
     """
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    number = _one_number(value)
+    number = one_number(value)
     if number is None or number != number:  # NaN
         raise ValueError(f"expected `{name}` to be one bool, got {_shown(value)}.")
     return bool(number)
@@ -82,7 +82,7 @@ def to_flags(values: Any, n: int, name: str) -> Array:
 
 def _one_each(values: Any, n: int, name: str, kind: str) -> Array:
     if isinstance(values, list | tuple):
-        numbers = [_one_number(value) for value in values]
+        numbers = [one_number(value) for value in values]
         array = np.array(None) if None in numbers else np.array([float(number) for number in numbers])
     else:
         array = _as_array(values)
@@ -94,13 +94,13 @@ def _one_each(values: Any, n: int, name: str, kind: str) -> Array:
     return array.reshape(n)
 
 
-def _one_number(value: Any) -> Any:
+def one_number(value: Any) -> Any:
     """Return the number that a value is, or contains alone; None if it is none or contains several."""
     if isinstance(value, list | tuple):
-        return _one_number(value[0]) if len(value) == 1 else None
+        return one_number(value[0]) if len(value) == 1 else None
     if hasattr(value, "shape"):  # an array, a tensor, a scalar of NumPy
         array = _as_array(value)
-        return _one_number(array.item()) if array.size == 1 else None
+        return one_number(array.item()) if array.size == 1 else None
     return value if isinstance(value, Number) and not isinstance(value, complex) else None
 
 

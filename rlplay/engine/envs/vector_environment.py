@@ -59,7 +59,7 @@ from .dialects import background_methods, close_environments
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .numbers import to_flags, to_rewards
-from .returned.refused import refused_vector_step
+from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environment, save_environment
 from .vectors.first_reset import check_reset, seeded_reset
@@ -127,7 +127,8 @@ class VectorEnvironment:
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
-        self._first, self._number, self._owned = first, vector_number(number), list[Any]()
+        self._first, self._number = first, vector_number(number)
+        self._owned: list[Any] = []
         self.instances, self.spaces = [env], (env.single_observation_space, env.single_action_space)
         methods: Any = background_methods(env)
         self.steps_in_background, self._has_started = methods is not None, False
@@ -182,10 +183,7 @@ class VectorEnvironment:
             result = self._wait_for_step()
         else:
             result = self._env.step(self._actions.together(then.act, self._ignoring, self._progress))
-        try:
-            obs, reward, terminated, truncated, info = result
-        except (TypeError, ValueError):
-            raise refused_vector_step(result, "(obs, reward, terminated, truncated, infos)") from None
+        obs, reward, terminated, truncated, info = five_values(result)
         reward = then.rew[:] = to_rewards(reward, self.n_envs)
         outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
         outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
@@ -199,7 +197,8 @@ class VectorEnvironment:
         ended: list[int] = np.flatnonzero(has_ended).tolist()
         for j in ended:
             self.episodes.append(Episode(self._first + j, float(self._returns[j]), int(then.stepno[j])))
-        self._returns[has_ended], then.stepno[then.fin] = 0.0, 0
+        self._returns[has_ended] = 0.0
+        then.stepno[then.fin] = 0
         if self._entries.entries:
             self._record_info(info, outcome, has_ended)
         if ended and last is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from types import MappingProxyType
+
 import gymnasium
 import numpy as np
 import pytest
@@ -73,9 +76,11 @@ def test_the_last_of_four_values_must_be_an_info(last):
         ENGINES["same"](Steps(lambda obs, rew, terminated, truncated, info: (obs, rew, terminated, last)))
 
 
-@pytest.mark.parametrize("info", [{}, None, gymnasium.utils.RecordConstructorArgs], ids=str)
-def test_the_old_api_goes_on_with_any_mapping_or_none(info):
-    info = type("Proxy", (dict,), {})() if callable(info) else info
+INFOS = {"dict": {}, "none": None, "mapping": UserDict(), "proxy": MappingProxyType({}), "list": []}
+
+
+@pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
+def test_the_old_api_goes_on_with_whatever_is_no_flag(info):
     ENGINES["same"](Steps(lambda obs, rew, terminated, truncated, _: (obs, rew, terminated, info)))
 
 

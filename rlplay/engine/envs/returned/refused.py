@@ -8,31 +8,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_info_of_four", "described", "observation_of", "refused_vector_step"]
+__all__ = ["five_values", "forgotten_info", "observation_of", "refused_step", "refused_vector_step"]
 
 
-def described(result: Any) -> str:
-    """Describe what ``step`` has returned in the place of several values."""
-    if result is None:
-        return "None: is a `return` missing?"
-    return f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
+def refused_step(result: Any) -> ValueError:
+    """Return the error for what ``step`` of an environment has returned in the place of four or five values."""
+    return ValueError(
+        "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by the old "
+        f"API, got {_described(result)}"
+    )
 
 
-def check_info_of_four(info: Any) -> None:
-    """Check that the last of the four values of a step by the old API is an info, or None.
+def forgotten_info(last: Any) -> ValueError:
+    """Return the error for four values of which the last is a flag: it would pass for the info of the old API."""
+    return ValueError(
+        f"`step` returned 4 values, the last a {type(last).__name__}: the old API is (obs, reward, done, info). Is the "
+        "info dict missing? Return (obs, reward, terminated, truncated, {})."
+    )
 
-    Four values of the new API, whose info was forgotten, would pass for four of the old one.
 
-    Raises
-    ------
-    ValueError
-        It is neither.
-    """
-    if info is not None and not isinstance(info, Mapping):
-        raise ValueError(
-            f"`step` returned 4 values, the last a {type(info).__name__}: the old API is (obs, reward, done, info). Is "
-            "the info dict missing? Return (obs, reward, terminated, truncated, {})."
-        )
+def five_values(result: Any) -> Any:
+    """Return what ``step`` of a vector environment has returned; raise ValueError unless these are five values."""
+    try:
+        obs, reward, terminated, truncated, infos = result
+    except (TypeError, ValueError):
+        raise refused_vector_step(result, "(obs, reward, terminated, truncated, infos)") from None
+    return obs, reward, terminated, truncated, infos
 
 
 def refused_vector_step(result: Any, expected: str) -> ValueError:
@@ -45,15 +46,13 @@ def refused_vector_step(result: Any, expected: str) -> ValueError:
     expected : str
         The values that it may return, in words.
     """
-    missing = ""
+    got = _described(result)
     if isinstance(result, tuple | list) and len(result) == 4 and not isinstance(result[3], Mapping):
-        missing = (
-            f", the last a {type(result[3]).__name__}. Is the dict of infos missing? Return (obs, reward, terminated, "
-            "truncated, {})"
+        got = (
+            f"4 values, the last a {type(result[3]).__name__}. Is the dict of infos missing? Return (obs, reward, "
+            "terminated, truncated, {})."
         )
-    got = described(result)
-    stop = "" if got.endswith("?") else "."
-    return ValueError(f"expected `step` of the vector environment to return {expected}, got {got}{missing}{stop}")
+    return ValueError(f"expected `step` of the vector environment to return {expected}, got {got}")
 
 
 def observation_of(result: Any, *, has_info: bool) -> Any:
@@ -72,3 +71,10 @@ def observation_of(result: Any, *, has_info: bool) -> Any:
     if result is None:
         raise ValueError("`reset` returned None: is `return observation, info` missing?")
     return result[0] if has_info else result
+
+
+def _described(result: Any) -> str:
+    """Return the end of a sentence that tells what was returned in the place of several values."""
+    if result is None:
+        return "None: is a `return` missing?"
+    return f"{len(result)} values." if isinstance(result, tuple | list) else f"{type(result).__name__}."
