@@ -9,6 +9,7 @@ import pytest
 
 from rlplay import interpreter
 from rlplay.engine.feed.stats import CollectorTime, LearnerTime, Stats, advice
+from rlplay.engine.remote.joined_collector import JoinedCollector
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.testing import CountingActor, LedgerEnv
 from tests.support.tensors import Script, ScriptActor
@@ -120,6 +121,10 @@ FEEDS = {
     "torch": lambda: same.rollout(Script(), ScriptActor(Script()), 3),
     "torch in a thread": lambda: threaded.rollout([Script(), Script()], ScriptActor(Script()), 3),
 }
+
+
+def test_collectors_elsewhere_have_single_environments():
+    assert JoinedCollector.environments_are == "list"
 
 
 @pytest.mark.parametrize("name", FEEDS)
