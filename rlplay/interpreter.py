@@ -1,14 +1,15 @@
-"""What is to be known of the interpreter: whether it has a lock that lets one thread at a time run Python.
+"""What is to be known of the interpreter: whether it has a lock that lets one thread at a time run Python; its cores.
 
 The only module that asks for the lock. Imports nothing of ``rlplay``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 
-__all__ = ["has_lock", "is_free_threaded_build", "options_for_children"]
+__all__ = ["has_lock", "is_free_threaded_build", "options_for_children", "usable_cores"]
 
 
 def has_lock() -> bool:
@@ -32,3 +33,8 @@ def options_for_children() -> list[str]:
     """
     choice = sys._xoptions.get("gil")
     return [] if choice is None else ["-X", "gil" if choice is True else f"gil={choice}"]
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

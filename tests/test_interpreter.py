@@ -27,6 +27,16 @@ def test_an_interpreter_that_cannot_tell_has_the_lock(monkeypatch):
     assert interpreter.has_lock() is True
 
 
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
+    assert interpreter.usable_cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert interpreter.usable_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert interpreter.usable_cores() == 1
+
+
 @pytest.mark.parametrize(
     ("given", "options"),
     [({}, []), ({"gil": "0"}, ["-X", "gil=0"]), ({"gil": "1"}, ["-X", "gil=1"]), ({"dev": True}, [])],

@@ -23,14 +23,17 @@ __all__ = ["Unrolled", "react", "react_with_actions", "unroll", "unroll_with_act
 class NoFinal(NamedTuple):
     """The empty tuple in the place of infos, of a fragment without ``final``. It says what to do about that.
 
-    A named tuple without fields is a container without leaves, as ``()`` is.
+    A named tuple without fields is a container without leaves, as ``()`` is. Compiled calls give ``()`` itself.
     """
 
     def __getitem__(self, key: Any) -> Any:
-        """Raise TypeError if an entry is asked for; else do as ``()`` does."""
+        """Raise TypeError if an entry is asked for by name, IndexError if by place; else do as ``()`` does."""
         if isinstance(key, str):
             raise TypeError(_NO_FINAL)
-        return tuple.__getitem__(self, key)
+        try:
+            return tuple.__getitem__(self, key)
+        except IndexError:
+            raise IndexError(_NO_FINAL) from None
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError: this is no tensor."""
@@ -39,6 +42,8 @@ class NoFinal(NamedTuple):
     def __repr__(self) -> str:
         return "()"
 
+
+torch.serialization.add_safe_globals([NoFinal])  # for `torch.load(..., weights_only=True)`, where this is imported
 
 _NO_FINAL = (
     "this fragment has no `final`: collect it with `rollout(..., final=True)`, or leave the last states out, as in "
@@ -56,7 +61,7 @@ class Unrolled(NamedTuple):
     ``hx`` of the next fragment."""
     final: Nested
     """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``, which
-    says so where an entry of it is used."""
+    says so where an entry of it is used (compiled calls give a plain ``()``)."""
 
 
 def unroll(fragment: Fragment, actor: Actor) -> Unrolled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..interpreter import usable_cores
 from ..plotting import Panel, multiples
 from .gpu import DeviceActivity
 from .measure import Limit, Measurement, Spread, overlap_efficiency, seconds_per_fragment, steps_per_second
@@ -115,7 +115,7 @@ def machine_row(device: torch.device) -> Row:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "device": "cpu" if device.type == "cpu" else getattr(torch, device.type).get_device_name(device),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     }

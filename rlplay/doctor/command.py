@@ -61,7 +61,7 @@ def examine() -> Iterator[Check]:
     yield _examine_python()
     for name, (least, purpose) in _PACKAGES.items():
         yield package(name, trials.installed_version(name), least, purpose)
-    yield cores(trials.usable_cores(), torch.get_num_threads())
+    yield cores(interpreter.usable_cores(), torch.get_num_threads())
     yield from trials.check_cuda()
     yield trials.attempt(
         "shared memory", trials.share_memory, "check that memory is left (`free -h`, `ulimit -v`, a container's limit)"

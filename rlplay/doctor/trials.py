@@ -38,7 +38,6 @@ __all__ = [
     "installed_version",
     "share_memory",
     "start_child",
-    "usable_cores",
 ]
 
 ENVIRONMENT = "CartPole-v1"
@@ -63,11 +62,6 @@ def installed_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_lock_switch(packages: Iterable[str]) -> str:

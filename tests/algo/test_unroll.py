@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from types import SimpleNamespace
 
@@ -234,6 +235,9 @@ def test_finals_that_were_not_asked_for_are_told_where_they_are_used():
     remedy = r"this fragment has no `final`: collect it with `rollout\(\.\.\., final=True\)`, or leave"
     with pytest.raises(TypeError, match=remedy):
         final["value"]
+    for place in (0, -1, 1):
+        with pytest.raises(IndexError, match=remedy):
+            final[place]
     for ask in (lambda: final.value, lambda: final.squeeze(-1)):
         with pytest.raises(AttributeError, match=remedy):
             ask()
@@ -246,12 +250,19 @@ def test_finals_that_were_not_asked_for_are_an_empty_tuple():
     assert isinstance(final, tuple)
     assert (len(final), bool(final), list(final), repr(final), hash(final)) == (0, False, [], "()", hash(()))
     assert (final[:1], final + (1,), final or None) == ((), (1,), None)  # noqa: RUF005
-    with pytest.raises(IndexError):
-        final[0]
     assert nested.leaves(final) == [] == torch.utils._pytree.tree_leaves(final)
     for same in (nested.map(torch.clone, final), pickle.loads(pickle.dumps(final)), copy.deepcopy(final)):
         assert same == ()
         assert type(same) is type(final)
+
+
+def test_what_was_unrolled_without_finals_can_be_saved():
+    actor = make(Recurrent)
+    fragment, _ = collect(actor, final=False)
+    file = io.BytesIO()
+    torch.save(unroll(fragment, actor)._asdict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["final"] == ()
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])

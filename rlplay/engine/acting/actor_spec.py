@@ -1,11 +1,12 @@
 """The form of an actor's answers: found once by a trial step, and compared with every later answer.
 
-And the form of what it is given, in words, for errors. Contains no copy of the actor and runs no step.
+For errors it also puts into words the form of what the actor is given. It has no copy of the actor and runs no step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -17,7 +18,20 @@ from ... import nested
 from ...nested import Nested, Structure
 from ..concurrency.exceptions import add_note
 
-__all__ = ["NOT_PROBED", "ActorSpec", "Form", "check_forms", "check_shapes", "form_of", "note_obs", "shown"]
+__all__ = [
+    "NOT_PROBED",
+    "ActorSpec",
+    "Form",
+    "check_forms",
+    "check_shapes",
+    "first_of",
+    "form_in_words",
+    "form_of",
+    "note_obs",
+]
+
+_MOST_TOLD = 8
+"""A message tells at most this number of entries; of the others it tells how many there are."""
 
 Form: TypeAlias = tuple[torch.Size, torch.dtype]
 """The shape and the dtype of a tensor."""
@@ -96,27 +110,36 @@ def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
 
 
 def note_obs(error: BaseException, obs: Nested) -> None:
-    """Add a note to an exception of the actor that tells the form of the observation it was given."""
-    add_note(error, f"obs was {shown(obs)!r}")
+    """Add a note to an exception of the actor that tells the form of the observation it was given.
+
+    If that fails there is no note: the user's exception is the one to report.
+    """
+    with suppress(Exception):
+        add_note(error, form_in_words(obs, "obs"))
 
 
-def shown(tree: Nested) -> Nested:
-    """Return a nest of the forms of tensors, whose ``repr`` is to be read: ``{'goal': 1 x 4 int64, values 0 to 7}``.
+def form_in_words(tree: Nested, name: str) -> str:
+    """Describe the tensors of a nest with this name: ``obs['goal'] was 1 x 4 int64, values 0 to 7; obs['at'] was ...``.
 
     Values are told of integers on the host alone: nothing waits for a device.
     """
-    return nested.map(_Shown, tree)
+    leaves = nested.leaves(tree)
+    if not leaves:
+        return f"{name} had no tensors"
+    told = [f"{part} was {_in_words(x)}" for part, x in zip(nested.names(tree, name), leaves, strict=True)]
+    return first_of(told, "; ")
 
 
-class _Shown:
-    """The form of a tensor, in words."""
+def first_of(told: Sequence[str], separator: str = ", ") -> str:
+    """Return the first entries as a list in words, and the number of those that are left out."""
+    n_more = len(told) - _MOST_TOLD
+    return separator.join([*told[:_MOST_TOLD], f"and {n_more} more"] if n_more > 0 else told)
 
-    def __init__(self, x: Tensor) -> None:
-        size = " x ".join(map(str, x.shape)) or "one"
-        self._words = f"{size} {str(x.dtype).removeprefix('torch.')}"
-        if x.is_cpu and x.numel() and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-            numbers = x.numpy()  # torch has no extremes of some integers
-            self._words += f", values {numbers.min()} to {numbers.max()}"
 
-    def __repr__(self) -> str:
-        return self._words
+def _in_words(x: Tensor) -> str:
+    size = " x ".join(map(str, x.shape)) or "one"
+    words = f"{size} {str(x.dtype).removeprefix('torch.')}"
+    if x.is_cpu and x.numel() and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+        numbers = x.numpy()  # torch has no extremes of some integers
+        words += f", values {numbers.min()} to {numbers.max()}"
+    return words

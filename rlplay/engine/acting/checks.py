@@ -17,7 +17,7 @@ from ... import nested
 from ...nested import Nested
 from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
-from .actor_spec import note_obs
+from .actor_spec import first_of, note_obs
 
 __all__ = ["SLOW_RESET", "check_actor", "check_answer", "first_answer", "honours_mask", "method_of"]
 
@@ -203,10 +203,15 @@ def check_answer(answer: Any, act: Nested, width: int, method: str) -> tuple[Nes
         dimension of time or batch is missing.
     """
     if not isinstance(answer, tuple | list) or len(answer) != 3:
-        remedy = "is a `return` missing?" if answer is None else "an actor without memory returns `hx` unchanged."
+        remedy = "is a `return` missing?" if answer is None else "end it with `return act, hx, info`."
         got = _shortened(answer)
         if isinstance(answer, tuple | list):
-            got = f"{len(answer)} values ({', '.join(map(_kind_of, answer))})"
+            n = len(answer)
+            got = f"{n} value{'s' * (n != 1)}"
+            if n:
+                got += f" ({first_of(list(map(_kind_of, answer)))})"
+            if n == 2:
+                remedy = "an actor without memory returns `hx` unchanged."
         raise TypeError(f"the actor's `{method}` must return (act, hx, info), got {got}: {remedy}")
     acted, hx, info = answer
     _check_action(act, acted, width)

@@ -64,7 +64,7 @@ class Collector:
         self._defaults = defaults
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
-        self.stepper = stepper
+        self.stepper, self.environments_are = stepper, stepper.environments_are
         try:
             self._environments = self._lay_out()
             self._groups = [

@@ -82,6 +82,10 @@ class Collecting(Protocol):
     """The interface of a collector for drivers and feeds, wherever the collecting is done."""
 
     @property
+    def environments_are(self) -> str:
+        """What the environments are, as :attr:`~rlplay.engine.feed.stats.Stats.environments`."""
+
+    @property
     def torch_context(self) -> TorchContext:
         """The torch context that the actor runs in; after :meth:`prepare`."""
 

@@ -32,8 +32,7 @@ class Delivered:
         self._episodes = EpisodeLog()
         self._clock = Clock()
         self._recorder = Recorder(self._clock, progress, lane)
-        stepper = getattr(driver.collector, "stepper", None)  # those elsewhere have single environments alone
-        self._environments: str = "list" if stepper is None else stepper.environments_are
+        self._environments = driver.collector.environments_are
         self._note_times()
 
     def _note_times(self) -> None:

@@ -155,8 +155,15 @@ def plan_for_processes(options: Options, factory: Any) -> Plan:
     return _plan(options, [slice(0, options.n_per_actor)], options.n_actors)
 
 
-def check_factory(factory: Any) -> None:
+def check_factory(factory: Any, takes_lists: str = "`same` and `threaded`") -> None:
     """Check the argument ``factory`` of an engine that makes its environments in other processes.
+
+    Parameters
+    ----------
+    factory : object
+        The argument.
+    takes_lists : str
+        What takes lists of environments instead, for the message.
 
     Raises
     ------
@@ -174,7 +181,8 @@ def check_factory(factory: Any) -> None:
             got = f"an instance of {type(factory).__name__}"
         remedy = (
             ": environments are made in other processes here, so pass what makes one, such as `lambda: gym.make(...)`, "
-            "and their number; lists of environments are for `same` and `threaded`"
+            "and their number; lists of environments are for "
+            f"{takes_lists}"
         )
     raise TypeError(f"`factory` must be a callable that makes an environment, got {got}{remedy}.")
 

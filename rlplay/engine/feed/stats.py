@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from textwrap import fill
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from ... import interpreter
 from ..memory.counters import Counters
 
-__all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of", "usable_cores"]
+__all__ = ["CollectorTime", "LearnerTime", "Stats", "advice", "engine_of"]
 
 _WIDTH = 79
 """Length of the longest line of the advice."""
@@ -42,7 +41,7 @@ _OVERLAP = {  # how to collect while the learner trains, by engine
 }
 _LOCK = (
     ". They share the interpreter lock, and time spent waiting for it counts as work: if steps are Python, compare the "
-    "steps per second with those of `same` and `single`"
+    "steps per second with those of "
 )
 _FASTER_STEPS_WITHOUT_LOCK = {
     "same": "`threaded` with `workers` and `worker='thread'`: the interpreter lock is off, threads step side by side",
@@ -56,8 +55,9 @@ _OVERLAP_WITHOUT_LOCK = {**_OVERLAP, "same": "`threaded`, whose thread shares no
 
 # workers, and engines with processes, take single environments alone
 _FASTER_VECTORS = {
-    "vector": "a vector environment that steps its parts side by side, such as `AsyncVectorEnv`, or a list of single "
-    "environments, which other engines step in processes",
+    "vector": "if the vector environment steps its parts one after another, as `SyncVectorEnv` does, take one that "
+    "steps them side by side, such as `AsyncVectorEnv`, or a list of single environments, which other engines step in "
+    "processes; else make a step cheaper",
     "torch": "more parts in the vector environment, whose steps cost little more then",
 }
 _REMEDIES_IN_TORCH = {
@@ -65,9 +65,9 @@ _REMEDIES_IN_TORCH = {
     "transfer": "smaller observations, or a learner on the device of the environment",
 }
 _FASTER_STEPS_ON_ONE_CORE = (
-    "there is one core, where processes speed up only steps that wait, as for a server: make a step cheaper, or step "
-    "many environments at once in a vector environment"
+    "there is only one core. Processes help only if steps wait, for example for a server. Otherwise make a step cheaper"
 )
+_STEP_AT_ONCE = ", or step many environments at once in a vector environment"
 _ONLY_WHERE_ONE_WAITS = ", which gains only where one side waits, as for a device: there is one core"
 
 
@@ -114,7 +114,8 @@ class Stats(NamedTuple):
     counters: Counters = Counters()
     """What this process has asked of devices so far: all zero if actor and consumer are on the host."""
     environments: str = "list"
-    """What the environments are: a ``list`` of single ones, ``vector`` environments, or such in ``torch``."""
+    """What the environments are: a ``list`` of single ones, ``vector`` environments, or vector environments that give
+    ``torch`` tensors."""
 
     def __str__(self) -> str:
         """Describe the speed, how both sides spent their time, and what to change, in lines of less than 80 columns."""
@@ -123,7 +124,7 @@ class Stats(NamedTuple):
             total = self.seconds or 1.0
             return ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in part._asdict().items())
 
-        said = advice(self.collector, self.learner, self.engine, self.environments, usable_cores())
+        said = advice(self.collector, self.learner, self.engine, self.environments, interpreter.usable_cores())
         return (
             f"{self.steps_per_second:,.0f} steps/s\n"
             f"collector: {shares(self.collector)}\n"
@@ -145,11 +146,6 @@ def _counted(counters: Counters) -> str:
     )
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def advice(
     collector: CollectorTime, learner: LearnerTime, engine: str = "same", environments: str = "list", n_cores: int = 2
 ) -> str:
@@ -168,7 +164,7 @@ def advice(
     Returns
     -------
     str
-        One or two clauses without the last full stop.
+        One or more sentences without the last full stop.
     """
     total = sum(learner)
     if not total:
@@ -193,11 +189,12 @@ def advice(
         overlap = "`threaded`, if steps release the interpreter lock"
     if n_cores == 1 and engine != "cluster":
         overlap = ("`threaded`" if engine == "same" else "`lag=1`") + _ONLY_WHERE_ONE_WAITS
-        if environments == "list":
-            remedies["stepping"] = _FASTER_STEPS_ON_ONE_CORE
+        if environments != "torch":
+            remedies["stepping"] = _FASTER_STEPS_ON_ONE_CORE + (_STEP_AT_ONCE if environments == "list" else "")
     # only the steps of `threaded` without workers need the interpreter lock of the learner's process
     share_lock = has_lock and engine == "threaded" and min(collecting, training) >= _WORTH_OVERLAPPING
-    lock = _LOCK if share_lock else ""
+    comparable = "`same` and `single`" if environments == "list" and n_cores > 1 else "`same`"
+    lock = _LOCK + comparable if share_lock else ""
     if max(idle, idle_collector) <= _NEGLIGIBLE_IDLE:
         return f"{both}: both are busy all the time{lock or ', and neither is the bottleneck'}"
     if min(collecting, training) >= _WORTH_OVERLAPPING and collecting + training <= 1 + _NEGLIGIBLE_IDLE:

@@ -42,6 +42,7 @@ class JoinedCollector(ABC, Generic[C]):
     If ``n_taken`` is less than their number, a fragment is made of the parts that are finished first.
     """
 
+    environments_are = "list"
     torch_context: TorchContext
     layout: Fragment
     warnings: list[str]

@@ -127,6 +127,6 @@ def background(
     at_least("threads", threads, 1)
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
-    check_factory(factory)
+    check_factory(factory, takes_lists="`evaluate`")
     spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(), greedy, threads)
     return Examiner(actor, timeout, start_timeout, spec)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from gym.spaces import Box, Dict, Discrete
+from gym.spaces import Box, Dict, Discrete, Tuple
 from torch import nn
 from tqdm import tqdm
 
 from rlplay.engine import BaseActorModule
+from rlplay.engine.acting.actor_spec import form_in_words, note_obs
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from tests.support.scripted import ScriptedEnv
@@ -53,7 +55,7 @@ class Wide(Embeds):
         return self.layer(obs["position"]).argmax(-1), hx, ()
 
 
-NOTE = "rlplay: obs was {'goal': 1 x 4 int64, values %d to 7, 'position': 1 x 4 x 2 float32}"
+NOTE = "rlplay: obs['goal'] was 1 x 4 int64, values %d to 7; obs['position'] was 1 x 4 x 2 float32"
 ENGINES = {
     "same": lambda kind: next(same.rollout([kind() for _ in range(4)], Embeds(), 8)),
     "threaded": lambda kind: next(threaded.rollout([kind() for _ in range(4)], Embeds(), 8, lag=0)),
@@ -68,7 +70,7 @@ def test_the_note_tells_shapes_dtypes_and_the_range_of_integers(play, kind):
     with pytest.raises(IndexError, match="index out of range in self") as caught:
         play(kind)
     assert NOTE % 7 in caught.value.__notes__
-    assert sum("obs was" in note for note in caught.value.__notes__) == 1
+    assert sum("obs[" in note for note in caught.value.__notes__) == 1
 
 
 def test_it_comes_out_of_a_process():
@@ -104,16 +106,80 @@ def test_an_array_has_no_braces_and_numbers_no_range():
     assert "rlplay: obs was 1 x 1 x 2 float32" in caught.value.__notes__
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         same.rollout([Goals() for _ in range(4)], Wide(), 8)
-    assert (
-        "rlplay: obs was {'goal': 1 x 4 int64, values 3 to 3, 'position': 1 x 4 x 2 float32}" in caught.value.__notes__
-    )
+    assert NOTE.replace("7", "3") % 3 in caught.value.__notes__
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int8, torch.bool, torch.bfloat16])
 def test_any_dtype_can_be_told(dtype):
-    from rlplay.engine.acting.actor_spec import shown
-
     name = str(dtype).removeprefix("torch.")
     values = ", values 1 to 1" if "int" in name else ""
-    assert repr(shown((torch.ones(2, 3).to(dtype), torch.ones(0).to(dtype)))) == f"(2 x 3 {name}{values}, 0 {name})"
-    assert repr(shown(torch.ones(()).to(dtype))) == f"one {name}{values}"
+    pair = torch.ones(2, 3).to(dtype), torch.ones(0).to(dtype)
+    assert form_in_words(pair, "x") == f"x[0] was 2 x 3 {name}{values}; x[1] was 0 {name}"
+    assert form_in_words(torch.ones(()).to(dtype), "x") == f"x was one {name}{values}"
+
+
+def test_nothing_can_be_told_too():
+    assert form_in_words({}, "obs") == "obs had no tensors"
+
+
+class Named(NamedTuple):
+    """An observation of the user's, whose `repr` is for tensors alone."""
+
+    x: Any
+
+    def __repr__(self) -> str:
+        return f"{self.x.float().mean():.2f}"
+
+
+class Fails(BaseActorModule):
+    def forward(self, obs, **ignored):
+        raise KeyError("mine")
+
+
+def note_of(error, obs):
+    note_obs(error, obs)
+    return getattr(error, "__notes__", [])
+
+
+def test_the_containers_of_the_user_are_not_asked():
+    assert note_of(KeyError("mine"), Named(torch.ones(1, 4))) == ["rlplay: obs.x was 1 x 4 float32"]
+
+
+class ManyEntries(ScriptedEnv):
+    observation_space = Dict({f"entry {i}": Box(-1, 1, (), np.float32) for i in range(2000)})
+
+    def _obs(self):
+        return {f"entry {i}": np.float32(0) for i in range(2000)}
+
+
+def test_of_many_entries_the_first_are_told():
+    with pytest.raises(KeyError, match="mine") as caught:
+        same.rollout([ManyEntries()], Fails(), 8)
+    (note,) = [note for note in caught.value.__notes__ if "obs[" in note]
+    assert len(note) < 500
+    assert note.startswith("rlplay: obs['entry 0'] was 1 x 1 float32; ")
+    assert note.count("float32") == 8
+    assert note.endswith("; and 1992 more")
+
+
+class NoName:
+    """A key whose `repr` fails."""
+
+    def __repr__(self) -> str:
+        raise AttributeError("no name")
+
+
+def test_an_observation_that_cannot_be_told_does_not_replace_the_error():
+    assert note_of(KeyError("mine"), {NoName(): torch.ones(1, 4)}) == []
+
+
+def test_a_named_tuple_comes_out_of_a_feed_with_its_error():
+    class NamedEnv(ScriptedEnv):
+        observation_space = Tuple((Box(-1, 1, (), np.float32),))
+
+        def _obs(self):
+            return Named(np.float32(0))
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        same.rollout([NamedEnv()], Fails(), 8)
+    assert any("obs.x was 1 x 1 float32" in note for note in caught.value.__notes__)

@@ -8,8 +8,8 @@ import gymnasium
 import pytest
 
 from rlplay import interpreter
-from rlplay.engine.feed import stats
 from rlplay.engine.feed.stats import CollectorTime, LearnerTime, Stats, advice
+from rlplay.engine.remote.joined_collector import JoinedCollector
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.testing import CountingActor, LedgerEnv
 from tests.support.tensors import Script, ScriptActor
@@ -18,7 +18,10 @@ STEPPING_IS_SLOW = CollectorTime(80, 10, 5, 5), LearnerTime(90, 10)
 INFERENCE_IS_SLOW = CollectorTime(10, 80, 5, 5), LearnerTime(90, 10)
 TRANSFER_IS_SLOW = CollectorTime(10, 5, 80, 5), LearnerTime(90, 10)
 TURNS = CollectorTime(40, 5, 5, 50), LearnerTime(50, 50)
-ALL = STEPPING_IS_SLOW, INFERENCE_IS_SLOW, TRANSFER_IS_SLOW, TURNS
+BOTH_BUSY = CollectorTime(80, 10, 5, 5), LearnerTime(5, 95)
+EACH_WAITS = CollectorTime(60, 10, 10, 20), LearnerTime(25, 75)
+TRAINING_IS_SLOW = CollectorTime(20, 5, 5, 70), LearnerTime(5, 95)
+ALL = STEPPING_IS_SLOW, INFERENCE_IS_SLOW, TRANSFER_IS_SLOW, TURNS, BOTH_BUSY, EACH_WAITS, TRAINING_IS_SLOW
 ENGINES = "same", "threaded", "workers", "processes", "cluster"
 
 
@@ -42,19 +45,45 @@ def test_environments_that_other_engines_refuse_are_not_sent_there(kind, engine,
 def test_what_is_possible_is_named_instead():
     assert "more parts in the vector environment" in advice(*STEPPING_IS_SLOW, "same", "torch", 8)
     assert advice(*TURNS, "same", "torch", 8).endswith("let them overlap: `threaded`")
-    assert "`AsyncVectorEnv`" in advice(*STEPPING_IS_SLOW, "same", "vector", 8)
     assert "`threaded`" in advice(*TURNS, "same", "vector", 8)
+
+
+def test_vector_environments_that_step_side_by_side_are_not_to_be_replaced():
+    said = advice(*STEPPING_IS_SLOW, "same", "vector", 8)
+    assert "one after another, as `SyncVectorEnv` does" in said
+    assert "`AsyncVectorEnv`" in said
+    assert said.endswith("else make a step cheaper")
+
+
+@pytest.mark.parametrize("times", [BOTH_BUSY, EACH_WAITS, TRAINING_IS_SLOW])
+@pytest.mark.parametrize(("kind", "cores"), [("list", 8), ("list", 1), ("vector", 8), ("torch", 8)])
+def test_a_thread_is_compared_with_engines_that_take_the_environments(kind, cores, times):
+    said = advice(*times, "threaded", kind, cores)
+    if interpreter.has_lock():
+        assert said.endswith("those of `same` and `single`" if (kind, cores) == ("list", 8) else "those of `same`")
+    else:
+        assert "the interpreter lock" not in said
+        assert "`same`" not in said
 
 
 @pytest.mark.parametrize("engine", ENGINES[:-1])
 def test_where_there_is_one_core_no_processes_are_advised(engine):
     said = advice(*STEPPING_IS_SLOW, engine, "list", 1)
-    assert "there is one core" in said
-    assert not re.search("`(single|multi|workers)`", said)
-    said = advice(*TURNS, engine, "list", 1)
-    assert "there is one core" in said
-    assert not re.search("`(single|multi|workers)`", said)
-    assert "there is one core" not in advice(*STEPPING_IS_SLOW, engine, "list", 2)
+    assert "there is only one core. Processes help only if steps wait" in said
+    assert "in a vector environment" in said
+    for times in ALL:
+        assert not re.search("`(single|multi|workers)`", advice(*times, engine, "list", 1))
+    assert "there is one core" in advice(*TURNS, engine, "list", 1)
+    assert "one core" not in advice(*STEPPING_IS_SLOW, engine, "list", 2)
+
+
+@pytest.mark.parametrize("engine", ["same", "threaded", "workers"])
+def test_where_there_is_one_core_vector_environments_are_not_to_become_processes(engine):
+    said = advice(*STEPPING_IS_SLOW, engine, "vector", 1)
+    assert "there is only one core. Processes help only if steps wait" in said
+    assert "Otherwise make a step cheaper" in said
+    assert "AsyncVectorEnv" not in said
+    assert "in a vector environment" not in said
 
 
 def test_the_cores_of_a_cluster_are_not_those_of_this_machine():
@@ -63,14 +92,10 @@ def test_the_cores_of_a_cluster_are_not_those_of_this_machine():
 
 
 def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(stats.os, "sched_getaffinity", lambda pid: {3}, raising=False)
-    assert stats.usable_cores() == 1
-    assert "there is one core" in " ".join(str(Stats(1, 1.0, 1.0, *STEPPING_IS_SLOW)).split())
-    monkeypatch.delattr(stats.os, "sched_getaffinity")
-    monkeypatch.setattr(stats.os, "cpu_count", lambda: 6)
-    assert stats.usable_cores() == 6
-    monkeypatch.setattr(stats.os, "cpu_count", lambda: None)
-    assert stats.usable_cores() == 1
+    monkeypatch.setattr(interpreter, "usable_cores", lambda: 1)
+    assert "there is only one core" in " ".join(str(Stats(1, 1.0, 1.0, *STEPPING_IS_SLOW)).split())
+    monkeypatch.setattr(interpreter, "usable_cores", lambda: 2)
+    assert "one core" not in " ".join(str(Stats(1, 1.0, 1.0, *STEPPING_IS_SLOW)).split())
 
 
 def vector():
@@ -96,6 +121,10 @@ FEEDS = {
     "torch": lambda: same.rollout(Script(), ScriptActor(Script()), 3),
     "torch in a thread": lambda: threaded.rollout([Script(), Script()], ScriptActor(Script()), 3),
 }
+
+
+def test_collectors_elsewhere_have_single_environments():
+    assert JoinedCollector.environments_are == "list"
 
 
 @pytest.mark.parametrize("name", FEEDS)

@@ -34,14 +34,19 @@ WRONG = {
 }
 
 
-@in_processes
+LISTS_ARE_FOR = {"evaluate.background": "`evaluate`"}
+
+
+@pytest.mark.parametrize("engine", IN_PROCESSES)
 @pytest.mark.parametrize(("given", "words"), WRONG.values(), ids=WRONG)
-def test_environments_in_the_place_of_a_factory_are_refused_with_the_remedy(call, given, words):
+def test_environments_in_the_place_of_a_factory_are_refused_with_the_remedy(engine, given, words):
     with pytest.raises(TypeError, match=rf"`factory` must be a callable that makes an environment, got {words}: ") as e:
-        call(given, ScriptedActor())
+        IN_PROCESSES[engine](given, ScriptedActor())
     assert "made in other processes" in str(e.value)
     assert "`lambda: gym.make(...)`" in str(e.value)
-    assert "lists of environments are for `same` and `threaded`" in str(e.value)
+    assert str(e.value).endswith(
+        f"; lists of environments are for {LISTS_ARE_FOR.get(engine, '`same` and `threaded`')}."
+    )
     assert "0x" not in str(e.value)
 
 

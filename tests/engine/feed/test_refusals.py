@@ -282,7 +282,17 @@ ANSWERS = {
             "returns `hx` unchanged."
         ],
     ),
-    "an action alone": ({"whole": lambda act, hx, info: act}, TypeError, ["`step`", "got Tensor of shape (1, 2): an"]),
+    "an action alone": (
+        {"whole": lambda act, hx, info: act},
+        TypeError,
+        ["`step`", "got Tensor of shape (1, 2): end it with `return act"],
+    ),
+    "one value": ({"whole": lambda act, hx, info: (act,)}, TypeError, ["got 1 value (Tensor of shape (1, 2)): end it"]),
+    "no values": (
+        {"whole": lambda act, hx, info: ()},
+        TypeError,
+        ["got 0 values: end it with `return act, hx, info`."],
+    ),
     "nothing": ({"whole": lambda act, hx, info: None}, TypeError, ["`step`", "got None: is a `return` missing?"]),
 }
 
@@ -317,6 +327,12 @@ class Forgets(BaseActorModule):
 
     def forward(self, obs, *, fin, **ignored):
         return fin.long(), {"value": torch.zeros(fin.shape)}
+
+
+def test_an_answer_of_many_values_is_told_in_a_few_words():
+    with pytest.raises(TypeError, match=r"got 4096 values \(float, .*, and 4088 more\): end it") as caught:
+        same.rollout([ScriptedEnv(), ScriptedEnv()], Answers(whole=lambda *parts: [0.5] * 4096), 3)
+    assert len(str(caught.value)) < 250
 
 
 def test_the_method_that_the_user_wrote_is_named(refuses):

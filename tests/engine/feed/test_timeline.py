@@ -22,7 +22,7 @@ from rlplay import interpreter, plotting
 from rlplay.engine.concurrency import clock as clock_module
 from rlplay.engine.concurrency.clock import COLLECTING, INFERENCE, KINDS, STEPPING, WAITING, Clock
 from rlplay.engine.concurrency.progress import Progress, SharedProgress
-from rlplay.engine.feed import stats, timeline
+from rlplay.engine.feed import timeline
 from rlplay.engine.feed.stats import CollectorTime, LearnerTime, Stats, advice
 from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import multi, same, single, threaded
@@ -39,7 +39,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 @pytest.fixture(autouse=True)
 def _several_cores(monkeypatch):
     """Have advice be that of a machine with several cores."""
-    monkeypatch.setattr(stats, "usable_cores", lambda: 8)
+    monkeypatch.setattr(interpreter, "usable_cores", lambda: 8)
 
 
 T, B, N = 4, 2, 5

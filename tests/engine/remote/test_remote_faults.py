@@ -167,7 +167,7 @@ def test_an_error_in_a_collector_process_at_the_call_is_raised_there(tmp_path):
     assert "in <lambda>" in str(caught.value.__cause__)
     with pytest.raises(ValueError, match="from within") as caught:
         multi.rollout(ScriptedEnv, ScriptedActor(Script().at("look", 1, raising(ValueError("from within")))), T, 2, 1)
-    assert "actor.step" in caught.value.__notes__[1]
+    assert any("actor.step" in note for note in caught.value.__notes__)
     assert not child_processes()
 
 
