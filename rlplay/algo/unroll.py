@@ -43,8 +43,6 @@ class NoFinal(NamedTuple):
         return "()"
 
 
-torch.serialization.add_safe_globals([NoFinal])  # for `torch.load(..., weights_only=True)`, where this is imported
-
 _NO_FINAL = (
     "this fragment has no `final`: collect it with `rollout(..., final=True)`, or leave the last states out, as in "
     "`transitions(fragment, value, gamma=gamma)`."

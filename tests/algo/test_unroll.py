@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from types import SimpleNamespace
 
@@ -254,15 +253,6 @@ def test_finals_that_were_not_asked_for_are_an_empty_tuple():
     for same in (nested.map(torch.clone, final), pickle.loads(pickle.dumps(final)), copy.deepcopy(final)):
         assert same == ()
         assert type(same) is type(final)
-
-
-def test_what_was_unrolled_without_finals_can_be_saved():
-    actor = make(Recurrent)
-    fragment, _ = collect(actor, final=False)
-    file = io.BytesIO()
-    torch.save(unroll(fragment, actor)._asdict(), file)
-    file.seek(0)
-    assert torch.load(file, weights_only=True)["final"] == ()
 
 
 @pytest.mark.parametrize("kind", [Feedforward, Recurrent])
