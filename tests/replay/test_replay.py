@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, NamedTuple
 
 import gym.spaces
@@ -290,6 +290,22 @@ def test_last_observations_take_less_than_twice_the_memory_they_need():
     for seed in range(9):
         buffer.commit(make_fragment(seed, ends=2.0, valid=1.0, n_steps=1, n_envs=5))  # 5 of them; 15 are held, 20 never
     assert len(buffer.state_dict()["parts"][0]["lasts"]["rows"][0]["image"]) == 16
+
+
+class Unread(deque):
+    """May be appended to and looked at from both ends, but not gone through."""
+
+    def __iter__(self):
+        raise AssertionError("the fragments held are counted anew")
+
+
+def test_a_commit_does_not_go_through_all_fragments_held():
+    buffer = Uniform(CAPACITY)
+    committed(buffer, 2)
+    ring = buffer._store_and_sampler[0].finals
+    ring._n_rows_of = Unread(ring._n_rows_of, ring._n_rows_of.maxlen)
+    for seed in range(2 * ring._n_rows_of.maxlen):
+        buffer.commit(make_fragment(seed))
 
 
 def test_transitions_keep_only_what_they_need():
