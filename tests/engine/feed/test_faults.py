@@ -505,7 +505,7 @@ def test_close_makes_a_next_under_way_in_another_thread_raise(rollout):
     consumers = [InThread(lambda: list(feed)) for _ in range(2)]
     assert blocker.entered.wait(LONG)
     closer = InThread(feed.close)
-    until(lambda: not feed.open)
+    until(lambda: feed._driver._gate.closed)  # later than `feed.open` is False
     blocker.release.set()
     assert closer.wait().error is None
     for consumer in consumers:
