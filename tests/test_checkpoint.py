@@ -74,7 +74,7 @@ def test_if_the_latest_cannot_be_read_the_one_before_is(tmp_path):
 def test_what_cannot_be_saved_leaves_the_old_one(tmp_path):
     path = tmp_path / "run.pt"
     checkpoint.save(path, {"k": 0})
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         checkpoint.save(path, {"k": lambda: 0})
     assert names_in(tmp_path) == ["run.pt"]
     assert checkpoint.load(path) == {"k": 0}
