@@ -114,8 +114,8 @@ class Stats(NamedTuple):
     counters: Counters = Counters()
     """What this process has asked of devices so far: all zero if actor and consumer are on the host."""
     environments: str = "list"
-    """What the environments are: a ``list`` of single ones, ``vector`` environments, or vector environments that give
-    ``torch`` tensors."""
+    """``"list"``: single environments. ``"vector"``: vector environments. ``"torch"``: vector environments that give
+    tensors of torch."""
 
     def __str__(self) -> str:
         """Describe the speed, how both sides spent their time, and what to change, in lines of less than 80 columns."""
@@ -175,22 +175,7 @@ def advice(
     idle, idle_collector = 1 - training, 1 - collecting
     waits = f"the learner waits {idle:.0%} of the time".replace("%", " %")
     both = f"{waits} and the collector {idle_collector:.0%}".replace("%", " %").replace("  ", " ")
-    has_lock = interpreter.has_lock()
-    faster_steps, overlap = _FASTER_STEPS[engine], _OVERLAP[engine]
-    if not has_lock:
-        faster_steps, overlap = _FASTER_STEPS_WITHOUT_LOCK[engine], _OVERLAP_WITHOUT_LOCK[engine]
-    remedies = {"stepping": faster_steps, **_REMEDIES}
-    if environments != "list":
-        remedies["stepping"] = _FASTER_VECTORS[environments]
-    if environments == "torch":
-        remedies |= _REMEDIES_IN_TORCH
-        overlap = "`threaded`" if engine == "same" else "`lag=1`"
-    elif engine == "same" and environments == "vector" and has_lock:
-        overlap = "`threaded`, if steps release the interpreter lock"
-    if n_cores == 1 and engine != "cluster":
-        overlap = ("`threaded`" if engine == "same" else "`lag=1`") + _ONLY_WHERE_ONE_WAITS
-        if environments != "torch":
-            remedies["stepping"] = _FASTER_STEPS_ON_ONE_CORE + (_STEP_AT_ONCE if environments == "list" else "")
+    has_lock, on_one_core = interpreter.has_lock(), n_cores == 1 and engine != "cluster"
     # only the steps of `threaded` without workers need the interpreter lock of the learner's process
     share_lock = has_lock and engine == "threaded" and min(collecting, training) >= _WORTH_OVERLAPPING
     comparable = "`same` and `single`" if environments == "list" and n_cores > 1 else "`same`"
@@ -198,15 +183,40 @@ def advice(
     if max(idle, idle_collector) <= _NEGLIGIBLE_IDLE:
         return f"{both}: both are busy all the time{lock or ', and neither is the bottleneck'}"
     if min(collecting, training) >= _WORTH_OVERLAPPING and collecting + training <= 1 + _NEGLIGIBLE_IDLE:
-        return f"{both}: they take turns; let them overlap: {overlap}"
+        return f"{both}: they take turns; let them overlap: {_overlap(engine, environments, has_lock, on_one_core)}"
     if min(idle, idle_collector) > _NEGLIGIBLE_IDLE and max(idle, idle_collector) < 2 * min(idle, idle_collector):
         remedy = f"a larger `lag` evens that out, or longer fragments{lock}"
         return f"{both}: each waits for the other now and then; {remedy}"
     if training >= collecting:
         return f"{both}: training is the bottleneck{lock or ', and faster collection would change nothing'}"
+    remedies = {
+        "stepping": _faster_steps(engine, environments, has_lock, on_one_core),
+        **(_REMEDIES_IN_TORCH if environments == "torch" else _REMEDIES),
+    }
     seconds = collector._asdict()
     most = max(remedies, key=lambda kind: seconds[kind])
     return f"{waits}: collection is the bottleneck, and most of it is {most}: {remedies[most]}{lock}"
+
+
+def _faster_steps(engine: str, environments: str, has_lock: bool, on_one_core: bool) -> str:
+    """Return what to change if stepping is the bottleneck."""
+    if on_one_core and environments != "torch":
+        return _FASTER_STEPS_ON_ONE_CORE + (_STEP_AT_ONCE if environments == "list" else "")
+    if environments != "list":
+        return _FASTER_VECTORS[environments]
+    return (_FASTER_STEPS if has_lock else _FASTER_STEPS_WITHOUT_LOCK)[engine]
+
+
+def _overlap(engine: str, environments: str, has_lock: bool, on_one_core: bool) -> str:
+    """Return how to collect while the learner trains."""
+    in_thread = "`threaded`" if engine == "same" else "`lag=1`"
+    if on_one_core:
+        return in_thread + _ONLY_WHERE_ONE_WAITS
+    if environments == "torch":
+        return in_thread
+    if engine == "same" and environments == "vector" and has_lock:
+        return "`threaded`, if steps release the interpreter lock"
+    return (_OVERLAP if has_lock else _OVERLAP_WITHOUT_LOCK)[engine]
 
 
 def engine_of(inline: bool, parts: Sequence[str]) -> str:
