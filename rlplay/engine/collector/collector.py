@@ -15,12 +15,10 @@ This module must not know which thread the collector runs in, nor how tokens and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
-
-import torch
 
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.group import Group
@@ -139,10 +137,7 @@ class Collector:
 
     def blank(self) -> Fragment:
         """Allocate a blank fragment; in the consumer's thread, on its current stream."""
-
-        def allocate(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-            return self._lane.empty(Place.CONSUMER, shape, dtype)
-
+        allocate = partial(self._lane.empty, Place.CONSUMER)
         return blank_tensors(self._prepared().whole, allocate)  # type: ignore[no-any-return]
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:

@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
     layout: Fragment
     """The layout of a fragment: ``Leaf`` instead of tensors."""
     whole: Fragment
-    """The same with the shapes that the tensors have, with time and batch."""
+    """The layout of a fragment with the shapes of its whole tensors, which have the dimensions of time and batch."""
 
 
 def lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> LaidOut:

@@ -19,6 +19,7 @@ Only the actor is on a device
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -206,10 +207,7 @@ def make_stagings(
 
     On a device all stagings share it, so that its addresses never change.
     """
-    n_envs = groups[-1].columns.stop
-
-    def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return lane.empty(Place.ACTOR, shape, dtype)
+    n_envs, allocate = groups[-1].columns.stop, partial(lane.empty, Place.ACTOR)
 
     def infos_and_hx() -> tuple[Nested, Nested]:
         return blank_rows(layout.actor, 1 + n_steps, n_envs, allocate), blank_hx(layout.hx, n_envs, allocate)

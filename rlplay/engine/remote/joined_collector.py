@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from ... import nested
 from ...nested import Nested
@@ -105,10 +105,7 @@ class JoinedCollector(ABC, Generic[C]):
 
     def blank(self) -> Fragment:
         """Allocate a blank fragment: memory of the consumer's; in the consumer's thread, on its stream."""
-
-        def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-            return self._lane.empty(Place.CONSUMER, shape, dtype)
-
+        allocate = partial(self._lane.empty, Place.CONSUMER)
         return blank_fragment(self.layout, self._plan.n_steps, self._n_taken * self._n_envs_each, allocate)
 
     def snapshot(self, actor: BaseActorModule) -> Snapshot:

@@ -7,6 +7,7 @@ step needs are made once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -159,11 +160,7 @@ class FragmentMemory:
         final: bool,
     ) -> None:
         """Allocate it, on the current stream. ``layouts`` are those of the turns."""
-        n_envs = groups[-1].columns.stop
-
-        def allocate(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-            return lane.empty(Place.ACTOR, shape, dtype)
-
+        n_envs, allocate = groups[-1].columns.stop, partial(lane.empty, Place.ACTOR)
         self.n_steps = n_steps
         self.actor: Nested = blank_rows(layout.actor, 1 + n_steps, n_envs, allocate)
         self.hx: Nested = blank_hx(layout.hx, n_envs, allocate)
