@@ -203,16 +203,7 @@ def check_answer(answer: Any, act: Nested, width: int, method: str) -> tuple[Nes
         dimension of time or batch is missing.
     """
     if not isinstance(answer, tuple | list) or len(answer) != 3:
-        remedy = "is a `return` missing?" if answer is None else "end it with `return act, hx, info`."
-        got = _shortened(answer)
-        if isinstance(answer, tuple | list):
-            n = len(answer)
-            got = f"{n} value{'s' * (n != 1)}"
-            if n:
-                got += f" ({first_of(list(map(_kind_of, answer)))})"
-            if n == 2:
-                remedy = "an actor without memory returns `hx` unchanged."
-        raise TypeError(f"the actor's `{method}` must return (act, hx, info), got {got}: {remedy}")
+        raise TypeError(f"the actor's `{method}` must return (act, hx, info), got {_no_triple(answer)}")
     acted, hx, info = answer
     _check_action(act, acted, width)
     _check_batch("info", info, (1, width), "(1, n_envs, ...)")
@@ -279,6 +270,20 @@ def _shape_remedy(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
     if len(expected) == 2 and got[:-1] == expected:
         return ": are these logits? Return the action that is drawn from them"
     return ": add the last dimension with `.unsqueeze(-1)`" if (*got, 1) == expected else ""
+
+
+def _no_triple(answer: Any) -> str:
+    """Describe what an actor has returned in the place of three values, and say what to do about it."""
+    if answer is None:
+        return "None: is a `return` missing?"
+    got, remedy = _shortened(answer), "end it with `return act, hx, info`."
+    if isinstance(answer, tuple | list):
+        n = len(answer)
+        inside = f" ({first_of(list(map(_kind_of, answer)))})" if n else ""
+        got = f"{n} value{'s' * (n != 1)}{inside}"
+        if n == 2:
+            remedy = "an actor without memory returns `hx` unchanged."
+    return f"{got}: {remedy}"
 
 
 def _kind_of(value: Any) -> str:

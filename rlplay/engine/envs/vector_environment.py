@@ -127,8 +127,8 @@ class VectorEnvironment:
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
-        self._first, self._number = first, vector_number(number)
-        self._owned: list[Any] = []
+        self._first, self._owned = first, list[Any]()
+        self._number = vector_number(number)
         self.instances, self.spaces = [env], (env.single_observation_space, env.single_action_space)
         methods: Any = background_methods(env)
         self.steps_in_background, self._has_started = methods is not None, False
@@ -264,13 +264,14 @@ class VectorEnvironment:
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return the state of the environment and of its episodes, as the only element; unless ``whole`` the latter."""
-        state = {
-            "returns": self._returns.tolist(),
-            "reset_next": self._reset_next.tolist(),
-            "previous_ends": [ends.tolist() for ends in self._previous_ends],
-            "env": save_environment(self._env, self._first, self._progress) if whole else None,
-        }
-        return [state]
+        return [
+            {
+                "returns": self._returns.tolist(),
+                "reset_next": self._reset_next.tolist(),
+                "previous_ends": [ends.tolist() for ends in self._previous_ends],
+                "env": save_environment(self._env, self._first, self._progress) if whole else None,
+            }
+        ]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environment and its episodes into the state that :meth:`save_state` returned."""

@@ -32,7 +32,6 @@ class Delivered:
         self._episodes = EpisodeLog()
         self._clock = Clock()
         self._recorder = Recorder(self._clock, progress, lane)
-        self._environments = driver.collector.environments_are
         self._note_times()
 
     def _note_times(self) -> None:
@@ -97,7 +96,7 @@ class Delivered:
             learner=learner,
             engine=engine_of(isinstance(self._driver, Inline), [name for name, _ in self._progress.parts]),
             counters=self._lane.counters.copy(),
-            environments=self._environments,
+            environments=self._driver.collector.environments_are,
         )
 
     @property
