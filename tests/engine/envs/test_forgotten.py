@@ -26,12 +26,16 @@ ENGINES = {
 engines = pytest.mark.parametrize("play", ENGINES.values(), ids=ENGINES)
 
 
-class Steps(ScriptedEnv):
-    """Returns from `step` and `reset` what two functions make of the right values."""
+class Returns:
+    """Has two functions, which make of the right values what `step` and `reset` return."""
 
     def __init__(self, of_step=lambda *values: values, of_reset=lambda *values: values):
         super().__init__()
         self.of_step, self.of_reset = of_step, of_reset
+
+
+class Steps(Returns, ScriptedEnv):
+    """Single."""
 
     def step(self, action):
         return self.of_step(*super().step(action))
@@ -118,16 +122,13 @@ def test_an_observation_that_is_none_is_named(space):
             ENGINES["same"](Steps(of_step=nothing))
 
 
-class Vector(gymnasium.vector.VectorEnv):
-    """Two parts whose `step` returns what a function makes of the right values."""
+class Vector(Returns, gymnasium.vector.VectorEnv):
+    """Of two parts, in NumPy."""
 
     num_envs = 2
     metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012
     single_observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
     single_action_space = gymnasium.spaces.Discrete(2)
-
-    def __init__(self, of_step=lambda *values: values, of_reset=lambda *values: values):
-        self.of_step, self.of_reset = of_step, of_reset
 
     def reset(self, *, seed=None, options=None):
         return self.of_reset(np.zeros((2, 3), np.float32), {})
@@ -136,12 +137,8 @@ class Vector(gymnasium.vector.VectorEnv):
         return self.of_step(np.zeros((2, 3), np.float32), np.zeros(2), np.zeros(2, bool), np.zeros(2, bool), {})
 
 
-class OfTensors(Script):
-    """The same in torch."""
-
-    def __init__(self, of_step=lambda *values: values, of_reset=lambda *values: values):
-        super().__init__()
-        self.of_step, self.of_reset = of_step, of_reset
+class OfTensors(Returns, Script):
+    """In torch."""
 
     def step(self, action):
         return self.of_step(*super().step(action))
