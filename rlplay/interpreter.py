@@ -1,4 +1,4 @@
-"""What is to be known of the interpreter: whether it has a lock that lets one thread at a time run Python; its cores.
+"""Facts about the interpreter: whether a lock lets only one thread at a time run Python, and how many cores it may use.
 
 The only module that asks for the lock. Imports nothing of ``rlplay``.
 """

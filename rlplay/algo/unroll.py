@@ -21,9 +21,10 @@ __all__ = ["Unrolled", "react", "react_with_actions", "unroll", "unroll_with_act
 
 
 class NoFinal(NamedTuple):
-    """The empty tuple in the place of infos, of a fragment without ``final``. It says what to do about that.
+    """The empty tuple that stands for the infos of last states, if the fragment has no ``final``.
 
-    A named tuple without fields is a container without leaves, as ``()`` is. Compiled calls give ``()`` itself.
+    Whoever uses an entry of it gets an error that says what to do. A named tuple without fields is a container without
+    leaves, as ``()`` is. Compiled calls give ``()`` itself.
     """
 
     def __getitem__(self, key: Any) -> Any:
@@ -36,7 +37,7 @@ class NoFinal(NamedTuple):
             raise IndexError(_NO_FINAL) from None
 
     def __getattr__(self, name: str) -> Any:
-        """Raise AttributeError: this is no tensor."""
+        """Raise AttributeError with the remedy: the caller expects a tensor, or a named tuple of tensors."""
         raise AttributeError(_NO_FINAL)
 
     def __repr__(self) -> str:
@@ -58,8 +59,8 @@ class Unrolled(NamedTuple):
     """Nested ``(L, B, ...)``: the recurrent state at row ``T``, reset where ``fin``. With the same weights, this is the
     ``hx`` of the next fragment."""
     final: Nested
-    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``, which
-    says so where an entry of it is used (compiled calls give a plain ``()``)."""
+    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``. To
+    use an entry of that raises an error with the remedy, unless the call was compiled."""
 
 
 def unroll(fragment: Fragment, actor: Actor) -> Unrolled:

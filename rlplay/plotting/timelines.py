@@ -30,7 +30,7 @@ _ACTIVITY_COLOURS = {
 """Colour of each activity in a timeline."""
 
 _IDLE = ("waiting", _FOR_WORKERS, "")
-"""Activities, and time without a record, that are not work."""
+"""The activities that are not work. The empty string stands for time that was not recorded."""
 
 _UNRECORDED_STYLE: dict[str, Any] = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////", "linewidth": 0}
 _DOTTED: dict[str, Any] = {"color": "#333333", "linewidth": 0.8, "linestyle": (0, (1, 2))}
@@ -141,7 +141,11 @@ class _Tracks(NamedTuple):
 
     @classmethod
     def read(cls, trace: Any) -> _Tracks:
-        """Read a trace. A collector that steps by workers waits for them; a stream without work waits."""
+        """Read a trace.
+
+        While its workers step, a collector is shown as waiting for them. While a stream has no work, it is shown as
+        waiting.
+        """
         if isinstance(trace, str | os.PathLike):
             events = json.loads(Path(trace).read_text(encoding="utf-8"))["traceEvents"]
         else:
@@ -168,7 +172,7 @@ class _Tracks(NamedTuple):
         return cls(spans, asked, end)
 
     def last_window(self, milliseconds: float, name: str) -> float:
-        """Return the last time at which the learner asked, and from which so much of each track is recorded."""
+        """Return the last time at which the learner asked for a fragment and all tracks are recorded for so long."""
         complete = min(track[-1][2] for track in self.spans.values() if track)
         starts = [start for start in self.asked if start + milliseconds <= complete]
         if not starts:
@@ -225,7 +229,7 @@ def _add_legend(figure: Figure, used: set[str]) -> None:
 
 
 def _gaps(spans: Sequence[_Span], first: float, last: float) -> list[tuple[float, float]]:
-    """Return the times between ``first`` and ``last`` that no span covers, but for those of rounding."""
+    """Return the intervals between ``first`` and ``last`` that no span covers. Those due to rounding are left out."""
     ends = [first, *(min(max(end, first), last) for _, _, end, _ in spans)]
     starts = [*(min(max(start, first), last) for _, start, _, _ in spans), last]
     return [(end, start) for end, start in zip(ends, starts, strict=True) if start - end > 0.01]

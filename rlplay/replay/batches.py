@@ -156,12 +156,12 @@ def _next_states(store: Store, before: Tensor, after: Tensor, final_numbers: Ten
 
 
 def _place(position: Tensor, t: Tensor, b: Tensor, n_rows: int, n_envs: int) -> Tensor:
-    """Return where ``[position, t, b]`` is if the first three dimensions, ``(N, n_rows, n_envs)``, are flattened."""
+    """Return the index of ``[position, t, b]`` in flattened dimensions, which were ``(N, n_rows, n_envs)``."""
     return (position * n_rows + t) * n_envs + b
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """Return the rows at these places of the first three dimensions, flattened.
+    """Return the rows of ``x`` at these places (:func:`_place`).
 
     ``index_select`` copies whole rows. On the CPU, indexing would copy each number by itself, which is slower.
     """

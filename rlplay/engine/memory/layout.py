@@ -56,7 +56,10 @@ def outcome_layout(info: dict[str, Leaf]) -> Outcome:
 
 
 def whole_layout(layout: Fragment, n_steps: int, n_envs: int) -> Fragment:
-    """Return the layout of a fragment with the shapes that its tensors have, with time and batch."""
+    """Return the layout of a fragment with the shapes of its whole tensors.
+
+    ``layout`` has the shapes of one environment in one row; here the dimensions of time and batch are added.
+    """
     return Fragment(
         state=_whole_rows(layout.state, 1 + n_steps, n_envs),
         actor=_whole_rows(layout.actor, 1 + n_steps, n_envs),

@@ -44,7 +44,7 @@ class CollectorElsewhere(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The number of the collector and its environments, for messages."""
+        """How messages call the collector: by its number, and by the numbers of its environments."""
 
     @property
     @abstractmethod
@@ -88,7 +88,10 @@ C = TypeVar("C", bound=CollectorElsewhere)
 
 
 class Collectors(ABC, Generic[C]):
-    """All collectors elsewhere, in order. If one of them has died for good, methods raise RuntimeError."""
+    """All collectors that work in other processes, in order.
+
+    Methods raise RuntimeError if one of them has died, and is not replaced by a new one.
+    """
 
     def __init__(self, progress: Progress, gate: Gate) -> None:
         self._progress, self._gate = progress, gate
@@ -129,7 +132,7 @@ class Collectors(ABC, Generic[C]):
 
     @abstractmethod
     def _add(self, number: int, spec: CollectorSpec) -> None:
-        """Start a collector, and append it to the list."""
+        """Start a collector, and append it to ``_collectors``."""
 
     @abstractmethod
     def _on_gate_change(self, shut: bool) -> None:

@@ -49,7 +49,7 @@ class CollectorProcess(CollectorElsewhere):
 
     @property
     def name(self) -> str:
-        """The number of the process and its environments, for messages."""
+        """How messages call the process: by its number, and by the numbers of its environments."""
         return self._name
 
     @property

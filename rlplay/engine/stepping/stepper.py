@@ -43,7 +43,7 @@ class Stepper(Protocol):
         actions are there, and :meth:`finish_step` later. Otherwise it calls :meth:`step` as late as it can, so that the
         actor reacts to the groups of other turns meanwhile.
     environments_are : str
-        ``"list"`` if they are single ones, ``"vector"``.
+        ``"list"`` if they are single environments, ``"vector"`` if they are vector environments.
     """
 
     obs: Nested

@@ -12,7 +12,7 @@ __all__ = ["five_values", "forgotten_info", "observation_of", "refused_step", "r
 
 
 def refused_step(result: Any) -> ValueError:
-    """Return the error for what ``step`` of an environment has returned in the place of four or five values."""
+    """Return the error to raise where ``step`` of an environment has returned neither four nor five values."""
     return ValueError(
         "expected `step` to return (obs, reward, terminated, truncated, info), or (obs, reward, done, info) by the old "
         f"API, got {_described(result)}"
@@ -20,7 +20,10 @@ def refused_step(result: Any) -> ValueError:
 
 
 def forgotten_info(last: Any) -> ValueError:
-    """Return the error for four values of which the last is a flag: it would pass for the info of the old API."""
+    """Return the error to raise where ``step`` has returned four values, and the last is a flag.
+
+    By the old API the last is the info; by the new one the info was forgotten.
+    """
     return ValueError(
         f"`step` returned 4 values, the last a {type(last).__name__}: the old API is (obs, reward, done, info). Is the "
         "info dict missing? Return (obs, reward, terminated, truncated, {})."
@@ -37,7 +40,7 @@ def five_values(result: Any) -> Any:
 
 
 def refused_vector_step(result: Any, expected: str) -> ValueError:
-    """Return the error for what ``step`` of a vector environment has returned.
+    """Return the error to raise where ``step`` of a vector environment has not returned the expected values.
 
     Parameters
     ----------
@@ -74,7 +77,7 @@ def observation_of(result: Any, *, has_info: bool) -> Any:
 
 
 def _described(result: Any) -> str:
-    """Return the end of a sentence that tells what was returned in the place of several values."""
+    """Describe what was returned, as the end of a sentence."""
     if result is None:
         return "None: is a `return` missing?"
     return f"{len(result)} values." if isinstance(result, tuple | list) else f"{type(result).__name__}."
