@@ -66,10 +66,10 @@ class Background(Driver):
         """Send the token to the thread."""
         self._tokens.put(token)
 
-    def call(self, work: Callable[[Collecting], T]) -> T:
+    def call(self, work: Callable[[Collecting], T]) -> tuple[T, list[Delivery], list[Token]]:
         """Let the thread collect a fragment for each token that it has, and then call ``work(collector)``.
 
-        The fragments are kept for :meth:`take`.
+        The fragments are kept for :meth:`take`. No token waits then.
         """
         if any(isinstance(one, Failure) for one in self._early):
             raise RuntimeError(_HAS_FAILED)
@@ -91,7 +91,7 @@ class Background(Driver):
                 self._early.append(answer)
         if call.error is not None:
             raise call.error
-        return call.result  # type: ignore[no-any-return]
+        return call.result, self._not_taken(), []
 
     def _take(self) -> Delivery:
         """Wait for the next delivery, for as long as there is progress."""

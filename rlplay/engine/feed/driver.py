@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from ..collector.messages import Collecting, Delivery, Token
-from ..concurrency.channel import Failure
+from ..concurrency.channel import Closed, Failure
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, note_progress
 
@@ -68,20 +68,26 @@ class Driver(ABC):
         self._early.extend(deliveries)
 
     @abstractmethod
-    def call(self, work: Callable[[Collecting], T]) -> T:
-        """Call ``work(collector)`` in the collector's thread, between two fragments, and return the result.
+    def call(self, work: Callable[[Collecting], T]) -> tuple[T, list[Delivery], list[Token]]:
+        """Call ``work(collector)`` in the collector's thread, between two fragments.
+
+        Returns
+        -------
+        tuple
+            The result; the deliveries that have not been taken; the tokens that wait. All three of one moment.
 
         Raises
         ------
         Exception
             What ``work`` raises.
+        Closed
+            The driver has been stopped.
         RuntimeError
             Collecting has failed. The error stays for :meth:`take`.
         """
 
-    def under_way(self) -> tuple[list[Delivery], list[Token]]:
-        """Return the deliveries that have not been taken and the tokens that wait; right after :meth:`call`."""
-        return [one for one in self._early if not isinstance(one, Failure)], []
+    def _not_taken(self) -> list[Delivery]:
+        return [one for one in self._early if not isinstance(one, Failure)]
 
     @abstractmethod
     def wake(self) -> None:
@@ -118,7 +124,7 @@ class Inline(Driver):
         self._collecting = threading.RLock()
         self._handing_over = threading.RLock()
         self._close_after_take = False
-        """Whether the thread that is inside :meth:`take` has to close the collector, since :meth:`stop` timed out.
+        """Whether the thread that uses the collector has to close it afterwards, since :meth:`stop` timed out.
         Read and written with the lock ``_handing_over``."""
         with note_progress(progress):
             self.collector = make(self._gate)
@@ -127,27 +133,30 @@ class Inline(Driver):
         """Append the token to the queue."""
         self._tokens.append(token)
 
-    def call(self, work: Callable[[Collecting], T]) -> T:
+    def call(self, work: Callable[[Collecting], T]) -> tuple[T, list[Delivery], list[Token]]:
         """Call ``work(collector)`` in this thread. The tokens are left as they are."""
-        with self._collecting:
-            return work(self.collector)
-
-    def under_way(self) -> tuple[list[Delivery], list[Token]]:
-        """Return the deliveries that have not been taken and the tokens that wait."""
-        deliveries, _ = super().under_way()
-        return deliveries, list(self._tokens)
+        with self._using_collector():
+            return work(self.collector), self._not_taken(), list(self._tokens)
 
     def _take(self) -> Delivery:
         """Collect the next fragment and return it."""
+        with self._using_collector():
+            self._gate.enter()
+            try:
+                with note_progress(self._progress):
+                    return self.collector.serve(self._tokens.popleft())
+            finally:
+                self._progress.finish_fragment()
+                self._gate.leave()
+
+    @contextmanager
+    def _using_collector(self) -> Iterator[None]:
+        """Keep other threads from the collector; at the end close it, if :meth:`stop` has left that to this thread."""
         try:
             with self._collecting:
-                self._gate.enter()
-                try:
-                    with note_progress(self._progress):
-                        return self.collector.serve(self._tokens.popleft())
-                finally:
-                    self._progress.finish_fragment()
-                    self._gate.leave()
+                if self.ended:
+                    raise Closed
+                yield
         finally:
             self._close_if_left()
 
@@ -155,7 +164,7 @@ class Inline(Driver):
         """Do nothing: a consumer in another thread stops before the next step."""
 
     def stop(self) -> list[str]:
-        """Close the collector; if another thread stays inside :meth:`take`, have that thread close the collector."""
+        """Close the collector; if another thread goes on using the collector, have that thread close it."""
         self._gate.close()
         if self.ended:
             return []

@@ -75,8 +75,10 @@ class EpisodeLog:
                 self.known_late_steps += steps
 
     def kept(self) -> list[Episode]:
-        """Return all episodes that were added as lists, and keep them."""
-        return list(self._kept.copy())
+        """Return all episodes that were added as lists, and keep them. Another thread may take them meanwhile."""
+        while True:
+            with suppress(RuntimeError):  # without the interpreter lock, if another thread has just taken one
+                return list(self._kept)
 
     def take(self) -> list[Episode]:
         """Return all episodes and forget them. Each episode is returned by one call, in whichever thread."""

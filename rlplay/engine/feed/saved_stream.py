@@ -85,11 +85,10 @@ class SavedStream:
         def in_collectors_thread(collector: Collecting) -> tuple[dict[str, Any], Any]:
             return collector.state_dict(whole=environments == "save"), collector.forms
 
-        state, forms = driver.call(in_collectors_thread)
+        (state, forms), found, waiting = driver.call(in_collectors_thread)
         if self._saved is not None:  # nothing has been asked for since
             deliveries, tokens = list(self._saved["deliveries"]), list(self._saved["tokens"])
         else:
-            found, waiting = driver.under_way()
             deliveries = [pack_delivery(delivery, lane) for delivery in found]
             tokens = _pack_tokens(waiting, driver.collector, lane)
         return {

@@ -379,7 +379,7 @@ def test_a_ray_actor_that_finds_no_place_is_told_after_the_start_timeout(ray, mo
     monkeypatch.setattr(RayCollectors, "grace", 0.1)
     monkeypatch.setattr(ray_stand_in.Actor, "_run", lambda *args: None)
     with pytest.raises(TimeoutError, match=r"collector 1 \(.*\): the collector, in the queue for a place in the"):
-        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, start_timeout=0.1)
+        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, start_timeout=1.0)
     assert all(actor.is_dead for actor in ray.actors)
 
 

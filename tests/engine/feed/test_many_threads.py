@@ -8,7 +8,7 @@ from __future__ import annotations
 import select
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -17,13 +17,16 @@ import pytest
 
 from rlplay.engine.concurrency.gate import Gate
 from rlplay.engine.core import Episode
+from rlplay.engine.feed.driver import Inline
 from rlplay.engine.feed.episode_log import EpisodeLog
+from rlplay.engine.feed.feed import Feed
 from rlplay.engine.rollout import episodic, same, single, threaded
 
 from ...support.scripted import Script, ScriptedActor, ScriptedEnv
 from ...support.threads import InThread
 
 T, LENGTH, B = 4, 2, 2  # steps of a fragment and of an episode; environments
+LAG = 1  # of the feeds that save
 
 
 @pytest.fixture(autouse=True)
@@ -40,25 +43,32 @@ class Opened:
     def __init__(self, engine):
         self.scripts = []
         self.feed = ENGINES[engine](self._make)
-        self.gate = getattr(self.feed, "_feed", self.feed)._driver._gate
+        feed = getattr(self.feed, "_feed", self.feed)
+        self.gate = feed._driver._gate
         self.gate._holders = SearchedInPython()
-        self.told, self.delivered = [], 0
+        feed._episodes._kept = ReadInPython()
+        if isinstance(feed._driver, Inline):
+            feed._driver._tokens = ReadInPython()
+        self.told, self.saved, self.delivered, self.consumed = [], [], 0, False
 
     def _make(self):
         script = Script()
         self.scripts.append(script)
         return ScriptedEnv(script, length=LENGTH)
 
-    # what a thread does with the feed; `n` times
+    # what a thread does with the feed, `n` times or until it has been consumed
 
     def consume(self, n):
-        with allowed("the feed is closed"):
-            for _ in range(n):
-                next(self.feed)
-                self.delivered += 1
+        try:
+            with allowed("the feed is closed"):
+                for _ in range(n):
+                    next(self.feed)
+                    self.delivered += 1
+        finally:
+            self.consumed = True
 
-    def take_episodes(self, n):
-        for _ in range(n):
+    def take_episodes(self):
+        while not self.consumed:
             self.told += self.feed.episodes()
 
     def pause(self, n):
@@ -91,6 +101,13 @@ class Opened:
             str(stats)
             last = stats
 
+    def save(self, n):
+        if not isinstance(self.feed, Feed):  # a feed of episodes has no state
+            return
+        with allowed("the feed is closed"):
+            for _ in range(n):
+                self.saved.append(self.feed.state_dict())
+
     def close(self):
         self.feed.close()
 
@@ -100,6 +117,15 @@ class Opened:
         self.told += self.feed.episodes()
         assert not self.feed.open
         assert all(script.counts["close"] == 1 for script in self.scripts)
+
+    def check_saved(self):
+        """Check that each saved stream goes on where it was saved, with the snapshot that is due."""
+        for state in self.saved:
+            n_rows = state["delivered"]["steps"] // B
+            envs = [ScriptedEnv(length=LENGTH) for _ in range(B)]
+            with same.rollout(envs, ScriptedActor(), T, lag=LAG, state=state) as feed:
+                assert next(feed).state.obs[0].tolist() == [[n_rows // LENGTH, n_rows % LENGTH]] * B
+                assert feed.version == max(0, n_rows // T - LAG)
 
 
 @contextmanager
@@ -123,13 +149,22 @@ class SearchedInPython(list):
         return found
 
 
+class ReadInPython(deque):
+    """A deque whose reading lets other threads run between two entries, as it does without the interpreter lock."""
+
+    def __iter__(self):
+        for item in super().__iter__():
+            select.select((), (), (), 0)
+            yield item
+
+
 def assert_no_gap(trace):
     spans = [(event["ts"], event["ts"] + event["dur"]) for event in trace.events if event.get("cat") == "collector"]
     assert all(abs(one[1] - other[0]) < 0.01 for one, other in pairwise(spans)), spans
 
 
 ENGINES = {
-    "same": lambda make: same.rollout([make] * B, ScriptedActor(), T, lag=0),
+    "same": lambda make: same.rollout([make] * B, ScriptedActor(), T, lag=LAG),
     "threaded": lambda make: threaded.rollout([make] * B, ScriptedActor(), T),
     "worker threads": lambda make: threaded.rollout([make] * B, ScriptedActor(), T, workers=2, worker="thread"),
     "episodic": lambda make: episodic.rollout([make] * B, ScriptedActor(), batch_size=2 * B),
@@ -180,11 +215,13 @@ def test_a_thread_that_has_paused_knows_it_while_others_pause_and_go_on():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_episode_is_told_once_and_each_pause_holds(engine):
     opened = Opened(engine)
-    takers = [partial(opened.take_episodes, 2000)] * 2
     others = [partial(opened.pause, 100)] * 3 + [partial(opened.trace, 50)] * 2 + [partial(opened.read, 300)]
-    at_once(partial(opened.consume, 100), *takers, *others)
+    others += [opened.take_episodes] * 2
+    at_once(partial(opened.consume, 100), partial(opened.save, 40), *others)
     opened.finish()
+    opened.check_saved()
     assert opened.delivered == 100
+    assert len(opened.saved) == (40 if isinstance(opened.feed, Feed) else 0)
     if engine != "single":  # whose environments are in another process
         assert len(opened.scripts) == B
     expected = {env: 100 * (T // LENGTH) for env in range(B)}
@@ -198,9 +235,10 @@ def test_a_feed_that_is_closed_in_the_midst_ends_once(engine):
     for k in range(8):
         opened = Opened(engine)
         others = [partial(opened.pause, 3), partial(opened.trace, 5), partial(opened.read, 5)]
-        late = [partial(opened.consume, 1 + 2 * k), partial(opened.take_episodes, 1 + 5 * k)]
+        late = [partial(opened.consume, 1 + 2 * k), partial(opened.save, 4), opened.take_episodes]
         at_once(*late, opened.close, opened.close, *others)
         opened.finish()
+        opened.check_saved()
         returns = Counter((episode.env, episode.ret) for episode in opened.told)
         assert set(returns.values()) <= {1}
         assert len(returns) == opened.delivered * B * T // LENGTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_two_threads_that_take_episodes_share_them():
     log.add([Episode(0, float(k), 1) for k in range(9)])
     mine = interrupted(log.take, "rlplay/engine/feed/*.py", lambda: others.append(InThread(log.take).wait().value))
     assert [episode.ret for part in (*others, mine) for episode in part] == list(range(9))
+
+
+def test_the_episodes_of_a_log_can_be_saved_while_another_thread_takes_them():
+    class TakenMeanwhile(deque):  # what may happen between any two entries, without the interpreter lock
+        def __iter__(self):
+            for k, episode in enumerate(super().__iter__()):
+                if k == 2 and not taken:
+                    taken.extend(InThread(log.take).wait().value)
+                yield episode
+
+    log, taken = EpisodeLog(), []
+    log._kept = TakenMeanwhile()
+    log.add([Episode(0, float(k), 1) for k in range(5)])
+    assert log.kept() == []
+    assert [episode.ret for episode in taken] == list(range(5))
 
 
 def test_the_log_keeps_the_last_episodes_if_it_overflows_while_they_are_taken(monkeypatch):
@@ -211,6 +227,18 @@ def test_a_collector_is_closed_once_if_another_thread_stops_it_at_any_line_of_th
         assert driver.collector.n_closed == 1, complaints[-1]
         assert driver.ended
     assert any("left behind" in said for told in complaints for said in told)
+
+
+def test_a_collector_is_closed_once_and_no_token_is_left_out_if_another_thread_stops_it_at_any_line_of_a_call():
+    def call(driver):
+        with suppress(Closed):  # stopped before it began
+            answers.append(driver.call(lambda collector: collector.n_closed))
+
+    answers = []
+    for driver in at_each_line(inline_driver, call, lambda driver: InThread(driver.stop).wait()):
+        assert driver.collector.n_closed == 1
+        assert driver.ended
+    assert set(map(str, answers)) == {"(0, [], ['a token'])"}
 
 
 def test_a_collector_is_closed_once_if_another_thread_stops_it_at_any_line_of_a_stop():
