@@ -14,7 +14,7 @@ from typing import Any
 from ...nested import Nested
 from ..concurrency.progress import Progress
 from . import spaces
-from .numbers import one_number, to_flag
+from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
 
 __all__ = [

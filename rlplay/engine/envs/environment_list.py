@@ -19,7 +19,7 @@ from .autoreset import SelfResetting, check_not_overwritten, find_self_resetting
 from .dialects import check_environments, close_environments, make_each, read_old_step, seeded_reset, split_reset
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
-from .numbers import to_flag, to_reward
+from .returned.numbers import to_flag, to_reward
 from .returned.refused import observation_of
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environment, save_environment

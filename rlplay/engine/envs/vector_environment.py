@@ -58,7 +58,7 @@ from .actions import ActionForm
 from .dialects import background_methods, close_environments
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
-from .numbers import to_flags, to_rewards
+from .returned.numbers import to_flags, to_rewards
 from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environment, save_environment

@@ -1,1 +1,1 @@
-"""What ``reset`` and ``step`` of an environment have returned, where it is refused."""
+"""What `reset` and `step` of an environment have returned: its numbers, and the errors where it is refused."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .rows import Array
+from ..rows import Array
 
 __all__ = ["one_number", "to_flag", "to_flags", "to_rewards", "to_reward"]
 
