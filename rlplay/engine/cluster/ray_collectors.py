@@ -109,7 +109,8 @@ class RayCollectors(Collectors[RayCollector]):
         list of str
             What went wrong in closing, to be shown to the user as warnings.
         """
-        self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
+        self._gate.remove_change(self._on_gate_change)
+        self._gate.remove_give_up(self.kill)  # else the gate would keep the memory alive
         if not self._ray.is_initialized():
             return []
         deadline, complaints = monotonic() + self.grace, []

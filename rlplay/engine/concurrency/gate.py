@@ -32,8 +32,8 @@ class Gate:
         """Seconds that the collecting thread may take to end its processes, after it has left its step."""
         self._change = threading.Condition()
         self._collecting = False
-        self._holders: list[int] = []
-        """Identifiers of the threads that keep the collector paused."""
+        self._holders: list[tuple[int, object]] = []
+        """For each pause: the identifier of the thread that keeps the collector paused, and an object of its own."""
         self._threads: tuple[threading.Thread, ...] = ()
         self._give_up_callbacks: list[Callable[[], None]] = []
         self._change_callbacks: list[Callable[[bool], None]] = []
@@ -70,11 +70,15 @@ class Gate:
         if closed:
             callback()
 
-    def remove_callbacks(self, give_up: Callable[[], None], change: Callable[[bool], None]) -> None:
-        """Remove two callbacks, so that the gate keeps their owner alive no longer."""
+    def remove_give_up(self, callback: Callable[[], None]) -> None:
+        """Remove a callback of :meth:`on_give_up`, so that the gate keeps its owner alive no longer."""
         with self._change:
-            self._give_up_callbacks.remove(give_up)
-            self._change_callbacks.remove(change)
+            self._give_up_callbacks.remove(callback)
+
+    def remove_change(self, callback: Callable[[bool], None]) -> None:
+        """Remove a callback of :meth:`on_change`: it is not called any more when this method has returned."""
+        with self._change:
+            self._change_callbacks.remove(callback)
 
     @property
     def can_give_up(self) -> bool:
@@ -112,7 +116,7 @@ class Gate:
 
     @contextmanager
     def held(self, timeout: float, describe: Callable[[], str]) -> Iterator[None]:
-        """Keep the collector paused inside the ``with`` block. Blocks may be nested.
+        """Keep the collector paused inside the ``with`` block. Blocks may be nested, and may end in another thread.
 
         Raises
         ------
@@ -121,24 +125,25 @@ class Gate:
             ``describe()``, which says what the collector is doing.
         """
         limit = min(timeout, threading.TIMEOUT_MAX)
-        with self._change:
-            self._holders.append(threading.get_ident())
-            self._update()
+        holder = threading.get_ident(), object()
         try:
             with self._change:
+                self._holders.append(holder)
+                self._update()
                 if not self._change.wait_for(lambda: self.closed or not self._collecting, limit):
                     raise TimeoutError(f"cannot pause: no end of a step for {timeout:g} s; {describe()}.")
             yield
         finally:
             with self._change:
-                self._holders.remove(threading.get_ident())
+                if holder in self._holders:  # an interrupt may have come before
+                    self._holders.remove(holder)
                 self._update()
                 self._change.notify_all()
 
     def is_held_by_this_thread(self) -> bool:
         """Return True if the calling thread keeps the collector paused: waiting for a fragment would never end."""
         with self._change:  # another thread that leaves its block meanwhile would shift the entries of the list
-            return threading.get_ident() in self._holders
+            return any(thread == threading.get_ident() for thread, _ in self._holders)
 
     def close(self) -> None:
         """Stop the collector before its next step, for good."""

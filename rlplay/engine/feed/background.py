@@ -48,8 +48,8 @@ class Background(Driver):
             daemon=True,  # the interpreter would wait for another thread before it calls its exit handlers
         )
         self._gate.add_thread(self._thread)
-        self._thread.start()
         try:
+            self._thread.start()
             self.collector = made.get(start_timeout)
         except TimedOut:
             failure = TimeoutError(f"the collector has not started within {start_timeout:g} s: {progress}.")
@@ -113,7 +113,7 @@ class Background(Driver):
                 return self._deliveries.get(watchdog.interval)
             except TimedOut:
                 try:
-                    watchdog.check(paused=self._gate.shut)
+                    watchdog.check(paused=self._gate.shut and not self._gate.closed)
                 except TimeoutError as error:
                     self._give_up()
                     raise TimeoutError(f"{error} If a step may take so long, raise `timeout`.") from None
@@ -150,6 +150,8 @@ class Background(Driver):
         self._request_end()
         if self._gate.is_inside():
             return []  # called by an environment, or by a finalizer that runs in such a thread: it cannot be waited for
+        if self._thread.ident is None:  # an interrupt came while the thread was being started: it ends by itself
+            return []
         self._thread.join(self._patience())
         if self._thread.is_alive():
             self._gate.give_up()
@@ -205,7 +207,9 @@ def _work(
         while True:
             token = tokens.get()
             if isinstance(token, _Call):
+                gate.enter()
                 token.run(collector)
+                gate.leave()
                 deliveries.put(token)
                 del token
                 continue

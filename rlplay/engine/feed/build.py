@@ -106,8 +106,7 @@ def open_feed(
             return _prepare(collector, partial(prepare, torch_context))
 
         driver = _make_driver(make_collector, progress, options)
-    _warn_of_slow_actor(driver.collector)
-    feed = Feed(driver, actor, lane, options.lag, progress, stream)
+    feed = _feed_of(driver, actor, lane, options.lag, progress, stream)
     register(sources, feed)
     return feed
 
@@ -157,8 +156,7 @@ def open_remote(
             return _prepare(collector, partial(prepare, torch_context))
 
         driver = _make_driver(make_collector, progress, options)
-    _warn_of_slow_actor(driver.collector)
-    return Feed(driver, actor, lane, options.lag, progress, stream)
+    return _feed_of(driver, actor, lane, options.lag, progress, stream)
 
 
 def _make_stepper(
@@ -250,7 +248,18 @@ def _make_driver(make_collector: Callable[[Gate], Collecting], progress: Progres
     return Inline(make_collector, progress)
 
 
-def _warn_of_slow_actor(collector: Collecting) -> None:
-    """Warn, at the user's line, of what makes the steps of this actor slower than they need be."""
-    for warning in collector.warnings:
-        warnings.warn(warning, RuntimeWarning, stacklevel=4)
+def _feed_of(
+    driver: Driver, actor: BaseActorModule, lane: Lane, lag: int, progress: Progress, stream: SavedStream
+) -> Feed:
+    """Make the feed of a driver, and warn, at the user's line, of what makes the steps of the actor slow.
+
+    If a warning is an error, as the user's filters may have it, the driver is stopped before the error is raised.
+    """
+    try:
+        for warning in driver.collector.warnings:
+            warnings.warn(warning, RuntimeWarning, stacklevel=5)
+        return Feed(driver, actor, lane, lag, progress, stream)
+    except BaseException as error:
+        for complaint in driver.stop():
+            add_note(error, complaint)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from .episode_log import EpisodeLog
 from .stats import CollectorTime, LearnerTime, Stats, engine_of
 from .timeline import Recorder, Trace
 
-__all__ = ["Delivered"]
+__all__ = ["Delivered", "stop_unreferenced"]
 
 
 class Delivered:
@@ -26,7 +27,7 @@ class Delivered:
     def __init__(self, driver: Driver, lane: Lane, progress: Progress, lag: int) -> None:
         self._driver, self._lane, self._progress, self._lag = driver, lane, progress, lag
         self._ended = self._closed = False
-        self._asked = 0
+        self._asked = self._n_delivered = 0
         self._steps = self._steps_before = 0
         self._version: int | tuple[int, ...] | None = None
         self._episodes = EpisodeLog()
@@ -42,6 +43,7 @@ class Delivered:
     def _count_delivery(self, delivery: Delivery) -> None:
         """Count the steps and episodes of a delivery."""
         self._version = delivery.version
+        self._n_delivered += 1
         self._steps += delivery.steps
         self._episodes.add(delivery.episodes, delivery.late)
 
@@ -49,8 +51,9 @@ class Delivered:
         """Return what has been counted, as numbers and a tensor."""
         return {"version": self._version, "steps": self._steps, "episodes": pack_episodes(self._episodes.kept())}
 
-    def _continue_counts(self, saved: Mapping[str, Any]) -> None:
-        """Continue to count from what :meth:`_counts` returned."""
+    def _continue_counts(self, asked: int, saved: Mapping[str, Any]) -> None:
+        """Continue to count from ``asked`` fragments, all of which were delivered, and what :meth:`_counts` returned."""
+        self._asked = self._n_delivered = asked
         self._version, self._steps = saved["version"], saved["steps"]
         self._steps_before = self._steps
         self._episodes.add(unpack_episodes(saved["episodes"]))
@@ -130,4 +133,15 @@ class Delivered:
         """
         if not self.open:
             raise RuntimeError("the feed is closed.")
-        return self._recorder.begin(path, self._asked, None if isinstance(self._version, tuple) else self._lag)
+        return self._recorder.begin(path, self._n_delivered, None if isinstance(self._version, tuple) else self._lag)
+
+
+def stop_unreferenced(driver: Driver, recorder: Recorder, pid: int) -> None:
+    """Stop the driver of a feed that was dropped without ``close()``, unless this is a fork of the process ``pid``."""
+    if os.getpid() != pid:
+        return
+    try:
+        recorder.close()
+    finally:
+        for complaint in driver.stop():
+            warnings.warn(complaint, RuntimeWarning, stacklevel=2)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from ..collector.messages import Collecting, Delivery, Token
-from ..concurrency.channel import Closed, Failure
+from ..concurrency.channel import Failure
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, note_progress
 
@@ -135,28 +135,31 @@ class Inline(Driver):
 
     def call(self, work: Callable[[Collecting], T]) -> tuple[T, list[Delivery], list[Token]]:
         """Call ``work(collector)`` in this thread. The tokens are left as they are."""
-        with self._using_collector():
-            return work(self.collector), self._not_taken(), list(self._tokens)
+        return self._use_collector(lambda: (work(self.collector), self._not_taken(), list(self._tokens)))
 
     def _take(self) -> Delivery:
         """Collect the next fragment and return it."""
-        with self._using_collector():
-            self._gate.enter()
-            try:
-                with note_progress(self._progress):
-                    return self.collector.serve(self._tokens.popleft())
-            finally:
-                self._progress.finish_fragment()
-                self._gate.leave()
+        return self._use_collector(self._collect)
 
-    @contextmanager
-    def _using_collector(self) -> Iterator[None]:
-        """Keep other threads from the collector; at the end close it, if :meth:`stop` has left that to this thread."""
+    def _collect(self) -> Delivery:
+        try:
+            with note_progress(self._progress):
+                return self.collector.serve(self._tokens.popleft())
+        finally:
+            self._progress.finish_fragment()
+
+    def _use_collector(self, work: Callable[[], T]) -> T:
+        """Call ``work()``, while no other thread uses the collector, nor has paused it; return the result.
+
+        At the end close the collector, if :meth:`stop` has left that to this thread.
+        """
         try:
             with self._collecting:
-                if self.ended:
-                    raise Closed
-                yield
+                try:
+                    self._gate.enter()
+                    return work()
+                finally:
+                    self._gate.leave()
         finally:
             self._close_if_left()
 
@@ -166,8 +169,6 @@ class Inline(Driver):
     def stop(self) -> list[str]:
         """Close the collector; if another thread goes on using the collector, have that thread close it."""
         self._gate.close()
-        if self.ended:
-            return []
         if not self._collecting.acquire(timeout=self.stop_timeout):
             with self._handing_over:
                 self._close_after_take = True

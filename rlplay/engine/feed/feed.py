@@ -11,10 +11,10 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,12 +27,13 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Final, Fragment
 from ..memory.lane import Lane, Place
-from .delivered import Delivered
+from .delivered import Delivered, stop_unreferenced
 from .driver import Driver
 from .saved_stream import SavedStream
-from .timeline import Recorder
 
 __all__ = ["Feed"]
+
+T = TypeVar("T")
 
 
 class Feed(Delivered, Iterator[Fragment]):
@@ -64,15 +65,15 @@ class Feed(Delivered, Iterator[Fragment]):
         """Construct the feed of a driver. No fragment is asked for yet."""
         super().__init__(driver, lane, progress, lag)
         self._actor = actor
+        self._pid = os.getpid()
         self._next_lock = threading.RLock()
         self._in_next = False
         self._has_begun = False  # a feed that goes on from a saved state has asked before it begins
         self._stream = stream
         if stream.counts is not None:
-            self._asked, delivered = stream.counts
-            self._continue_counts(delivered)
+            self._continue_counts(*stream.counts)
         # called when the feed is garbage-collected and at the interpreter's exit; must not refer to the feed itself
-        self._finalizer = weakref.finalize(self, _stop_unreferenced, driver, self._recorder, os.getpid())
+        self._finalizer = weakref.finalize(self, stop_unreferenced, driver, self._recorder, self._pid)
 
     def __iter__(self) -> Feed:
         """Return the feed itself: there is one stream of fragments."""
@@ -80,19 +81,17 @@ class Feed(Delivered, Iterator[Fragment]):
 
     def __next__(self) -> Fragment:
         """Ask for the next fragment, wait for it, and return it. The caller owns it; the class lists the errors."""
-        with self._inside_next("next()"):
-            return self._next_fragment()
+        return self._alone("next()", self._next_fragment)
 
-    @contextmanager
-    def _inside_next(self, what: str) -> Iterator[None]:
-        """Keep other calls of this kind away inside the ``with`` block; refuse one that would wait for ever."""
+    def _alone(self, what: str, work: Callable[[], T]) -> T:
+        """Call ``work()`` while no other thread is inside this method; refuse a call that would wait for ever."""
         self.check_asking()
         with self._next_lock:
             if self._in_next:
                 raise RuntimeError(f"{what} was called inside next() of the same feed, as by one of its environments.")
-            self._in_next = True
             try:
-                yield
+                self._in_next = True
+                return work()
             finally:
                 self._in_next = False
 
@@ -136,6 +135,8 @@ class Feed(Delivered, Iterator[Fragment]):
                 if torch_context != collector.torch_context:
                     collector.prepare(torch_context)
             snapshot = collector.snapshot(self._actor)
+        except Closed:
+            raise
         except Exception as error:
             raise _NotAskedError(error) from error
         if not self._has_begun:
@@ -180,7 +181,10 @@ class Feed(Delivered, Iterator[Fragment]):
         complaints = self._driver.stop()
         if self._driver.ended:  # else the finalizer tries again
             self._finalizer.detach()
-        self._recorder.close()
+        try:
+            self._recorder.close()
+        except OSError as error:
+            complaints.append(f"the trace could not be written: {error}.")
         return complaints
 
     def state_dict(self, *, environments: str = "save") -> dict[str, Any]:
@@ -223,18 +227,20 @@ class Feed(Delivered, Iterator[Fragment]):
         """
         if environments not in ("save", "restart"):
             raise ValueError(f"`environments` must be 'save' or 'restart', got {environments!r}.")
+        return self._alone("state_dict()", lambda: self._save(environments))
+
+    def _save(self, environments: str) -> dict[str, Any]:
         if not self.open:
             raise RuntimeError("the feed is closed, or has ended: there is nothing left to save.")
-        with self._inside_next("state_dict()"):
-            try:
-                with torch.inference_mode(False), torch.no_grad():
-                    return self._stream.save(self._driver, self._lane, self._asked, self._counts(), environments)
-            except Closed:
-                raise RuntimeError("the feed is closed.") from None
-            except BaseException as error:
-                if self._driver.stalled or not isinstance(error, Exception):
-                    self._end_after(error)
-                raise
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return self._stream.save(self._driver, self._lane, self._asked, self._counts(), environments)
+        except Closed:
+            raise RuntimeError("the feed is closed.") from None
+        except BaseException as error:
+            if self._driver.stalled or not isinstance(error, Exception):
+                self._end_after(error)
+            raise
 
     def close(self) -> None:
         """End the feed, its thread and its processes, and close the environments that its factories made.
@@ -246,6 +252,8 @@ class Feed(Delivered, Iterator[Fragment]):
         self._close()
 
     def _close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has a copy of the memory, but neither the thread nor the processes
         self._closed = True
         self._driver.wake()
         for complaint in self._stop_driver():
@@ -281,15 +289,6 @@ class Feed(Delivered, Iterator[Fragment]):
         state = "closed" if self._closed else "ended" if self._ended else "open"
         steps = self._steps + self._episodes.known_late_steps
         return f"<Feed: {state}, {self._asked} fragments asked for, {steps} steps>"
-
-
-def _stop_unreferenced(driver: Driver, recorder: Recorder, pid: int) -> None:
-    """Stop the driver of a feed that was dropped without ``close()``."""
-    if os.getpid() != pid:
-        return  # a forked child has a copy of the memory, but neither the thread nor the processes
-    recorder.close()
-    for complaint in driver.stop():
-        warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 
 
 class _NotAskedError(Exception):

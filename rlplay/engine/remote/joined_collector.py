@@ -153,7 +153,6 @@ class JoinedCollector(ABC, Generic[C]):
         """Wait for the parts that are being collected; there are none if each fragment is made of all parts."""
         if not any(one.collecting for one in self._collectors):
             return
-        self._gate.enter()  # collecting goes on: a pause has to wait for it
         self._progress.begin("its processes")
         try:
             while awaited := [one for one in self._collectors if one.collecting]:
@@ -161,7 +160,6 @@ class JoinedCollector(ABC, Generic[C]):
                     collector.receive_fragment(answer)
         finally:
             self._progress.begin("waiting for the learner")
-            self._gate.leave()
 
     def serve(self, token: Token) -> Delivery:
         """Have one fragment collected with the token's weights, and copy it into the token's blank fragment."""

@@ -84,6 +84,7 @@ class CollectorProcesses(Collectors[CollectorProcess]):
             What went wrong in closing, to be shown to the user as warnings.
         """
         complaints: list[str] = []
+        self._gate.remove_change(self._on_gate_change)  # else the end of a pause would let the processes go on
         self._on_gate_change(True)
         for process in self:
             process.service.request_end()
@@ -91,5 +92,5 @@ class CollectorProcesses(Collectors[CollectorProcess]):
         for process in self:
             complaints += process.service.close(deadline, doing=partial(str, process.progress))
         self._listener.close()
-        self._gate.remove_callbacks(self.kill, self._on_gate_change)  # else the gate would keep the memory alive
+        self._gate.remove_give_up(self.kill)  # else the gate would keep the memory alive
         return complaints

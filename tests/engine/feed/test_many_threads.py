@@ -45,10 +45,10 @@ class Opened:
         self.feed = ENGINES[engine](self._make)
         feed = getattr(self.feed, "_feed", self.feed)
         self.gate = feed._driver._gate
-        self.gate._holders = SearchedInPython()
-        feed._episodes._kept = ReadInPython()
+        self.gate._holders = ListReadInPython()
+        feed._episodes._kept = DequeReadInPython()
         if isinstance(feed._driver, Inline):
-            feed._driver._tokens = ReadInPython()
+            feed._driver._tokens = DequeReadInPython()
         self.told, self.saved, self.delivered, self.consumed = [], [], 0, False
 
     def _make(self):
@@ -138,24 +138,19 @@ def allowed(*messages):
             raise
 
 
-class SearchedInPython(list):
-    """A list whose search lets other threads run between two entries, as it does without the interpreter lock."""
-
-    def __contains__(self, item):
-        found = False
-        for one in self:
-            select.select((), (), (), 0)  # gives the interpreter lock away for a moment
-            found = found or one == item
-        return found
-
-
-class ReadInPython(deque):
-    """A deque whose reading lets other threads run between two entries, as it does without the interpreter lock."""
+class ReadInPython:
+    """Reading lets other threads run between two entries, as it does without the interpreter lock."""
 
     def __iter__(self):
         for item in super().__iter__():
-            select.select((), (), (), 0)
+            select.select((), (), (), 0)  # gives the interpreter lock away for a moment
             yield item
+
+
+class ListReadInPython(ReadInPython, list): ...
+
+
+class DequeReadInPython(ReadInPython, deque): ...
 
 
 def assert_no_gap(trace):
@@ -207,7 +202,7 @@ def test_a_thread_that_has_paused_knows_it_while_others_pause_and_go_on():
             assert not gate.is_held_by_this_thread()
 
     gate = Gate()
-    gate._holders = SearchedInPython()
+    gate._holders = ListReadInPython()
     at_once(pause, pause, pause)
     assert not gate.shut
 
