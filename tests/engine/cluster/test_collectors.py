@@ -358,6 +358,22 @@ def test_a_collector_that_died_before_its_state_was_asked_for_is_made_anew(ray):
         assert_same_bytes(expected[1:], [next(feed) for _ in range(3)])
 
 
+def test_a_pause_in_the_midst_of_a_save_leaves_the_gate_as_it_was(ray):
+    blocker = ThreadBlocker()
+    with cluster.rollout(ScriptedEnv, ScriptedActor(), T, 1, 1, lag=0) as feed:
+        next(feed)
+        collector = ray.actors[0].object
+        save = collector.state_dict
+        collector.state_dict = lambda *args: blocker() or save(*args)
+        saving = InThread(feed.state_dict)
+        blocker.entered.wait()
+        with feed.pause():
+            until(lambda: feed._driver._gate._change._waiters)
+            blocker.release.set()
+        assert saving.wait().value["asked"] == 1
+        assert not feed._driver._gate._collecting
+
+
 # no progress
 
 
