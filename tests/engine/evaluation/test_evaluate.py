@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import gym
 import gymnasium
@@ -186,6 +187,16 @@ class Late(Ender):
 def test_background_evaluation_refuses_wrong_arguments_at_the_call(wrong):
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         background(**{"factory": Ender, "actor": Leaning(), "n_envs": 1, **wrong})
+
+
+def test_a_seed_that_a_factory_has_bound_is_respected_in_background_evaluation():
+    def make(seed):
+        return Countdown(seed if seed < 9 else 2)
+
+    with background(partial(make, seed=3), Leaning(), 2) as examiner:
+        assert next(examiner).tolist() == [6.0, 6.0]  # 1 + 2 + 3
+    with background(make, Leaning(), 2) as examiner:
+        assert next(examiner).tolist() == [3.0, 3.0]
 
 
 # evaluation beside a feed
