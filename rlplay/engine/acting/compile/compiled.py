@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .... import nested
 from ....nested import Nested
+from ....process_state import global_generator_kept
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane
 from ...memory.slot import GroupBlocks
@@ -240,7 +241,7 @@ class CompiledBehaviour(Behaviour):
 
     def _traced_keys(self, modes: Modes) -> list[Any]:
         """Trace the step as the twin is now; return the keys of the graphs."""
-        with torch.random.fork_rng([]):
+        with global_generator_kept(torch.device("cpu")):
             return keys_of(self._traced(modes))
 
     def _trace_all(self, variant: Variant) -> None:
@@ -249,7 +250,7 @@ class CompiledBehaviour(Behaviour):
         if self._eager_for_ever:
             return
         try:
-            with torch.random.fork_rng([]):
+            with global_generator_kept(torch.device("cpu")):
                 self._graphs[variant] = self._traced(variant[0])
         except NoGraph as error:
             self._refusals[variant] = str(error)
