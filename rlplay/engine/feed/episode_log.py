@@ -55,9 +55,9 @@ class EpisodeLog:
             return
         self._n_added += len(episodes)
         self._arrays.append((self._n_added, episodes))
-        with suppress(IndexError):  # another thread has taken them meanwhile
-            while self._n_added - self._arrays[0][0] >= _KEPT_EPISODES:
-                self._arrays.popleft()
+        with suppress(IndexError, ValueError):  # another thread has taken them meanwhile
+            while self._n_added - (oldest := self._arrays[0])[0] >= _KEPT_EPISODES:
+                self._arrays.remove(oldest)  # not `popleft`, which would drop the next ones
 
     def late_steps(self) -> int:
         """Return how many valid transitions the fragments have had whose number came late. May wait for a device."""
