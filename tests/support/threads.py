@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 
 LONG = 60  # seconds until a test gives up waiting; the machine may be slow
 
@@ -26,6 +28,26 @@ class InThread(threading.Thread):
         self.join(LONG)
         assert not self.is_alive()
         return self
+
+
+def interrupted(call, module, between):
+    """Call a function; call ``between`` before every line that it runs in files whose path ends with ``module``."""
+
+    def trace(frame, event, arg):
+        if not Path(frame.f_code.co_filename).match(module):
+            return None
+        if event == "line":
+            sys.settrace(None)
+            between()
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return call()
+    finally:
+        sys.settrace(before)
 
 
 def until(condition):

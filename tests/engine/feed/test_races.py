@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,27 +23,7 @@ from rlplay.engine.rollout import episodic, same, threaded
 from rlplay.engine.tensors.ends import EpisodeArrays
 
 from ...support.scripted import ScriptedActor, ScriptedEnv
-from ...support.threads import InThread
-
-
-def interrupted(call, module, between):
-    """Call a function; call ``between`` before every line that it runs in files whose path ends with ``module``."""
-
-    def trace(frame, event, arg):
-        if not Path(frame.f_code.co_filename).match(module):
-            return None
-        if event == "line":
-            sys.settrace(None)
-            between()
-            sys.settrace(trace)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return call()
-    finally:
-        sys.settrace(before)
+from ...support.threads import InThread, interrupted
 
 
 def envs():
