@@ -248,5 +248,6 @@ class SharedProgress(Progress):
         intact = min(max(first, self._n_written - self._CAPACITY), n_written)  # those before were overwritten meanwhile
         for kind, start, end in spans[intact - first :]:
             self._local_log.append((int(kind), start, end))
-        lost, self._n_read = intact - self._n_read, n_written
+        lost: int = intact - self._n_read
+        self._n_read = n_written
         return lost
