@@ -43,8 +43,8 @@ ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
     "threading": {
-        *("process_state", "engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool", "engine.feed"),
-        *("engine.cluster.reported_progress", "testing"),
+        *("process_state", "checkpoint", "engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool"),
+        *("engine.cluster.reported_progress", "engine.feed", "testing"),
     },
     "gym": {"zoo.gym_or_gymnasium"},
     "gymnasium": {"zoo.gym_or_gymnasium", "benchmark.works"},

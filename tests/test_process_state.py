@@ -2,7 +2,6 @@
 
 import gc
 import random
-import threading
 import warnings
 
 import pytest
@@ -14,25 +13,9 @@ from rlplay.engine.feed.options import seed_of
 from rlplay.engine.rollout import same
 from rlplay.process_state import compiling, garbage_collector_off, generators_held, global_generator_kept
 from tests.support.scripted import ScriptedActor, ScriptedEnv
-from tests.support.threads import InThread, ThreadBlocker, until
+from tests.support.threads import InThread, TellingLock, ThreadBlocker, until
 
 CPU = torch.device("cpu")
-
-
-class TellingLock:
-    """A reentrant lock; `awaited` is set once a thread has to wait for it."""
-
-    def __init__(self):
-        self._lock, self.awaited = threading.RLock(), threading.Event()
-
-    def acquire(self, timeout):
-        if self._lock.acquire(blocking=False):
-            return True
-        self.awaited.set()
-        return self._lock.acquire(timeout=timeout)
-
-    def release(self):
-        self._lock.release()
 
 
 @pytest.fixture

@@ -67,6 +67,28 @@ def all_tokens_used_up(feed):
     until(lambda: feed._driver._deliveries._queue.qsize() == feed._lag)
 
 
+class TellingLock:
+    """A reentrant lock; `awaited` is set once a thread has to wait for it."""
+
+    def __init__(self):
+        self._lock, self.awaited = threading.RLock(), threading.Event()
+
+    def acquire(self, timeout=-1):
+        if self._lock.acquire(blocking=False):
+            return True
+        self.awaited.set()
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self):
+        self._lock.release()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *exception):
+        self.release()
+
+
 class ThreadBlocker:
     """A callable that sets `entered`, and blocks the calling thread until `release` is set."""
 
