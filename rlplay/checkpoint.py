@@ -11,6 +11,7 @@ A new checkpoint is written beside the old one, and then takes its name. Imports
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +21,14 @@ import torch
 
 __all__ = ["load", "save"]
 
+_saving = threading.RLock()
+
 
 def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) -> None:
     """Write a checkpoint, so that a kill at any moment leaves the old one or the new one.
 
     The file is on the disk before it takes its name, so this holds for a power failure too; its name may get there some
-    seconds later. Only one process may save to a path at a time.
+    seconds later. Only one process may save to a path at a time; threads of a process save one after another.
 
     Parameters
     ----------
@@ -55,16 +58,17 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
         raise ValueError(f"`keep` must be at least 1, got {keep}: the new checkpoint is one of them.")
     path = Path(path)
     beside = path.with_name(f".{path.name}.new")
-    try:
-        with beside.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        _keep_earlier(path, keep)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with _saving:
+        try:
+            with beside.open("wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            _keep_earlier(path, keep)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rlplay import checkpoint
+from tests.support.threads import InThread, TellingLock, until
 
 SAVES_FOR_EVER = """
 import sys, torch
@@ -78,6 +79,23 @@ def test_what_cannot_be_saved_leaves_the_old_one(tmp_path):
         checkpoint.save(path, {"k": lambda: 0})
     assert names_in(tmp_path) == ["run.pt"]
     assert checkpoint.load(path) == {"k": 0}
+
+
+def test_two_threads_that_save_to_one_path_leave_both_checkpoints(tmp_path, monkeypatch):
+    def save_slowly(state, file):
+        if not others:  # another thread begins to save while the file of this one is half written
+            others.append(InThread(lambda: checkpoint.save(path, {"k": 1})))
+            until(lambda: lock.awaited.is_set() or not others[0].is_alive())
+        really(state, file)
+
+    path, others, lock, really = tmp_path / "run.pt", [], TellingLock(), torch.save
+    monkeypatch.setattr(checkpoint, "_saving", lock)
+    monkeypatch.setattr(torch, "save", save_slowly)
+    checkpoint.save(path, {"k": 0})
+    assert others[0].wait().error is None
+    assert names_in(tmp_path) == ["run.pt", "run.pt.1"]
+    assert checkpoint.load(path) == {"k": 1}
+    assert checkpoint.load(tmp_path / "run.pt.1") == {"k": 0}
 
 
 def test_wrong_arguments_are_refused(tmp_path):

@@ -17,7 +17,7 @@ LAYERS = """
     engine.concurrency
     engine.envs
     engine.stepping
-    dtypes sampling checkpoint
+    dtypes sampling checkpoint process_state
     engine.core
     engine.memory
     engine.acting
@@ -42,7 +42,10 @@ WITHOUT_TORCH = ("nested", "interpreter", "engine.concurrency", "engine.envs", "
 ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
-    "threading": {"engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool", "engine.feed", "testing"},
+    "threading": {
+        *("process_state", "checkpoint", "engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool"),
+        *("engine.cluster.reported_progress", "engine.feed", "testing"),
+    },
     "gym": {"zoo.gym_or_gymnasium"},
     "gymnasium": {"zoo.gym_or_gymnasium", "benchmark.works"},
     "matplotlib": {"plotting"},

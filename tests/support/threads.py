@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 
 LONG = 60  # seconds until a test gives up waiting; the machine may be slow
 
@@ -28,6 +30,26 @@ class InThread(threading.Thread):
         return self
 
 
+def interrupted(call, module, between):
+    """Call a function; call ``between`` before every line that it runs in files whose path ends with ``module``."""
+
+    def trace(frame, event, arg):
+        if not Path(frame.f_code.co_filename).match(module):
+            return None
+        if event == "line":
+            sys.settrace(None)
+            between()
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return call()
+    finally:
+        sys.settrace(before)
+
+
 def until(condition):
     """Poll a condition, once a millisecond, until it is true: for changes in other threads or processes."""
     for _ in range(1000 * LONG):
@@ -43,6 +65,28 @@ def all_tokens_used_up(feed):
     What the collector does at one moment does not tell: it also waits between two tokens.
     """
     until(lambda: feed._driver._deliveries._queue.qsize() == feed._lag)
+
+
+class TellingLock:
+    """A reentrant lock; `awaited` is set once a thread has to wait for it."""
+
+    def __init__(self):
+        self._lock, self.awaited = threading.RLock(), threading.Event()
+
+    def acquire(self, timeout=-1):
+        if self._lock.acquire(blocking=False):
+            return True
+        self.awaited.set()
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self):
+        self._lock.release()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *exception):
+        self.release()
 
 
 class ThreadBlocker:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ... import nested
 from ...nested import Nested
+from ...process_state import global_generator_kept
 from ..core import BaseActorModule, State
 from ..envs.spaces import along
 from ..memory.lane import Lane, Place
@@ -27,7 +28,6 @@ from .fast_modules import fast_step, make_fast
 from .group import Group
 from .independence import keeps_nothing
 from .snapshot import Snapshot
-from .torch_context import global_generator_kept
 
 __all__ = ["Behaviour", "Snapshot"]
 

@@ -8,11 +8,11 @@ import torch
 
 from ... import nested
 from ...nested import Nested
+from ...process_state import global_generator_kept
 from ..core import BaseActorModule, State
 from .compile.fingerprint import fingerprints
 from .compile.step_checks import no_foreign_draws
 from .copying.copy_actor import copy_actor
-from .torch_context import global_generator_kept
 
 __all__ = ["keeps_nothing"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["TorchContext", "TorchDefaults", "global_generator_kept"]
+__all__ = ["TorchContext", "TorchDefaults"]
 
 _AUTOCAST_KINDS = ("cpu", "cuda", "xpu", "mps")
 """The types of device for which environments must not inherit autocast."""
@@ -162,10 +162,3 @@ class TorchContext:
 def _enabled_kinds() -> list[str]:
     """Return the types of device for which autocast is enabled in the calling thread."""
     return [kind for kind in _AUTOCAST_KINDS if torch.is_autocast_enabled(kind)]
-
-
-@contextmanager
-def global_generator_kept(device: torch.device) -> Iterator[None]:
-    """Restore torch's global random generators (of the CPU, and of ``device``) at the end of the block."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
+from math import inf
+from time import monotonic
 from typing import Any, NamedTuple
 
 from ..concurrency.progress import Progress
@@ -24,39 +27,52 @@ class Report(NamedTuple):
     row: int
     fragment: int
     seconds: list[float]
+    at: float
+    """When it was made, by a clock of the collector's machine."""
 
     @classmethod
     def of(cls, progress: Progress) -> Report:
         """Read the progress of a collector in this process; in any thread."""
-        return cls(progress.doing, progress.env, progress.row, progress.fragment, progress.elapsed())
+        at = monotonic()
+        return cls(progress.doing, progress.env, progress.row, progress.fragment, progress.elapsed(), at)
 
 
 class ReportedProgress(Progress):
     """What was last reported of a collector elsewhere. It asks for a report whenever it is looked at.
 
     Reports also come with each fragment and with each error. No spans of a trace are among them, since the clocks of
-    different machines do not agree.
+    different machines do not agree. Reports may arrive in several threads; one that is older than the last is ignored.
     """
 
-    __slots__ = ("_ask", "_before", "_report")
+    __slots__ = ("_ask", "_before", "_latest", "_noting", "_report")
 
     def __init__(self, ask: Callable[[], Future[Report]]) -> None:
         """Take the function that asks for a report; it may raise, and the report may fail to come."""
         super().__init__()
         self._ask = ask
-        self._report: Future[Report] | None = None
+        self._noting = threading.RLock()  # reentrant: a finalizer may word a message in any thread
+        self._report: tuple[list[float], Future[Report]] | None = None
+        """A report that has been asked for, after the ``_before`` of the collector that was asked."""
         self._before = list(self.seconds)
+        """The seconds of the collectors before this one; another list for each collector."""
+        self._latest = -inf
 
     def begin_anew(self, doing: str) -> None:
         """Begin with a new collector, which counts its seconds from zero."""
-        self._report, self._before = None, list(self.seconds)
-        self.doing, self.env, self.row = doing, -1, 0
+        with self._noting:
+            self._report, self._before, self._latest = None, list(self.seconds), -inf
+            self.doing, self.env, self.row = doing, -1, 0
 
     def load(self, report: Report) -> None:
-        """Note a report."""
-        self._report = None
-        self.doing, self.env, self.row, self.fragment, seconds = report
-        self.seconds = [before + new for before, new in zip(self._before, seconds, strict=True)]
+        """Note a report of the present collector, unless it is older than the last one."""
+        self._note(report, self._before)
+
+    def _note(self, report: Report, before: list[float]) -> None:
+        with self._noting:
+            if before is self._before and report.at >= self._latest:
+                self._report = None
+                self.doing, self.env, self.row, self.fragment, seconds, self._latest = report
+                self.seconds = [earlier + new for earlier, new in zip(before, seconds, strict=True)]
 
     def state(self) -> tuple[Any, ...]:
         """Return a value that differs from earlier ones as soon as there is progress."""
@@ -69,10 +85,10 @@ class ReportedProgress(Progress):
 
     def _look(self, patience: float) -> None:
         """Note the report that was asked for, if it comes within some seconds; ask for one if none is under way."""
-        report, self._report = self._report, None
+        asked, self._report = self._report, None
         with suppress(Exception):  # the collector has died, or Ray has: whoever waits for a fragment is told
-            report = report or self._ask()
+            before, report = asked = asked or (self._before, self._ask())
             try:
-                self.load(report.result(patience))
+                self._note(report.result(patience), before)
             except NotYet:
-                self._report = report
+                self._report = asked

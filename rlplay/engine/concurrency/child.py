@@ -122,6 +122,11 @@ class Child:
         """The number of the process, and of its process group."""
         return self._process.pid
 
+    @property
+    def released(self) -> bool:
+        """Whether :meth:`close` has waited for the end of the process."""
+        return not self._fds
+
     def describe_end(self) -> str:
         """Return how the process ended, for a message; wait a few seconds for its end."""
         self._end_told = True

@@ -161,10 +161,10 @@ class SharedProgress(Progress):
     """
 
     _CAPACITY = 2**15
-    """How many spans fit into the ring buffer; it should hold those of a fragment."""
+    """How many spans the ring buffer keeps, beside one that is being written; it should hold those of a fragment."""
     _HEADER = 8 + len(KINDS)
     """Numbers (of 8 bytes) before the ring buffer: eight integers, then the seconds of each kind of work."""
-    SIZE = 8 * (_HEADER + 3 * _CAPACITY)
+    SIZE = 8 * (_HEADER + 3 * (_CAPACITY + 1))
     """Size in bytes."""
 
     _ACTIVITIES = (
@@ -227,9 +227,12 @@ class SharedProgress(Progress):
     def append(self, span: tuple[int, float, float]) -> None:
         """Write a span into the ring buffer."""
         k = self._integers[6]
-        at = 3 * (k % self._CAPACITY)
+        at = self._place(k)
         self._ring[at], self._ring[at + 1], self._ring[at + 2] = span
         self._integers[6] = k + 1
+
+    def _place(self, k: int) -> int:
+        return 3 * (k % (self._CAPACITY + 1))
 
     def log_to(self, log: Log | None) -> None:
         """Append to ``log``, whenever :meth:`drain` is called, the spans that end in the other process from now on."""
@@ -240,7 +243,11 @@ class SharedProgress(Progress):
         """Move the spans of the other process into the log; return how many were overwritten before they were read."""
         n_written: int = self._n_written
         first = max(self._n_read, n_written - self._CAPACITY)
-        lost, self._n_read = first - self._n_read, n_written
-        for at in (3 * (k % self._CAPACITY) for k in range(first, n_written)):
-            self._local_log.append((int(self._ring[at]), self._ring[at + 1], self._ring[at + 2]))
+        ring, places = self._ring, map(self._place, range(first, n_written))
+        spans = [(ring[at], ring[at + 1], ring[at + 2]) for at in places]
+        intact = min(max(first, self._n_written - self._CAPACITY), n_written)  # those before were overwritten meanwhile
+        for kind, start, end in spans[intact - first :]:
+            self._local_log.append((int(kind), start, end))
+        lost: int = intact - self._n_read
+        self._n_read = n_written
         return lost

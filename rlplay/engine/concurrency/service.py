@@ -238,7 +238,7 @@ class ServiceProcess(Child):
         """Have the service closed after the request under way, or when it pauses, and wait for the process's end.
 
         Answers that arrive are ignored. The process and its process group are killed when ``monotonic()`` reaches the
-        deadline, by default in ``grace`` seconds.
+        deadline, by default in ``grace`` seconds; at once after an interrupt. May be called repeatedly.
 
         Parameters
         ----------
@@ -250,13 +250,19 @@ class ServiceProcess(Child):
         list of str
             What went wrong in closing, to be shown to the user as warnings.
         """
+        if self.released:
+            return []
         deadline = monotonic() + self.grace if deadline is None else deadline
-        self.request_end()
-        with suppress(Disconnected):
-            while not self._closed and self.wait_readable(deadline - monotonic()):
-                kind, data = self._receive()
-                if kind == CLOSED:
-                    self._complaints, self._closed = pickle.loads(data), True
+        try:
+            self.request_end()
+            with suppress(Disconnected):
+                while not self._closed and self.wait_readable(deadline - monotonic()):
+                    kind, data = self._receive()
+                    if kind == CLOSED:
+                        self._complaints, self._closed = pickle.loads(data), True
+        except BaseException:
+            super().close(0.0)
+            raise
         complaints, self._complaints = self._complaints, []
         return complaints + super().close(deadline, doing=lambda: self._what_remains() or doing())
 

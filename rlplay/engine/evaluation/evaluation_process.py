@@ -17,7 +17,7 @@ from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule
-from ..envs.dialects import takes
+from ..envs.dialects import make_environment
 from ..envs.make import seeds_of
 from ..envs.rows import Array
 from ..remote.shared_fragment import SharedWeights
@@ -63,8 +63,7 @@ class EvaluationService:
                 self._progress.doing = "env.make"
                 for j, env_seed in enumerate(seeds_of(spec.seed, spec.n_envs)):
                     self._progress.env = j
-                    env = spec.factory(seed=env_seed) if takes(spec.factory, "seed") else spec.factory()
-                    self._envs.append(env)
+                    self._envs.append(make_environment(spec.factory, env_seed))
         except BaseException as error:
             for complaint in self.close():
                 add_note(error, complaint)

@@ -38,12 +38,17 @@ class Examiner(Iterator[Array]):
     - RuntimeError if the process has died (the message names the signal) or is closed;
     - TimeoutError if the process makes no progress.
 
-    After an error the examiner is closed. It also ends with its last reference, and with the interpreter.
+    After an error the examiner is closed. It also ends with its last reference, and with the interpreter. After an
+    interrupt (KeyboardInterrupt) ``next()`` may be called again, unless a message was on its way at that moment: then
+    the examiner is closed, too.
     """
 
     def __init__(self, actor: BaseActorModule, timeout: float, start_timeout: float, spec: EvaluationSpec) -> None:
         """Start the process, wait until it has made its environments, and start the first evaluation."""
         self._actor, self._timeout, self._closed = actor, timeout, False
+        self._under_way = False  # whether an evaluation has been requested whose result has not arrived
+        self._result: Any = None  # what has arrived, and `next()` has not returned
+        self._exchanging = False  # whether a message is being sent or received
         with torch.inference_mode(False):
             self._behaviour = Behaviour(actor, lane_between("cpu", "cpu", home_of(actor)))
         name, copy = "the evaluation process", self._behaviour.to_send
@@ -57,8 +62,9 @@ class Examiner(Iterator[Array]):
         finally:
             os.close(fd)
         self._child.link.on_transfer = self._progress.note_transfer
+        self._pid = os.getpid()
         # called when the examiner is garbage-collected and at the interpreter's exit; must not refer to the examiner
-        self._finalizer = weakref.finalize(self, _end_unreferenced, self._child, self._progress, os.getpid())
+        self._finalizer = weakref.finalize(self, _end_unreferenced, self._child, self._progress, self._pid)
         try:
             self._receive(start_timeout)
             with torch.inference_mode(False):  # the shared memory is written to later
@@ -78,13 +84,16 @@ class Examiner(Iterator[Array]):
         if self._closed:
             raise RuntimeError("the evaluation process is closed.")
         try:
-            returns: Array = self._receive(self._timeout)
-            self._start_evaluation()
-        except KeyboardInterrupt:  # the evaluation goes on, so `next()` may be called again
-            raise
+            if self._result is None:
+                self._receive(self._timeout)
+            if not self._under_way:
+                self._start_evaluation()
         except BaseException as error:
-            self._end_after(error)
+            if self._exchanging or not isinstance(error, KeyboardInterrupt):
+                self._end_after(error)
             raise
+        returns: Array = self._result
+        self._result = None
         return returns
 
     def close(self) -> None:
@@ -105,7 +114,9 @@ class Examiner(Iterator[Array]):
 
     def _end(self) -> list[str]:
         self._closed = True
-        return _end(self._child, self._progress) if self._finalizer.detach() is not None else []
+        complaints = _end(self._child, self._progress, self._pid)
+        self._finalizer.detach()
+        return complaints
 
     def __enter__(self) -> Examiner:
         """Return the examiner itself."""
@@ -121,7 +132,9 @@ class Examiner(Iterator[Array]):
             snapshot = self._behaviour.publish(self._actor)
             for shared, weight in zip(self._shared, snapshot.weights, strict=True):
                 shared.copy_(weight)
+        self._exchanging = True  # an interrupt leaves it True, since a part of the message may have been sent
         self._child.request("play", snapshot.plain)
+        self._under_way, self._exchanging = True, False
 
     def _share_weights(self) -> list[Tensor]:
         """Allocate the memory that weights are passed in, and request that the process maps it."""
@@ -133,28 +146,30 @@ class Examiner(Iterator[Array]):
         finally:
             os.close(fd)
 
-    def _receive(self, timeout: float) -> Any:
-        """Wait for an answer for as long as there is progress."""
+    def _receive(self, timeout: float) -> None:
+        """Wait for an answer for as long as there is progress; keep what it brings as the result."""
         watchdog = Watchdog(self._progress, timeout, lambda: f"{self._child.name}: {self._progress}")
         while True:
             if self._child.wait_readable(watchdog.interval):
-                kind, value = self._child.receive()
+                self._exchanging = True
+                kind, self._result = self._child.receive()
+                self._under_way, self._exchanging = self._under_way and kind == PARTIAL, False
                 if kind != PARTIAL:
-                    return value
+                    return
             watchdog.check()
 
 
-def _end(child: ServiceProcess, progress: SharedProgress) -> list[str]:
+def _end(child: ServiceProcess, progress: SharedProgress, pid: int) -> list[str]:
     """Stop the evaluation at its next step and end the process; return what went wrong."""
+    if os.getpid() != pid:
+        return []  # a forked child has a copy of the memory, but the process is its parent's
     progress.halt(True)
     return child.close(doing=lambda: str(progress))
 
 
 def _end_unreferenced(child: ServiceProcess, progress: SharedProgress, pid: int) -> None:
     """End the process of an examiner that was dropped without ``close()``."""
-    if os.getpid() != pid:
-        return  # a forked child has a copy of the memory, but the process is its parent's
-    for complaint in _end(child, progress):
+    for complaint in _end(child, progress, pid):
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
 
 

@@ -39,9 +39,15 @@ class EpisodeLog:
         self._late: deque[Late] = deque()
         self.known_late_steps = 0
         self._reading = threading.Lock()  # of `_late`, so that episodes stay in order
+        self._error: Exception | None = None
 
     def add(self, episodes: Collection[Episode], late: Late | None = None) -> None:
-        """Append some episodes, or those of a fragment that are still on their way to the host."""
+        """Append some episodes, or those of a fragment that are still on their way to the host.
+
+        Raises what came late instead of episodes, also if it was raised before, in whichever thread asked for them.
+        """
+        if self._error is not None:
+            raise self._error
         if isinstance(episodes, list):
             self._kept.extend(episodes)
         else:
@@ -55,9 +61,9 @@ class EpisodeLog:
             return
         self._n_added += len(episodes)
         self._arrays.append((self._n_added, episodes))
-        with suppress(IndexError):  # another thread has taken them meanwhile
-            while self._n_added - self._arrays[0][0] >= _KEPT_EPISODES:
-                self._arrays.popleft()
+        with suppress(IndexError, ValueError):  # another thread has taken them meanwhile
+            while self._n_added - (oldest := self._arrays[0])[0] >= _KEPT_EPISODES:
+                self._arrays.remove(oldest)  # not `popleft`, which would drop the next ones
 
     def late_steps(self) -> int:
         """Return how many valid transitions the fragments have had whose number came late. May wait for a device."""
@@ -70,7 +76,11 @@ class EpisodeLog:
             return
         with self._reading:
             while len(self._late) > left:
-                episodes, steps = self._late.popleft().result()
+                try:
+                    episodes, steps = self._late.popleft().result()
+                except Exception as error:
+                    self._error = error
+                    raise
                 self._add_arrays(episodes)
                 self.known_late_steps += steps
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from ...process_state import draw_seed
 from ..acting.group import split
 from ..collector.messages import Plan
 from ..envs.autoreset import AUTORESET_MODES
@@ -251,7 +252,7 @@ def seed_of(seed: int | None) -> int:
         If the seed is no integer, or is negative.
     """
     if seed is None:
-        return int(torch.randint(2**63 - 1, (), device="cpu"))
+        return draw_seed()
     at_least("seed", seed, 0)
     return int(seed)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
+
+from ...process_state import garbage_collector_off
 
 __all__ = ["GraphCapture"]
 
@@ -37,7 +38,8 @@ class GraphCapture:
 
         The capture runs in a stream of its own: a capture that fails invalidates its stream, and the current stream
         stays usable. Nothing else has run in that stream, so cuBLAS allocates its workspace in the pool of the graphs,
-        where no other code can release it.
+        where no other code can release it. The garbage collector is off: an object that it finalizes may call CUDA,
+        which can invalidate a capture.
 
         Up to torch 2.12 no other thread can draw from the device's global generator during the capture.
         """
@@ -47,7 +49,7 @@ class GraphCapture:
             self._capturing[key] = _Capturing(own, torch.cuda.graph_pool_handle())
         stream, pool = self._capturing[key]
         stream.wait_stream(here)
-        with torch.cuda.stream(stream), _garbage_collector_off():
+        with torch.cuda.stream(stream), garbage_collector_off():
             graph = _registered(generators)
             try:
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
@@ -86,15 +88,3 @@ def _registered(generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:
         # torch takes no instance of a subclass: this is a plain generator with the same state
         graph.register_generator_state(generator.graphsafe_get_state())
     return graph
-
-
-@contextmanager
-def _garbage_collector_off() -> Iterator[None]:
-    """Turn the garbage collector off: an object that it finalizes may call CUDA, which can invalidate a capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -84,6 +84,12 @@ class PoolMemory:
         """Return the progress of a worker: its own process writes it, the collector's process reads it."""
         return SharedProgress(self._progresses[number])
 
+    def note_told(self, entries: Entries) -> None:
+        """Note which entries have been told; in a worker's process. Only ones are written, since others write too."""
+        for k, entry in enumerate(entries.entries):
+            if entry.name not in entries.untold:
+                self.told[k] = 1
+
 
 class WorkerService:
     """Makes and resets the environments of a worker process, and steps them."""
@@ -114,8 +120,7 @@ class WorkerService:
             self._memory.ret[k], self._memory.length[k] = episode.ret, episode.length
         if len(self._entries.untold) != self._n_untold:
             self._n_untold = len(self._entries.untold)
-            for k, entry in enumerate(self._entries.entries):
-                self._memory.told[k] |= entry.name not in self._entries.untold
+            self._memory.note_told(self._entries)
 
     def save_state(self, whole: bool) -> list[list[dict[str, Any]]]:
         """Return for each share the state of each of its environments."""

@@ -410,18 +410,44 @@ def test_a_report_is_progress_and_a_message_waits_for_it():
     first = progress.state()
     assert progress.state() == first
     assert len(asked) == 1  # the report is still under way
-    asked[0].set_result(Report("env.step", 3, 7, 2, [1.0] * 6))
+    asked[0].set_result(Report("env.step", 3, 7, 2, [1.0] * 6, 10.0))
     assert progress.state() != first
     assert str(progress).startswith("environment 3, in env.step, at step 7 of fragment 2")
     assert progress.seconds == [1.0] * 6
     progress.begin_anew("starting")
-    progress.load(Report("env.step", 3, 7, 2, [0.5] * 6))
+    progress.load(Report("env.step", 3, 7, 2, [0.5] * 6, 5.0))
     assert progress.seconds == [1.5] * 6
 
     def fail():
         raise RuntimeError("Ray has ended")
 
     assert "in starting" in str(ReportedProgress(fail))
+
+
+def test_a_report_that_arrives_late_takes_nothing_back():
+    def report(k, at):
+        return Report("env.step", 3, k, 2, [float(k)] * 6, at)
+
+    asked = []
+    progress = ReportedProgress(lambda: asked.append(Future()) or asked[-1])
+    progress.state()
+    asked[0].set_result(report(1, at=10.0))
+    progress.load(report(2, at=11.0))
+    assert progress.seconds == [2.0] * 6
+    progress._report = progress._before, asked[0]  # a thread had taken it before the newer one was noted
+    progress.state()
+    assert (progress.seconds, progress.row) == ([2.0] * 6, 2)
+
+
+def test_a_report_of_a_collector_that_has_died_is_not_counted_for_the_next_one():
+    class ReportOfTheDying(Future):
+        def result(self, timeout=None):
+            progress.begin_anew("starting")  # in another thread, while this one waits
+            return Report("env.step", 3, 7, 2, [1.0] * 6, 10.0)
+
+    progress = ReportedProgress(ReportOfTheDying)
+    assert "in starting" in str(progress)
+    assert progress.seconds == [0.0] * 6
 
 
 # pauses and ends

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from functools import partial
 
 import gym
 import gymnasium
@@ -13,6 +15,7 @@ from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, same, threaded
 from rlplay.engine.rollout.evaluate import background, evaluate
+from tests.support.threads import until
 
 
 class GreedyInEvalMode(BaseActorModule):
@@ -182,10 +185,88 @@ class Late(Ender):
         return super().step(self.stepno == 3)
 
 
+def interrupted(function, *, after):
+    """Return a function that raises KeyboardInterrupt at its first call, before or after it does what it does."""
+    calls = []
+
+    def call(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            return function(*args)
+        if after:
+            function(*args)
+        raise KeyboardInterrupt
+
+    return call
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the request", "after the request"])
+def test_no_result_is_lost_if_an_interrupt_comes_between_it_and_the_next_evaluation(after, monkeypatch):
+    actor = Leaning()
+    with background(Ender, actor, 1, timeout=5.0) as examiner:
+        assert next(examiner).tolist() == [10.0]
+        monkeypatch.setattr(examiner, "_start_evaluation", interrupted(examiner._start_evaluation, after=after))
+        with pytest.raises(KeyboardInterrupt):
+            next(examiner)
+        with torch.no_grad():
+            actor.lean.fill_(1.0)
+        assert next(examiner).tolist() == [10.0]
+        if after:
+            assert next(examiner).tolist() == [10.0]
+        assert next(examiner).tolist() == [1.0]
+
+
+def test_an_interrupt_while_an_evaluation_is_requested_closes_the_examiner(monkeypatch):
+    with background(Ender, Leaning(), 1) as examiner:
+        monkeypatch.setattr(examiner._child.link, "write_object", interrupted(lambda thing: None, after=False))
+        with pytest.raises(KeyboardInterrupt):
+            next(examiner)
+        assert examiner._child._process.poll() is not None
+        with pytest.raises(RuntimeError, match="closed"):
+            next(examiner)
+
+
+class Stuck(Ender):
+    def step(self, action):
+        threading.Event().wait()
+
+
+def test_an_interrupt_while_close_waits_for_a_stuck_environment_kills_the_process(monkeypatch):
+    examiner = background(Stuck, Leaning(), 1)
+    until(lambda: "env.step" in str(examiner._progress))
+    monkeypatch.setattr(examiner._child, "wait_readable", interrupted(examiner._child.wait_readable, after=False))
+    with pytest.raises(KeyboardInterrupt):
+        examiner.close()
+    assert examiner._child._process.poll() == -signal.SIGKILL
+    examiner.close()
+    assert not examiner._finalizer.alive
+
+
+def test_the_end_of_an_examiner_in_a_forked_child_leaves_the_process_of_the_parent_alone(monkeypatch):
+    examiner = background(Ender, Leaning(), 1)
+    child = os.getpid() + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: child)
+        examiner.close()
+    assert not examiner._progress.halted
+    assert examiner._child._process.poll() is None
+    assert examiner._child.close() == []
+
+
 @pytest.mark.parametrize("wrong", [{"n_envs": 0}, {"n_steps": 0}, {"threads": 0}, {"factory": None}])
 def test_background_evaluation_refuses_wrong_arguments_at_the_call(wrong):
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         background(**{"factory": Ender, "actor": Leaning(), "n_envs": 1, **wrong})
+
+
+def test_a_seed_that_a_factory_has_bound_is_respected_in_background_evaluation():
+    def make(seed):
+        return Countdown(seed if seed < 9 else 2)
+
+    with background(partial(make, seed=3), Leaning(), 2) as examiner:
+        assert next(examiner).tolist() == [6.0, 6.0]  # 1 + 2 + 3
+    with background(make, Leaning(), 2) as examiner:
+        assert next(examiner).tolist() == [3.0, 3.0]
 
 
 # evaluation beside a feed

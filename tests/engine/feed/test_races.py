@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlplay.engine.concurrency.channel import Closed
@@ -21,29 +20,10 @@ from rlplay.engine.feed.episode_log import EpisodeLog
 from rlplay.engine.feed.timeline import Recorder
 from rlplay.engine.memory.cuda import lane_between
 from rlplay.engine.rollout import episodic, same, threaded
+from rlplay.engine.tensors.ends import EpisodeArrays
 
 from ...support.scripted import ScriptedActor, ScriptedEnv
-from ...support.threads import InThread
-
-
-def interrupted(call, module, between):
-    """Call a function; call ``between`` before every line that it runs in files whose path ends with ``module``."""
-
-    def trace(frame, event, arg):
-        if not Path(frame.f_code.co_filename).match(module):
-            return None
-        if event == "line":
-            sys.settrace(None)
-            between()
-            sys.settrace(trace)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return call()
-    finally:
-        sys.settrace(before)
+from ...support.threads import InThread, interrupted
 
 
 def envs():
@@ -113,6 +93,29 @@ def test_the_log_keeps_the_last_episodes_if_it_overflows_while_they_are_taken(mo
     told = interrupted(log.take, "rlplay/engine/feed/*.py", overflow_once)
     assert len(told) == 1000
     assert told[-1].ret == 599
+
+
+def test_the_log_drops_no_later_fragment_if_the_oldest_is_taken_at_any_line_of_an_addition(monkeypatch):
+    def fragment(start):
+        rets = np.arange(start, start + 60, dtype=np.float64)
+        return EpisodeArrays(np.zeros(60, np.int64), rets, np.ones(60, np.int64))
+
+    def take_the_oldest_at_a_line():
+        passed.append(None)
+        if len(passed) == line + 1:
+            taken.extend(log._arrays.popleft()[1])  # what `take` begins with
+
+    monkeypatch.setattr(episode_log, "_KEPT_EPISODES", 100)
+    line, passed = 0, [None]
+    while line < len(passed):
+        log, taken, passed = EpisodeLog(), [], []
+        log.add(fragment(0))
+        log.add(fragment(60))
+        interrupted(lambda log=log: log.add(fragment(120)), "feed/episode_log.py", take_the_oldest_at_a_line)
+        told = {episode.ret for episode in [*taken, *log.take()]}
+        assert told.issuperset(range(80, 180)), f"taken before line {line}"
+        line += 1
+    assert line > 5
 
 
 def test_whether_a_thread_has_paused_is_read_while_no_other_thread_can_change_it():

@@ -151,6 +151,38 @@ def test_spans_come_through_shared_memory_in_order_or_are_known_to_be_lost(burst
     assert lost == sum(max(0, n - 5) for n in bursts)
 
 
+@pytest.mark.parametrize("n_more", range(9))
+@pytest.mark.parametrize("at", range(12))
+def test_no_span_is_mixed_of_two_if_the_other_process_writes_while_they_are_read(at, n_more, monkeypatch):
+    class Ring:
+        def __init__(self, ring):
+            self.ring, self.n_reads = ring, 0
+
+        def __getitem__(self, place):
+            self.n_reads += 1
+            if self.n_reads == at + 1:
+                write(4, 4 + n_more)
+                there._ring[there._place(4 + n_more)] = -1.0  # half of a span that is not counted yet
+            return self.ring[place]
+
+    def write(start, stop):
+        for k in range(start, stop):
+            there.append((STEPPING, float(k), k + 0.5))
+
+    monkeypatch.setattr(SharedProgress, "_CAPACITY", 4)
+    memory, log = np.zeros(SharedProgress.SIZE, np.uint8), []
+    there, here = SharedProgress(memory), SharedProgress(memory)
+    here.log_to(log)
+    write(0, 4)
+    here._ring = Ring(here._ring)
+    lost = here.drain()
+    assert log == [(STEPPING, float(k), k + 0.5) for k in range(lost, 4)]
+    assert lost == min(n_more, 4)
+    here._ring = here._ring.ring
+    lost += here.drain()
+    assert lost + len(log) == 4 + n_more
+
+
 def test_time_of_collecting_is_divided_as_the_processes_divided_theirs():
     progress, parts = Progress(), [Progress(), Progress()]
     progress.set_parts([("", part) for part in parts])

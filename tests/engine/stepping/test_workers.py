@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlplay import nested
+from rlplay.engine.envs.info import Entries
 from rlplay.engine.rollout import same, threaded
+from rlplay.engine.stepping.worker import PoolMemory
 from rlplay.testing import ACTIONS, FORMS, CountingActor, LaggingLane, make_ledger
 from tests.support import rows
 from tests.support.assertions import assert_identical
@@ -239,6 +241,21 @@ def test_instances_may_live_in_worker_threads_and_are_never_closed(tmp_path):
     got = infos([CountingEnv(1, log), CountingEnv(2, log)], "thread", 2)
     assert (got["seed"], log.exists()) == ([1, 2], False)
     assert len(set(got["thread"])) == 2
+
+
+def test_what_one_worker_process_notes_as_told_stays_noted_while_another_one_notes():
+    names, memory = ("a", "b", "c"), np.zeros(PoolMemory.size(2, 2, 3), np.uint8)
+    pool, first, second = PoolMemory(memory, 2, 2, 3), Entries(names), Entries(names)
+
+    class Untold(set):
+        def __contains__(self, name):
+            if name == "b":  # the other process notes it while this one is about to
+                PoolMemory(memory, 2, 2, 3).note_told(second)
+            return super().__contains__(name)
+
+    first.untold, second.untold = Untold({"b", "c"}), {"a", "c"}
+    pool.note_told(first)
+    assert pool.told.tolist() == [1, 1, 0]
 
 
 def run_script(source):

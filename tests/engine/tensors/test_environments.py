@@ -20,6 +20,7 @@ from tests.support.assertions import assert_same_bytes, is_closed
 from tests.support.by_hand import check_by_hand
 from tests.support.stand_ins import IsaacLabStandIn, ManiSkillStandIn
 from tests.support.tensors import N, Script, ScriptActor
+from tests.support.threads import InThread
 
 MODES = ("SAME_STEP", "NEXT_STEP", "DISABLED")
 INFO = {"speed": float, "place": np.zeros(2, np.int32), "all": np.float32, "deep.code": np.float32, "never": bool}
@@ -250,6 +251,17 @@ def test_an_action_outside_of_its_space_is_refused_with_the_fragment(engine, act
         next(feed)
         with pytest.raises(ValueError, match=why):
             feed.episodes()
+
+
+def test_an_action_outside_of_its_space_ends_the_feed_though_another_thread_was_told_first():
+    with threaded.rollout(Script(), Answers(5), 5, device=LaggingLane()) as feed:
+        next(feed)
+        told = InThread(lambda: feed.stats).wait().error
+        assert isinstance(told, ValueError)
+        with pytest.raises(ValueError, match="outside of its action space") as caught:
+            next(feed)
+        assert caught.value is told
+        assert not feed.open
 
 
 def test_a_nan_in_an_action_is_refused():

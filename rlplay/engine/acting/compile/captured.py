@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .... import nested
 from ....nested import Nested
+from ....process_state import global_generator_kept
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
 from ...memory.slot import GroupBlocks
@@ -26,7 +27,6 @@ from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..noise import BlockNoise
 from ..plain_attributes import NO_CHANGES, PlainChanges
-from ..torch_context import global_generator_kept
 from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once

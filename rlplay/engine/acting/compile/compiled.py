@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .... import nested
 from ....nested import Nested
+from ....process_state import global_generator_kept
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane
 from ...memory.slot import GroupBlocks
@@ -31,14 +32,7 @@ from .attribute_reads import AttributeReads, Variant, advise_buffer, is_unread, 
 from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, keys_of, make_graph
 from .inductor import Program, copy_all
-from .step_checks import (
-    Modes,
-    NoGraph,
-    describe_error,
-    eager_warning,
-    no_foreign_draws,
-    set_modes,
-)
+from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
 from .workspace import Workspace
 
 __all__ = ["CompiledBehaviour"]
@@ -59,21 +53,23 @@ class CompiledBehaviour(Behaviour):
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
         self._probed = False  # once True, a warning is given at once rather than at the call
         self._workspaces: dict[int, Workspace] = {}  # by the number of the group
-        # the following are by the width of the group, and whether the step is virtual; empty where the step is eager
+        # Where a snapshot is published in this process, its thread alone writes the following; the collector's reads.
+        # Graphs are by the width of the group, and whether the step is virtual; empty where the step is eager.
         self._graphs: dict[Variant, dict[tuple[int, bool], StepGraph]] = {}
-        self._active_programs: dict[tuple[int, bool], Program] = {}
-        self._programs: dict[str, Program] = {}  # by the key of the graph
         self._refusals: dict[Variant, str] = {}  # why the step runs eagerly in this variant
+        self._programs: dict[str, Program] = {}  # by the key of the graph
         self._reads = AttributeReads()
         self._latest: dict[Modes, tuple[Variant, PlainChanges]] = {}
         self._eager_for_ever = False
+        self._active_programs: dict[tuple[int, bool], Program] = {}
 
     def probe(self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], act: Nested) -> tuple[Nested, Nested]:
         """Run the actor on the first row, as the base class does, and compile its step."""
         info, hx = super().probe(groups, inputs, act)
         self._torch_context = TorchContext.here(self._lane.actor_device)
         # probed again if the torch context has changed between the call and the first ask
-        for results in (self._workspaces, self._graphs, self._refusals, self._programs, self._active_programs):
+        self._graphs, self._refusals = {}, {}
+        for results in (self._workspaces, self._programs, self._active_programs):
             results.clear()
         for group, first in zip(groups, inputs, strict=True):
             part = nested.map(torch.clone, first.state)
@@ -185,8 +181,8 @@ class CompiledBehaviour(Behaviour):
         """Select the programs for these modes, and let them recompute what depends on the weights alone."""
         warning = self._compile_in(modes, plain)  # no work left, unless the snapshot was published in another process
         self._pending_warning = self._pending_warning or warning
-        graphs = self._graphs[self._variant(modes, plain)].items()
-        self._active_programs = {at: self._programs[graph.key] for at, graph in graphs}
+        variant = self._variant(modes, plain)  # before the graphs are read: later ones have the earlier keys, too
+        self._active_programs = {at: self._programs[graph.key] for at, graph in self._graphs[variant].items()}
         for program in {id(program): program for program in self._active_programs.values()}.values():
             program.update_derived()
 
@@ -201,7 +197,7 @@ class CompiledBehaviour(Behaviour):
             self._trace_all(variant)
             warning = self._note_reads(variant, plain)
             variant = self._variant(modes, plain)
-        if self._latest.get(modes, (None, NO_CHANGES))[1].number <= plain.number:
+        if modes not in self._latest or self._latest[modes][1].number < plain.number:
             self._latest[modes] = variant, plain
         try:
             for graph in self._graphs[variant].values():
@@ -210,7 +206,7 @@ class CompiledBehaviour(Behaviour):
         except Exception as error:
             why = f"compiling it failed with {describe_error(error)}"
             if self._probed:
-                self._graphs[variant], self._refusals[variant] = {}, why
+                self._note(variant, {}, why)
             else:
                 self._refuse_all_variants(why)
         return warning or self._report()
@@ -234,27 +230,33 @@ class CompiledBehaviour(Behaviour):
         if not often:
             return ""
         self._eager_for_ever = True
-        self._graphs[variant], self._refusals[variant] = {}, "a plain attribute of it changes often"
+        self._note(variant, {}, "a plain attribute of it changes often")
         self.eager_because = advise_buffer(often, "from now on")
         return self.eager_because
 
     def _traced_keys(self, modes: Modes) -> list[Any]:
         """Trace the step as the twin is now; return the keys of the graphs."""
-        with torch.random.fork_rng([]):
+        with global_generator_kept(torch.device("cpu")):
             return keys_of(self._traced(modes))
 
     def _trace_all(self, variant: Variant) -> None:
         """Trace the step in one variant, for each width of a group, virtual and not; note why if that fails."""
-        self._graphs[variant] = {}
-        if self._eager_for_ever:
-            return
-        try:
-            with torch.random.fork_rng([]):
-                self._graphs[variant] = self._traced(variant[0])
-        except NoGraph as error:
-            self._refusals[variant] = str(error)
-        except Exception as error:
-            self._refusals[variant] = f"tracing it failed with {describe_error(error)}"
+        graphs, why = dict[tuple[int, bool], StepGraph](), ""
+        if not self._eager_for_ever:
+            try:
+                with global_generator_kept(torch.device("cpu")):
+                    graphs = self._traced(variant[0])
+            except NoGraph as error:
+                why = str(error)
+            except Exception as error:
+                why = f"tracing it failed with {describe_error(error)}"
+        self._note(variant, graphs, why)
+
+    def _note(self, variant: Variant, graphs: dict[tuple[int, bool], StepGraph], why_eager: str) -> None:
+        """Note the graphs of a variant, in new dicts: another thread may be reading the old ones."""
+        self._graphs = self._graphs | {variant: graphs}
+        if why_eager:
+            self._refusals = self._refusals | {variant: why_eager}
 
     def _traced(self, modes: Modes) -> dict[tuple[int, bool], StepGraph]:
         return {

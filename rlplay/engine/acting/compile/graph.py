@@ -7,9 +7,7 @@ neither actors nor compilers.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -17,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from ....process_state import compiling
 from .draws import Draw, RecordedNoise
 from .step_checks import NoGraph
 
-__all__ = ["StepGraph", "compiling", "keys_of", "make_graph"]
+__all__ = ["StepGraph", "keys_of", "make_graph"]
 
 Operand = tuple[str, int]
 """Kind and number of a tensor: ``("parameter", 3)`` is the fourth parameter. See :attr:`StepGraph.operands`."""
@@ -53,17 +52,6 @@ class StepGraph(NamedTuple):
 def keys_of(graphs: Mapping[Any, StepGraph]) -> list[Any]:
     """Return the keys of several graphs, in their order."""
     return [graph.key for graph in graphs.values()]
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Hold PyTorch's compile lock, since tracing and compiling change state of the whole process; ignore warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from torch._dynamo.convert_frame import compile_lock
-
-        with compile_lock:
-            yield
 
 
 def make_graph(

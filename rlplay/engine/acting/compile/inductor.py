@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ....process_state import compiling
 from ....sampling import Source
-from .graph import StepGraph, compiling
+from .graph import StepGraph
 
 __all__ = ["Program", "compile_graph", "copy_all"]
 

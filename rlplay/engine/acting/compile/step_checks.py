@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from .... import nested
 from ....nested import Nested
+from ....process_state import generators_held
 from ...core import BaseActorModule
 from .fingerprint import fingerprints
 
@@ -128,16 +129,17 @@ def no_foreign_draws() -> Iterator[None]:
     NoGraph
         If the block draws from either.
     """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-        if random.getstate() != python:
-            raise NoGraph("it draws from `random`")
-        if pickle.dumps(np.random.get_state()) != pickle.dumps(numpy):  # noqa: NPY002
-            raise NoGraph("it draws from `numpy.random`")
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+    with generators_held():
+        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            yield
+            if random.getstate() != python:
+                raise NoGraph("it draws from `random`")
+            if pickle.dumps(np.random.get_state()) != pickle.dumps(numpy):  # noqa: NPY002
+                raise NoGraph("it draws from `numpy.random`")
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 class OperationCheck(TorchDispatchMode):
