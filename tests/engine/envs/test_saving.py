@@ -11,17 +11,17 @@ from gymnasium.utils import EzPickle
 from gymnasium.wrappers import TransformObservation, TransformReward
 
 from rlplay.engine.concurrency.progress import Progress
-from rlplay.engine.envs.saving.environment import restore_environment, save_environment
+from rlplay.engine.envs.saving.environment import restore_environments, save_environments
 from tests.support.noisy import Noisy
 from tests.support.saving import breakout
 
 
 def save(env, number):
-    return save_environment(env, number, Progress())
+    return save_environments([env], number, Progress())[0]
 
 
 def restore(env, saved, number):
-    restore_environment(env, saved, number, Progress())
+    restore_environments([env], [saved], number, Progress())
 
 
 def play(env, n=60):
