@@ -133,6 +133,82 @@ def test_an_innermost_environment_saves_itself_if_it_can_and_wrappers_are_pickle
     assert other.unwrapped.np_random.random() == one.unwrapped.np_random.random()
 
 
+class Physics:
+    """As that of dm_control: what `get_state` returns does not have all that it holds."""
+
+    def __init__(self):
+        self.position, self.time = 0, 0
+
+    def reset(self):
+        self.position = self.time = 0
+
+    def step(self):
+        self.position, self.time = self.position + 1, self.time + 1
+
+    def get_state(self):
+        return self.position
+
+    def set_state(self, state):
+        self.position = state
+
+
+class HasSimulator(Noisy):
+    def __init__(self, simulator):
+        super().__init__()
+        self.simulator = simulator
+
+
+def test_a_simulator_in_an_environment_is_saved_with_all_that_it_holds():
+    one, other = HasSimulator(Physics()), HasSimulator(Physics())
+    one.simulator.step()
+    saved = save(one, 0)
+    assert len(saved["kinds"]) == 1
+    restore(other, saved, 0)
+    assert vars(other.simulator) == {"position": 1, "time": 1}
+
+
+class Engine(Handle):
+    step = reset = None
+
+
+class HasEngine(WithState):
+    def __init__(self):
+        super().__init__()
+        self.simulator = Engine()
+
+
+def test_an_environment_saves_itself_though_its_simulator_has_step_and_reset():
+    one, other = (gymnasium.wrappers.TimeLimit(HasEngine(), 9) for _ in range(2))
+    one.unwrapped.simulator.x = 3
+    restore(other, save(one, 0), 0)
+    assert other.unwrapped.simulator.x == 3
+
+
+class PassesOn:
+    """A wrapper that is not gymnasium's; it has no spaces of its own."""
+
+    def __init__(self, env):
+        self.env, self.itself = env, self
+
+    def __getattr__(self, name):
+        if name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def step(self, action):
+        return self.env.step(action)
+
+    def reset(self, **options):
+        return self.env.reset(**options)
+
+
+def test_a_wrapper_that_passes_attributes_on_is_no_end_of_the_search():
+    one, other = (PassesOn(PassesOn(WithState())) for _ in range(2))
+    one.env.env.simulator.x = 4
+    restore(other, save(one, 0), 0)
+    assert other.env.env.simulator.x == 4
+
+
 class MadeAnew(EzPickle):
     def __init__(self):
         EzPickle.__init__(self)
