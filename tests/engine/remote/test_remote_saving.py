@@ -10,6 +10,8 @@ import warnings
 from functools import partial
 
 import cloudpickle
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import TimeLimit
@@ -101,6 +103,30 @@ def test_multi_goes_on_from_another_engine_and_another_engine_from_multi():
     with pytest.warns(RuntimeWarning, match="no environment has told 'never'") as told:
         check(segments, counts=False, lag=1, final=True, info=("hint", "never"))
     assert [str(one.message).count("'never'") for one in told] == [1, 1]  # once in each of the two runs
+
+
+class UnsignedObservations(Noisy):
+    observation_space = gymnasium.spaces.Box(0, 2**16 - 1, (3,), np.uint16)
+
+    def reset(self, **options):
+        obs, info = super().reset(**options)
+        return (abs(obs) * 100).astype(np.uint16), info
+
+    def step(self, action):
+        obs, *others = super().step(action)
+        return (abs(obs) * 100).astype(np.uint16), *others
+
+
+@pytest.mark.parametrize("engines", [("same", "single"), ("single", "same")])
+def test_observations_of_dtypes_that_torch_does_not_pickle_are_saved_between_processes(engines):
+    learner, feed = resume(None, engines[0], factory=UnsignedObservations, lag=1)
+    with feed:
+        next(feed)
+        saved = save(feed, learner)
+        expected = [next(feed) for _ in range(2)]
+    _, feed = resume(saved, engines[1], factory=UnsignedObservations, lag=1)
+    with feed:
+        assert_same_bytes([next(feed) for _ in range(2)], expected)
 
 
 def test_a_stream_goes_on_in_a_collector_process_of_a_new_process(tmp_path):

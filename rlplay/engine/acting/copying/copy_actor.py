@@ -15,7 +15,7 @@ from ...core import BaseActorModule
 from ..weights import named_weights
 from .follow import Follower, note_weak
 from .parts import VARIABLE
-from .shared_memory import Memory, SharedView, copy_weights_into
+from .shared_memory import Memory, SharedView, check_arrays, copy_weights_into
 from .walk import Place, Walk
 
 __all__ = ["ActorCopy", "copy_actor"]
@@ -43,8 +43,8 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
     Raises
     ------
     TypeError
-        If the actor cannot be copied, or if the copy would reach modules or weights of the original: the message has
-        the path to them.
+        If the actor cannot be copied, if the copy would reach modules or weights of the original, or if arrays share
+        memory: the message has the path to them.
     """
     originals = Walk(actor, with_code=False)
     for place in originals:
@@ -55,6 +55,7 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
             )
     modules = dict(actor.named_modules())
     weights = named_weights(modules)
+    check_arrays(originals, weights)
     memo: dict[Any, Any] = dict(known or {})
     shared = copy_weights_into(memo, originals, weights, device)
     containers = note_weak(memo, originals)
