@@ -1,5 +1,7 @@
 """An environment is saved whole, in place, or refused with the path to what cannot be saved."""
 
+import collections
+import dataclasses
 import pickle
 import threading
 
@@ -231,6 +233,62 @@ class Rebuilt:
         return Rebuilt, ()
 
 
+class RebuiltSlots:
+    __slots__ = ("n",)
+
+    def __init__(self, n=3):
+        self.n = n
+
+    def __reduce__(self):
+        return RebuiltSlots, ()
+
+
+class EmptiedList(list):
+    def __reduce__(self):
+        return EmptiedList, ()
+
+
+class ShortenedDict(dict):
+    def __reduce__(self):
+        return ShortenedDict, (), None, None, iter([("a", self["a"])])
+
+
+class WholeSlots(RebuiltSlots):
+    __slots__ = ()
+
+    def __reduce__(self):
+        return WholeSlots, (self.n,)
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class Record:
+    n: list
+
+
+class WholeList(list):
+    def __reduce__(self):
+        return WholeList, (list(self),)
+
+
+class WholeCounter(collections.Counter):
+    pass
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [WholeSlots([1]), Record([1, 2]), WholeList([[1], 2]), WholeCounter("abb"), collections.OrderedDict(a=[0])],
+)
+def test_what_pickles_in_its_own_way_but_whole_is_saved(thing):
+    one, other = Noisy(), Noisy()
+    one.thing = thing
+    restore(other, save(one, 0), 0)
+    assert type(other.thing) is type(thing)
+    if isinstance(thing, WholeSlots | Record):
+        assert other.thing.n == thing.n
+    else:
+        assert other.thing == thing
+
+
 class Whole:
     def __init__(self):
         self.n = 3
@@ -246,6 +304,9 @@ class Whole:
         (MadeAnew, "", "EzPickle"),
         (Forgetful, "", "leaves out 'cache'"),
         (Rebuilt, "", "leaves out 'n'"),
+        (RebuiltSlots, "", "leaves out 'n'"),
+        (lambda: EmptiedList([1]), "", "leaves out items"),
+        (lambda: ShortenedDict(a=1, b=[]), "", "leaves out items"),
         (lambda: (x for x in "ab"), "", "generator"),
     ],
 )

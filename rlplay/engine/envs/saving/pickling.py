@@ -1,15 +1,12 @@
-"""Pickles what an environment holds, by value, or says what in it cannot be pickled.
+"""Pickles what environments hold, by value, or says what in it cannot be pickled.
 
-An object that pickles by being made anew, as those of gymnasium's ``EzPickle`` do, or that leaves attributes out, would
-come back in another state. It counts as one that cannot be pickled.
+What arrays, tensors and environments share is found first (:class:`Survey`), so that they share it again once restored.
 """
 
 from __future__ import annotations
 
-import copyreg
 import io
 import pickle
-import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
@@ -19,14 +16,12 @@ from typing import Any
 import numpy as np
 
 from .memory import Block, Span, blocks_of, is_tensor, span_of, view_of
+from .whole import NotSavedError, check_whole, why_not_whole
 
-__all__ = ["Key", "NotSavedError", "Survey", "common_key", "dumps", "find_culprit", "loads"]
+__all__ = ["Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
 
 Key = tuple[Any, ...]
 """Says where an object is that is not pickled, but taken from the environment into which the state is restored."""
-
-_TRUSTED = frozenset(sys.stdlib_module_names) | {"numpy", "torch"}
-"""The packages whose classes pickle all that they hold."""
 
 _DEPTH = 30
 
@@ -35,10 +30,6 @@ _CONSTANT = (
     *(type, FunctionType, BuiltinFunctionType, MethodType, ModuleType),
 )
 """What environments may share without being connected by it."""
-
-
-class NotSavedError(Exception):
-    """An object is not pickled with all that it holds. The message says why."""
 
 
 class Survey:
@@ -117,7 +108,7 @@ class _Surveyor(pickle.Pickler):
         return key
 
     def reducer_override(self, obj: Any) -> Any:
-        _check_whole(obj)
+        check_whole(obj)
         self._survey.note_memory(obj, self._number)
         if type(obj) is np.ndarray and not obj.dtype.hasobject:
             return _nothing, ()
@@ -142,7 +133,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Block):
             return NotImplemented
-        _check_whole(obj)
+        check_whole(obj)
         block, owner = self._survey.block_of(obj), self._survey.owner_of(obj)
         view = view_of(obj, block)
         if owner is not None or (block is not None and view is None):
@@ -181,7 +172,7 @@ def dumps(value: Any, kept: Mapping[int, Key], survey: Survey, met: dict[int, in
     Raises
     ------
     Exception
-        What pickling raises; :class:`NotSavedError` if an object would be pickled without all that it holds.
+        What pickling raises; :class:`.whole.NotSavedError` if an object would be pickled without all that it holds.
     """
     file = io.BytesIO()
     _Pickler(file, kept, survey, met).dump(value)
@@ -210,7 +201,7 @@ def find_culprit(value: Any, path: str, dump: Callable[[Any], object]) -> tuple[
     if error is None:
         return None
     for _ in range(_DEPTH):
-        inside = () if _why_not_whole(value) else _children(value)
+        inside = () if why_not_whole(value) else _children(value)
         found = ((step, child, _error_of(child, dump)) for step, child in inside)
         step, child, why = next((one for one in found if one[2] is not None), ("", None, None))
         if why is None:
@@ -234,36 +225,3 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{k}]", one) for k, one in enumerate(value))
     elif not isinstance(value, type | FunctionType):
         yield from ((f".{name}", one) for name, one in getattr(value, "__dict__", {}).items())
-
-
-def _check_whole(obj: Any) -> None:
-    why = _why_not_whole(obj)
-    if why:
-        raise NotSavedError(why)
-
-
-def _why_not_whole(obj: Any) -> str:
-    """Return why pickling would not keep all that an object holds; an empty string if it would."""
-    if isinstance(obj, type | FunctionType | BuiltinFunctionType | MethodType | ModuleType | Enum):
-        return ""
-    cls = type(obj)
-    if any(base.__name__ == "EzPickle" for base in cls.__mro__):
-        return "pickling makes it anew, from the arguments of its constructor (EzPickle)"
-    own = getattr(obj, "__dict__", None)
-    if not own or cls.__module__.partition(".")[0] in _TRUSTED or not _pickles_in_its_own_way(cls):
-        return ""
-    reduced = obj.__reduce_ex__(5)
-    if isinstance(reduced, str):
-        return ""
-    state = reduced[2] if len(reduced) > 2 else None
-    if isinstance(state, tuple) and len(state) == 2:  # attributes, and slots
-        state = state[0]
-    missing = sorted(own.keys() - (state.keys() if isinstance(state, dict) else set()))
-    how = "__getstate__" if isinstance(state, dict) else "__reduce__"
-    return f"its `{how}` leaves out {', '.join(map(repr, missing))}" if missing else ""
-
-
-def _pickles_in_its_own_way(cls: type) -> bool:
-    names = ("__reduce__", "__reduce_ex__", "__getstate__")
-    own = any(getattr(cls, name, None) is not getattr(object, name, None) for name in names)
-    return own or cls in copyreg.dispatch_table
