@@ -7,9 +7,7 @@ snapshots, which may be another process.
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from ..plain_attributes import NO_CHANGES, PlainChange, PlainChanges, PlainWatch, dotted, load_plain, plain_of
 from .kept_values import kept_values, load_kept_values
+from .plain_values import pack_plain, unpack_plain
 
 __all__ = [
     "copy_state",
@@ -27,9 +26,6 @@ __all__ = [
     "watch_state",
     "what_differs",
 ]
-
-_AS_THEY_ARE = (bool, int, float, str, type(None))
-"""``torch.load`` with ``weights_only=True`` reads these."""
 
 _MISSING = object()
 
@@ -61,7 +57,7 @@ def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) 
     ValueError
         The actor has other modules, or its attributes do not fit (:func:`.kept_values.load_kept_values`).
     """
-    plain = _unpack(state["plain"])
+    plain = _unpack(state["plain"], modules.values())
     if plain.keys() != modules.keys():
         raise ValueError(
             f"the state is of another actor: it had the modules {sorted(plain)}, and has {sorted(modules)}."
@@ -79,9 +75,10 @@ def watch_state(watch: PlainWatch) -> dict[str, Any]:
     return {"seen": _pack(watched["seen"]), "latest": pack_changes(watched["latest"])}
 
 
-def load_watch_state(watch: PlainWatch, state: Mapping[str, Any]) -> None:
-    """Continue from what :func:`watch_state` returned."""
-    watch.load_state_dict({"seen": _unpack(state["seen"]), "latest": unpack_changes(state["latest"])})
+def load_watch_state(watch: PlainWatch, state: Mapping[str, Any], modules: Iterable[nn.Module]) -> None:
+    """Continue from what :func:`watch_state` returned, with the classes of values that ``modules`` have."""
+    seen, latest = _unpack(state["seen"], modules), unpack_changes(state["latest"], modules)
+    watch.load_state_dict({"seen": seen, "latest": latest})
 
 
 def what_differs(states: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -119,35 +116,28 @@ def _bytes_of(x: Tensor) -> Tensor:
 def pack_changes(changes: PlainChanges) -> list[Any]:
     """Return changes of plain attributes as a list of numbers, strings and bytes."""
     packed = [
-        [name, key, one.number, one.present, _pack_value(one.value)] for (name, key), one in changes.changes.items()
+        [name, key, one.number, one.present, pack_plain(one.value)] for (name, key), one in changes.changes.items()
     ]
     return [changes.number, packed]
 
 
-def unpack_changes(packed: list[Any]) -> PlainChanges:
-    """Return the changes that :func:`pack_changes` has packed."""
+def unpack_changes(packed: list[Any], modules: Iterable[nn.Module]) -> PlainChanges:
+    """Return the changes that :func:`pack_changes` has packed, with the classes of values that ``modules`` have."""
     number, changes = packed
     if not number:
         return NO_CHANGES
     return PlainChanges(
-        number, {(name, key): PlainChange(at, present, _unpack_value(x)) for name, key, at, present, x in changes}
+        number,
+        {(name, key): PlainChange(at, present, unpack_plain(x, modules)) for name, key, at, present, x in changes},
     )
 
 
 def _pack(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {key: _pack_value(x) for key, x in own.items()} for name, own in plain.items()}
+    return {name: {key: pack_plain(x) for key, x in own.items()} for name, own in plain.items()}
 
 
-def _unpack(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {key: _unpack_value(x) for key, x in own.items()} for name, own in packed.items()}
-
-
-def _pack_value(value: Any) -> Any:
-    return value if type(value) in _AS_THEY_ARE else pickle.dumps(value)
-
-
-def _unpack_value(value: Any) -> Any:
-    return pickle.load(io.BytesIO(value)) if isinstance(value, bytes) else value
+def _unpack(packed: Mapping[str, Mapping[str, Any]], modules: Iterable[nn.Module]) -> dict[str, dict[str, Any]]:
+    return {name: {key: unpack_plain(x, modules) for key, x in own.items()} for name, own in packed.items()}
 
 
 def _device_of(modules: Mapping[str, nn.Module]) -> torch.device:
