@@ -361,6 +361,16 @@ def test_gymnasiums_ale_pickles_into_a_fresh_game_which_is_why_pickling_alone_do
     assert fresh.ale.getFrameNumber() != env.unwrapped.ale.getFrameNumber()
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_vector_environment_of_gymnasium_is_saved_without_the_functions_that_made_it(n):
+    one, other = (gymnasium.make_vec("CartPole-v1", n, vectorization_mode="sync") for _ in range(2))
+    one.reset(seed=1)
+    other.reset(seed=2)
+    one.step(np.ones(n, int))
+    restore(other, save(one, 0), 0)
+    assert other.step(np.zeros(n, int))[0].tobytes() == one.step(np.zeros(n, int))[0].tobytes()
+
+
 def test_old_gym_environments_are_saved():
     one, other = gym.make("CartPole-v1").unwrapped, gym.make("CartPole-v1").unwrapped
     one.reset(seed=1)

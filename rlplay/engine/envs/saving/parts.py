@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["Part", "attributes_of", "kind_of", "named_in_script", "parts_of", "stays", "walk_functions"]
 
-_STAY = frozenset({"spec", "_cached_spec"})
+_STAY = frozenset({"spec", "_cached_spec", "env_fns"})
 """Attributes that describe how an environment is made. They are left as they are."""
 
 _SCRIPT = "__main__"
