@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 __all__ = [
+    "NOT_LOOKED_AT",
     "NO_CHANGES",
     "AttributeName",
     "PlainChange",
@@ -28,7 +29,9 @@ __all__ = [
 AttributeName = tuple[str, str]
 """The name of a module, as in ``named_modules()``, and that of its attribute."""
 
-_NOT_LOOKED_AT = frozenset(vars(nn.Module())) | {"generator", "_compiled_call_impl"}
+NOT_LOOKED_AT = frozenset(vars(nn.Module())) | {"generator", "_compiled_call_impl"}
+"""Attributes that are torch's or the engine's own."""
+
 _MISSING = object()
 
 
@@ -82,7 +85,7 @@ class PlainWatch:
         number, found = self._latest.number + 1, dict[AttributeName, PlainChange]()
         for name, module in modules.items():
             seen, own = self._seen[name], module.__dict__
-            for key in own.keys() - _NOT_LOOKED_AT:
+            for key in own.keys() - NOT_LOOKED_AT:
                 value, before = own[key], seen.get(key, _MISSING)
                 if before is value:
                     continue
@@ -149,7 +152,7 @@ def dotted(name: AttributeName) -> str:
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key not in _NOT_LOOKED_AT and _is_plain(value)}
+    return {key: value for key, value in vars(module).items() if key not in NOT_LOOKED_AT and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

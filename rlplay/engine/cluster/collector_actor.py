@@ -12,7 +12,7 @@ import functools
 import math
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -22,7 +22,7 @@ from ..acting.behaviour import Snapshot
 from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext
 from ..collector.messages import Token
-from ..collector.saving import resume
+from ..collector.saving import from_bytes, resume, to_bytes
 from ..concurrency.exceptions import add_note, pack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
@@ -109,9 +109,9 @@ class CollectorActor:
         return self._prepared()
 
     @_answers
-    def resume(self, saved: Mapping[str, Any], torch_context: TorchContext) -> bytes:
+    def resume(self, saved: bytes, torch_context: TorchContext) -> bytes:
         """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
-        resume(self._here.made.collector, saved, torch_context)
+        resume(self._here.made.collector, from_bytes(saved), torch_context)
         return self._prepared()
 
     def _prepared(self) -> bytes:
@@ -122,7 +122,7 @@ class CollectorActor:
     def state_dict(self, whole: bool) -> bytes:
         """Return what the next fragments depend on; with ``whole`` the states of the environments are part of it."""
         try:
-            return _pickled(SavedState(self._here.made.collector.state_dict(whole=whole), None))
+            return _pickled(SavedState(to_bytes(self._here.made.collector.state_dict(whole=whole)), None))
         except BaseException as error:
             return _pickled(SavedState(None, pack(error)))
 
@@ -141,11 +141,11 @@ class CollectorActor:
     def _load(self, spec: bytes, state: bytes, torch_context: TorchContext) -> None:
         self._here = _CollectorHere(spec, self._progress, self._gate)
         collector = self._here.made.collector
-        collector.load_state_dict(pickle.loads(state), whole=True)
+        collector.load_state_dict(from_bytes(state), whole=True)
         collector.prepare(torch_context)
 
     def _state(self) -> bytes:
-        return _pickled(self._here.made.collector.state_dict(whole=True)) if self._keeps_state else b""
+        return to_bytes(self._here.made.collector.state_dict(whole=True)) if self._keeps_state else b""
 
     @_answers
     def close(self) -> list[str]:

@@ -18,6 +18,7 @@ all environments together, so that it does not matter how the environments are d
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,12 @@ __all__ = [
     "WIDTHS",
     "all_forms",
     "check_same",
+    "from_bytes",
     "pack_delivery",
     "pack_episodes",
     "pack_row",
     "resume",
+    "to_bytes",
     "unpack_delivery",
     "unpack_episodes",
     "unpack_row",
@@ -83,6 +86,18 @@ def resume(collector: Collector, saved: Mapping[str, Any], torch_context: TorchC
     collector.load_state_dict(state, whole=saved["environments"] == "save")
     collector.prepare(torch_context)
     check_same(saved["forms"], collector.forms)  # the actor's answers are known now
+
+
+def to_bytes(state: Mapping[str, Any]) -> bytes:
+    """Pack what can be saved for another process. torch's pickling of tensors one by one does not know all dtypes."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def from_bytes(data: bytes) -> Any:
+    """Return what :func:`to_bytes` has packed."""
+    return torch.load(io.BytesIO(data), "cpu", weights_only=True)
 
 
 def check_same(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from .info import Entries
 from .returned.numbers import to_flag, to_reward
 from .returned.refused import observation_of
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
-from .saving.environment import restore_environment, save_environment
+from .saving.environment import restore_environments, save_environments
 
 __all__ = ["EnvironmentList"]
 
@@ -262,21 +262,21 @@ class EnvironmentList:
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return the state of each environment and of its episode; only the latter unless ``whole``."""
+        envs = save_environments(self.instances, self._first_number, self._progress, whole=whole)
         return [
             {
                 "return": self._returns[j],
                 "stopped": list(self._stopped.get(j, ())),
                 "reset_next": j in self._reset_next,
-                "env": save_environment(env, self._first_number + j, self._progress) if whole else None,
+                "env": env,
             }
-            for j, env in enumerate(self.instances)
+            for j, env in enumerate(envs)
         ]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environments and their episodes into the states that :meth:`save_state` returned."""
-        for j, (env, one) in enumerate(zip(self.instances, saved, strict=True)):
-            restore_environment(env, one["env"], self._first_number + j, self._progress)
-            self._returns[j] = one["return"]
+        restore_environments(self.instances, [one["env"] for one in saved], self._first_number, self._progress)
+        self._returns[:] = [one["return"] for one in saved]
         self._stopped = {j: tuple(one["stopped"]) for j, one in enumerate(saved) if one["stopped"]}
         self._reset_next = {j for j, one in enumerate(saved) if one["reset_next"]}
 

@@ -61,7 +61,7 @@ from .info import Entries
 from .returned.numbers import to_flags, to_rewards
 from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
-from .saving.environment import restore_environment, save_environment
+from .saving.environment import restore_environments, save_environments
 from .vectors.first_reset import check_reset, seeded_reset
 
 __all__ = ["VectorEnvironment"]
@@ -269,14 +269,14 @@ class VectorEnvironment:
                 "returns": self._returns.tolist(),
                 "reset_next": self._reset_next.tolist(),
                 "previous_ends": [ends.tolist() for ends in self._previous_ends],
-                "env": save_environment(self._env, self._first, self._progress) if whole else None,
+                "env": save_environments([self._env], self._first, self._progress, whole=whole)[0],
             }
         ]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environment and its episodes into the state that :meth:`save_state` returned."""
         (one,) = saved
-        restore_environment(self._env, one["env"], self._first, self._progress)
+        restore_environments([self._env], [one["env"]], self._first, self._progress)
         self._returns[:] = one["returns"]
         self._reset_next = np.array(one["reset_next"], bool)
         self._ignoring = np.flatnonzero(self._reset_next).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any, TypeAlias
@@ -40,8 +40,8 @@ Info: TypeAlias = Sequence[str] | Mapping[str, Any]
 class Options:
     """The options of every engine. :func:`rlplay.engine.rollout.threaded.rollout` documents them.
 
-    The constructor checks each option for itself. :func:`plan_for` and :func:`plan_for_processes` check the options
-    that depend on the environments.
+    The constructor checks each option for itself, and replaces NumPy's numbers by Python's. :func:`plan_for` and
+    :func:`plan_for_processes` check the options that depend on the environments.
 
     Raises
     ------
@@ -83,6 +83,10 @@ class Options:
     start_timeout: float = 300.0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
         for name, seconds in (("timeout", self.timeout), ("start_timeout", self.start_timeout)):
             if not isinstance(seconds, Real) or not seconds > 0:
                 raise ValueError(
@@ -106,6 +110,7 @@ class Options:
             )
         if self.shard is not None:
             _check_shard(self.shard, self.seed)
+            object.__setattr__(self, "shard", (int(self.shard[0]), int(self.shard[1])))
         if self.n_per_batch > self.n_actors:
             raise ValueError(f"`n_per_batch` must be at most `n_actors`, {self.n_actors}, got {self.n_per_batch}.")
 

@@ -6,7 +6,7 @@ fragment is memory that both processes share; the consumer's process copies each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Plan, Token
-from ..collector.saving import resume
+from ..collector.saving import from_bytes, resume, to_bytes
 from ..concurrency.exceptions import pack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, SharedProgress
@@ -77,8 +77,9 @@ class Reply(NamedTuple):
 class SavedState(NamedTuple):
     """What a collector process answers if it is asked for its state."""
 
-    state: dict[str, Any] | None
-    """As :meth:`rlplay.engine.collector.collector.Collector.state_dict` returns it; None if that has failed."""
+    state: bytes | None
+    """What :meth:`rlplay.engine.collector.collector.Collector.state_dict` returned, by
+    :func:`~rlplay.engine.collector.saving.to_bytes`; None if that has failed."""
     error: bytes | None
     """What it raised, by :func:`~rlplay.engine.concurrency.exceptions.pack`. It is an answer like others, so that those
     of all processes are received before it is raised."""
@@ -140,15 +141,15 @@ class CollectorService:
         self._collector.prepare(torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)
 
-    def resume(self, saved: Mapping[str, Any], torch_context: TorchContext) -> Prepared:
+    def resume(self, saved: bytes, torch_context: TorchContext) -> Prepared:
         """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
-        resume(self._collector, saved, torch_context)
+        resume(self._collector, from_bytes(saved), torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)
 
     def state_dict(self, whole: bool) -> SavedState:
         """Return what the next fragments depend on; with ``whole`` the states of the environments are part of it."""
         try:
-            return SavedState(self._collector.state_dict(whole=whole), None)
+            return SavedState(to_bytes(self._collector.state_dict(whole=whole)), None)
         except BaseException as error:
             return SavedState(None, pack(error))
 

@@ -19,7 +19,7 @@ from ...nested import Nested
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.torch_context import TorchContext
 from ..collector.messages import Delivery, Plan, Token
-from ..collector.saving import all_forms
+from ..collector.saving import all_forms, from_bytes, to_bytes
 from ..concurrency.exceptions import unpack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
@@ -97,7 +97,7 @@ class JoinedCollector(ABC, Generic[C]):
         self._behaviour.load_watch_state(state["watched"])
         self._plan.entries.load_state_dict(state["untold"])
         for collector, part in zip(self._collectors, parts, strict=True):
-            collector.request("resume", part, torch_context)
+            collector.request("resume", to_bytes(part), torch_context)
         self.torch_context = torch_context
         self._set_up()
         for collector, finished in zip(self._collectors, state.get("parts", ()), strict=False):
@@ -144,7 +144,7 @@ class JoinedCollector(ABC, Generic[C]):
             if answer.error is not None:
                 raise unpack(answer.error)
         untold, watched = self._plan.entries.state_dict(), self._behaviour.watch_state()
-        state = merge_states([answer.state for answer in answers], watched, untold)
+        state = merge_states([from_bytes(answer.state) for answer in answers], watched, untold)
         if self._n_taken < len(self._collectors):
             state["parts"] = [one.finished_part() for one in self._collectors]
         return state

@@ -439,3 +439,32 @@ def test_weights_that_share_memory_do_so_in_the_copy():
     shift(copied, 3)
     assert value_of(copied) == 9
     assert actor.tied == 0
+
+
+def test_a_method_whose_cache_refers_to_the_actor_is_refused_with_a_remedy_that_fits():
+    class Caches(Actor):
+        @functools.cache  # noqa: B019
+        def table(self, n):
+            return torch.zeros(n)
+
+        def forward(self, obs, **given):
+            self.table(3)
+            return super().forward(obs, **given)
+
+    actor = Caches(lambda actor: lambda actor, x: actor.head(x))
+    actor.table(3)
+    with pytest.raises(TypeError, match=r"`actor\.__class__\.table` has a cache of functools.*`cache_clear\(\)`"):
+        copy_actor(actor, CPU)
+    Caches.table.cache_clear()
+    copy_actor(actor, CPU)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_old_hooks_that_replace_a_weight_are_refused_with_what_to_use_instead(name):
+    actor = Actor(lambda actor: lambda actor, x: actor.head(x))
+    actor.layer = getattr(nn.utils, name)(nn.Linear(3, 2))
+    actor.layer(torch.zeros(1, 3))
+    told = rf"Its 'layer' has torch\.nn\.utils\.{name}, .* use torch\.nn\.utils\.parametrizations\.{name}"
+    with pytest.raises(TypeError, match=told):
+        copy_actor(actor, CPU)

@@ -1,5 +1,7 @@
 """An environment is saved whole, in place, or refused with the path to what cannot be saved."""
 
+import collections
+import dataclasses
 import pickle
 import threading
 
@@ -11,17 +13,17 @@ from gymnasium.utils import EzPickle
 from gymnasium.wrappers import TransformObservation, TransformReward
 
 from rlplay.engine.concurrency.progress import Progress
-from rlplay.engine.envs.saving.environment import restore_environment, save_environment
+from rlplay.engine.envs.saving.environment import restore_environments, save_environments
 from tests.support.noisy import Noisy
 from tests.support.saving import breakout
 
 
 def save(env, number):
-    return save_environment(env, number, Progress())
+    return save_environments([env], number, Progress())[0]
 
 
 def restore(env, saved, number):
-    restore_environment(env, saved, number, Progress())
+    restore_environments([env], [saved], number, Progress())
 
 
 def play(env, n=60):
@@ -133,6 +135,82 @@ def test_an_innermost_environment_saves_itself_if_it_can_and_wrappers_are_pickle
     assert other.unwrapped.np_random.random() == one.unwrapped.np_random.random()
 
 
+class Physics:
+    """As that of dm_control: what `get_state` returns does not have all that it holds."""
+
+    def __init__(self):
+        self.position, self.time = 0, 0
+
+    def reset(self):
+        self.position = self.time = 0
+
+    def step(self):
+        self.position, self.time = self.position + 1, self.time + 1
+
+    def get_state(self):
+        return self.position
+
+    def set_state(self, state):
+        self.position = state
+
+
+class HasSimulator(Noisy):
+    def __init__(self, simulator):
+        super().__init__()
+        self.simulator = simulator
+
+
+def test_a_simulator_in_an_environment_is_saved_with_all_that_it_holds():
+    one, other = HasSimulator(Physics()), HasSimulator(Physics())
+    one.simulator.step()
+    saved = save(one, 0)
+    assert len(saved["kinds"]) == 1
+    restore(other, saved, 0)
+    assert vars(other.simulator) == {"position": 1, "time": 1}
+
+
+class Engine(Handle):
+    step = reset = None
+
+
+class HasEngine(WithState):
+    def __init__(self):
+        super().__init__()
+        self.simulator = Engine()
+
+
+def test_an_environment_saves_itself_though_its_simulator_has_step_and_reset():
+    one, other = (gymnasium.wrappers.TimeLimit(HasEngine(), 9) for _ in range(2))
+    one.unwrapped.simulator.x = 3
+    restore(other, save(one, 0), 0)
+    assert other.unwrapped.simulator.x == 3
+
+
+class PassesOn:
+    """A wrapper that is not gymnasium's; it has no spaces of its own."""
+
+    def __init__(self, env):
+        self.env, self.itself = env, self
+
+    def __getattr__(self, name):
+        if name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def step(self, action):
+        return self.env.step(action)
+
+    def reset(self, **options):
+        return self.env.reset(**options)
+
+
+def test_a_wrapper_that_passes_attributes_on_is_no_end_of_the_search():
+    one, other = (PassesOn(PassesOn(WithState())) for _ in range(2))
+    one.env.env.simulator.x = 4
+    restore(other, save(one, 0), 0)
+    assert other.env.env.simulator.x == 4
+
+
 class MadeAnew(EzPickle):
     def __init__(self):
         EzPickle.__init__(self)
@@ -155,6 +233,62 @@ class Rebuilt:
         return Rebuilt, ()
 
 
+class RebuiltSlots:
+    __slots__ = ("n",)
+
+    def __init__(self, n=3):
+        self.n = n
+
+    def __reduce__(self):
+        return RebuiltSlots, ()
+
+
+class EmptiedList(list):
+    def __reduce__(self):
+        return EmptiedList, ()
+
+
+class ShortenedDict(dict):
+    def __reduce__(self):
+        return ShortenedDict, (), None, None, iter([("a", self["a"])])
+
+
+class WholeSlots(RebuiltSlots):
+    __slots__ = ()
+
+    def __reduce__(self):
+        return WholeSlots, (self.n,)
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class Record:
+    n: list
+
+
+class WholeList(list):
+    def __reduce__(self):
+        return WholeList, (list(self),)
+
+
+class WholeCounter(collections.Counter):
+    pass
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [WholeSlots([1]), Record([1, 2]), WholeList([[1], 2]), WholeCounter("abb"), collections.OrderedDict(a=[0])],
+)
+def test_what_pickles_in_its_own_way_but_whole_is_saved(thing):
+    one, other = Noisy(), Noisy()
+    one.thing = thing
+    restore(other, save(one, 0), 0)
+    assert type(other.thing) is type(thing)
+    if isinstance(thing, WholeSlots | Record):
+        assert other.thing.n == thing.n
+    else:
+        assert other.thing == thing
+
+
 class Whole:
     def __init__(self):
         self.n = 3
@@ -170,6 +304,9 @@ class Whole:
         (MadeAnew, "", "EzPickle"),
         (Forgetful, "", "leaves out 'cache'"),
         (Rebuilt, "", "leaves out 'n'"),
+        (RebuiltSlots, "", "leaves out 'n'"),
+        (lambda: EmptiedList([1]), "", "leaves out items"),
+        (lambda: ShortenedDict(a=1, b=[]), "", "leaves out items"),
         (lambda: (x for x in "ab"), "", "generator"),
     ],
 )
@@ -222,6 +359,16 @@ def test_gymnasiums_ale_pickles_into_a_fresh_game_which_is_why_pickling_alone_do
     play(env, 20)
     fresh = pickle.loads(pickle.dumps(env.unwrapped))
     assert fresh.ale.getFrameNumber() != env.unwrapped.ale.getFrameNumber()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_vector_environment_of_gymnasium_is_saved_without_the_functions_that_made_it(n):
+    one, other = (gymnasium.make_vec("CartPole-v1", n, vectorization_mode="sync") for _ in range(2))
+    one.reset(seed=1)
+    other.reset(seed=2)
+    one.step(np.ones(n, int))
+    restore(other, save(one, 0), 0)
+    assert other.step(np.zeros(n, int))[0].tobytes() == one.step(np.zeros(n, int))[0].tobytes()
 
 
 def test_old_gym_environments_are_saved():

@@ -4,6 +4,7 @@ import threading
 from importlib.util import find_spec
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -279,3 +280,14 @@ def test_environments_are_saved_in_the_thread_that_steps_them():
         next(feed)
         feed.state_dict()
     assert len(threads) == 1
+
+
+def test_options_that_are_numbers_of_numpy_are_saved_as_those_of_python():
+    options = {"lag": np.int8(1), "groups": np.int32(2), "sticky": np.True_, "shard": (np.int64(0), np.int64(2))}
+    feed = same.rollout(ENVIRONMENTS["noisy"](4), Changing(3, 2), np.int64(5), seed=np.uint8(3), **options)
+    next(feed)
+    saved = through_torch(feed.state_dict())
+    expected = next(feed)
+    options = {"lag": 1, "groups": 2, "sticky": True, "shard": (0, 2)}
+    resumed = same.rollout(ENVIRONMENTS["noisy"](4), Changing(3, 2), 5, seed=3, state=saved, **options)
+    assert torch.equal(next(resumed).state.obs, expected.state.obs)

@@ -10,6 +10,8 @@ import warnings
 from functools import partial
 
 import cloudpickle
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import TimeLimit
@@ -26,6 +28,7 @@ from tests.support.assertions import assert_same_bytes
 from tests.support.noisy import Noisy
 from tests.support.processes import ProcessBlocker
 from tests.support.saving import Changing, Learner, assert_goes_on, through_torch
+from tests.support.scripts import PREAMBLE
 from tests.support.threads import InThread
 
 for module in (saving, sys.modules[__name__]):  # else each process would import them
@@ -103,6 +106,30 @@ def test_multi_goes_on_from_another_engine_and_another_engine_from_multi():
     assert [str(one.message).count("'never'") for one in told] == [1, 1]  # once in each of the two runs
 
 
+class UnsignedObservations(Noisy):
+    observation_space = gymnasium.spaces.Box(0, 2**16 - 1, (3,), np.uint16)
+
+    def reset(self, **options):
+        obs, info = super().reset(**options)
+        return (abs(obs) * 100).astype(np.uint16), info
+
+    def step(self, action):
+        obs, *others = super().step(action)
+        return (abs(obs) * 100).astype(np.uint16), *others
+
+
+@pytest.mark.parametrize("engines", [("same", "single"), ("single", "same")])
+def test_observations_of_dtypes_that_torch_does_not_pickle_are_saved_between_processes(engines):
+    learner, feed = resume(None, engines[0], factory=UnsignedObservations, lag=1)
+    with feed:
+        next(feed)
+        saved = save(feed, learner)
+        expected = [next(feed) for _ in range(2)]
+    _, feed = resume(saved, engines[1], factory=UnsignedObservations, lag=1)
+    with feed:
+        assert_same_bytes([next(feed) for _ in range(2)], expected)
+
+
 def test_a_stream_goes_on_in_a_collector_process_of_a_new_process(tmp_path):
     options = {"lag": 1, "final": True}
     learner, feed = resume(None, "same", **options)
@@ -122,6 +149,53 @@ def go_on_from_file(path, options):
     learner, feed = resume(checkpoint.load(path), "single", **options)
     with feed:
         torch.save((collect(feed, learner, 2, 4), learner.state_dict()), path)
+
+
+SCRIPT = """
+import enum, io
+from rlplay.engine.rollout import single
+
+class Mode(enum.IntEnum):
+    WALK = 0
+    RUN = 1
+
+class Moves(Actor):
+    def __init__(self):
+        super().__init__()
+        self.mode, self.name, self.later = Mode.WALK, type("Name", (str,), {})("moves"), None
+
+    def forward(self, obs, *, virtual, **ignored):
+        act, hx, _ = super().forward(obs, virtual=virtual, **ignored)
+        if self.mode is Mode.RUN and not virtual and self.later is None:
+            self.later = Mode.WALK
+        return act, hx, torch.full(obs.shape, 2.0 * (self.mode is Mode.RUN) + (self.later is Mode.WALK))
+
+def open_feed(engine, **options):
+    actor = Moves()
+    actor.mode = Mode.RUN if "state" in options else Mode.WALK
+    if engine == "single":
+        return actor, single.rollout(Env, actor, 3, 1, lag=1, **options)
+    return actor, same.rollout([Env()], actor, 3, lag=1, **options)
+
+for engine in ("same", "single"):
+    actor, feed = open_feed(engine, seed=0)
+    next(feed)
+    actor.mode = Mode.RUN
+    next(feed)
+    torch.save(feed.state_dict(), file := io.BytesIO())
+    expected = [next(feed).actor for _ in range(2)]
+    feed.close()
+    assert float(expected[-1].sum()) == 12
+    for other in ("same", "single"):
+        file.seek(0)
+        _, feed = open_feed(other, state=torch.load(file, weights_only=True))
+        assert all(torch.equal(next(feed).actor, x) for x in expected), (engine, other)
+        feed.close()
+"""
+
+
+def test_plain_attributes_of_classes_of_the_users_script_are_saved_in_collector_processes():
+    subprocess.run([sys.executable, "-c", PREAMBLE + SCRIPT], check=True)
 
 
 @st.composite

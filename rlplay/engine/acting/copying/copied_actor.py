@@ -144,7 +144,7 @@ class CopiedActor:
 
     def load_watch_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`watch_state` returned, before the first snapshot."""
-        load_watch_state(self._plain_watch, state)
+        load_watch_state(self._plain_watch, state, self._modules.values())
 
     def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
         """Return a snapshot that is complete, as tensors on the host, numbers, strings and bytes."""
@@ -155,4 +155,4 @@ class CopiedActor:
         """Return the snapshot that :meth:`pack_snapshot` has packed, in memory of the current stream."""
         weights = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in state["weights"]]
         self._lane.copy(weights, self._lane.steady(state["weights"]))
-        return Snapshot(weights, list(state["modes"]), unpack_changes(state["plain"]))
+        return Snapshot(weights, list(state["modes"]), unpack_changes(state["plain"], self._modules.values()))

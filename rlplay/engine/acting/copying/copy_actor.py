@@ -15,7 +15,7 @@ from ...core import BaseActorModule
 from ..weights import named_weights
 from .follow import Follower, note_weak
 from .parts import VARIABLE
-from .shared_memory import Memory, SharedView, copy_weights_into
+from .shared_memory import Memory, SharedView, check_arrays, copy_weights_into
 from .walk import Place, Walk
 
 __all__ = ["ActorCopy", "copy_actor"]
@@ -43,8 +43,8 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
     Raises
     ------
     TypeError
-        If the actor cannot be copied, or if the copy would reach modules or weights of the original: the message has
-        the path to them.
+        If the actor cannot be copied, if the copy would reach modules or weights of the original, or if arrays share
+        memory: the message has the path to them.
     """
     originals = Walk(actor, with_code=False)
     for place in originals:
@@ -55,6 +55,7 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
             )
     modules = dict(actor.named_modules())
     weights = named_weights(modules)
+    check_arrays(originals, weights)
     memo: dict[Any, Any] = dict(known or {})
     shared = copy_weights_into(memo, originals, weights, device)
     containers = note_weak(memo, originals)
@@ -62,8 +63,7 @@ def copy_actor(actor: BaseActorModule, device: torch.device, known: Mapping[int,
         copied = copy.deepcopy(actor, memo).to(device).requires_grad_(False)
     except Exception as error:
         raise TypeError(
-            f"the actor cannot be copied: copy.deepcopy failed with {error!r}. Tensors that it keeps must be "
-            "parameters, buffers or detached; make what cannot be copied inside `step`, or define __deepcopy__."
+            f"the actor cannot be copied: copy.deepcopy failed with {error!r}. {_remedy_for(modules)}"
         ) from error
     own = dict(copied.named_modules())
     pairs = [(modules, own), (weights, named_weights(own))]
@@ -118,11 +118,33 @@ def _check(
             )
 
 
+def _remedy_for(modules: Mapping[str, nn.Module]) -> str:
+    """Return what to do about an actor that cannot be copied."""
+    for name, module in modules.items():
+        for hook in module._forward_pre_hooks.values():
+            old = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}.get(type(hook).__name__)
+            if old:
+                return (
+                    f"Its {name!r} has torch.nn.utils.{old}, which keeps the weight as an attribute: use "
+                    f"torch.nn.utils.parametrizations.{old}."
+                )
+    return (
+        "Tensors that it keeps must be parameters, buffers or detached; make what cannot be copied inside `step`, or "
+        "define __deepcopy__."
+    )
+
+
 def _refusal(place: Place, what: str) -> str:
     holder, _, variable = place.path.partition(VARIABLE)
+    cache: Place | None = place
+    while cache is not None and not hasattr(cache.value, "cache_clear"):
+        cache = cache.parent
     if variable:
         head, by = f"`{holder}` is a function that refers to {what}", f" by its variable `{variable}`"
         remedy = "make it a method, or pass what it uses as an argument, or keep what it uses in the actor alone"
+    elif cache is not None:
+        head, by = f"`{cache.path}` has a cache of functools, which refers to {what}", ""
+        remedy = "keep what it computes in an attribute of the actor instead, or call its `cache_clear()` before"
     else:
         head, by = f"`{holder}` is, or refers to, {what}", ""
         remedy = "keep modules and weights in the actor itself, where they are copied (mind a __deepcopy__ of its own)"

@@ -1,4 +1,4 @@
-"""What a behaviour copy has that no snapshot brings: plain attributes, filled buffers, tensors in other attributes.
+"""What a behaviour copy has that no snapshot brings: plain attributes, filled buffers, and what it keeps otherwise.
 
 Saved as dicts, lists, numbers, strings, bytes and tensors on the host. Weights are left out: each snapshot overwrites
 them before the copy acts. What has been seen of the learner's actor is saved apart: it belongs to whoever takes the
@@ -7,16 +7,15 @@ snapshots, which may be another process.
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ....nested import leaves
-from ..plain_attributes import NO_CHANGES, PlainChange, PlainChanges, PlainWatch, load_plain, plain_of
+from ..plain_attributes import NO_CHANGES, PlainChange, PlainChanges, PlainWatch, dotted, load_plain, plain_of
+from .kept_values import kept_values, load_kept_values
+from .plain_values import pack_plain, unpack_plain
 
 __all__ = [
     "copy_state",
@@ -28,11 +27,7 @@ __all__ = [
     "what_differs",
 ]
 
-_AS_THEY_ARE = (bool, int, float, str, type(None))
-"""``torch.load`` with ``weights_only=True`` reads these."""
-
 _MISSING = object()
-_OWN_OF_MODULES = frozenset(vars(nn.Module())) | {"generator"}
 
 
 def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]]) -> dict[str, Any]:
@@ -45,24 +40,13 @@ def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]]) 
     empty : mapping of str to set of str
         For each module: its buffers that were None when the copy was made.
     """
-    weights = _weights_of(modules)
     filled = [
         [name, key, buffer.to("cpu", copy=True)]
         for name, module in modules.items()
         for key, buffer in module._buffers.items()
         if buffer is not None and key in empty[name]
     ]
-    tensors = [
-        [name, key, [x.detach().to("cpu", copy=True) for x in found]]
-        for name, module in modules.items()
-        for key, found in _tensors(module, weights).items()
-    ]
-    generators = [
-        [name, key, generator.get_state()]
-        for name, module in modules.items()
-        for key, generator in _generators(module).items()
-    ]
-    return {"plain": _pack(plain_of(modules)), "filled": filled, "tensors": tensors, "generators": generators}
+    return {"plain": _pack(plain_of(modules)), "filled": filled, **kept_values(modules)}
 
 
 def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
@@ -71,29 +55,18 @@ def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) 
     Raises
     ------
     ValueError
-        The actor has other modules, or other tensors in its attributes.
+        The actor has other modules, or its attributes do not fit (:func:`.kept_values.load_kept_values`).
     """
-    plain = _unpack(state["plain"])
+    plain = _unpack(state["plain"], modules.values())
     if plain.keys() != modules.keys():
         raise ValueError(
             f"the state is of another actor: it had the modules {sorted(plain)}, and has {sorted(modules)}."
         )
     load_plain(modules, plain)
+    device = _device_of(modules)
     for name, key, value in state["filled"]:
-        modules[name]._buffers[key] = value.to(_device_of(modules), copy=True)
-    weights = _weights_of(modules)
-    for name, key, values in state["tensors"]:
-        own = _tensors(modules[name], weights).get(key, [])
-        if [x.shape for x in own] != [x.shape for x in values]:
-            raise ValueError(f"the state is of another actor: the tensors in its {_dotted(name, key)!r} differ.")
-        with torch.no_grad():
-            for target, value in zip(own, values, strict=True):
-                target.copy_(value)
-    for name, key, value in state["generators"]:
-        generator = _generators(modules[name]).get(key)
-        if generator is None:
-            raise ValueError(f"the state is of another actor: its {_dotted(name, key)!r} is no generator any more.")
-        generator.set_state(value.cpu())
+        modules[name]._buffers[key] = value.to(device, copy=True)
+    load_kept_values(modules, state, device)
 
 
 def watch_state(watch: PlainWatch) -> dict[str, Any]:
@@ -102,25 +75,27 @@ def watch_state(watch: PlainWatch) -> dict[str, Any]:
     return {"seen": _pack(watched["seen"]), "latest": pack_changes(watched["latest"])}
 
 
-def load_watch_state(watch: PlainWatch, state: Mapping[str, Any]) -> None:
-    """Continue from what :func:`watch_state` returned."""
-    watch.load_state_dict({"seen": _unpack(state["seen"]), "latest": unpack_changes(state["latest"])})
+def load_watch_state(watch: PlainWatch, state: Mapping[str, Any], modules: Iterable[nn.Module]) -> None:
+    """Continue from what :func:`watch_state` returned, with the classes of values that ``modules`` have."""
+    seen, latest = _unpack(state["seen"], modules), unpack_changes(state["latest"], modules)
+    watch.load_state_dict({"seen": seen, "latest": latest})
 
 
 def what_differs(states: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the attributes and buffers in which states of copies of one actor differ; sorted."""
     first, *others = [_by_name(state) for state in states]
     names = {name for one in (first, *others) for name in one}
-    return sorted(
+    differ = {
         name for name in names if any(not _same(first.get(name, _MISSING), one.get(name, _MISSING)) for one in others)
-    )
+    }
+    return sorted({attribute for _, attribute in differ})
 
 
-def _by_name(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a state of a copy has, by the names of attributes and buffers."""
-    found = {_dotted(name, key): x for name, own in state["plain"].items() for key, x in own.items()}
-    for kind in ("filled", "tensors", "generators"):
-        found |= {_dotted(name, key): x for name, key, x in state[kind]}
+def _by_name(state: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    """Return what a state of a copy has, by kinds and by names of attributes and buffers."""
+    found = {("plain", dotted((name, key))): x for name, own in state["plain"].items() for key, x in own.items()}
+    for kind in ("filled", "tensors", "others", "values"):
+        found |= {(kind, dotted((name, key))): x for name, key, x in state[kind]}
     return found
 
 
@@ -141,58 +116,30 @@ def _bytes_of(x: Tensor) -> Tensor:
 def pack_changes(changes: PlainChanges) -> list[Any]:
     """Return changes of plain attributes as a list of numbers, strings and bytes."""
     packed = [
-        [name, key, one.number, one.present, _pack_value(one.value)] for (name, key), one in changes.changes.items()
+        [name, key, one.number, one.present, pack_plain(one.value)] for (name, key), one in changes.changes.items()
     ]
     return [changes.number, packed]
 
 
-def unpack_changes(packed: list[Any]) -> PlainChanges:
-    """Return the changes that :func:`pack_changes` has packed."""
+def unpack_changes(packed: list[Any], modules: Iterable[nn.Module]) -> PlainChanges:
+    """Return the changes that :func:`pack_changes` has packed, with the classes of values that ``modules`` have."""
     number, changes = packed
     if not number:
         return NO_CHANGES
     return PlainChanges(
-        number, {(name, key): PlainChange(at, present, _unpack_value(x)) for name, key, at, present, x in changes}
+        number,
+        {(name, key): PlainChange(at, present, unpack_plain(x, modules)) for name, key, at, present, x in changes},
     )
 
 
 def _pack(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {key: _pack_value(x) for key, x in own.items()} for name, own in plain.items()}
+    return {name: {key: pack_plain(x) for key, x in own.items()} for name, own in plain.items()}
 
 
-def _unpack(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {key: _unpack_value(x) for key, x in own.items()} for name, own in packed.items()}
-
-
-def _pack_value(value: Any) -> Any:
-    return value if type(value) in _AS_THEY_ARE else pickle.dumps(value)
-
-
-def _unpack_value(value: Any) -> Any:
-    return pickle.load(io.BytesIO(value)) if isinstance(value, bytes) else value
-
-
-def _weights_of(modules: Mapping[str, nn.Module]) -> set[int]:
-    """Return the ``id()`` of each parameter and buffer."""
-    return {id(x) for module in modules.values() for x in (*module._parameters.values(), *module._buffers.values())}
-
-
-def _tensors(module: nn.Module, weights: set[int]) -> dict[str, list[Tensor]]:
-    """Return the tensors in attributes that are neither parameters nor buffers: in nests, too."""
-    others = {key: x for key, x in vars(module).items() if key not in _OWN_OF_MODULES}
-    found = {key: [x for x in leaves(value) if isinstance(x, Tensor)] for key, value in others.items()}
-    found = {key: [x for x in tensors if id(x) not in weights] for key, tensors in found.items()}
-    return {key: tensors for key, tensors in found.items() if tensors}
-
-
-def _generators(module: nn.Module) -> dict[str, torch.Generator]:
-    return {key: x for key, x in vars(module).items() if key not in _OWN_OF_MODULES and isinstance(x, torch.Generator)}
+def _unpack(packed: Mapping[str, Mapping[str, Any]], modules: Iterable[nn.Module]) -> dict[str, dict[str, Any]]:
+    return {name: {key: unpack_plain(x, modules) for key, x in own.items()} for name, own in packed.items()}
 
 
 def _device_of(modules: Mapping[str, nn.Module]) -> torch.device:
     found = (x.device for module in modules.values() for x in (*module.parameters(), *module.buffers()))
     return next(found, torch.device("cpu"))
-
-
-def _dotted(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...envs.saving.memory import blocks_of, span_of
 from .walk import Place, Walk
 
-__all__ = ["Memory", "SharedView", "check_shared", "copy_weights_into"]
+__all__ = ["Memory", "SharedView", "address_of_storage", "check_arrays", "check_shared", "copy_weights_into"]
 
 
 class SharedView(NamedTuple):
@@ -117,6 +118,31 @@ def copy_weights_into(
                 original = weakref.ref(value)
                 shared.append(SharedView(place.path, name, other, original, _address(value) - first.data_ptr()))
     return shared
+
+
+def check_arrays(found: Walk, weights: Mapping[str, Tensor]) -> None:
+    """Check that no array shares memory with another array, or with a tensor that is no weight.
+
+    ``copy.deepcopy`` copies each array by itself, so that the copies would share nothing.
+
+    Raises
+    ------
+    TypeError
+        If one does.
+    """
+    memory = Memory(weights)
+    places = [x for x in found if isinstance(x.value, np.ndarray | Tensor) and memory.weight_beside(x.value) is None]
+    spans = [span for k, place in enumerate(places) if (span := span_of(place.value, k)) is not None]
+    for _, block in blocks_of(spans):
+        some = [places[k] for k in sorted(block.owners)]
+        arrays = [place for place in some if isinstance(place.value, np.ndarray)]
+        if arrays and len(some) > 1:
+            other = next(place for place in some if place is not arrays[-1])
+            raise TypeError(
+                f"`{arrays[-1].path}` is a NumPy array that shares memory with `{other.path}`, which is lost in the "
+                "behaviour copy: keep one of them, and make the other in `step`; or keep tensors, whose views stay "
+                "views."
+            )
 
 
 def check_shared(shared: list[SharedView], weights: Mapping[str, Tensor]) -> None:

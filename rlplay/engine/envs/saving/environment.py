@@ -1,4 +1,4 @@
-"""Saves one environment, with all wrappers and inner environments, and restores it in place.
+"""Saves environments, with all wrappers and inner environments, and restores them in place.
 
 All objects stay where they are: what is saved are the attributes of each part. So it does not matter how a part itself
 would be pickled, and references between parts, and from outside, stay right. An innermost environment that can save
@@ -17,17 +17,18 @@ In the first two cases the random generator and the spaces that gym's base class
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...concurrency.progress import Progress
 from ..dialects import takes
 from .ale import restore_ale, save_ale
 from .parts import Part, attributes_of, kind_of, named_in_script, parts_of, stays, walk_functions
-from .pickling import dumps, find_culprit, loads
+from .pickling import Key, Survey, common_key, dumps, find_culprit, loads
 
-__all__ = ["RESTART_OR_STATE", "restore_environment", "save_environment"]
+__all__ = ["RESTART_OR_STATE", "restore_environments", "save_environments"]
 
 _OF_BASE_CLASS = ("_np_random", "_np_random_seed", "np_random", "action_space", "observation_space")
 
@@ -41,28 +42,71 @@ class _Plain:
     pass
 
 
-def save_environment(env: Any, number: int, progress: Progress) -> dict[str, Any]:
-    """Return the state of an environment, as a dict of strings and bytes. The environment stays as it is.
+class _Contents(NamedTuple):
+    """What is saved of an environment."""
+
+    number: int
+    parts: list[Part]
+    attributes: list[dict[str, Any]]
+    """Those of each part that are saved."""
+    states: dict[int, Any]
+    """What the own methods of a part have returned, by the position of the part."""
+
+    @property
+    def value(self) -> Any:
+        """What is pickled."""
+        return self.attributes, self.states
+
+
+def save_environments(
+    envs: Sequence[Any], first: int, progress: Progress, *, whole: bool = True
+) -> Sequence[dict[str, Any] | None]:
+    """Return the state of each environment, as a dict of strings and bytes. The environments stay as they are.
+
+    What several of them refer to is saved apart, as ``common`` in each of their states.
 
     Parameters
     ----------
-    number : int
-        The number of the environment in the feed, for messages.
+    first : int
+        The number of the first environment in the feed, for messages.
     progress : Progress
-        Where it is noted that this environment is being saved.
+        Where it is noted which environment is being saved.
+    whole : bool
+        Unless it is true, None is returned for each environment.
 
     Raises
     ------
     TypeError
-        Something in it cannot be saved; the message has the path to it.
+        Something in one of them cannot be saved; the message has the path to it.
     """
-    with progress.during("env.save", number):
-        return _save(env, number)
+    if not whole:
+        return [None] * len(envs)
+    survey, met, found, saved = Survey(), dict[int, int](), list[_Contents](), list[bytes]()
+    for number, env in enumerate(envs, first):
+        with progress.during("env.save", number):
+            found.append(_contents_of(env, number))
+    kept = _kept_by_all({one.number: one.parts for one in found})
+    all_kept = {id(x): key for key, x in kept.items()}
+    own_kept = [all_kept | {id(x): key for key, x in _kept_objects(one.parts).items()} for one in found]
+    for contents, own in zip(found, own_kept, strict=True):
+        with progress.during("env.save", contents.number), _refusing(contents, own, survey):
+            survey.look_at(contents.value, own, contents.number)
+    survey.finish()
+    for contents, own in zip(found, own_kept, strict=True):
+        with progress.during("env.save", contents.number), _refusing(contents, own, survey):
+            saved.append(dumps(contents.value, own, survey, met))
+    common = {}
+    if met:
+        with _refusing(found[0], all_kept, survey):
+            common = {"common": dumps([survey.common[key] for key in met], all_kept, survey)}
+    return [
+        {"kinds": [kind_of(part.env) for part in contents.parts], "data": data, **common}
+        for contents, data in zip(found, saved, strict=True)
+    ]
 
 
-def _save(env: Any, number: int) -> dict[str, Any]:
+def _contents_of(env: Any, number: int) -> _Contents:
     parts = parts_of(env)
-    kept = {id(one): key for key, one in _kept_objects(parts).items()}
     attributes: list[dict[str, Any]] = []
     states: dict[int, Any] = {}
     for k, part in enumerate(parts):
@@ -79,39 +123,47 @@ def _save(env: Any, number: int) -> dict[str, Any]:
                     f"environment {number} cannot be saved: `get_state` or `clone_state` of `{part.path}`, a "
                     f"{kind_of(part.env)}, raised {error!r}. {RESTART_OR_STATE}."
                 ) from error
-    try:
-        data = dumps((attributes, states), kept)
-    except Exception as error:
-        raise _refusal(parts, attributes, states, kept, number) or error from error
-    return {"kinds": [kind_of(part.env) for part in parts], "data": data}
+    return _Contents(number, parts, attributes, states)
 
 
-def restore_environment(env: Any, saved: dict[str, Any], number: int, progress: Progress) -> None:
-    """Put an environment into the state that :func:`save_environment` returned.
+def restore_environments(envs: Sequence[Any], saved: Sequence[dict[str, Any]], first: int, progress: Progress) -> None:
+    """Put environments into the states that :func:`save_environments` returned, of these or of some of more.
 
-    The state is unpickled, which may run any code that is in it. ``number`` and ``progress`` are as there.
+    The states are unpickled, which may run any code that is in them. ``first`` and ``progress`` are as there.
 
     Raises
     ------
     ValueError
-        The environment consists of other parts than the one that was saved, or its state cannot be read.
+        An environment consists of other parts than the one that was saved, or its state cannot be read.
     """
-    with progress.during("env.restore", number):
-        _restore(env, saved, number)
+    parts = {number: parts_of(env) for number, env in enumerate(envs, first)}
+    for (number, own), one in zip(parts.items(), saved, strict=True):
+        kinds = [kind_of(part.env) for part in own]
+        if kinds != one["kinds"]:
+            raise ValueError(
+                f"the state is of another environment: environment {number} was {' > '.join(one['kinds'])}, and is "
+                f"{' > '.join(kinds)}. Pass environments that are made and wrapped alike."
+            )
+    kept, common = _kept_by_all(parts), dict[bytes, dict[Key, Any]]()
+    for (number, own), one in zip(parts.items(), saved, strict=True):
+        with progress.during("env.restore", number):
+            shared = one.get("common")
+            if shared is not None and shared not in common:
+                objects = _read(shared, kept, number)
+                common[shared] = {common_key(k): x for k, x in enumerate(objects)}
+            here = kept | _kept_objects(own) | (common[shared] if shared is not None else {})
+            _restore(own, _read(one["data"], here, number), number)
 
 
-def _restore(env: Any, saved: dict[str, Any], number: int) -> None:
-    parts = parts_of(env)
-    kinds = [kind_of(part.env) for part in parts]
-    if kinds != saved["kinds"]:
-        raise ValueError(
-            f"the state is of another environment: environment {number} was {' > '.join(saved['kinds'])}, and is "
-            f"{' > '.join(kinds)}. Pass environments that are made and wrapped alike."
-        )
+def _read(data: bytes, kept: Mapping[Key, Any], number: int) -> Any:
     try:
-        attributes, states = loads(saved["data"], _kept_objects(parts))
+        return loads(data, kept)
     except Exception as error:
         raise ValueError(f"the state of environment {number} cannot be read: {error!r}.") from error
+
+
+def _restore(parts: list[Part], value: Any, number: int) -> None:
+    attributes, states = value
     for k, (part, values) in enumerate(zip(parts, attributes, strict=True)):
         own = attributes_of(part.env)
         if k not in states:
@@ -126,6 +178,11 @@ def _restore(env: Any, saved: dict[str, Any], number: int) -> None:
             methods[1](state)
         except Exception as error:
             raise ValueError(f"the state of environment {number} does not fit `{parts[k].path}`: {error!r}.") from error
+
+
+def _kept_by_all(parts: Mapping[int, list[Part]]) -> dict[Key, Any]:
+    """Return what is not pickled of several environments, by keys that begin with the number of the environment."""
+    return {("of", n, *key): one for n, own in parts.items() for key, one in _kept_objects(own).items()}
 
 
 def _kept_objects(parts: list[Part]) -> dict[tuple[Any, ...], Any]:
@@ -167,22 +224,26 @@ def _check_whole(part: Part, number: int) -> None:
         )
 
 
-def _refusal(
-    parts: list[Part],
-    attributes: list[dict[str, Any]],
-    states: dict[int, Any],
-    kept: dict[int, tuple[Any, ...]],
-    number: int,
-) -> TypeError | None:
-    """Return an error that names what cannot be pickled."""
-    named = [(part.path, name, one) for part, own in zip(parts, attributes, strict=True) for name, one in own.items()]
-    named += [(parts[k].path, "<its own state>", state) for k, state in states.items()]
+@contextmanager
+def _refusing(contents: _Contents, kept: Mapping[int, Key], survey: Survey) -> Iterator[None]:
+    """Raise an error that names what cannot be pickled, if the ``with`` block raises one."""
+    try:
+        yield
+    except Exception as error:
+        raise _refusal(contents, kept, survey) or error from error
+
+
+def _refusal(contents: _Contents, kept: Mapping[int, Key], survey: Survey) -> TypeError | None:
+    """Return an error that names what cannot be pickled; None if that is not found."""
+    pairs = zip(contents.parts, contents.attributes, strict=True)
+    named = [(part.path, name, one) for part, own in pairs for name, one in own.items()]
+    named += [(contents.parts[k].path, "<its own state>", state) for k, state in contents.states.items()]
     for path, name, value in named:
-        found = find_culprit(value, f"{path}.{name}", kept)
+        found = find_culprit(value, f"{path}.{name}", lambda x: dumps(x, kept, survey))
         if found is not None:
             where, culprit, why = found
             return TypeError(
-                f"environment {number} cannot be saved: `{where}`, a {kind_of(culprit)}, does not pickle: {why}. "
-                f"{RESTART_OR_STATE}."
+                f"environment {contents.number} cannot be saved: `{where}`, a {kind_of(culprit)}, does not pickle: "
+                f"{why}. {RESTART_OR_STATE}."
             )
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["Part", "attributes_of", "kind_of", "named_in_script", "parts_of", "stays", "walk_functions"]
 
-_STAY = frozenset({"spec", "_cached_spec"})
+_STAY = frozenset({"spec", "_cached_spec", "env_fns"})
 """Attributes that describe how an environment is made. They are left as they are."""
 
 _SCRIPT = "__main__"
@@ -39,19 +39,31 @@ class Part:
 def parts_of(env: Any, path: str = "env") -> list[Part]:
     """Return an environment and all environments that are its attributes, or in lists that are, at any depth.
 
-    Each comes once, the outermost first. Properties are not read, since these may run code.
+    Each comes once, the outermost first. An inner environment has ``step``, ``reset`` and an action space; a simulator
+    without the last is a part of the environment that holds it. Properties are not read, since these may run code.
     """
     found = [Part(env, path)]
     for part in found:
         for name, value in attributes_of(part.env).items():
             several = list(enumerate(value)) if isinstance(value, list | tuple) else [(None, value)]
             for k, one in several:
-                if not (hasattr(type(one), "step") and hasattr(type(one), "reset")) or isinstance(one, type):
+                if not _is_environment(one):
                     continue
                 part.innermost = False
                 if not any(one is other.env for other in found):
                     found.append(Part(one, f"{part.path}.{name}" + ("" if k is None else f"[{k}]")))
     return found
+
+
+def _is_environment(value: Any, holders: tuple[Any, ...] = ()) -> bool:
+    """Whether a value is an environment, or a wrapper that passes attributes on to one that it holds."""
+    kind, own = type(value), attributes_of(value)
+    if isinstance(value, type) or not (hasattr(kind, "step") and hasattr(kind, "reset")):
+        return False
+    if any(name in own or hasattr(kind, name) for name in ("action_space", "single_action_space")):
+        return True
+    others = [one for one in own.values() if not any(one is holder for holder in (*holders, value))]
+    return hasattr(kind, "__getattr__") and any(_is_environment(one, (*holders, value)) for one in others)
 
 
 def attributes_of(env: Any) -> dict[str, Any]:

@@ -1,48 +1,148 @@
-"""Pickles what an environment holds, by value, or says what in it cannot be pickled.
+"""Pickles what environments hold, by value, or says what in it cannot be pickled.
 
-An object that pickles by being made anew, as those of gymnasium's ``EzPickle`` do, or that leaves attributes out, would
-come back in another state. It counts as one that cannot be pickled.
+What arrays, tensors and environments share is found first (:class:`Survey`), so that they share it again once restored.
 """
 
 from __future__ import annotations
 
-import copyreg
 import io
 import pickle
-import sys
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["NotSavedError", "dumps", "find_culprit", "loads"]
+import numpy as np
+
+from .memory import Block, Span, blocks_of, is_tensor, span_of, view_of
+from .whole import NotSavedError, check_whole, why_not_whole
+
+__all__ = ["Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
 
 Key = tuple[Any, ...]
 """Says where an object is that is not pickled, but taken from the environment into which the state is restored."""
 
-_TRUSTED = frozenset(sys.stdlib_module_names) | {"numpy", "torch"}
-"""The packages whose classes pickle all that they hold."""
-
 _DEPTH = 30
 
+_CONSTANT = (
+    *(int, float, complex, str, bytes, tuple, frozenset, type(None), Enum, np.dtype, np.generic),
+    *(type, FunctionType, BuiltinFunctionType, MethodType, ModuleType),
+)
+"""What environments may share without being connected by it."""
 
-class NotSavedError(Exception):
-    """An object is not pickled with all that it holds. The message says why."""
+
+class Survey:
+    """What pickling some environments comes across: memory that arrays and tensors share, and shared objects.
+
+    All that it comes across is kept alive, so that each ``id()`` and each address stays its own.
+    """
+
+    def __init__(self) -> None:
+        self.common: dict[int, Any] = {}
+        """What several environments refer to, by its ``id()``."""
+        self._seen: dict[int, tuple[Any, int]] = {}
+        self._spans: list[Span] = []
+        self._blocks: list[Block] = []
+        self._starts: list[tuple[str, int]] = []
+
+    def look_at(self, value: Any, kept: Mapping[int, Key], number: int) -> None:
+        """Come across all that ``value`` holds, which is of the environment with this number.
+
+        Raises
+        ------
+        Exception
+            As :func:`dumps` does.
+        """
+        _Surveyor(self, kept, number).dump(value)
+
+    def note(self, obj: Any, number: int) -> None:
+        """Note that an environment refers to an object."""
+        _, first = self._seen.setdefault(id(obj), (obj, number))
+        if first != number:
+            self.common[id(obj)] = obj
+
+    def note_memory(self, obj: Any, number: int) -> None:
+        """Note the memory of an object, if it is an array or a tensor."""
+        span = span_of(obj, number)
+        if span is not None:
+            self._spans.append(span)
+
+    def finish(self) -> None:
+        """Find out which memory is shared, once all environments have been looked at."""
+        found = blocks_of(self._spans)
+        self._blocks, self._starts = [block for _, block in found], [(place, block.start) for place, block in found]
+        self.common |= {id(block): block for block in self._blocks if len(block.owners) > 1}
+
+    def block_of(self, obj: Any) -> Block | None:
+        """Return the shared memory that an array or a tensor lies in; None if it is anything else, or lies in none."""
+        span = span_of(obj, 0) if self._blocks else None
+        if span is None:
+            return None
+        k = bisect_right(self._starts, (span.place, span.start)) - 1
+        within = k >= 0 and self._starts[k][0] == span.place and span.end <= self._blocks[k].end
+        return self._blocks[k] if within else None
+
+    def owner_of(self, obj: Any) -> Any:
+        """Return what an array has its memory from, if that is no array or tensor and is pickled, too; else None."""
+        owner = obj
+        while isinstance(owner, np.ndarray | memoryview):
+            owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+        return None if owner is obj or is_tensor(owner) or id(owner) not in self._seen else owner
+
+
+class _Nowhere:
+    def write(self, data: Any) -> None:
+        """Forget the data."""
+
+
+class _Surveyor(pickle.Pickler):
+    def __init__(self, survey: Survey, kept: Mapping[int, Key], number: int) -> None:
+        super().__init__(_Nowhere(), protocol=5)
+        self._survey, self._kept, self._number = survey, kept, number
+
+    def persistent_id(self, obj: Any) -> Key | None:
+        key = self._kept.get(id(obj))
+        if key is None and not isinstance(obj, _CONSTANT):
+            self._survey.note(obj, self._number)
+        return key
+
+    def reducer_override(self, obj: Any) -> Any:
+        check_whole(obj)
+        self._survey.note_memory(obj, self._number)
+        if type(obj) is np.ndarray and not obj.dtype.hasobject:
+            return _nothing, ()
+        return (_nothing, (), vars(obj)) if is_tensor(obj) and view_of(obj, None) else NotImplemented
+
+
+def _nothing() -> None:
+    """Stand for what makes an array or a tensor, whose elements no survey has to look at."""
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, kept: Mapping[int, Key]) -> None:
+    def __init__(self, file: io.BytesIO, kept: Mapping[int, Key], survey: Survey, met: dict[int, int] | None) -> None:
         super().__init__(file, protocol=5)
-        self._kept = kept
+        self._kept, self._survey, self._met = kept, survey, met
 
     def persistent_id(self, obj: Any) -> Key | None:
-        return self._kept.get(id(obj))
+        key = self._kept.get(id(obj))
+        if key is None and self._met is not None and id(obj) in self._survey.common:
+            key = common_key(self._met.setdefault(id(obj), len(self._met)))
+        return key
 
     def reducer_override(self, obj: Any) -> Any:
-        why = _why_not_whole(obj)
-        if why:
-            raise NotSavedError(why)
-        return NotImplemented
+        if isinstance(obj, Block):
+            return NotImplemented
+        check_whole(obj)
+        block, owner = self._survey.block_of(obj), self._survey.owner_of(obj)
+        view = view_of(obj, block)
+        if owner is not None or (block is not None and view is None):
+            other = "another array or tensor" if owner is None else f"a {type(owner).__name__} of the environment"
+            raise NotSavedError(
+                f"it shares memory with {other}; only NumPy arrays of numbers and tensors on the CPU, of no subclass, "
+                "share it again once they are restored"
+            )
+        return NotImplemented if view is None else view
 
 
 class _Unpickler(pickle.Unpickler):
@@ -56,21 +156,26 @@ class _Unpickler(pickle.Unpickler):
         return self._kept[pid]
 
 
-def dumps(value: Any, kept: Mapping[int, Key]) -> bytes:
+def dumps(value: Any, kept: Mapping[int, Key], survey: Survey, met: dict[int, int] | None = None) -> bytes:
     """Pickle a value.
 
     Parameters
     ----------
     kept : mapping of int to tuple
         By the ``id()`` of each object that is not to be pickled: the key under which :func:`loads` finds it.
+    survey : Survey
+        It has looked at the value, and is finished.
+    met : dict of int to int, optional
+        Gets the ``id()`` of each object that is met and that several environments share, and numbers these. They are
+        not pickled: :func:`loads` finds them under :func:`common_key`. Without it they are pickled, too.
 
     Raises
     ------
     Exception
-        What pickling raises; :class:`NotSavedError` if an object would be pickled without all that it holds.
+        What pickling raises; :class:`.whole.NotSavedError` if an object would be pickled without all that it holds.
     """
     file = io.BytesIO()
-    _Pickler(file, kept).dump(value)
+    _Pickler(file, kept, survey, met).dump(value)
     return file.getvalue()
 
 
@@ -79,14 +184,25 @@ def loads(data: bytes, kept: Mapping[Key, Any]) -> Any:
     return _Unpickler(io.BytesIO(data), kept).load()
 
 
-def find_culprit(value: Any, path: str, kept: Mapping[int, Key]) -> tuple[str, Any, Exception] | None:
-    """Return the path to the innermost object that cannot be pickled, the object, and the reason; None if all can."""
-    error = _error_of(value, kept)
+def common_key(number: int) -> Key:
+    """Return the key of an object that several environments share, by the number that it got."""
+    return "common", number
+
+
+def find_culprit(value: Any, path: str, dump: Callable[[Any], object]) -> tuple[str, Any, Exception] | None:
+    """Return the path to the innermost object that cannot be pickled, the object, and the reason; None if all can.
+
+    Parameters
+    ----------
+    dump : callable
+        Pickles a value, or raises an exception.
+    """
+    error = _error_of(value, dump)
     if error is None:
         return None
     for _ in range(_DEPTH):
-        inside = () if _why_not_whole(value) else _children(value)
-        found = ((step, child, _error_of(child, kept)) for step, child in inside)
+        inside = () if why_not_whole(value) else _children(value)
+        found = ((step, child, _error_of(child, dump)) for step, child in inside)
         step, child, why = next((one for one in found if one[2] is not None), ("", None, None))
         if why is None:
             break
@@ -94,9 +210,9 @@ def find_culprit(value: Any, path: str, kept: Mapping[int, Key]) -> tuple[str, A
     return path, value, error
 
 
-def _error_of(value: Any, kept: Mapping[int, Key]) -> Exception | None:
+def _error_of(value: Any, dump: Callable[[Any], object]) -> Exception | None:
     try:
-        dumps(value, kept)
+        dump(value)
     except Exception as error:
         return error
     return None
@@ -109,30 +225,3 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{k}]", one) for k, one in enumerate(value))
     elif not isinstance(value, type | FunctionType):
         yield from ((f".{name}", one) for name, one in getattr(value, "__dict__", {}).items())
-
-
-def _why_not_whole(obj: Any) -> str:
-    """Return why pickling would not keep all that an object holds; an empty string if it would."""
-    if isinstance(obj, type | FunctionType | BuiltinFunctionType | MethodType | ModuleType | Enum):
-        return ""
-    cls = type(obj)
-    if any(base.__name__ == "EzPickle" for base in cls.__mro__):
-        return "pickling makes it anew, from the arguments of its constructor (EzPickle)"
-    own = getattr(obj, "__dict__", None)
-    if not own or cls.__module__.partition(".")[0] in _TRUSTED or not _pickles_in_its_own_way(cls):
-        return ""
-    reduced = obj.__reduce_ex__(5)
-    if isinstance(reduced, str):
-        return ""
-    state = reduced[2] if len(reduced) > 2 else None
-    if isinstance(state, tuple) and len(state) == 2:  # attributes, and slots
-        state = state[0]
-    missing = sorted(own.keys() - (state.keys() if isinstance(state, dict) else set()))
-    how = "__getstate__" if isinstance(state, dict) else "__reduce__"
-    return f"its `{how}` leaves out {', '.join(map(repr, missing))}" if missing else ""
-
-
-def _pickles_in_its_own_way(cls: type) -> bool:
-    names = ("__reduce__", "__reduce_ex__", "__getstate__")
-    own = any(getattr(cls, name, None) is not getattr(object, name, None) for name in names)
-    return own or cls in copyreg.dispatch_table

@@ -1,0 +1,187 @@
+"""What the modules of a behaviour copy keep in attributes, apart from modules, weights and plain values.
+
+Tensors, arrays and random generators that are attributes, or in nests that are, are written into those of the new
+copy, if it has them in the same shape. Attributes that consist of these and of objects of Python's and NumPy's own
+classes are pickled, and replaced if the new copy has something else. All other attributes stay as the new copy has
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import random
+import sys
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ....nested import leaves
+from ..plain_attributes import NOT_LOOKED_AT, AttributeName, dotted, plain_of
+from ..weights import named_weights
+
+__all__ = ["kept_values", "load_kept_values"]
+
+_Id = tuple[str | int, ...]
+"""Says where something is that is not pickled with the attributes that refer to it."""
+
+_OTHERS = (np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_PICKLED_BY_VALUE = sys.stdlib_module_names - {"__main__"} | {"numpy", "torch"}
+
+
+def kept_values(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return what modules keep in attributes.
+
+    Returns
+    -------
+    dict
+        ``tensors`` and ``others``: lists of ``[module, attribute, values]``; ``values``: a list of ``[module,
+        attribute, digest]``, for the attributes that are pickled; ``pickled``: these attributes by their names.
+    """
+    found = _Found(modules)
+    return {
+        "tensors": [[*name, [x.detach().to("cpu", copy=True) for x in some]] for name, some in found.tensors.items()],
+        "others": [[*name, [_pack(x) for x in some]] for name, some in found.others.items()],
+        "values": [[*name, digest] for name, digest in found.digests.items()],
+        "pickled": found.pickled({name: found.attributes[name] for name in found.digests}),
+    }
+
+
+def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any], device: torch.device) -> None:
+    """Restore what :func:`kept_values` returned. Tensors that are made anew are made on ``device``.
+
+    Raises
+    ------
+    ValueError
+        The actor has other tensors in attributes of which not all could be saved, or no longer has a generator.
+    """
+    found = _Found(modules)
+    digests = {(name, key): digest for name, key, digest in state["values"]}
+    objects, changed = {key: x for x, key in found.ids.values()}, digests != found.digests
+    for name, key, saved in state["tensors"]:
+        own = found.tensors.get((name, key), [])
+        if [(x.shape, x.dtype) for x in own] != [(x.shape, x.dtype) for x in saved]:
+            if (name, key) not in digests:
+                raise ValueError(
+                    f"the state does not fit this actor: the tensors in its {dotted((name, key))!r} had other shapes, "
+                    "and what else is in there cannot be saved. Keep such tensors in an attribute of their own."
+                )
+            own, changed = [torch.empty_like(x, device=device) for x in saved], True
+        with torch.no_grad():
+            objects |= {("tensor", name, key, k): own[k].copy_(x) for k, x in enumerate(saved)}
+    for name, key, packed in state["others"]:
+        own_others = found.others.get((name, key), [])
+        for k, one in enumerate(packed):
+            own_one = own_others[k] if k < len(own_others) else None
+            made = _unpack(one, own_one)
+            if made is None:
+                raise ValueError(
+                    f"the state is of another actor: its {dotted((name, key))!r} is no generator any more."
+                )
+            objects["other", name, key, k] = made
+            changed |= made is not own_one
+    if changed:
+        for (name, key), value in _Unpickler(io.BytesIO(state["pickled"]), objects).load().items():
+            vars(modules[name])[key] = value
+
+
+class _Found:
+    """What is found in the attributes of modules, by the names of modules and attributes."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        plain = plain_of(modules)
+        self.attributes: dict[AttributeName, Any] = {
+            (name, key): value
+            for name, module in modules.items()
+            for key, value in vars(module).items()
+            if key not in NOT_LOOKED_AT and key not in plain[name]
+        }
+        self.ids: dict[int, tuple[Any, _Id]] = {
+            id(x): (x, ("weight", name)) for name, x in named_weights(dict(modules)).items()
+        }
+        self.tensors, self.others = self._find("tensor", Tensor), self._find("other", _OTHERS)
+        digests = {name: self._digest(value) for name, value in self.attributes.items()}
+        self.digests = {name: digest for name, digest in digests.items() if digest}
+        """Of those attributes that can be pickled by value."""
+
+    def _find(self, kind: str, types: Any) -> dict[AttributeName, list[Any]]:
+        """Return the objects of some types in each attribute that has any; weights are left out."""
+        found: dict[AttributeName, list[Any]] = {}
+        for name, value in self.attributes.items():
+            some = [x for x in leaves(value) if isinstance(x, types)]
+            some = [x for x in some if self.ids.get(id(x), (x, ("",)))[1][0] != "weight"]
+            if some:
+                found[name] = some
+            for k, x in enumerate(some):
+                self.ids.setdefault(id(x), (x, (kind, *name, k)))
+        return found
+
+    def pickled(self, value: Any) -> bytes:
+        """Pickle a value that refers to what has an id."""
+        file = io.BytesIO()
+        _Pickler(file, self.ids).dump(value)
+        return file.getvalue()
+
+    def _digest(self, value: Any) -> bytes:
+        try:
+            return hashlib.sha256(self.pickled(value)).digest()
+        except Exception:  # what cannot be pickled by value is left as it is
+            return b""
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, ids: Mapping[int, tuple[Any, _Id]]) -> None:
+        super().__init__(file, protocol=5)
+        self._ids = ids
+
+    def persistent_id(self, obj: Any) -> _Id | None:
+        known = self._ids.get(id(obj))
+        return None if known is None else known[1]
+
+    def reducer_override(self, obj: Any) -> Any:
+        named = isinstance(obj, type | FunctionType | BuiltinFunctionType)
+        module = str(getattr(obj if named else type(obj), "__module__", ""))
+        if isinstance(obj, nn.Module | Tensor) or module.partition(".")[0] not in _PICKLED_BY_VALUE:
+            raise pickle.PicklingError(f"{type(obj).__name__} is not pickled by value")
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, objects: Mapping[_Id, Any]) -> None:
+        super().__init__(file)
+        self._objects = objects
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._objects[pid]
+
+
+def _pack(one: Any) -> Any:
+    """Return the state of a generator of torch as a tensor, anything else pickled."""
+    return one.get_state() if isinstance(one, torch.Generator) else pickle.dumps(one)
+
+
+def _unpack(packed: Any, own: Any) -> Any:
+    """Return ``own`` in the state that was packed, or something new if that is not possible; None for a generator."""
+    if isinstance(packed, Tensor):
+        return own.set_state(packed.cpu()) if isinstance(own, torch.Generator) else None
+    made = pickle.loads(packed)
+    if type(own) is not type(made):
+        return made
+    if isinstance(made, np.ndarray):
+        if (own.shape, own.dtype) != (made.shape, made.dtype) or not own.flags.writeable:
+            return made
+        own[...] = made
+    elif isinstance(made, random.Random):
+        own.setstate(made.getstate())
+    elif isinstance(made, np.random.RandomState):
+        own.set_state(made.get_state(legacy=False))
+    elif type(own.bit_generator) is type(made.bit_generator):
+        own.bit_generator.state = made.bit_generator.state
+    else:
+        return made
+    return own
