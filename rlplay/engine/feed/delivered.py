@@ -52,7 +52,7 @@ class Delivered:
         return {"version": self._version, "steps": self._steps, "episodes": pack_episodes(self._episodes.kept())}
 
     def _continue_counts(self, asked: int, saved: Mapping[str, Any]) -> None:
-        """Continue to count from ``asked`` fragments, all of which were delivered, and what :meth:`_counts` returned."""
+        """Continue to count from ``asked`` fragments, which were all delivered, and what :meth:`_counts` returned."""
         self._asked = self._n_delivered = asked
         self._version, self._steps = saved["version"], saved["steps"]
         self._steps_before = self._steps
