@@ -68,8 +68,10 @@ class Opened:
             self.consumed = True
 
     def take_episodes(self):
+        moment = threading.Event()
         while not self.consumed:
             self.told += self.feed.episodes()
+            moment.wait(1e-4)  # else these threads alone would keep two cores busy
 
     def pause(self, n):
         for _ in range(n):
