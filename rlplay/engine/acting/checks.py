@@ -9,7 +9,6 @@ import inspect
 import traceback
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,14 +18,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
 from .actor_spec import first_of, note_obs
 
-__all__ = ["SLOW_RESET", "check_actor", "check_answer", "first_answer", "honours_mask", "method_of"]
-
-SLOW_RESET = (
-    "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
-    "`x[:, at].zero_()` changes a copy where `at` is a mask; write `x = x.clone(); x[:, at] = 0`, or "
-    "`torch.where(at[:, None], x.new_zeros(()), x)`."
-)
-"""The warning for an actor whose ``reset`` does not take masks, see :func:`honours_mask`."""
+__all__ = ["check_actor", "check_answer", "first_answer", "method_of"]
 
 
 def check_actor(actor: Any) -> None:
@@ -135,47 +127,6 @@ def _has_run(error: BaseException, function: Any) -> bool:
     """Return whether an exception was raised inside a function, rather than by calling it."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.device) -> bool:
-    """Return whether an overridden ``reset`` gives the same for a mask as for one index after another.
-
-    Calls ``reset`` on recurrent states that are like ``hx`` but filled with known numbers.
-
-    Parameters
-    ----------
-    actor : BaseActorModule
-        The behaviour copy.
-    hx : nested tensors, ``(L, width, ...)``
-        A recurrent state of the actor.
-    width : int
-        The number of environments.
-    device : torch.device
-        Where the mask is made.
-    """
-    if type(actor).reset is BaseActorModule.reset or not nested.leaves(hx):
-        return True
-
-    def filled() -> Nested:  # made again for each use: a reset may write in place, and may draw random numbers
-        if actor.generator is not None:
-            actor.generator.manual_seed(0)
-        return nested.map(lambda x: (1 + torch.arange(x.numel(), device=x.device) % 7).view(x.shape).to(x), hx)
-
-    half = [j < (width + 1) // 2 for j in range(width)]
-    for chosen in (half, [True] * width):
-        one_by_one = filled()
-        for j in np.flatnonzero(chosen):
-            one_by_one = actor.reset(one_by_one, int(j))
-        try:
-            at_once = actor.reset(filled(), torch.tensor(chosen, device=device))
-            alike = nested.structure(at_once) == nested.structure(one_by_one) and all(
-                torch.equal(x, y) for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
-            )
-        except Exception:  # any exception means that this reset does not take masks
-            alike = False
-        if not alike:
-            return False
-    return True
 
 
 def check_answer(answer: Any, act: Nested, width: int, method: str) -> tuple[Nested, Nested, Nested]:
