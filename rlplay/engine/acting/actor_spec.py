@@ -50,23 +50,30 @@ class ActorSpec:
     """The number of leaves of an action. They come first among the leaves of an answer."""
     dtypes: list[torch.dtype]
     """The dtypes of the leaves of an answer."""
+    clamped: list[tuple[int, int, int]]
+    """Of the leaves of an action whose integers are wider than those of their space, which has fewer values than its
+    dtype: the index, and the least and the largest number of the dtype, so that no wrong number wraps around to a right
+    one."""
     recurrent: bool
     """Whether the actor has a recurrent state."""
     resets_by_mask: bool
     """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.recurrent.reset.honours_mask`)."""
 
     def leaves(self, act: Nested, info: Nested) -> list[Tensor]:
-        """Return the leaves of an answer: those of the action, then those of the info.
+        """Return the leaves of an answer: those of the action, clamped where that is needed, then those of the info.
 
         Raises
         ------
         ValueError
             If the structure of either has changed.
         """
-        return self.answer.flatten_up_to((act, info))  # type: ignore[return-value, arg-type]
+        leaves: list[Tensor] = self.answer.flatten_up_to((act, info))  # type: ignore[assignment, arg-type]
+        for k, least, largest in self.clamped:
+            leaves[k] = leaves[k].clamp(least, largest)
+        return leaves
 
 
-NOT_PROBED = ActorSpec(nested.structure(((), ())), 0, [], recurrent=False, resets_by_mask=True)
+NOT_PROBED = ActorSpec(nested.structure(((), ())), 0, [], [], recurrent=False, resets_by_mask=True)
 """The spec before the trial step: an actor that answers with nothing."""
 
 

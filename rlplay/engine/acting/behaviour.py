@@ -20,7 +20,7 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_forms, form_of, note_obs
-from .checks import check_answer, first_answer, method_of
+from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
 from .fast_modules import fast_step, make_fast
@@ -211,6 +211,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
                         answer=structure,
                         n_acts=len(nested.leaves(act)),
                         dtypes=[leaf.dtype for leaf in leaves],
+                        clamped=clamped_leaves(nested.leaves(act), leaves),
                         recurrent=bool(nested.leaves(hx)),
                         resets_by_mask=honours_mask(self._module, hx, group.width, device),
                     )

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
 from .actor_spec import first_of, note_obs
 
-__all__ = ["check_actor", "check_answer", "first_answer", "method_of"]
+__all__ = ["check_actor", "check_answer", "clamped_leaves", "first_answer", "method_of"]
 
 
 def check_actor(actor: Any) -> None:
@@ -179,13 +181,38 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
                 f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}"
                 f"{_shape_remedy(tuple(part.shape), expected)}."
             )
-        as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
-        if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
+        dtype = _numpy_dtype(part)
+        accepted, why = field.accepts(dtype), "which cannot be cast safely"
+        if accepted and _is_wider(dtype, field) and (not field.integral or dtype.kind == "u"):
+            accepted, why = False, "whose numbers may wrap around in the dtype of the space"
+        if not accepted:
             wanted = "long()" if field.integral else f"to(torch.{field.dtype})"
             raise ValueError(
-                f"the actor's {name}: expected {field}, got {part.dtype}, which cannot be cast safely: return e.g. "
-                f"`{name}.{wanted}`."
+                f"the actor's {name}: expected {field}, got {part.dtype}, {why}: return e.g. `{name}.{wanted}`."
             )
+
+
+def clamped_leaves(described: Sequence[Field], acted: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    """Find the leaves of an action that are to be clamped, see :attr:`.actor_spec.ActorSpec.clamped`."""
+    pairs = enumerate(zip(described, acted, strict=False))  # infos may come behind the actions
+    wider = [(k, np.iinfo(field.dtype)) for k, (field, part) in pairs if _is_wider(_numpy_dtype(part), field)]
+    return [(k, int(limits.min), int(limits.max)) for k, limits in wider]
+
+
+def _numpy_dtype(x: Tensor) -> np.dtype[Any]:
+    """Return the dtype of a tensor as one of NumPy's, which has no bfloat16: float32."""
+    dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    return torch.empty(0, dtype=dtype, device="cpu").numpy().dtype
+
+
+def _is_wider(dtype: np.dtype[Any], field: Field) -> bool:
+    """Whether integers of a dtype may wrap around in that of a field, to other numbers that its space has.
+
+    In bytes, numbers of MultiBinary become negative at most, which its space does not have.
+    """
+    if dtype.kind not in "iu" or field.dtype.kind not in "iu":
+        return False
+    return dtype.itemsize > field.dtype.itemsize if field.integral else not np.can_cast(dtype, field.dtype, "safe")
 
 
 def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expected: str) -> None:
