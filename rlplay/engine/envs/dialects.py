@@ -14,12 +14,12 @@ from typing import Any
 from ...nested import Nested
 from ..concurrency.progress import Progress
 from . import spaces
+from .identity import check_distinct
 from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
 
 __all__ = [
     "background_methods",
-    "check_distinct",
     "check_environments",
     "close_environments",
     "final_info",
@@ -241,12 +241,6 @@ def _reset_takes_seed(env: Any) -> bool:
         if inner is None or inner is env or not hasattr(inner, "reset"):
             return not hasattr(env, "seed")  # environments of the new API have no method `seed`
         env = inner
-
-
-def check_distinct(envs: Sequence[Any]) -> None:
-    """Raise ValueError if an environment is there twice."""
-    if len({id(env) for env in envs}) < len(envs):
-        raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
 
 
 def check_environments(envs: Sequence[Any], first: int) -> None:
