@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ...nested import Nested
+from ..concurrency.exceptions import repr_of
 from ..concurrency.progress import Progress
 from . import spaces
 from .identity import check_distinct
@@ -281,7 +282,7 @@ def close_environments(envs: list[Any]) -> list[str]:
         except KeyboardInterrupt as error:
             interrupt = error
         except BaseException as error:  # the others must be closed all the same
-            complaints.append(f"closing {env!r} failed: {error!r}.")
+            complaints.append(f"closing {repr_of(env)} failed: {repr_of(error)}.")
     if interrupt is not None:
         raise interrupt
     return complaints
