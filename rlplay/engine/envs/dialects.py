@@ -24,6 +24,7 @@ __all__ = [
     "check_environments",
     "close_environments",
     "final_info",
+    "has_seed_method",
     "is_factory",
     "is_vector",
     "make_each",
@@ -223,7 +224,7 @@ def seeded_reset(env: Any, seed: int | None) -> Any:
         return env.reset()
     if _reset_takes_seed(env):
         return env.reset(seed=seed)
-    if hasattr(env, "seed"):
+    if has_seed_method(env):
         env.seed(seed)
     return env.reset()
 
@@ -240,8 +241,13 @@ def _reset_takes_seed(env: Any) -> bool:
             return False
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):
-            return not hasattr(env, "seed")  # environments of the new API have no method `seed`
+            return not has_seed_method(env)
         env = inner
+
+
+def has_seed_method(env: Any) -> bool:
+    """Whether an environment has a method ``seed``, as those of the old API; it may have its own seed by that name."""
+    return callable(getattr(env, "seed", None))
 
 
 def check_environments(envs: Sequence[Any], first: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .... import nested
 from ..autoreset import class_names
-from ..dialects import parameters_of, takes
+from ..dialects import has_seed_method, parameters_of, takes
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector", "seeded_reset"]
 
@@ -39,7 +39,7 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
     if seeds[0] is None or "EnvPoolMixin" in names:
         return env.reset()
     if _refuses_seed(env.reset):
-        if hasattr(env, "seed"):
+        if has_seed_method(env):
             env.seed(seeds[0])
         return env.reset()
     return env.reset(seed=seed)
