@@ -32,7 +32,7 @@ def check_actor(actor: Any) -> None:
         If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, a
         TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance.
     ValueError
-        If parameters or buffers are not initialised yet, or are on the meta device.
+        If parameters or buffers are not initialised yet, are on the meta device, or are sparse or expanded.
     """
     parts = list(actor.named_modules()) if isinstance(actor, nn.Module) else []
     for name, part in parts:
@@ -67,6 +67,16 @@ def check_actor(actor: Any) -> None:
             )
         if weight.device.type == "meta":
             raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
+        if weight.layout != torch.strided:
+            raise ValueError(
+                f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
+                "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
+            )
+        if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
+            raise ValueError(
+                f"the actor's {name!r} is an expanded tensor, with several of its elements in one place in memory, so "
+                "that snapshots of the learner's weights cannot be copied into it: register its `clone()`."
+            )
 
 
 def _wraps(module: nn.Module, name: str) -> bool:
