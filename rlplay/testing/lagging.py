@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..engine.acting.torch_context import TorchContext
+from ..engine.concurrency.exceptions import contextmanager
 from ..engine.memory.lane import Lane, Place
 from ..nested import Nested, leaves
 from .device import GARBAGE, Block, BlockView, Event, Stream

@@ -7,7 +7,6 @@ and the kernels that draw. A graph that reads a row of a block takes one. Import
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...sampling import Source, log_exponential
+from ..concurrency.exceptions import contextmanager
 
 __all__ = ["BLOCK", "BlockNoise", "Form", "NoiseBlock"]
 

@@ -1,4 +1,4 @@
-"""Exceptions that are sent from one process to another, with their notes and their traceback. Must not import torch.
+"""Exceptions: passed on, described, and sent from one process to another with notes and traceback. No torch.
 
 An exception is sent in several forms, since it is the receiver who finds out which of them it can restore:
 
@@ -13,12 +13,18 @@ from __future__ import annotations
 import builtins
 import pickle
 import traceback
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import wraps
+from types import TracebackType
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import cloudpickle
 
-__all__ = ["add_note", "RemoteTraceback", "pack", "repr_of", "unpack"]
+__all__ = ["add_note", "RemoteTraceback", "contextmanager", "pack", "repr_of", "unpack"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11 and later
 
@@ -34,6 +40,46 @@ def repr_of(thing: Any) -> str:
         return repr(thing)
     except Exception:
         return f"<{type(thing).__qualname__}, whose repr fails>"
+
+
+def contextmanager(function: Callable[_P, Iterator[_T]]) -> Callable[_P, AbstractContextManager[_T]]:
+    """Make a context manager of a function that yields once, as :func:`contextlib.contextmanager` does.
+
+    That one assigns to the ``__traceback__`` of an exception that passes through the ``with`` block. Exceptions that
+    are frozen dataclasses refuse the assignment, so another error would take their place.
+    """
+
+    @wraps(function)
+    def make(*args: _P.args, **kwargs: _P.kwargs) -> AbstractContextManager[_T]:
+        return _Block(function(*args, **kwargs))
+
+    return make
+
+
+class _Block(AbstractContextManager[_T]):
+    """The context manager of a generator that has one ``yield``."""
+
+    def __init__(self, steps: Any) -> None:
+        self._steps = steps
+
+    def __enter__(self) -> _T:
+        value: _T = next(self._steps)
+        return value
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if error is None:
+            next(self._steps, None)
+            return False
+        try:
+            self._steps.throw(error)
+        except StopIteration as end:
+            return end is not error
+        except BaseException as raised:
+            # out of a generator, a StopIteration comes as the cause of a RuntimeError
+            if raised is not error and not (isinstance(error, StopIteration) and raised.__cause__ is error):
+                raise
+            error.with_traceback(trace)
+        return False
 
 
 class RemoteTraceback(Exception):
@@ -121,7 +167,8 @@ def unpack(data: bytes | bytearray) -> BaseException:
     """
     packed = _Packed(*pickle.loads(data))
     error = _restore(packed)
-    error.__cause__ = RemoteTraceback(packed.traceback)
+    set_cause: Any = BaseException.__cause__  # an assignment may be refused, as by frozen dataclasses
+    set_cause.__set__(error, RemoteTraceback(packed.traceback))
     return error
 
 

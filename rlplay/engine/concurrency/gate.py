@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from .channel import Closed
+from .exceptions import contextmanager
 
 __all__ = ["Gate"]
 

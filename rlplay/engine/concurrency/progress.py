@@ -6,7 +6,6 @@ Must not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from .channel import Closed
 from .clock import _NOTHING, COLLECTING, INFERENCE, KINDS, STEPPING, TRANSFER, WAITING, Clock, Log
-from .exceptions import add_note
+from .exceptions import add_note, contextmanager
 
 __all__ = ["SharedProgress", "Progress", "note_progress", "vector_number"]
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from math import prod
 from time import perf_counter, sleep
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ...nested import Nested, leaves
+from ..concurrency.exceptions import contextmanager
 from .cuda_graphs import GraphCapture
 from .lane import Lane, Place
 

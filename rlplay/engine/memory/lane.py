@@ -31,7 +31,6 @@ dropped -> released
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from enum import Enum, auto
 from typing import Any
 
@@ -40,6 +39,7 @@ import torch
 from torch import Tensor
 
 from ...nested import Nested, leaves
+from ..concurrency.exceptions import contextmanager
 from .counters import Counters
 
 __all__ = ["Lane", "Place"]

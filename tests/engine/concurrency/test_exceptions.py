@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import traceback
+from dataclasses import dataclass
 from textwrap import dedent
 
 import pytest
 
-from rlplay.engine.concurrency.exceptions import RemoteTraceback, add_note, pack, unpack
+from rlplay.engine.concurrency.exceptions import RemoteTraceback, add_note, contextmanager, pack, unpack
 
 MODULE = """
     class Plain(Exception):
@@ -144,3 +146,63 @@ def test_whatever_cannot_be_pickled_arrives_as_text(error, starts):
     assert isinstance(found, Silent) or str(found).startswith(starts)
     assert found.__notes__ == ["rlplay: environment 3"]
     assert type(found.__cause__) is RemoteTraceback
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+def test_an_exception_that_takes_no_assignments_is_passed_on_whole():
+    found = passed_on(Frozen(7))
+    assert (type(found), found.code, found.__notes__) == (Frozen, 7, ["rlplay: environment 3"])
+    assert "Frozen: 7" in str(found.__cause__)
+
+
+@contextmanager
+def block(log, ignored=()):
+    log.append("begin")
+    try:
+        yield log
+    except ignored:
+        log.append("ignored")
+    finally:
+        log.append("end")
+
+
+PASSING = [Frozen(7), ValueError("no"), StopIteration(3), RuntimeError("no"), KeyboardInterrupt()]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_a_block_lets_every_exception_pass_with_its_traceback(error):
+    log = []
+
+    def explode(given):
+        assert given is log
+        raise error
+
+    with pytest.raises(type(error)) as caught, block(log) as given:
+        explode(given)
+    assert caught.value is error
+    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1] == "explode"
+    assert "block" not in [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    assert log == ["begin", "end"]
+
+
+def test_a_block_may_swallow_an_exception_or_raise_another_one():
+    log = []
+    with block(log, ignored=Frozen):
+        raise Frozen(7)
+    with block(log):
+        pass
+    assert log == ["begin", "ignored", "end", "begin", "end"]
+
+    @contextmanager
+    def replacing():
+        try:
+            yield
+        except Frozen as error:
+            raise KeyError("another") from error
+
+    with pytest.raises(KeyError, match="another"), replacing():
+        raise Frozen(7)

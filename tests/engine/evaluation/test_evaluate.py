@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 
 import gym
 import gymnasium
@@ -193,6 +194,22 @@ def test_background_evaluation_closes_environments_whose_repr_fails():
         examiner.close()
     complaint = "closing <LosesItsRepr, whose repr fails> failed: OSError('on purpose')."
     assert [str(warning.message) for warning in caught] == [complaint] * 2
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class RaisesFrozen(Ender):
+    def step(self, action):
+        raise Frozen(7)
+
+
+def test_an_exception_that_takes_no_assignments_keeps_its_type():
+    with pytest.raises(Frozen) as caught:
+        evaluate([RaisesFrozen()], Leaning())
+    assert "environment 0, in env.step" in caught.value.__notes__[0]
 
 
 class Late(Ender):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from .... import nested
 from ....nested import Nested
+from ...concurrency.exceptions import contextmanager
 from ...core import BaseActorModule
 from .fingerprint import fingerprints
 
