@@ -30,7 +30,8 @@ def check_actor(actor: Any) -> None:
     ------
     TypeError
         If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, a
-        TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance.
+        TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance; or if a
+        ``generator`` is no :class:`torch.Generator`.
     ValueError
         If parameters or buffers are not initialised yet, are on the meta device, or are sparse or expanded.
     """
@@ -60,6 +61,13 @@ def check_actor(actor: Any) -> None:
         got = f"the class {actor.__name__}" if isinstance(actor, type) else type(actor).__name__
         remedy = f": write `{actor.__name__}()`" if isinstance(actor, type) and issubclass(actor, nn.Module) else ""
         raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {got}{remedy}.")
+    for name, part in parts:
+        generator = part._modules.get("generator", vars(part).get("generator"))
+        if isinstance(part, BaseActorModule) and not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                f"the actor's `{f'{name}.' * bool(name)}generator` is a {type(generator).__name__}, but that is the "
+                "name of the random generator that the engine gives to its copy: give it another name."
+            )
     for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
         if nn.parameter.is_lazy(weight):
             raise ValueError(

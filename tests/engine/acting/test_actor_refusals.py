@@ -7,6 +7,7 @@ import inspect
 import traceback
 
 import gym
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -238,4 +239,26 @@ def test_expanded_buffers_are_refused(engine):
 @pytest.mark.parametrize("buffer", [torch.ones(1, 3).expand(1, 3), torch.ones(0, 1).expand(0, 3), torch.ones(2, 3).T])
 def test_buffers_in_other_orders_are_taken(buffer):
     with same.rollout([env()], Keeps(buffer), 3) as feed:
+        next(feed)
+
+
+class NamesItGenerator(BaseActorModule):
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, obs, *, fin, **ignored):
+        return zeros(fin)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("generator", [nn.Linear(2, 2), np.random.default_rng(0)], ids=["module", "NumPy"])
+def test_an_attribute_generator_that_is_none_of_torch_is_refused(engine, generator):
+    with pytest.raises(TypeError, match=r"`generator` is .*the name of the random generator.*another name"):
+        ENGINES[engine](NamesItGenerator(generator))
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator()], ids=["none", "torch"])
+def test_a_generator_of_torch_is_taken(generator):
+    with same.rollout([env()], NamesItGenerator(generator), 3) as feed:
         next(feed)
