@@ -113,11 +113,14 @@ def fields(space: Any) -> Nested:
     shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
     if shape is None or dtype is None or np.dtype(dtype).kind not in "biuf" or np.dtype(dtype).itemsize > 8:
         raise TypeError(f"cannot record values of the space {space!r}: expected one of {_SUPPORTED}.")
-    field = Field(tuple(int(n) for n in shape), np.dtype(dtype), integral=False)
+    own_dtype = np.dtype(dtype)
+    native = own_dtype.newbyteorder("=")
+    field = Field(
+        tuple(int(n) for n in shape), native, integral=False, own_dtype=None if own_dtype == native else own_dtype
+    )
     if "MultiBinary" in class_names:
         return replace(field, integral=True, n=2)
     if class_names & {"Discrete", "MultiDiscrete"}:
-        own_dtype = None if field.dtype == np.int64 else field.dtype
         n, start = getattr(space, "nvec", getattr(space, "n", None)), np.asarray(getattr(space, "start", 0))
         return Field(
             field.shape,
@@ -125,7 +128,7 @@ def fields(space: Any) -> Nested:
             integral=True,
             n=None if n is None else _as_tuples(np.asarray(n)),
             start=_as_tuples(start) if start.any() else 0,
-            own_dtype=own_dtype,
+            own_dtype=None if own_dtype == np.int64 else own_dtype,
         )
     return field
 

@@ -192,6 +192,16 @@ def test_integers_that_a_box_would_wrap_around_are_refused_at_the_call(dtype):
         same.rollout([Echo(space)], acting_in(fitting), 2).close()
 
 
+def test_spaces_of_swapped_bytes_are_in_the_order_of_the_machine_in_rows_alone():
+    space = Box(-9, 9, (2,), np.dtype(">f4"))
+    env = Echo(space)
+    with same.rollout([env], Says(lambda stepno: torch.full((*stepno.shape, 2), 1.5)), 4) as feed:
+        state = next(feed).state
+    assert state.obs.dtype == state.act.dtype == torch.float32
+    assert state.obs[-1, 0].tolist() == env.shown.tolist()
+    assert [(got.dtype, got.tolist()) for got in env.got] == [(np.dtype(">f4"), [1.5, 1.5])] * 4
+
+
 # --- actions outside of the space -------------------------------------------------------------------------------------
 
 
