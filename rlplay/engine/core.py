@@ -90,8 +90,7 @@ __all__ = ["At", "BaseActorModule", "Episode", "Final", "Fragment", "Outcome", "
 At = int | slice | Tensor
 """A choice of environments: an index, a slice, or a bool mask of shape ``(B,)``."""
 
-
-_KINDS = ("dtype", "device")
+_KINDS = "dtype", "device"
 
 
 class State(NamedTuple):
@@ -260,14 +259,15 @@ class BaseActorModule(torch.nn.Module):
         hx : nested tensors, ``(L, B, ...)``, or None
             The recurrent state, already reset where ``fin[0]``. ``None`` asks for a fresh one.
         virtual : bool
-            Whether the action will not be carried out. The ``hx`` that is returned is then ignored.
+            Whether the action will not be carried out. The ``hx`` that is returned is then ignored, unless ``hx`` is
+            None.
 
         Returns
         -------
         act : nested tensors, ``(n_seq, B, ...)``
             The actions, of the action space's structure, shape and kind.
         hx : nested tensors, ``(L, B, ...)``
-            The next recurrent state; ``()`` or ``None`` for actors that have none.
+            The next recurrent state, always of the same form; ``()`` or ``None`` for actors that have none.
         info : nested tensors, ``(n_seq, B, ...)``
             What is to be recorded in ``fragment.actor``, such as logits and values.
         """

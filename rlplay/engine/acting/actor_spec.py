@@ -23,11 +23,11 @@ __all__ = [
     "ActorSpec",
     "Form",
     "check_forms",
-    "check_shapes",
     "first_of",
     "form_in_words",
     "form_of",
     "note_obs",
+    "same_kind",
 ]
 
 _MOST_TOLD = 8
@@ -50,44 +50,38 @@ class ActorSpec:
     """The number of leaves of an action. They come first among the leaves of an answer."""
     dtypes: list[torch.dtype]
     """The dtypes of the leaves of an answer."""
+    clamped: list[tuple[int, int, int]]
+    """Of the leaves of an action whose integers are wider than those of their space, which has fewer values than its
+    dtype: the index, and the least and the largest number of the dtype, so that no wrong number wraps around to a right
+    one."""
     recurrent: bool
     """Whether the actor has a recurrent state."""
     resets_by_mask: bool
-    """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.checks.honours_mask`)."""
+    """Whether the actor's ``reset`` takes a mask (see :func:`rlplay.engine.acting.recurrent.reset.honours_mask`)."""
 
     def leaves(self, act: Nested, info: Nested) -> list[Tensor]:
-        """Return the leaves of an answer: those of the action, then those of the info.
+        """Return the leaves of an answer: those of the action, clamped where that is needed, then those of the info.
 
         Raises
         ------
         ValueError
             If the structure of either has changed.
         """
-        return self.answer.flatten_up_to((act, info))  # type: ignore[return-value, arg-type]
+        leaves: list[Tensor] = self.answer.flatten_up_to((act, info))  # type: ignore[assignment, arg-type]
+        for k, least, largest in self.clamped:
+            leaves[k] = leaves[k].clamp(least, largest)
+        return leaves
 
 
-NOT_PROBED = ActorSpec(nested.structure(((), ())), 0, [], recurrent=False, resets_by_mask=True)
+NOT_PROBED = ActorSpec(nested.structure(((), ())), 0, [], [], recurrent=False, resets_by_mask=True)
 """The spec before the trial step: an actor that answers with nothing."""
-
-
-def check_shapes(what: str, expected: list[torch.Size], got: list[torch.Size]) -> None:
-    """Check that shapes are unchanged: writing another shape into a row could broadcast it silently.
-
-    Raises
-    ------
-    ValueError
-        If a shape has changed.
-    """
-    if got != expected:
-        before, now = next(pair for pair in zip(expected, got, strict=True) if pair[0] != pair[1])
-        raise ValueError(f"the actor's {what} has changed its shape: expected {tuple(before)}, got {tuple(now)}.")
 
 
 def check_forms(expected: list[Form], got: list[Form]) -> None:
     """Check that the leaves of an answer are what they were in the trial step.
 
     Dtypes may differ in floating-point precision, as after a change of the default dtype. Writing any other dtype into
-    a row would round it silently.
+    a row would round it silently, and writing another shape could broadcast it.
 
     Raises
     ------
@@ -98,14 +92,19 @@ def check_forms(expected: list[Form], got: list[Form]) -> None:
         return
     shapes, dtypes = zip(*expected, strict=True)
     shapes_now, dtypes_now = zip(*got, strict=True)
-    check_shapes("answer (act or info)", list(shapes), list(shapes_now))
-    if not all(map(_same_kind, dtypes_now, dtypes)):
+    if shapes_now != shapes:
+        before, now = next(pair for pair in zip(shapes, shapes_now, strict=True) if pair[0] != pair[1])
+        raise ValueError(
+            f"the actor's answer (act or info) has changed its shape: expected {tuple(before)}, got {tuple(now)}."
+        )
+    if not all(map(same_kind, dtypes_now, dtypes)):
         raise ValueError(
             f"the dtypes of the actor's act or info have changed: expected {list(dtypes)}, got {list(dtypes_now)}."
         )
 
 
-def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
+def same_kind(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether dtypes are equal, or differ in floating-point precision alone."""
     return one == other or (one.is_floating_point and other.is_floating_point)
 
 

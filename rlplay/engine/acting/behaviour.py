@@ -20,13 +20,14 @@ from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
-from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_shapes, form_of, note_obs
-from .checks import SLOW_RESET, check_answer, first_answer, honours_mask, method_of
+from .actor_spec import NOT_PROBED, ActorSpec, check_forms, form_of, note_obs
+from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
 from .fast_modules import fast_step, make_fast
 from .group import Group
 from .independence import keeps_nothing
+from .recurrent.reset import SLOW_RESET, honours_mask
 from .snapshot import Snapshot
 
 __all__ = ["Behaviour", "Snapshot"]
@@ -95,9 +96,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         self._draw_from(group.generator)
         if begun:
             group.hx = self._reset(group.hx, fin, begun)
-        leaves = nested.leaves(group.hx)
-        check_shapes("hx", group.hx_shapes, [part.shape for part in leaves])
-        return leaves
+        return group.hx_form.check(group.hx)
 
     def copy_recurrent_state(self, group: Group) -> None:
         """Copy the group's recurrent state into new memory.
@@ -125,11 +124,14 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         Raises
         ------
         ValueError
-            If shapes or dtypes have changed since :meth:`probe`.
+            If shapes or dtypes have changed since :meth:`probe`; for the recurrent state this is found out by the next
+            virtual step, thus before the fragment is delivered.
         """
         generator = group.virtual_generator if virtual else group.generator
         if self._drawn_from is not generator:
             self._draw_from(generator)
+        if virtual:
+            group.hx_form.check(group.hx)
         hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
             hx = nested.map(torch.clone, hx)  # the actor may advance its recurrent state in place
@@ -209,6 +211,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
                         answer=structure,
                         n_acts=len(nested.leaves(act)),
                         dtypes=[leaf.dtype for leaf in leaves],
+                        clamped=clamped_leaves(nested.leaves(act), leaves),
                         recurrent=bool(nested.leaves(hx)),
                         resets_by_mask=honours_mask(self._module, hx, group.width, device),
                     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
 from .actor_spec import first_of, note_obs
 
-__all__ = ["SLOW_RESET", "check_actor", "check_answer", "first_answer", "honours_mask", "method_of"]
-
-SLOW_RESET = (
-    "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
-    "`x[:, at].zero_()` changes a copy where `at` is a mask; write `x = x.clone(); x[:, at] = 0`, or "
-    "`torch.where(at[:, None], x.new_zeros(()), x)`."
-)
-"""The warning for an actor whose ``reset`` does not take masks, see :func:`honours_mask`."""
+__all__ = ["check_actor", "check_answer", "clamped_leaves", "first_answer", "method_of"]
 
 
 def check_actor(actor: Any) -> None:
@@ -36,9 +30,10 @@ def check_actor(actor: Any) -> None:
     ------
     TypeError
         If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, a
-        TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance.
+        TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance; or if a
+        ``generator`` is no :class:`torch.Generator`.
     ValueError
-        If parameters or buffers are not initialised yet, or are on the meta device.
+        If parameters or buffers are not initialised yet, are on the meta device, or are sparse or expanded.
     """
     parts = list(actor.named_modules()) if isinstance(actor, nn.Module) else []
     for name, part in parts:
@@ -66,6 +61,13 @@ def check_actor(actor: Any) -> None:
         got = f"the class {actor.__name__}" if isinstance(actor, type) else type(actor).__name__
         remedy = f": write `{actor.__name__}()`" if isinstance(actor, type) and issubclass(actor, nn.Module) else ""
         raise TypeError(f"`actor` must be a rlplay.engine.BaseActorModule, got {got}{remedy}.")
+    for name, part in parts:
+        generator = part._modules.get("generator", vars(part).get("generator"))
+        if isinstance(part, BaseActorModule) and not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                f"the actor's `{f'{name}.' * bool(name)}generator` is a {type(generator).__name__}, but that is the "
+                "name of the random generator that the engine gives to its copy: give it another name."
+            )
     for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
         if nn.parameter.is_lazy(weight):
             raise ValueError(
@@ -73,6 +75,16 @@ def check_actor(actor: Any) -> None:
             )
         if weight.device.type == "meta":
             raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
+        if weight.layout != torch.strided:
+            raise ValueError(
+                f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
+                "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
+            )
+        if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
+            raise ValueError(
+                f"the actor's {name!r} is an expanded tensor, with several of its elements in one place in memory, so "
+                "that snapshots of the learner's weights cannot be copied into it: register its `clone()`."
+            )
 
 
 def _wraps(module: nn.Module, name: str) -> bool:
@@ -137,47 +149,6 @@ def _has_run(error: BaseException, function: Any) -> bool:
     return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.device) -> bool:
-    """Return whether an overridden ``reset`` gives the same for a mask as for one index after another.
-
-    Calls ``reset`` on recurrent states that are like ``hx`` but filled with known numbers.
-
-    Parameters
-    ----------
-    actor : BaseActorModule
-        The behaviour copy.
-    hx : nested tensors, ``(L, width, ...)``
-        A recurrent state of the actor.
-    width : int
-        The number of environments.
-    device : torch.device
-        Where the mask is made.
-    """
-    if type(actor).reset is BaseActorModule.reset or not nested.leaves(hx):
-        return True
-
-    def filled() -> Nested:  # made again for each use: a reset may write in place, and may draw random numbers
-        if actor.generator is not None:
-            actor.generator.manual_seed(0)
-        return nested.map(lambda x: (1 + torch.arange(x.numel(), device=x.device) % 7).view(x.shape).to(x), hx)
-
-    half = [j < (width + 1) // 2 for j in range(width)]
-    for chosen in (half, [True] * width):
-        one_by_one = filled()
-        for j in np.flatnonzero(chosen):
-            one_by_one = actor.reset(one_by_one, int(j))
-        try:
-            at_once = actor.reset(filled(), torch.tensor(chosen, device=device))
-            alike = nested.structure(at_once) == nested.structure(one_by_one) and all(
-                torch.equal(x, y) for x, y in zip(nested.leaves(at_once), nested.leaves(one_by_one), strict=True)
-            )
-        except Exception:  # any exception means that this reset does not take masks
-            alike = False
-        if not alike:
-            return False
-    return True
-
-
 def check_answer(answer: Any, act: Nested, width: int, method: str) -> tuple[Nested, Nested, Nested]:
     """Check the form of what the actor's ``step`` returned, and return it as a triple.
 
@@ -228,13 +199,38 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
                 f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}"
                 f"{_shape_remedy(tuple(part.shape), expected)}."
             )
-        as_numpy = torch.float32 if part.dtype == torch.bfloat16 else part.dtype
-        if not field.accepts(torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype):
+        dtype = _numpy_dtype(part)
+        accepted, why = field.accepts(dtype), "which cannot be cast safely"
+        if accepted and _is_wider(dtype, field) and (not field.integral or dtype.kind == "u"):
+            accepted, why = False, "whose numbers may wrap around in the dtype of the space"
+        if not accepted:
             wanted = "long()" if field.integral else f"to(torch.{field.dtype})"
             raise ValueError(
-                f"the actor's {name}: expected {field}, got {part.dtype}, which cannot be cast safely: return e.g. "
-                f"`{name}.{wanted}`."
+                f"the actor's {name}: expected {field}, got {part.dtype}, {why}: return e.g. `{name}.{wanted}`."
             )
+
+
+def clamped_leaves(described: Sequence[Field], acted: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    """Find the leaves of an action that are to be clamped, see :attr:`.actor_spec.ActorSpec.clamped`."""
+    pairs = enumerate(zip(described, acted, strict=False))  # infos may come behind the actions
+    wider = [(k, np.iinfo(field.dtype)) for k, (field, part) in pairs if _is_wider(_numpy_dtype(part), field)]
+    return [(k, int(limits.min), int(limits.max)) for k, limits in wider]
+
+
+def _numpy_dtype(x: Tensor) -> np.dtype[Any]:
+    """Return the dtype of a tensor as one of NumPy's, which has no bfloat16: float32."""
+    dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    return torch.empty(0, dtype=dtype, device="cpu").numpy().dtype
+
+
+def _is_wider(dtype: np.dtype[Any], field: Field) -> bool:
+    """Whether integers of a dtype may wrap around in that of a field, to other numbers that its space has.
+
+    In bytes, numbers of MultiBinary become negative at most, which its space does not have.
+    """
+    if dtype.kind not in "iu" or field.dtype.kind not in "iu":
+        return False
+    return dtype.itemsize > field.dtype.itemsize if field.integral else not np.can_cast(dtype, field.dtype, "safe")
 
 
 def _check_batch(what: str, tree: Nested, leading: tuple[int | None, int], expected: str) -> None:

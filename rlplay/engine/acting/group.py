@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 from ... import nested
 from ...nested import Nested
@@ -14,6 +13,7 @@ from ...sampling import Source
 from ..memory.lane import Lane, Place
 from .actor_spec import Form
 from .noise import BlockNoise
+from .recurrent.form import RecurrentForm
 
 __all__ = ["Group", "split"]
 
@@ -31,8 +31,8 @@ class Group:
         The recurrent state before the next step. It is not yet reset where an episode has just begun.
     answer_forms : list of Form
         The shapes and dtypes of the leaves of the actor's answers: the action, then the info.
-    hx_shapes : list of torch.Size
-        The shapes of the leaves of the recurrent state.
+    hx_form : RecurrentForm
+        The form of the recurrent state.
     generator, virtual_generator : Source
         The random generators for actions, and for virtual steps, which draw noise ahead. On a device they draw it so
         that captured steps can use it, and eager ones use the same.
@@ -52,7 +52,7 @@ class Group:
         self.number, self.columns = index, columns
         self.hx: Nested = ()
         self.answer_forms: list[Form] = []
-        self.hx_shapes: list[torch.Size] = []
+        self.hx_form = RecurrentForm(())
         self.generator, self.virtual_generator = (
             kind(lane.actor_device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
             for use in (0, 1)
@@ -98,7 +98,7 @@ class Group:
     def start(self, hx: Nested, answer_forms: list[Form]) -> None:
         """Set the first recurrent state, and the shapes and dtypes that all later answers must have."""
         self.hx, self.answer_forms = hx, answer_forms
-        self.hx_shapes = [leaf.shape for leaf in nested.leaves(hx)]
+        self.hx_form = RecurrentForm(hx)
 
 
 def split(n_envs: int, groups: int) -> list[slice]:

@@ -23,7 +23,7 @@ from typing import Any
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext, TorchDefaults
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import add_note, repr_of
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule, Fragment
@@ -287,7 +287,7 @@ class Collector:
             with self._lane.collecting():
                 self.synchronize()  # edge: dropped -> released
         except Exception as error:
-            return [f"waiting for the device failed: {error!r}.", *self._close_environments()]
+            return [f"waiting for the device failed: {repr_of(error)}.", *self._close_environments()]
         return self._close_environments()
 
     def _close_environments(self) -> list[str]:

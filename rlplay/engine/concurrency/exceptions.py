@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-__all__ = ["add_note", "RemoteTraceback", "pack", "unpack"]
+__all__ = ["add_note", "RemoteTraceback", "pack", "repr_of", "unpack"]
 
 _BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11 and later
 
@@ -26,6 +26,14 @@ _BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python
 def add_note(error: BaseException, text: str) -> None:
     """Add a note to an exception, with the prefix ``rlplay:``; ``BaseException.add_note`` needs Python 3.11."""
     vars(error).setdefault("__notes__", []).append(f"rlplay: {text}")
+
+
+def repr_of(thing: Any) -> str:
+    """Return ``repr(thing)``, or if that raises the type of the thing: for messages where an error must not be lost."""
+    try:
+        return repr(thing)
+    except Exception:
+        return f"<{type(thing).__qualname__}, whose repr fails>"
 
 
 class RemoteTraceback(Exception):
@@ -73,7 +81,7 @@ def pack(error: BaseException) -> bytes:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except Exception as failure:  # an exception's own `__str__` may fail
         trace = "".join(traceback.format_tb(error.__traceback__))
-        trace += f"{name}: {message} (which could not be formatted: {failure!r})\n"
+        trace += f"{name}: {message} (which could not be formatted: {repr_of(failure)})\n"
     whole = _dumps(error, lambda copy: type(copy).__qualname__ == name and _text_of(copy) == message)
     parts, lost = (None, []) if whole else _dump_parts(error)
     if lost:
@@ -86,7 +94,7 @@ def _text_of(error: Any) -> str:
     try:
         return str(error)
     except Exception as failure:
-        return f"(its message cannot be shown: {failure!r})"
+        return f"(its message cannot be shown: {repr_of(failure)})"
 
 
 def _dumps(thing: Any, is_copy: Callable[[Any], bool] = lambda copy: True) -> bytes | None:
@@ -113,7 +121,8 @@ def unpack(data: bytes | bytearray) -> BaseException:
     """
     packed = _Packed(*pickle.loads(data))
     error = _restore(packed)
-    error.__cause__ = RemoteTraceback(packed.traceback)
+    set_cause: Any = BaseException.__cause__  # an assignment may be refused, as by frozen dataclasses
+    set_cause.__set__(error, RemoteTraceback(packed.traceback))
     return error
 
 

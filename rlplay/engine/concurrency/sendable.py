@@ -10,6 +10,8 @@ from typing import Any
 
 import cloudpickle
 
+from .exceptions import repr_of
+
 __all__ = ["check_sendable", "unpickle_from"]
 
 _DEEPEST = 12
@@ -54,8 +56,8 @@ def unpickle_from(name: str, data: bytes | bytearray) -> Any:
         return pickle.loads(data)
     except Exception as error:
         raise TypeError(
-            f"{name} has sent an object that cannot be unpickled in this process ({error!r}): its class, such as that "
-            "of a named tuple in an observation or in the actor's info, must be importable here, too."
+            f"{name} has sent an object that cannot be unpickled in this process ({repr_of(error)}): its class, such "
+            "as that of a named tuple in an observation or in the actor's info, must be importable here, too."
         ) from error
 
 

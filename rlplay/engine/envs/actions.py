@@ -104,6 +104,8 @@ class ActionForm:
                 expected = f"integers from 0 to {top if top.ndim else int(top)}"
                 expected += ", counted from 0 whatever the `start` of the space" if field.start else ""
                 expected += " (rlplay.sampling draws -1 where logits are NaN)" if (leaf[j] == -1).any() else ""
+                largest = np.iinfo(leaf.dtype).max
+                expected += f" ({largest} stands for larger numbers, too)" if (leaf[j] == largest).any() else ""
             raise ValueError(
                 f"the actor's `{name}` for environment {self._first + j} is outside of its action space: got "
                 f"{leaf[j].tolist()}, expected {expected}."

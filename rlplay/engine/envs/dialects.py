@@ -12,17 +12,19 @@ from functools import partial
 from typing import Any
 
 from ...nested import Nested
+from ..concurrency.exceptions import repr_of
 from ..concurrency.progress import Progress
 from . import spaces
+from .identity import check_distinct
 from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
 
 __all__ = [
     "background_methods",
-    "check_distinct",
     "check_environments",
     "close_environments",
     "final_info",
+    "has_seed_method",
     "is_factory",
     "is_vector",
     "make_each",
@@ -222,7 +224,7 @@ def seeded_reset(env: Any, seed: int | None) -> Any:
         return env.reset()
     if _reset_takes_seed(env):
         return env.reset(seed=seed)
-    if hasattr(env, "seed"):
+    if has_seed_method(env):
         env.seed(seed)
     return env.reset()
 
@@ -239,14 +241,13 @@ def _reset_takes_seed(env: Any) -> bool:
             return False
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):
-            return not hasattr(env, "seed")  # environments of the new API have no method `seed`
+            return not has_seed_method(env)
         env = inner
 
 
-def check_distinct(envs: Sequence[Any]) -> None:
-    """Raise ValueError if an environment is there twice."""
-    if len({id(env) for env in envs}) < len(envs):
-        raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
+def has_seed_method(env: Any) -> bool:
+    """Whether an environment has a method ``seed``, as those of the old API; it may have its own seed by that name."""
+    return callable(getattr(env, "seed", None))
 
 
 def check_environments(envs: Sequence[Any], first: int) -> None:
@@ -287,7 +288,7 @@ def close_environments(envs: list[Any]) -> list[str]:
         except KeyboardInterrupt as error:
             interrupt = error
         except BaseException as error:  # the others must be closed all the same
-            complaints.append(f"closing {env!r} failed: {error!r}.")
+            complaints.append(f"closing {repr_of(env)} failed: {repr_of(error)}.")
     if interrupt is not None:
         raise interrupt
     return complaints

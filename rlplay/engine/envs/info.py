@@ -80,9 +80,12 @@ class Entries:
         ValueError
             A value does not fit, or the info is no dict; the message names the entry.
         """
-        if not info:
-            return
-        if not isinstance(info, Mapping):
+        if type(info) is dict:
+            if not info:
+                return
+        elif not isinstance(info, Mapping):
+            if _is_nothing(info):
+                return
             raise ValueError(f"expected the info to be a dict, got {info!r:.80}, of type {type(info).__name__}.")
         untold = self.untold
         for (entry, name, path), array in zip(self._lookups, into, strict=True):
@@ -122,6 +125,14 @@ class Entries:
         )
 
 
+def _is_nothing(info: Any) -> bool:
+    """Whether an info is None, or as an empty list false."""
+    try:
+        return not info
+    except Exception:  # an array has no truth value
+        return False
+
+
 def look_up(value: Any, path: Sequence[str]) -> Any:
     """Return what is at a path, or :data:`MISSING`; a key of a dict may itself have dots."""
     for k, key in enumerate(path):
@@ -150,18 +161,21 @@ def _length(value: Any) -> int:
 def _entry_like(name: str, example: Any) -> Entry:
     """Make an entry from a dtype (NumPy's, Python's or torch's) or an example array."""
     torch = sys.modules.get("torch")  # if torch has not been imported, `example` is no dtype of torch
-    if torch is not None and isinstance(example, torch.dtype):
-        example = torch.empty((), dtype=example, device="cpu").numpy()
     try:
+        if torch is not None and isinstance(example, torch.dtype):
+            example = torch.empty((), dtype=example, device="cpu").numpy()
         # a type such as `float`, `np.int64` or "float32" names a dtype; anything else is an example
         array = np.empty((), example) if isinstance(example, type | np.dtype | str) else np.asarray(example)
     except TypeError as error:
-        raise TypeError(f"`info[{name!r}]` must be a dtype or an example array, got {example!r}.") from error
-    kind = array.dtype.kind
-    if kind not in "biuf":
-        raise TypeError(f"`info[{name!r}]` must be numeric or bool, got {example!r} of dtype {array.dtype}.")
+        raise TypeError(f"`info[{name!r}]` must be a dtype of NumPy or an example array, got {example!r}.") from error
+    dtype = array.dtype.newbyteorder("=")
+    kind = dtype.kind
+    if kind not in "biuf" or dtype.itemsize > 8:
+        raise TypeError(
+            f"`info[{name!r}]` must be numeric or bool, of at most 64 bits, got {example!r} of dtype {dtype}."
+        )
     absent = float("nan") if kind == "f" else False if kind == "b" else 0
-    return Entry(name, Field(array.shape, array.dtype, integral=False), absent)
+    return Entry(name, Field(array.shape, dtype, integral=False), absent)
 
 
 def _cast(entry: Entry, value: Any) -> npt.NDArray[Any]:

@@ -11,7 +11,6 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress, vector_number
 from .autoreset import read_autoreset_mode
 from .dialects import (
-    check_distinct,
     check_environments,
     close_environments,
     is_factory,
@@ -20,6 +19,7 @@ from .dialects import (
 )
 from .environment_list import EnvironmentList
 from .gym_on_numpy2 import patch_gym
+from .identity import check_distinct
 from .info import Entries
 from .protocol import Environments
 from .vector_environment import VectorEnvironment

@@ -137,8 +137,8 @@ class ObservationWriter:
         self._vectors: list[tuple[int, int, list[slice]]] = []
         self._arrays: list[tuple[int, int, tuple[int, ...], frozenset[np.dtype[Any]], list[slice]]] = []
         self._casts: list[tuple[int, int, Field]] = []
-        fields = spaces.along(description, first)
-        positions, parts = nested.leaves(self._open(fields, first, 0)), nested.structure(fields).flatten_up_to(first)
+        fields, parts = spaces.along_with_parts(description, first)
+        positions = nested.leaves(self._open(fields, first, 0))
         for k, (at, field, part) in enumerate(zip(positions, nested.leaves(fields), parts, strict=True)):
             self._add(at, k, field, part, n_envs)
         plain = isinstance(fields, Field) and bool(self._vectors)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ... import nested
 from ...nested import Nested
 
-__all__ = ["Field", "along", "cast", "container_of", "fields", "equal_spaces"]
+__all__ = ["Field", "along", "along_with_parts", "cast", "container_of", "fields", "equal_spaces"]
 
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them"
 
@@ -113,11 +113,14 @@ def fields(space: Any) -> Nested:
     shape, dtype = getattr(space, "shape", None), getattr(space, "dtype", None)
     if shape is None or dtype is None or np.dtype(dtype).kind not in "biuf" or np.dtype(dtype).itemsize > 8:
         raise TypeError(f"cannot record values of the space {space!r}: expected one of {_SUPPORTED}.")
-    field = Field(tuple(int(n) for n in shape), np.dtype(dtype), integral=False)
+    own_dtype = np.dtype(dtype)
+    native = own_dtype.newbyteorder("=")
+    field = Field(
+        tuple(int(n) for n in shape), native, integral=False, own_dtype=None if own_dtype == native else own_dtype
+    )
     if "MultiBinary" in class_names:
         return replace(field, integral=True, n=2)
     if class_names & {"Discrete", "MultiDiscrete"}:
-        own_dtype = None if field.dtype == np.int64 else field.dtype
         n, start = getattr(space, "nvec", getattr(space, "n", None)), np.asarray(getattr(space, "start", 0))
         return Field(
             field.shape,
@@ -125,7 +128,7 @@ def fields(space: Any) -> Nested:
             integral=True,
             n=None if n is None else _as_tuples(np.asarray(n)),
             start=_as_tuples(start) if start.any() else 0,
-            own_dtype=own_dtype,
+            own_dtype=None if own_dtype == np.int64 else own_dtype,
         )
     return field
 
@@ -150,7 +153,9 @@ def container_of(value: Any) -> str:
 
 
 def along(description: Nested, value: Nested, name: str = "obs") -> Nested:
-    """Return the description of a space in the containers of one of its values: a named tuple for a tuple, and so on.
+    """Return the description of a space in the containers of one of its values: a list or a named tuple for a tuple.
+
+    For other kinds of tuples and of mappings they are tuples and dicts, since to :mod:`rlplay.nested` those are leaves.
 
     Parameters
     ----------
@@ -168,7 +173,7 @@ def along(description: Nested, value: Nested, name: str = "obs") -> Nested:
     """
     if isinstance(description, dict):
         if not isinstance(value, Mapping) or set(value) != set(description):
-            raise ValueError(f"{name}: expected a dict with keys {sorted(description)}, got {_summary(value)}")
+            raise ValueError(f"{name}: expected a dict with keys {sorted(description, key=str)}, got {_summary(value)}")
         return {key: along(part, value[key], f"{name}[{key!r}]") for key, part in description.items()}
     if isinstance(description, tuple):
         if not isinstance(value, tuple | list) or len(value) != len(description):
@@ -176,8 +181,28 @@ def along(description: Nested, value: Nested, name: str = "obs") -> Nested:
         parts = [
             along(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(zip(description, value, strict=True))
         ]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return _sequence_like(value, parts)
     return description
+
+
+def _sequence_like(one: Any, parts: list[Any]) -> Any:
+    if hasattr(one, "_fields"):
+        return type(one)(*parts)
+    return parts if isinstance(one, list) else tuple(parts)
+
+
+def along_with_parts(description: Nested, value: Nested, name: str = "obs") -> tuple[Nested, list[Any]]:
+    """Return what :func:`along` returns, and the parts of the value at its leaves, in the order of the leaves."""
+    found = along(description, value, name)
+    return found, nested.structure(found).flatten_up_to(_in_containers_of(found, value))
+
+
+def _in_containers_of(description: Nested, value: Nested) -> Nested:
+    if isinstance(description, dict):
+        return {key: _in_containers_of(part, value[key]) for key, part in description.items()}
+    if isinstance(description, tuple | list):
+        return _sequence_like(description, list(map(_in_containers_of, description, value)))
+    return value
 
 
 def cast(description: Nested, value: Nested, name: str = "obs") -> list[npt.NDArray[Any]]:
@@ -205,12 +230,11 @@ def cast(description: Nested, value: Nested, name: str = "obs") -> list[npt.NDAr
     if value is None:
         raise ValueError(f"{name}: the observation is None: is a `return` missing where it is made?")
     try:
-        description = along(description, value, name)
+        description, parts = along_with_parts(description, value, name)
     except ValueError as error:
         raise ValueError(f"{error}. {_LIKELY_CAUSE}") from None
-    leaf_fields, structure = nested.flatten(description)
     arrays = []
-    for k, (field, part) in enumerate(zip(leaf_fields, structure.flatten_up_to(value), strict=True)):
+    for k, (field, part) in enumerate(zip(nested.leaves(description), parts, strict=True)):
         try:
             if isinstance(part, Mapping | list | tuple) and (found := container_of(part)):
                 raise ValueError(f"expected an array ({field}), got {found}. {_LIKELY_CAUSE}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..acting.plain_attributes import PlainChanges, apply_changes
 from ..acting.torch_context import TorchDefaults
 from ..concurrency.channel import Closed
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import add_note, repr_of
 from ..concurrency.link import Disconnected
 from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
@@ -105,5 +105,5 @@ class EvaluationService:
             try:
                 getattr(env, "close", bool)()
             except BaseException as error:  # the others must be closed all the same
-                complaints.append(f"closing {env!r} failed: {error!r}.")
+                complaints.append(f"closing {repr_of(env)} failed: {repr_of(error)}.")
         return complaints

@@ -1,6 +1,6 @@
 """Records which open feed each environment serves: an environment serves one feed at a time.
 
-An environment counts as the same one inside a wrapper (``env``) or a vector environment (``envs``).
+An environment counts as the same one inside of a wrapper or of a vector environment.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..envs.dialects import is_factory, is_vector
+from ..envs.identity import environments_in
 from .feed import Feed
 
 __all__ = ["check_not_served", "close_older_feeds", "register"]
@@ -63,7 +64,7 @@ def register(sources: Iterable[Any], feed: Feed) -> None:
     """Record that these environments serve this feed. Factories make environments of their own, and are left out."""
     for source in sources:
         if not is_factory(source):
-            for part in _parts(source):
+            for part in environments_in(source):
                 _feed_by_id[id(part)] = feed
 
 
@@ -71,16 +72,5 @@ def _open_feed_of(source: Any) -> Feed | None:
     """Return an open feed that an environment, or one inside of it, serves."""
     if is_factory(source):
         return None
-    feeds = [_feed_by_id.get(id(part)) for part in _parts(source)]
+    feeds = [_feed_by_id.get(id(part)) for part in environments_in(source)]
     return next((feed for feed in feeds if feed is not None and feed.open), None)
-
-
-def _parts(source: Any) -> list[Any]:
-    """Return an environment, and those inside of it. Reads no properties, since these may run code."""
-    found = [source]
-    for part in found:
-        own = getattr(part, "__dict__", {})
-        several = own.get("envs")
-        inside = [own.get("env"), *(several if isinstance(several, list | tuple) else ())]
-        found += [one for one in inside if hasattr(one, "step") and not any(one is other for other in found)]
-    return found

@@ -24,7 +24,7 @@ _MORE_COLLECTORS = "more collectors (`n_actors`), if the cluster has room for th
 _FASTER_STEPS = {  # what to change if stepping is the bottleneck, by engine
     "same": "`multi`, or `threaded` with `workers`, steps them in several processes",
     "threaded": "`workers` if a step costs more than a message to a process and back, or `multi`",
-    "workers": "more `workers`, if there are cores for them",
+    "workers": "more `workers`, up to one for each environment, if there are cores for them",
     "processes": "`multi` with more processes, if there are cores for them",
     "cluster": _MORE_COLLECTORS,
 }
@@ -46,7 +46,8 @@ _LOCK = (
 _FASTER_STEPS_WITHOUT_LOCK = {
     "same": "`threaded` with `workers` and `worker='thread'`: the interpreter lock is off, threads step side by side",
     "threaded": "`workers` with `worker='thread'`: the interpreter lock is off, threads step side by side",
-    "workers": "more `workers`, if there are cores for them; the interpreter lock is off, so `worker='thread'` will do",
+    "workers": "more `workers`, up to one for each environment, if there are cores for them; the interpreter lock is "
+    "off, so `worker='thread'` will do",
     "processes": "`multi` with more processes, if there are cores for them, or `threaded` with worker threads, which "
     "step side by side since the interpreter lock is off",
     "cluster": _MORE_COLLECTORS,

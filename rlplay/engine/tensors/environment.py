@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ... import nested
 from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
 from ..envs.autoreset import read_autoreset_mode
@@ -134,11 +133,12 @@ class TensorEnvironment:
         described, self.act = single_fields(env, obs)
         self._form = ObservationForm(described, obs, self.n_envs)
         self.obs: Nested = self._form.fields
-        self.device: torch.device = nested.leaves(obs)[0].device
+        first_obs = self._form.leaves(obs)
+        self.device: torch.device = first_obs[0].device
         self._actions = ActionForm(self.act, self.device)
         self._infos = InfoForm(entries, self.n_envs) if entries.entries else None
         self.capturable = bool(getattr(env, "capturable", False))
-        self._first_obs = [leaf.detach().clone() for leaf in self._form.leaves(obs)]  # the next step may overwrite them
+        self._first_obs = [leaf.detach().clone() for leaf in first_obs]  # the next step may overwrite them
         progress.doing = "getting ready"
 
     @property

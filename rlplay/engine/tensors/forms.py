@@ -76,8 +76,8 @@ def single_fields(env: Any, obs: Nested) -> tuple[Nested, Nested]:
     """
     n = int(env.num_envs)
     described, acted = spaces.fields(env.single_observation_space), spaces.fields(env.single_action_space)
-    along = spaces.along(described, obs)
-    pairs = list(zip(nested.leaves(along), nested.structure(along).flatten_up_to(obs), strict=True))
+    along, parts = spaces.along_with_parts(described, obs)
+    pairs = list(zip(nested.leaves(along), parts, strict=True))
     batched = all(_has_batch(field, n) and tuple(getattr(part, "shape", ())) == field.shape for field, part in pairs)
     if batched and pairs:
         described = nested.map(lambda field: _of_one(field, n), described)
@@ -120,12 +120,11 @@ class ObservationForm:
 
     def __init__(self, described: Nested, first: Nested, n: int) -> None:
         """Find the containers of the observations. ``described`` are the fields of one part's observation space."""
-        self.fields = spaces.along(described, first)
+        self.fields, parts = spaces.along_with_parts(described, first)
         self._leaves, self._structure = nested.flatten(self.fields)
         self._names, self._n = nested.names(self.fields, "obs"), n
         self._starts: list[Tensor | None] = [None for _ in self._leaves]
         self._known: list[tuple[torch.Size, torch.dtype, torch.device]] = []
-        parts: list[Any] = self._structure.flatten_up_to(first)
         devices = {part.device if isinstance(part, Tensor) else None for part in parts}
         if len(devices) > 1 or None in devices:
             listed = ", ".join(f"{name}: {shown(x)}" for name, x in zip(self._names, parts, strict=True))
@@ -146,8 +145,8 @@ class ObservationForm:
         """
         try:
             parts: list[Any] = self._structure.flatten_up_to(obs)
-        except ValueError as error:
-            raise ValueError(f"{name}: the containers have changed: {error}") from None
+        except ValueError:  # of containers that are leaves to `nested`, or wrong
+            parts = spaces.along_with_parts(self.fields, obs, name)[1]
         if [(part.shape, part.dtype, part.device) for part in parts] != self._known:
             self._check(parts, name)
         return [x if start is None else x - start for x, start in zip(parts, self._starts, strict=True)]

@@ -7,6 +7,7 @@ import inspect
 import traceback
 
 import gym
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -210,3 +211,54 @@ def test_modules_of_torchscript_are_refused_with_the_reason(open_feed):
         open_feed(Holds(nn.Sequential(nn.Linear(2, 2), parts[0])))
     with pytest.raises(TypeError, match="the actor is a TorchScript module"):
         open_feed(parts[0])
+
+
+class Keeps(BaseActorModule):
+    def __init__(self, buffer):
+        super().__init__()
+        self.register_buffer("table", buffer)
+
+    def forward(self, obs, *, fin, **ignored):
+        return zeros(fin)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_sparse_buffers_are_refused(engine, sparse):
+    with pytest.raises(ValueError, match=r"the actor's 'table' is no dense tensor, but torch\.sparse_.*`to_dense\(\)`"):
+        ENGINES[engine](Keeps(sparse(torch.eye(3))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_expanded_buffers_are_refused(engine):
+    with pytest.raises(ValueError, match=r"the actor's 'table' .*several of its elements in one place.*`clone\(\)`"):
+        ENGINES[engine](Keeps(torch.ones(1, 3).expand(4, 3)))
+
+
+@pytest.mark.parametrize("buffer", [torch.ones(1, 3).expand(1, 3), torch.ones(0, 1).expand(0, 3), torch.ones(2, 3).T])
+def test_buffers_in_other_orders_are_taken(buffer):
+    with same.rollout([env()], Keeps(buffer), 3) as feed:
+        next(feed)
+
+
+class NamesItGenerator(BaseActorModule):
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, obs, *, fin, **ignored):
+        return zeros(fin)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("generator", [nn.Linear(2, 2), np.random.default_rng(0)], ids=["module", "NumPy"])
+def test_an_attribute_generator_that_is_none_of_torch_is_refused(engine, generator):
+    with pytest.raises(TypeError, match=r"`generator` is .*the name of the random generator.*another name"):
+        ENGINES[engine](NamesItGenerator(generator))
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator()], ids=["none", "torch"])
+def test_a_generator_of_torch_is_taken(generator):
+    with same.rollout([env()], NamesItGenerator(generator), 3) as feed:
+        next(feed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from textwrap import dedent
 
 import pytest
@@ -144,3 +145,14 @@ def test_whatever_cannot_be_pickled_arrives_as_text(error, starts):
     assert isinstance(found, Silent) or str(found).startswith(starts)
     assert found.__notes__ == ["rlplay: environment 3"]
     assert type(found.__cause__) is RemoteTraceback
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+def test_an_exception_that_takes_no_assignments_is_passed_on_whole():
+    found = passed_on(Frozen(7))
+    assert (type(found), found.code, found.__notes__) == (Frozen, 7, ["rlplay: environment 3"])
+    assert "Frozen: 7" in str(found.__cause__)

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
@@ -168,6 +169,39 @@ def test_multibinary_keeps_its_dtype():
     assert [got.tolist() for got in env.got] == state.act[1:, 0].tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_multibinary_takes_integers_of_any_width(dtype):
+    actor = Says(lambda stepno: torch.stack([stepno % 2, stepno // 2 % 2], -1).to(dtype))
+    env = Echo(MultiBinary(2))
+    with same.rollout([env], actor, 4) as feed:
+        act = next(feed).state.act
+    assert act.dtype == torch.int8
+    assert act[1:, 0].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    assert [got.tolist() for got in env.got] == act[1:, 0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
+def test_integers_that_a_box_would_wrap_around_are_refused_at_the_call(dtype):
+    def acting_in(dtype):
+        return Says(lambda stepno: torch.full((*stepno.shape, 2), 100, dtype=dtype))
+
+    space = Box(-100, 100, (2,), np.int8)
+    with pytest.raises(ValueError, match=r"expected .*int8, got torch\.int.*wrap around.*`act\.to\(torch\.int8\)`"):
+        same.rollout([Echo(space)], acting_in(dtype), 2)
+    for fitting in (torch.int8, torch.bool):
+        same.rollout([Echo(space)], acting_in(fitting), 2).close()
+
+
+def test_spaces_of_swapped_bytes_are_in_the_order_of_the_machine_in_rows_alone():
+    space = Box(-9, 9, (2,), np.dtype(">f4"))
+    env = Echo(space)
+    with same.rollout([env], Says(lambda stepno: torch.full((*stepno.shape, 2), 1.5)), 4) as feed:
+        state = next(feed).state
+    assert state.obs.dtype == state.act.dtype == torch.float32
+    assert state.obs[-1, 0].tolist() == env.shown.tolist()
+    assert [(got.dtype, got.tolist()) for got in env.got] == [(np.dtype(">f4"), [1.5, 1.5])] * 4
+
+
 # --- actions outside of the space -------------------------------------------------------------------------------------
 
 
@@ -198,6 +232,8 @@ OUTSIDE = {
     "multi": (MultiDiscrete([2, 4]), [1, 3], [2, 3], r"got \[2, 3\], expected integers from 0 to \[1 3\]"),
     "multi, equal": (MultiDiscrete([4, 4]), [1, 3], [2, 4], r"got \[2, 4\]"),
     "bits": (MultiBinary(2), [0, 1], [0, 2], r"got \[0, 2\], expected integers from 0 to 1"),
+    "bits, wrapping around": (MultiBinary(2), [0, 1], [0, 257], r"got \[0, 127\].*127 stands for larger numbers, too"),
+    "bits, wrapping around below": (MultiBinary(2), [0, 1], [-256, 1], r"got \[-128, 1\]"),
     "box": (Box(-1, 1, (2,), np.float32), [0.0, 5.0], [0.0, NAN], r"got \[0\.0, nan\], expected no NaN"),
     "box, float64": (Box(-1, 1, (), np.float64), 0.0, NAN, r"got nan, expected no NaN"),
     "box, float16": (Box(-1, 1, (2, 2), np.float16), [[0.0] * 2] * 2, [[INF, 0.0], [NAN, -INF]], "expected no NaN"),
@@ -230,6 +266,16 @@ def test_an_action_outside_of_its_space_names_environment_and_step(space, right,
     with pytest.raises(ValueError, match=f"`act` for environment {number} is outside of its .*{match}") as caught:
         next(feed)
     assert f"environment {number}, in env.step, at step 2 of fragment 0" in where(caught)
+
+
+def test_a_compiled_step_does_not_wrap_bits_around(monkeypatch):
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # the compiler's progress bars have a thread that does not end
+    actor = Says(at_step_2([0, 1], [0, 256]))
+    with (
+        same.rollout([Silent(MultiBinary(2)) for _ in range(2)], actor, 5, compile=True) as feed,
+        pytest.raises(ValueError, match=r"environment 1 is outside of its .*got \[0, 127\]"),
+    ):
+        next(feed)
 
 
 def test_an_action_in_a_nest_is_named_by_its_path():

@@ -226,3 +226,20 @@ def test_no_warning_without_names():
         warnings.simplefilter("error")
         with same.rollout([make()], CountingActor(), 9) as feed:
             next(feed)
+
+
+@pytest.mark.parametrize("info", [np.arange(3), torch.arange(3), "code"], ids=["array", "tensor", "string"])
+def test_an_info_that_is_no_dict_is_refused(info):
+    with pytest.raises(ValueError, match=f"expected the info to be a dict, got .*of type {type(info).__name__}"):
+        entry(info, "code")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, np.longdouble, np.clongdouble, "U3"], ids=str)
+def test_a_dtype_that_numpy_or_torch_lacks_is_refused_at_the_call(dtype):
+    with pytest.raises(TypeError, match=r"`info\['code'\]` must be "):
+        same.rollout([Tells({"code": 1})], CountingActor(), 1, info={"code": dtype})
+
+
+def test_a_dtype_of_swapped_bytes_is_the_same_number_in_the_order_of_the_machine():
+    assert entry({"code": np.array([1.5, 2.5], ">f4")}, "code", np.array([0, 0], ">f4")) == [1.5, 2.5]
+    assert entry({"code": 1.5}, "code", ">f4") == 1.5

@@ -244,6 +244,43 @@ def test_environments_of_the_old_api_and_in_vectors_and_episodes_keep_it_too():
         assert next(feed).state.obs[:, :, 0].T.tolist() == [numbers(3)] * 2
 
 
+class KeepsItsSeed(ScriptedEnv):
+    """Has a number where environments of the old API have the method `seed`."""
+
+    seed = 3
+
+
+class WithoutSeed(KeepsItsSeed):
+    def reset(self):
+        return super().reset()
+
+
+class PassesOn(KeepsItsSeed):
+    def reset(self, **options):
+        self.options = options
+        return super().reset(**options)
+
+
+def test_an_attribute_called_seed_is_no_method():
+    envs = [WithoutSeed(), PassesOn()]
+    same.rollout(envs, ScriptedActor(), 2, seed=1).close()
+    assert list(envs[1].options) == ["seed"]
+
+
+def test_an_attribute_called_seed_of_a_vector_environment_is_no_method():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class WithoutSeed(gymnasium.vector.SyncVectorEnv):
+        seed = 3
+
+        def reset(self):
+            return super().reset()
+
+    envs = WithoutSeed([lambda: gymnasium.make("CartPole-v1")])
+    with same.rollout(envs, ScriptedActor(), 2, seed=1) as feed:
+        assert next(feed).state.obs.shape == (3, 1, 4)
+
+
 def test_the_seed_of_actions_stays():
     class Draws(BaseActorModule):
         def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):

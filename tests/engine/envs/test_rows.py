@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, UserDict
+from types import MappingProxyType
 from typing import ClassVar
 
 import gym.spaces
@@ -137,6 +138,38 @@ def test_dict_observations_may_come_in_any_order():
         got = next(feed)
     (expected,) = check_against_slow_twin("same", "gym", n_steps=9, n_fragments=1, final=True, form="dict")
     assert_same(got, nested.map(torch.Tensor.numpy, expected))
+
+
+class OwnDict(dict):
+    pass
+
+
+@pytest.mark.parametrize("kind", [OwnDict, UserDict, MappingProxyType])
+def test_observations_may_be_mappings_of_any_kind(kind):
+    class Maps(LedgerEnv):
+        def _observe(self):
+            return kind({k: kind(v) if isinstance(v, dict) else v for k, v in super()._observe().items()})
+
+    envs = [Maps(gym.spaces, j, form="dict") for j in range(3)]
+    with same.rollout(envs, CountingActor(), 9, seed=7, final=True) as feed:
+        got = next(feed)
+    (expected,) = check_against_slow_twin("same", "gym", n_steps=9, n_fragments=1, final=True, form="dict")
+    assert type(got.state.obs) is dict
+    assert_same(got, nested.map(torch.Tensor.numpy, expected))
+
+
+def test_an_observation_that_lacks_a_key_is_refused_although_keys_cannot_be_sorted():
+    class Mixed(LedgerEnv):
+        def __init__(self):
+            super().__init__(gym.spaces)
+            self.observation_space = gym.spaces.Dict()
+            self.observation_space.spaces = dict.fromkeys(("a", 1, (2, 3)), gym.spaces.Discrete(3))
+
+        def _observe(self):
+            return {"a": 0, 1: 1}
+
+    with pytest.raises(ValueError, match=r"expected a dict with keys \[\(2, 3\), 1, 'a'\], got a dict with keys"):
+        same.rollout([Mixed()], CountingActor(), 9)
 
 
 def test_rewards_stand_in_the_row_of_the_transition_they_belong_to():

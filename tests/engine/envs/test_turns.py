@@ -77,3 +77,32 @@ def test_a_keyboard_interrupt_in_closing_leaves_no_environment_open(groups):
     with pytest.raises(KeyboardInterrupt):
         feed.close()
     assert log.count("close") == 2
+
+
+class HasNoRepr(Exception):
+    def __repr__(self):
+        raise AttributeError("gone")
+
+
+class LosesItsRepr(Counted):
+    """Cannot be shown once it is closed."""
+
+    def __repr__(self):
+        return f"environment with {len(self.log)} entries"
+
+    def close(self):
+        log, self.log = self.log, None
+        log.append("close")
+        raise HasNoRepr
+
+
+@engines
+def test_environments_whose_repr_fails_do_not_keep_others_from_being_closed(engine):
+    log = []
+    feed = open_feed(engine, [lambda: LosesItsRepr(log), lambda: Counted(log), lambda: LosesItsRepr(log)])
+    next(feed)
+    with pytest.warns(RuntimeWarning) as caught:
+        feed.close()
+    complaint = "closing <LosesItsRepr, whose repr fails> failed: <HasNoRepr, whose repr fails>."
+    assert [str(warning.message) for warning in caught] == [complaint] * 2
+    assert log.count("close") == 3

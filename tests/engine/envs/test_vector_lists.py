@@ -250,6 +250,7 @@ def test_what_does_not_go_together_is_refused_at_the_call(engine):
     )
     refuses(TypeError, "environment 0 of `envs` is a vector environment, and", [one, lambda: cartpole])
     refuses(ValueError, "stands twice", [one, one])
+    refuses(ValueError, "a TimeLimit; those inside", [SyncVectorEnv([lambda: cartpole]) for _ in range(2)])
     refuses(ValueError, "`groups` must be 1 for a list of vector environments, got 2", [one, another], groups=2)
     refuses(ValueError, "stand still", [one, another], sticky=True)
     refuses(ValueError, "equal spaces", [one, other])

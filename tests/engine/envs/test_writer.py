@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from decimal import Decimal
+from types import MappingProxyType
 
 import gym.spaces
 import numpy as np
@@ -113,6 +114,18 @@ def test_every_value_is_written_or_refused_as_by_the_specification_whatever_came
     check(description, fitting, VALUES)
 
 
+class OwnDict(dict):
+    pass
+
+
+class OwnTuple(tuple):
+    pass
+
+
+class OwnList(list):
+    pass
+
+
 NEST = {"a": gym.spaces.Discrete(3), "b": gym.spaces.Tuple((SPACES["vector"], SPACES["image"])), "c": SPACES["uint8"]}
 VECTOR, IMAGE = np.array([1, 2], np.float32), np.ones((2, 2), np.uint8)
 NESTS = [
@@ -123,6 +136,9 @@ NESTS = [
     {"a": 1, "b": Pair(VECTOR, IMAGE), "c": 3},
     {"a": 1, "b": Other(VECTOR.astype(np.float64), IMAGE), "c": 3},
     {"a": 1, "b": (VECTOR.tolist(), IMAGE.tolist()), "c": 3},
+    OwnDict(a=1, b=OwnTuple((VECTOR, IMAGE)), c=3),
+    UserDict(a=1, b=OwnList((VECTOR, IMAGE)), c=3),
+    MappingProxyType({"c": np.uint8(3), "b": (VECTOR, IMAGE), "a": 1}),
     {"a": 1, "b": (VECTOR, IMAGE), "c": 3, "d": 4},
     {"a": 1, "b": (VECTOR, IMAGE)},
     {"a": 1, "b": (VECTOR, IMAGE), "d": 3},
@@ -132,6 +148,9 @@ NESTS = [
     {"a": 1.5, "b": (VECTOR, IMAGE), "c": 3},
     {"a": 1, "b": {"x": VECTOR}, "c": 3},
     {"a": {"x": 1}, "b": (VECTOR, IMAGE), "c": 3},
+    UserDict(a=1, b=(VECTOR, IMAGE)),
+    {"a": 1, "b": OwnTuple((VECTOR,)), "c": 3},
+    {"a": UserDict(x=1), "b": (VECTOR, IMAGE), "c": 3},
     {"a": 1, "b": (Pair(1.0, 2.0), IMAGE), "c": 3},
     (1, (VECTOR, IMAGE), 3),
     None,

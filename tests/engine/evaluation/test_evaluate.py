@@ -180,6 +180,24 @@ def test_an_error_in_background_evaluation_keeps_its_type_and_place():
         assert "in step" in str(caught.value.__cause__)
 
 
+class LosesItsRepr(Ender):
+    """Cannot be shown, nor closed."""
+
+    def __repr__(self):
+        raise AttributeError("gone")
+
+    def close(self):
+        raise OSError("on purpose")
+
+
+def test_background_evaluation_closes_environments_whose_repr_fails():
+    examiner = background(LosesItsRepr, Leaning(), 2)
+    with pytest.warns(RuntimeWarning) as caught:
+        examiner.close()
+    complaint = "closing <LosesItsRepr, whose repr fails> failed: OSError('on purpose')."
+    assert [str(warning.message) for warning in caught] == [complaint] * 2
+
+
 class Late(Ender):
     def step(self, action):
         return super().step(self.stepno == 3)

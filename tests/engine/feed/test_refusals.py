@@ -74,6 +74,25 @@ def test_the_same_environment_twice_is_refused(refuses):
     assert not env.counts
 
 
+class Wraps:
+    """A wrapper as those of gym: it steps the environment inside."""
+
+    def __init__(self, env):
+        self.env = env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.reset, self.step = env.reset, env.step
+
+
+def test_the_same_environment_twice_inside_of_wrappers_is_refused(refuses):
+    env = ScriptedEnv()
+    words = "same environment", "twice", "a ScriptedEnv", "inside of wrappers", "instance of its own"
+    refuses(ValueError, *words, envs=[Wraps(env), Wraps(env)])
+    refuses(ValueError, *words, envs=[env, Wraps(Wraps(env))])
+    refuses(ValueError, *words, envs=[Wraps(env), env])
+    refuses(ValueError, *words, envs=[lambda: Wraps(env), lambda: Wraps(env)])
+    assert not env.counts
+
+
 def test_an_object_that_is_no_environment_is_refused(refuses):
     refuses(
         TypeError, "`envs[1]`", "neither an environment nor a factory", "'CartPole'", envs=[ScriptedEnv(), "CartPole"]

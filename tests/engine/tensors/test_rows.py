@@ -1,5 +1,7 @@
 """Rows of vector environments in torch: those of the environment stepped by hand, in every mode, form and engine."""
 
+from collections import UserDict
+
 import gymnasium
 import pytest
 import torch
@@ -71,6 +73,24 @@ def test_rows_are_those_of_the_environment_stepped_by_hand(mode, form):
     expected = collect(same, Script(mode=mode, **options), final=True, lag=1)
     for engine, place in ((threaded, {}), (same, {"device": LaggingLane()}), (threaded, {"device": LaggingLane()})):
         assert_same(collect(engine, Script(mode=mode, **options), final=True, lag=1, **place), expected)
+
+
+class Maps(Script):
+    """Its observations are mappings that `nested` takes for leaves."""
+
+    def reset(self, **options):
+        obs, info = super().reset(**options)
+        return UserDict(obs), info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return UserDict(obs), *rest
+
+
+def test_observations_may_be_mappings_of_any_kind():
+    got, expected = (collect(same, kind(obs="nested"), final=True) for kind in (Maps, Script))
+    assert type(got[0][0].state.obs) is dict
+    assert_same(got, expected)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -71,7 +71,7 @@ def make_step(
         raise NoGraph(FILLS_OR_EMPTIES)
     answer: list[Any] = spec.leaves(act, info)
     acts, infos = answer[: spec.n_acts], answer[spec.n_acts :]
-    hx_pairs = zip(memory.hx_leaves, nested.leaves(new_hx), strict=True)
+    hx_pairs = zip(memory.hx_leaves, nested.leaves(new_hx), strict=False)  # the structures are compared below
     pairs = [*zip(memory.acts, acts, strict=True), *hx_pairs, *replaced]
     if (
         nested.structure(new_hx) != nested.structure(memory.hx)

@@ -69,10 +69,11 @@ class Workspace:
             put_back(places)
         if fills_or_empties(replaced):
             raise NoGraph(FILLS_OR_EMPTIES)
-        pairs = [*zip([*rows, *hx], values, strict=True), *replaced]
+        targets = [*rows, *hx]
+        pairs = [*zip(targets, values, strict=False), *replaced]
         forms = [(x.shape, dtype) for x, dtype in zip(rows, spec.dtypes, strict=True)]
         forms += [(target.shape, target.dtype) for target, _ in pairs[len(rows) :]]
-        if forms != [(value.shape, value.dtype) for _, value in pairs]:
+        if len(values) != len(targets) or forms != [(value.shape, value.dtype) for _, value in pairs]:
             raise NoGraph("what it answers, remembers or keeps in buffers changes its shape or dtype")
         values = [value.clone() for _, value in pairs]  # a value may be a view of another pair's target
         for (target, _), value in zip(pairs, values, strict=True):

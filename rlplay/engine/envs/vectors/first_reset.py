@@ -6,14 +6,14 @@ The libraries are recognised by the names of classes, and tensors by their attri
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .... import nested
 from ..autoreset import class_names
-from ..dialects import parameters_of, takes
+from ..dialects import has_seed_method, parameters_of, takes
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector", "seeded_reset"]
 
@@ -39,7 +39,7 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
     if seeds[0] is None or "EnvPoolMixin" in names:
         return env.reset()
     if _refuses_seed(env.reset):
-        if hasattr(env, "seed"):
+        if has_seed_method(env):
             env.seed(seeds[0])
         return env.reset()
     return env.reset(seed=seed)
@@ -48,8 +48,17 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
 def gives_tensors(result: Any) -> bool:
     """Whether ``reset`` of a vector environment returned observations that are torch tensors."""
     pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)
-    leaves = nested.leaves(result[0] if pair else result)
+    leaves = _leaves_inside(result[0] if pair else result)
     return any(hasattr(leaf, "data_ptr") and hasattr(leaf, "device") for leaf in leaves)
+
+
+def _leaves_inside(tree: Any) -> Iterator[Any]:
+    """Yield the leaves of a nest, also those inside of mappings that are leaves to :mod:`rlplay.nested`."""
+    for leaf in nested.leaves(tree):
+        if isinstance(leaf, Mapping):
+            yield from _leaves_inside(list(leaf.values()))
+        else:
+            yield leaf
 
 
 def check_reset(env: Any, result: Any) -> tuple[Any, Mapping[str, Any]]:

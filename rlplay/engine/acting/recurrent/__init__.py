@@ -1,0 +1,1 @@
+"""The recurrent state of an actor: its form, and its reset where an episode begins."""
