@@ -547,6 +547,16 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_with_one_warning_that_says_
     assert not steps["captured"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+def test_a_reset_of_everything_is_found_out_even_if_there_is_one_number(dtype):
+    class ResetsAll(BaseActorModule):
+        def reset(self, hx, at):
+            return hx * 0
+
+    with pytest.raises(step_checks.NoGraph, match="where nothing is to be reset"):
+        step_checks.check_reset(ResetsAll(), torch.zeros(1, 1, 1, dtype=dtype), torch.Generator())
+
+
 @pytest.mark.parametrize(
     ("name", "given", "drawn"),
     [

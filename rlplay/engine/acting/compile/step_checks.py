@@ -6,10 +6,12 @@ actor's own, would repeat in the graph what it did when the graph was made. Impo
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,8 +93,10 @@ def check_reset(actor: BaseActorModule, hx: Nested, generator: torch.Generator) 
     """
     first = nested.leaves(hx)[0]
     numbers = torch.arange(first.shape[1], device=first.device)
-    for mask in (numbers < 0, 2 * numbers < first.shape[1], numbers >= 0):
-        before = nested.map(_numbered, hx)
+    masks = numbers < 0, 2 * numbers < first.shape[1], numbers >= 0
+    # each leaf has two values at each place, so that one of them is not what it is reset to
+    for mask, shift in itertools.product(masks, (0, 1)):
+        before = nested.map(partial(_numbered, shift=shift), hx)
         with OperationCheck(generator) as operations:
             once = actor.reset(nested.map(torch.clone, before), mask)
             twice = actor.reset(nested.map(torch.clone, once), mask)
@@ -104,9 +108,12 @@ def check_reset(actor: BaseActorModule, hx: Nested, generator: torch.Generator) 
             raise NoGraph("its `reset` does something else where it has been done already")
 
 
-def _numbered(x: Tensor) -> Tensor:
-    """Return a tensor of the same form that holds various numbers, among them a negative zero if they are floats."""
-    numbers = torch.arange(x.numel(), device=x.device) % 7
+def _numbered(x: Tensor, *, shift: int) -> Tensor:
+    """Return a tensor of the same form that holds various numbers; shifted by one it has another one at each place.
+
+    Among them is a negative zero if they are floats.
+    """
+    numbers = (shift + torch.arange(x.numel(), device=x.device)) % (2 if x.dtype == torch.bool else 7)
     return (-0.5 * numbers if x.is_floating_point() else numbers).view(x.shape).to(x.dtype)
 
 
