@@ -196,8 +196,8 @@ class Feed(Delivered, Iterator[Fragment]):
         ``lag``, ``groups``, ``n_steps`` and what else decides the fragments. The collector first finishes the fragments
         that it has been asked for; then the feed goes on as if nothing had been asked.
 
-        What is saved of the behaviour copy is what no snapshot brings: plain attributes, and tensors and generators of
-        torch in attributes. Other objects that the actor's step changes are not.
+        What is saved of the behaviour copy is what no snapshot brings: numbers, strings, tensors, arrays, generators,
+        and containers of these, in attributes. Other objects that the actor's step changes are not.
 
         Parameters
         ----------

@@ -1,5 +1,7 @@
 """Memory that arrays and tensors share, and objects that environments share, are shared again after a resume."""
 
+import subprocess
+import sys
 import threading
 
 import gymnasium
@@ -11,6 +13,7 @@ from rlplay.engine.rollout import same, threaded
 from rlplay.testing import CountingActor
 from tests.support.assertions import assert_same_bytes
 from tests.support.saving import through_torch
+from tests.support.scripts import PREAMBLE
 
 
 class Tells(gymnasium.Env):
@@ -264,8 +267,42 @@ def test_environments_that_share_something_go_on_in_worker_processes_each_with_a
     assert first[1:].tolist() == [[last + k] * 3 for k in range(1, 5)]
 
 
+SCRIPT = """
+class Counter:
+    n = 0
+
+class Counts(Env):
+    def __init__(self, counter):
+        super().__init__()
+        self.counter = counter
+
+    def step(self, action):
+        self.counter.n += 1
+        return np.float32(self.counter.n), 1.0, False, False, {}
+
+def make():
+    counter = Counter()
+    return [Counts(counter) for _ in range(3)]
+
+feed = same.rollout(make(), Actor(), 2, seed=0)
+next(feed)
+saved, expected = feed.state_dict(), next(feed)
+assert torch.equal(next(same.rollout(make(), Actor(), 2, state=saved)).state.obs, expected.state.obs)
+factories = [lambda k=k: make()[k] for k in range(3)]
+with threaded.rollout(factories, Actor(), 2, state=saved, lag=0, workers=3) as feed:
+    assert next(feed).state.obs[1:].tolist() == [[7.0] * 3, [8.0] * 3]
+"""
+
+
+def test_what_environments_share_may_be_of_a_class_of_the_users_script():
+    subprocess.run([sys.executable, "-c", PREAMBLE + SCRIPT], check=True)
+
+
 def test_what_only_one_environment_refers_to_is_saved_with_it_alone():
-    saved, _ = saved_and_expected([Views(), Views()])
+    envs = [gymnasium.wrappers.TimeLimit(Views(), 99) for _ in range(2)]
+    for env in envs:
+        env.np_random.random()
+    saved, _ = saved_and_expected(envs)
     assert [sorted(one["env"]) for one in saved["collector"]["environments"]] == [["data", "kinds"]] * 2
 
 

@@ -17,6 +17,7 @@ In the first two cases the random generator and the spaces that gym's base class
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,9 @@ RESTART_OR_STATE = (
     "Give it methods `get_state()` and `set_state(state)`, or save with `feed.state_dict(environments='restart')`, "
     "which begins new episodes"
 )
+
+_SCRIPT, _OTHER = "script", "environment"
+"""How the keys begin of what has a name in the user's script, and of what another environment has."""
 
 
 class _Plain:
@@ -81,13 +85,13 @@ def save_environments(
     """
     if not whole:
         return [None] * len(envs)
-    survey, met, found, saved = Survey(), dict[int, int](), list[_Contents](), list[bytes]()
+    met, found, saved = dict[int, int](), list[_Contents](), list[bytes]()
     for number, env in enumerate(envs, first):
         with progress.during("env.save", number):
             found.append(_contents_of(env, number))
-    kept = _kept_by_all({one.number: one.parts for one in found})
-    all_kept = {id(x): key for key, x in kept.items()}
-    own_kept = [all_kept | {id(x): key for key, x in _kept_objects(one.parts).items()} for one in found]
+    objects = {one.number: _kept_objects(one.parts) for one in found}
+    own_kept = [{id(x): key for key, x in own.items()} for own in objects.values()]
+    survey = Survey({id(x): key for key, x in _kept_by_all(objects).items()})
     for contents, own in zip(found, own_kept, strict=True):
         with progress.during("env.save", contents.number), _refusing(contents, own, survey):
             survey.look_at(contents.value, own, contents.number)
@@ -97,8 +101,8 @@ def save_environments(
             saved.append(dumps(contents.value, own, survey, met))
     common = {}
     if met:
-        with _refusing(found[0], all_kept, survey):
-            common = {"common": dumps([survey.common[key] for key in met], all_kept, survey)}
+        with _refusing(found[0], {}, survey):
+            common = {"common": dumps([survey.common[key] for key in met], {}, survey)}
     return [
         {"kinds": [kind_of(part.env) for part in contents.parts], "data": data, **common}
         for contents, data in zip(found, saved, strict=True)
@@ -144,14 +148,14 @@ def restore_environments(envs: Sequence[Any], saved: Sequence[dict[str, Any]], f
                 f"the state is of another environment: environment {number} was {' > '.join(one['kinds'])}, and is "
                 f"{' > '.join(kinds)}. Pass environments that are made and wrapped alike."
             )
-    kept, common = _kept_by_all(parts), dict[bytes, dict[Key, Any]]()
+    objects = {number: _kept_objects(own) for number, own in parts.items()}
+    kept, common = _kept_by_all(objects), dict[bytes, dict[Key, Any]]()
     for (number, own), one in zip(parts.items(), saved, strict=True):
         with progress.during("env.restore", number):
             shared = one.get("common")
             if shared is not None and shared not in common:
-                objects = _read(shared, kept, number)
-                common[shared] = {common_key(k): x for k, x in enumerate(objects)}
-            here = kept | _kept_objects(own) | (common[shared] if shared is not None else {})
+                common[shared] = {common_key(k): x for k, x in enumerate(_read(shared, kept, number))}
+            here = ChainMap(objects[number], kept, common[shared] if shared is not None else {})
             _restore(own, _read(one["data"], here, number), number)
 
 
@@ -180,18 +184,23 @@ def _restore(parts: list[Part], value: Any, number: int) -> None:
             raise ValueError(f"the state of environment {number} does not fit `{parts[k].path}`: {error!r}.") from error
 
 
-def _kept_by_all(parts: Mapping[int, list[Part]]) -> dict[Key, Any]:
-    """Return what is not pickled of several environments, by keys that begin with the number of the environment."""
-    return {("of", n, *key): one for n, own in parts.items() for key, one in _kept_objects(own).items()}
+def _kept_by_all(objects: Mapping[int, Mapping[Key, Any]]) -> dict[Key, Any]:
+    """Return what is not pickled of several environments, by keys that begin with the number of the environment.
+
+    What has a name in the user's script is the same for all of them.
+    """
+    return {
+        key if key[0] == _SCRIPT else (_OTHER, n, *key): one for n, own in objects.items() for key, one in own.items()
+    }
 
 
-def _kept_objects(parts: list[Part]) -> dict[tuple[Any, ...], Any]:
+def _kept_objects(parts: list[Part]) -> dict[Key, Any]:
     """Return what is not pickled, by keys: the parts, functions without a name, and what has a name in the script."""
-    kept: dict[tuple[Any, ...], Any] = {(k,): part.env for k, part in enumerate(parts)}
+    kept: dict[Key, Any] = {(k,): part.env for k, part in enumerate(parts)}
     for k, part in enumerate(parts):
         for name, value in attributes_of(part.env).items():
             kept.update(walk_functions(value, (k, name)))
-    return kept | {("script", name): one for name, one in named_in_script(parts).items()}
+    return kept | {(_SCRIPT, name): one for name, one in named_in_script(parts).items()}
 
 
 def _own_methods(part: Part) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

@@ -10,7 +10,7 @@ import pickle
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ _DEPTH = 30
 
 _CONSTANT = (
     *(int, float, complex, str, bytes, tuple, frozenset, type(None), Enum, np.dtype, np.generic),
-    *(type, FunctionType, BuiltinFunctionType, MethodType, ModuleType),
+    *(type, MethodType, ModuleType),
 )
 """What environments may share without being connected by it."""
 
@@ -36,9 +36,15 @@ class Survey:
     """What pickling some environments comes across: memory that arrays and tensors share, and shared objects.
 
     All that it comes across is kept alive, so that each ``id()`` and each address stays its own.
+
+    Parameters
+    ----------
+    kept : mapping of int to tuple
+        As for :func:`dumps`; for all environments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Mapping[int, Key]) -> None:
+        self.kept = kept
         self.common: dict[int, Any] = {}
         """What several environments refer to, by its ``id()``."""
         self._seen: dict[int, tuple[Any, int]] = {}
@@ -99,11 +105,11 @@ class _Nowhere:
 class _Surveyor(pickle.Pickler):
     def __init__(self, survey: Survey, kept: Mapping[int, Key], number: int) -> None:
         super().__init__(_Nowhere(), protocol=5)
-        self._survey, self._kept, self._number = survey, kept, number
+        self._survey, self._kept, self._kept_by_all, self._number = survey, kept, survey.kept, number
 
     def persistent_id(self, obj: Any) -> Key | None:
-        key = self._kept.get(id(obj))
-        if key is None and not isinstance(obj, _CONSTANT):
+        key = self._kept.get(id(obj)) or self._kept_by_all.get(id(obj))
+        if key is None and not isinstance(obj, _CONSTANT) and "__qualname__" not in vars(type(obj)):  # no function
             self._survey.note(obj, self._number)
         return key
 
@@ -122,11 +128,12 @@ def _nothing() -> None:
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, kept: Mapping[int, Key], survey: Survey, met: dict[int, int] | None) -> None:
         super().__init__(file, protocol=5)
-        self._kept, self._survey, self._met = kept, survey, met
+        self._survey, self._kept, self._kept_by_all = survey, kept, survey.kept
+        self._common, self._met = ({}, {}) if met is None else (survey.common, met)
 
     def persistent_id(self, obj: Any) -> Key | None:
-        key = self._kept.get(id(obj))
-        if key is None and self._met is not None and id(obj) in self._survey.common:
+        key = self._kept.get(id(obj)) or self._kept_by_all.get(id(obj))
+        if key is None and self._common and id(obj) in self._common:
             key = common_key(self._met.setdefault(id(obj), len(self._met)))
         return key
 
@@ -152,7 +159,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if pid not in self._kept:
-            raise ValueError(f"there is nothing at {pid} in this environment")
+            raise ValueError(f"there is nothing at {pid}, among the environments that go on together")
         return self._kept[pid]
 
 
@@ -162,7 +169,8 @@ def dumps(value: Any, kept: Mapping[int, Key], survey: Survey, met: dict[int, in
     Parameters
     ----------
     kept : mapping of int to tuple
-        By the ``id()`` of each object that is not to be pickled: the key under which :func:`loads` finds it.
+        By the ``id()`` of each object that is not to be pickled: the key under which :func:`loads` finds it. It comes
+        before that of the survey.
     survey : Survey
         It has looked at the value, and is finished.
     met : dict of int to int, optional
