@@ -25,6 +25,9 @@ Key = tuple[Any, ...]
 
 _DEPTH = 30
 
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+"""The types of most of what is pickled: of such objects nothing has to be known."""
+
 _CONSTANT = (
     *(int, float, complex, str, bytes, tuple, frozenset, type(None), Enum, np.dtype, np.generic),
     *(type, MethodType, ModuleType),
@@ -108,6 +111,8 @@ class _Surveyor(pickle.Pickler):
         self._survey, self._kept, self._kept_by_all, self._number = survey, kept, survey.kept, number
 
     def persistent_id(self, obj: Any) -> Key | None:
+        if type(obj) in _ATOMS:
+            return None
         key = self._kept.get(id(obj)) or self._kept_by_all.get(id(obj))
         if key is None and not isinstance(obj, _CONSTANT) and "__qualname__" not in vars(type(obj)):  # no function
             self._survey.note(obj, self._number)
@@ -132,6 +137,8 @@ class _Pickler(pickle.Pickler):
         self._common, self._met = ({}, {}) if met is None else (survey.common, met)
 
     def persistent_id(self, obj: Any) -> Key | None:
+        if type(obj) in _ATOMS:
+            return None
         key = self._kept.get(id(obj)) or self._kept_by_all.get(id(obj))
         if key is None and self._common and id(obj) in self._common:
             key = common_key(self._met.setdefault(id(obj), len(self._met)))

@@ -35,12 +35,14 @@ def check_whole(obj: Any) -> None:
 
 def why_not_whole(obj: Any) -> str:
     """Return why pickling would not keep all that an object holds; an empty string if it would."""
+    cls = type(obj)
+    if cls.__module__.partition(".")[0] in _TRUSTED:
+        return ""
     if isinstance(obj, type | FunctionType | BuiltinFunctionType | MethodType | ModuleType | Enum):
         return ""
-    cls = type(obj)
     if any(base.__name__ == "EzPickle" for base in cls.__mro__):
         return "pickling makes it anew, from the arguments of its constructor (EzPickle)"
-    if cls.__module__.partition(".")[0] in _TRUSTED or not _pickles_in_its_own_way(cls):
+    if not _pickles_in_its_own_way(cls):
         return ""
     attributes, slots, items = getattr(obj, "__dict__", {}), _slots_of(obj), list(_items_of(obj))
     if not (attributes or slots or items):
