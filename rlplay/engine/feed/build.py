@@ -257,7 +257,7 @@ def _feed_of(
     """
     try:
         for warning in driver.collector.warnings:
-            warnings.warn(warning, RuntimeWarning, stacklevel=5)
+            warnings.warn(warning, RuntimeWarning, stacklevel=4)
         return Feed(driver, actor, lane, lag, progress, stream)
     except BaseException as error:
         for complaint in driver.stop():

@@ -156,7 +156,7 @@ class Feed(Delivered, Iterator[Fragment]):
         fragment = blank._replace(env=blank.env._replace(final=self._copy_of_final(delivery.final)))
         self._count_delivery(delivery)
         if delivery.warning:
-            warnings.warn(delivery.warning, RuntimeWarning, stacklevel=4)
+            warnings.warn(delivery.warning, RuntimeWarning, stacklevel=5)
         return fragment
 
     def _copy_of_final(self, staged: Nested) -> Nested:
