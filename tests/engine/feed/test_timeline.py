@@ -608,8 +608,8 @@ def test_a_collector_that_waits_for_its_process_is_waiting():
     assert {kind for kind, *_ in process} >= {"waiting", "stepping"}
     stepping = spans_of(process, "stepping")
     # a process may begin to step before its parent, which has just sent the request, runs again
-    total = sum(end - start for _, start, end in stepping)
-    assert overlap(stepping, spans_of(parent, "waiting", "transfer")) == pytest.approx(total)
+    stepped = sum(end - start for _, start, end in stepping)
+    assert overlap(stepping, spans_of(parent, "waiting", "transfer")) == pytest.approx(stepped)
     assert overlap(stepping, spans_of(parent, "waiting")) > 0
     figure = plotting.timeline(recorded)
     assert_is_picture(figure, n_lanes=3)
