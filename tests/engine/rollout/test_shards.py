@@ -56,7 +56,7 @@ KINDS = {
 
 @pytest.mark.parametrize(
     ("engine", "groups", "options"),
-    [pytest.param(*KINDS[x], id=x, marks=[pytest.mark.soak] if x == "single" else []) for x in KINDS],
+    [pytest.param(*KINDS[x], id=x, marks=[pytest.mark.soak] if x in ("single", "processes") else []) for x in KINDS],
 )
 def test_shards_yield_the_parts_of_one_feed(engine, groups, options):
     whole, episodes = run(partial(same.rollout, [make_env] * (N_SHARDS * N_PER_SHARD)), groups=N_SHARDS * groups)

@@ -189,8 +189,17 @@ class Action(Env):
         self.action_space.owner = threading.Lock()
 
 
-@each_engine
-@pytest.mark.parametrize("env", [Unpicklable, Nested, Action])
+@pytest.mark.parametrize(
+    ("engine", "env"),
+    [
+        pytest.param(
+            engine, env, id=f"{env.__name__}-{engine.__name__}",
+            marks=[] if env is Unpicklable or engine is workers else [pytest.mark.soak],
+        )
+        for engine in ENGINES
+        for env in (Unpicklable, Nested, Action)
+    ],
+)  # fmt: skip
 def test_spaces_that_cannot_be_pickled_do_not_matter(env, engine):
     with engine(env) if engine is not workers else threaded.rollout([env] * 2, Still(), 5, workers=2) as feed:
         next(feed)
