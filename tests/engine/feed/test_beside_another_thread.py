@@ -18,25 +18,10 @@ from rlplay.engine.feed import driver
 from rlplay.engine.rollout import same, single, threaded
 
 from ...support.scripted import Script, ScriptedActor, ScriptedEnv
-from ...support.threads import InThread, ThreadBlocker, until
+from ...support.threads import InThread, TellingLock, ThreadBlocker, until
 
 T = 4
 IN_THIS_PROCESS = pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout], ids=["same", "threaded"])
-
-
-class AnnouncedLock:
-    """A reentrant lock; `awaited` is set when a thread waits for it."""
-
-    def __init__(self):
-        self.awaited, self._lock = threading.Event(), threading.RLock()
-
-    def __enter__(self):
-        if not self._lock.acquire(blocking=False):
-            self.awaited.set()
-            self._lock.acquire()
-
-    def __exit__(self, *raised):
-        self._lock.release()
 
 
 class EnvWithState(ScriptedEnv):
@@ -75,7 +60,7 @@ def test_a_save_that_waits_for_a_next_which_times_out_is_refused(monkeypatch):
     monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
     blocker = ThreadBlocker()
     feed = threaded.rollout([ScriptedEnv(Script().at("step", 2, blocker))], ScriptedActor(), T, timeout=0.5)
-    feed._next_lock = lock = AnnouncedLock()
+    feed._next_lock = lock = TellingLock()
     ask = InThread(lambda: next(feed))
     blocker.entered.wait()
     save = InThread(feed.state_dict)

@@ -12,7 +12,6 @@ import hashlib
 import io
 import pickle
 import random
-import sys
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ....nested import leaves
+from ...envs.saving.whole import is_trusted
 from ..plain_attributes import NOT_LOOKED_AT, AttributeName, dotted, plain_of
 from ..weights import named_weights
 
@@ -31,7 +31,6 @@ _Id = tuple[str | int, ...]
 """Says where something is that is not pickled with the attributes that refer to it."""
 
 _OTHERS = (np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_PICKLED_BY_VALUE = sys.stdlib_module_names - {"__main__"} | {"numpy", "torch"}
 
 
 def kept_values(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -145,8 +144,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         named = isinstance(obj, type | FunctionType | BuiltinFunctionType)
-        module = str(getattr(obj if named else type(obj), "__module__", ""))
-        if isinstance(obj, nn.Module | Tensor) or module.partition(".")[0] not in _PICKLED_BY_VALUE:
+        if isinstance(obj, nn.Module | Tensor) or not is_trusted(obj if named else type(obj)):
             raise pickle.PicklingError(f"{type(obj).__name__} is not pickled by value")
         return NotImplemented
 

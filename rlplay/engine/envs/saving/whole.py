@@ -14,7 +14,7 @@ from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["NotSavedError", "check_whole", "why_not_whole"]
+__all__ = ["NotSavedError", "check_whole", "is_trusted", "why_not_whole"]
 
 _TRUSTED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"numpy", "torch"}
 """The packages whose classes pickle all that they hold."""
@@ -24,6 +24,11 @@ _CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 
 class NotSavedError(Exception):
     """An object is not pickled with all that it holds. The message says why."""
+
+
+def is_trusted(thing: Any) -> bool:
+    """Whether a class or a function is of the standard library, NumPy or torch, whose objects pickle all they hold."""
+    return str(getattr(thing, "__module__", "")).partition(".")[0] in _TRUSTED
 
 
 def check_whole(obj: Any) -> None:
@@ -36,7 +41,7 @@ def check_whole(obj: Any) -> None:
 def why_not_whole(obj: Any) -> str:
     """Return why pickling would not keep all that an object holds; an empty string if it would."""
     cls = type(obj)
-    if cls.__module__.partition(".")[0] in _TRUSTED:
+    if is_trusted(cls):
         return ""
     if isinstance(obj, type | FunctionType | BuiltinFunctionType | MethodType | ModuleType | Enum):
         return ""
