@@ -51,9 +51,9 @@ class ActorSpec:
     dtypes: list[torch.dtype]
     """The dtypes of the leaves of an answer."""
     clamped: list[tuple[int, int, int]]
-    """Of the leaves of an action whose integers are wider than those of their space, which has fewer values than its
-    dtype: the index, and the least and the largest number of the dtype, so that no wrong number wraps around to a right
-    one."""
+    """For each leaf of the action whose integers are wider than the dtype of its space: the index of the leaf, and the
+    least and the largest number of that dtype, to which the leaf is clamped. Cast to bytes as it is, 256 would become 0,
+    which is an action."""
     recurrent: bool
     """Whether the actor has a recurrent state."""
     resets_by_mask: bool

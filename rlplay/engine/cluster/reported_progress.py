@@ -52,9 +52,9 @@ class ReportedProgress(Progress):
         self._ask = ask
         self._noting = threading.RLock()  # reentrant: a finalizer may word a message in any thread
         self._report: tuple[list[float], Future[Report]] | None = None
-        """A report that has been asked for, after the ``_before`` of the collector that was asked."""
+        """A report that has been asked for; the list ``_before`` of that moment tells which collector was asked."""
         self._before = list(self.seconds)
-        """The seconds of the collectors before this one; another list for each collector."""
+        """The seconds of all earlier collectors. Each new collector gets a list of its own."""
         self._latest = -inf
 
     def begin_anew(self, doing: str) -> None:

@@ -89,7 +89,7 @@ def resume(collector: Collector, saved: Mapping[str, Any], torch_context: TorchC
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
-    """Pack what can be saved for another process. torch's pickling of tensors one by one does not know all dtypes."""
+    """Pack a state for another process, by ``torch.save``, since pickling fails for tensors of some dtypes."""
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()

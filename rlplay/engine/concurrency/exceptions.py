@@ -29,7 +29,7 @@ def add_note(error: BaseException, text: str) -> None:
 
 
 def repr_of(thing: Any) -> str:
-    """Return ``repr(thing)``, or if that raises the type of the thing: for messages where an error must not be lost."""
+    """Return ``repr(thing)``; if that raises, the name of its type. For messages that must not fail."""
     try:
         return repr(thing)
     except Exception:

@@ -153,9 +153,9 @@ def container_of(value: Any) -> str:
 
 
 def along(description: Nested, value: Nested, name: str = "obs") -> Nested:
-    """Return the description of a space in the containers of one of its values: a list or a named tuple for a tuple.
+    """Return the description of a space with the containers of one of its values, such as a list instead of a tuple.
 
-    For other kinds of tuples and of mappings they are tuples and dicts, since to :mod:`rlplay.nested` those are leaves.
+    Other subclasses of tuple, and other mappings, become tuples and dicts: :mod:`rlplay.nested` takes them for leaves.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from ..weights import named_weights
 __all__ = ["kept_values", "load_kept_values"]
 
 _Id = tuple[str | int, ...]
-"""Says where something is that is not pickled with the attributes that refer to it."""
+"""Identifies an object that is saved apart from the attributes that refer to it."""
 
 _OTHERS = (np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -159,12 +159,15 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _pack(one: Any) -> Any:
-    """Return the state of a generator of torch as a tensor, anything else pickled."""
+    """Return the state of a generator of torch, which is a tensor; pickle any other object."""
     return one.get_state() if isinstance(one, torch.Generator) else pickle.dumps(one)
 
 
 def _unpack(packed: Any, own: Any) -> Any:
-    """Return ``own`` in the state that was packed, or something new if that is not possible; None for a generator."""
+    """Put ``own`` into the packed state and return it; if its kind or shape differs, return a new object.
+
+    A generator of torch is not made anew: None is returned if ``own`` is none.
+    """
     if isinstance(packed, Tensor):
         return own.set_state(packed.cpu()) if isinstance(own, torch.Generator) else None
     made = pickle.loads(packed)

@@ -26,13 +26,13 @@ Key = tuple[Any, ...]
 _DEPTH = 30
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
-"""The types of most of what is pickled: of such objects nothing has to be known."""
+"""The types of numbers and strings, which are most of what is pickled and need no further look."""
 
 _CONSTANT = (
     *(int, float, complex, str, bytes, tuple, frozenset, type(None), Enum, np.dtype, np.generic),
     *(type, MethodType, ModuleType),
 )
-"""What environments may share without being connected by it."""
+"""The types of objects that do not change. Environments that share one of these are not connected by it."""
 
 
 class Survey:
@@ -205,7 +205,7 @@ def common_key(number: int) -> Key:
 
 
 def find_culprit(value: Any, path: str, dump: Callable[[Any], object]) -> tuple[str, Any, Exception] | None:
-    """Return the path to the innermost object that cannot be pickled, the object, and the reason; None if all can.
+    """Return the path to the innermost object that cannot be pickled, that object, and the error. None: all can be.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ _CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 
 
 class NotSavedError(Exception):
-    """An object is not pickled with all that it holds. The message says why."""
+    """Pickling an object would lose some of what it holds. The message says what, or why."""
 
 
 def is_trusted(thing: Any) -> bool:
