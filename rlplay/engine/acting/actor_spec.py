@@ -52,7 +52,7 @@ class ActorSpec:
     """The dtypes of the leaves of an answer."""
     clamped: list[tuple[int, int, int]]
     """For each leaf of the action whose integers are wider than the dtype of its space: the index of the leaf, and the
-    least and the largest number of that dtype, to which the leaf is clamped. Cast to bytes as it is, 256 would become 0,
+    least and the largest number of that dtype, to which it is clamped. Cast to bytes as it is, 256 would become 0,
     which is an action."""
     recurrent: bool
     """Whether the actor has a recurrent state."""

@@ -226,7 +226,7 @@ def _numpy_dtype(x: Tensor) -> np.dtype[Any]:
 def _is_wider(dtype: np.dtype[Any], field: Field) -> bool:
     """Whether integers of a dtype may become other numbers of the space if they are cast to the dtype of its field.
 
-    Integers of one byte, cast to that of a MultiBinary, may become negative numbers alone, which its space does not have.
+    Integers of one byte may become negative numbers in a MultiBinary, which its space does not have.
     """
     if dtype.kind not in "iu" or field.dtype.kind not in "iu":
         return False
