@@ -96,6 +96,15 @@ class ScriptedActor(BaseActorModule):
         return act.clone(), hx + 1, {"weight": self.weight.expand(fin.shape), "hx": hx.clone()}
 
 
+class ActorWithSlowReset(ScriptedActor):
+    """Its `reset` changes a copy where it is given a mask; so it is called for each environment, with a warning."""
+
+    def reset(self, hx, at):
+        hx = hx.clone()
+        hx[:, at].zero_()
+        return hx
+
+
 def is_scripted_fragment(k, fragment):
     """Return whether this is fragment ``k`` of `B` environments of `ScriptedEnv`, every number of it."""
     g = torch.arange(k * T, (k + 1) * T + 1)[:, None].expand(1 + T, B)

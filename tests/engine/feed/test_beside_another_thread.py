@@ -17,7 +17,7 @@ from rlplay.engine.concurrency.gate import Gate
 from rlplay.engine.feed import driver
 from rlplay.engine.rollout import same, single, threaded
 
-from ...support.scripted import Script, ScriptedActor, ScriptedEnv
+from ...support.scripted import ActorWithSlowReset, Script, ScriptedActor, ScriptedEnv
 from ...support.threads import InThread, TellingLock, ThreadBlocker, until
 
 T = 4
@@ -42,15 +42,6 @@ class EnvWithState(ScriptedEnv):
 class EnvThatFails(ScriptedEnv):
     def step(self, action):
         raise ArithmeticError
-
-
-class ActorWithSlowReset(ScriptedActor):
-    """Its `reset` ignores the mask that it is given, so that a warning tells that it is called for each environment."""
-
-    def reset(self, hx, at):
-        hx = hx.clone()
-        hx[:, at].zero_()
-        return hx
 
 
 # --- saving beside another thread -------------------------------------------------------------------------------------

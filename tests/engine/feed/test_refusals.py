@@ -15,7 +15,7 @@ from torch import nn
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
-from tests.support.scripted import ScriptedActor, ScriptedEnv
+from tests.support.scripted import ActorWithSlowReset, ScriptedActor, ScriptedEnv
 
 ENGINES = {"same": same.rollout, "threaded": threaded.rollout}
 
@@ -580,15 +580,6 @@ def test_defaults_and_annotations_of_a_signature_are_free():
 # resets that do not honour a mask
 
 
-class InPlace(ScriptedActor):
-    """Looks right, and changes a copy where ``at`` is a mask."""
-
-    def reset(self, hx, at):
-        hx = hx.clone()
-        hx[:, at].zero_()
-        return hx
-
-
 class OneOnly(ScriptedActor):
     """Takes nothing but an integer."""
 
@@ -598,7 +589,7 @@ class OneOnly(ScriptedActor):
         return hx
 
 
-@pytest.mark.parametrize("kind", [InPlace, OneOnly])
+@pytest.mark.parametrize("kind", [ActorWithSlowReset, OneOnly])
 def test_a_reset_that_does_not_honour_a_mask_is_warned_about_and_called_with_integers(rollout, kind):
     def collected(actor):
         with rollout([ScriptedEnv(length=length) for length in (2, 3, 6)], actor, 7, seed=0) as feed:

@@ -24,6 +24,7 @@ from .... import nested
 from ....nested import Nested
 from ....process_state import generators_held
 from ...core import BaseActorModule
+from ..recurrent.reset import numbered_like
 from .fingerprint import fingerprints
 
 __all__ = [
@@ -96,7 +97,7 @@ def check_reset(actor: BaseActorModule, hx: Nested, generator: torch.Generator) 
     masks = numbers < 0, 2 * numbers < first.shape[1], numbers >= 0
     # each leaf has two values at each place, so that one of them is not what it is reset to
     for mask, shift in itertools.product(masks, (0, 1)):
-        before = nested.map(partial(_numbered, shift=shift), hx)
+        before = nested.map(partial(numbered_like, shift=shift), hx)
         with OperationCheck(generator) as operations:
             once = actor.reset(nested.map(torch.clone, before), mask)
             twice = actor.reset(nested.map(torch.clone, once), mask)
@@ -106,15 +107,6 @@ def check_reset(actor: BaseActorModule, hx: Nested, generator: torch.Generator) 
             raise NoGraph("its `reset` changes the recurrent state where nothing is to be reset")
         if not _identical(once, twice):
             raise NoGraph("its `reset` does something else where it has been done already")
-
-
-def _numbered(x: Tensor, *, shift: int) -> Tensor:
-    """Return a tensor of the same form that holds various numbers; shifted by one it has another one at each place.
-
-    Among them is a negative zero if they are floats.
-    """
-    numbers = (shift + torch.arange(x.numel(), device=x.device)) % (2 if x.dtype == torch.bool else 7)
-    return (-0.5 * numbers if x.is_floating_point() else numbers).view(x.shape).to(x.dtype)
 
 
 def _identical(some: Nested, others: Nested) -> bool:

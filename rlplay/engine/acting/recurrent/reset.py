@@ -1,4 +1,4 @@
-"""Whether the actor's ``reset`` of the recurrent state takes a mask of environments."""
+"""Whether the actor's ``reset`` of the recurrent state takes a mask of environments, and states to try it on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule
 
-__all__ = ["SLOW_RESET", "honours_mask"]
+__all__ = ["SLOW_RESET", "honours_mask", "numbered_like"]
 
 SLOW_RESET = (
     "the actor's reset does not honour a bool mask, so it is called for one environment at a time. "
@@ -45,7 +45,7 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
     def filled(shift: int) -> Nested:  # made again for each use: a reset may write in place and draw random numbers
         if actor.generator is not None:
             actor.generator.manual_seed(0)
-        return nested.map(partial(_numbered, shift=shift), hx)
+        return nested.map(partial(numbered_like, shift=shift), hx)
 
     half = [j < (width + 1) // 2 for j in range(width)]
     # each leaf has two values at each place, so that one of them is not what it is reset to
@@ -65,7 +65,10 @@ def honours_mask(actor: BaseActorModule, hx: Nested, width: int, device: torch.d
     return True
 
 
-def _numbered(x: Tensor, *, shift: int) -> Tensor:
-    """Return a tensor of the same form that holds various numbers; shifted by one it has another one at each place."""
-    numbers = shift + torch.arange(x.numel(), device=x.device)
-    return (numbers % 2 if x.dtype == torch.bool else 1 + numbers % 7).view(x.shape).to(x)
+def numbered_like(x: Tensor, *, shift: int) -> Tensor:
+    """Return a tensor of the same form that holds various numbers; shifted by one it has another one at each place.
+
+    Among them is a negative zero if they are floats.
+    """
+    numbers = (shift + torch.arange(x.numel(), device=x.device)) % (2 if x.dtype == torch.bool else 7)
+    return (-0.5 * numbers if x.is_floating_point() else numbers).view(x.shape).to(x.dtype)
