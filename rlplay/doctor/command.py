@@ -16,7 +16,7 @@ from .verdicts import FAIL, NEEDED, OK, WARN, Check, cores, environments, packag
 __all__ = ["doctor", "examine", "is_broken", "line"]
 
 _PACKAGES = {
-    "torch": ((2, 4), NEEDED),
+    "torch": ((2, 11), NEEDED),
     "numpy": ((1, 24), NEEDED),
     "optree": ((0, 13), NEEDED),
     "cloudpickle": ((0,), NEEDED),
