@@ -5,6 +5,7 @@ python -m tests.support.killed run.pt same 100
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,11 @@ EACH = 3
 CASE = case_of("noisy", n_envs=2, n_steps=5, lag=1, final=True)
 
 
+def tell(line):
+    """Write a line at once, so that a kill leaves the whole line or nothing."""
+    os.write(1, f"{line}\n".encode())
+
+
 def train(path, engine, n_fragments):
     """Go on from the checkpoint, if there is one, and train until so many fragments; tell what has been done."""
     learner, done, begin = Learner(CASE["kind"]), 0, {"seed": 3}
@@ -30,10 +36,10 @@ def train(path, engine, n_fragments):
         while done < n_fragments:
             learner.update(next(feed))
             done += 1
-            print("trained", done, flush=True)
+            tell(f"trained {done}")
             if done % EACH == 0:
                 checkpoint.save(path, {"done": done, "learner": learner.state_dict(), "feed": feed.state_dict()})
-                print("saved", done, flush=True)
+                tell(f"saved {done}")
 
 
 if __name__ == "__main__":

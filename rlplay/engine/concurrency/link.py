@@ -162,7 +162,7 @@ class _Partial:
         counts = self._counts
         while len(self.buffer) > sum(counts):
             counts[:] = [sum(counts)]
-            left = memoryview(self.buffer)[counts[0] :]
+            left = memoryview(self.buffer)[counts[0] : counts[0] + _PART]
             try:
                 # received and counted in one call of C code: an interrupt in between would lose the count
                 counts.extend(map(end.recv_into, (left,), (0,), (socket.MSG_DONTWAIT,)))

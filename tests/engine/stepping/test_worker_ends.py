@@ -184,7 +184,7 @@ class Env:
     def step(self, action):
         self.n += 1
         if self.n == HANGS:
-            os.write(1, f"hangs {os.getpid()}\\n".encode())  # at once, unlike what is printed
+            os.write(1, f"hangs {os.getpid()}\\n".encode())  # at once, so that lines do not mix
             all(itertools.repeat(True)) if LOCKS else threading.Event().wait()
         return np.float32(0), 1.0, False, False, {"pid": os.getpid()}
 
@@ -198,7 +198,8 @@ THEN, HANGS = sys.argv[1], int(sys.argv[2].rstrip("!"))
 LOCKS = sys.argv[2].endswith("!")  # holds the interpreter lock meanwhile
 driver.Driver.stop_timeout = Child.grace = 0.3
 feed = threaded.rollout([Env, Env], Actor(), 5, workers=2, lag=int(sys.argv[3]), info={"pid": np.int64})
-print("workers", *next(feed).env.info["pid"][0].tolist(), flush=True)
+pids = next(feed).env.info["pid"][0].tolist()
+os.write(1, f"workers {pids[0]} {pids[1]}\\n".encode())  # at once: workers write to this pipe as well
 exec(THEN)
 """
 
@@ -223,13 +224,15 @@ def parent(then, hangs=0, lag=1):
         start_new_session=True,
     )
     process.hanging = 0
+    lines = []
     for line in iter(process.stdout.readline, ""):
+        lines.append(line)
         what, *pids = line.split()
         if what == "workers":
             return process, [int(pid) for pid in pids]
         process.hanging += 1
     out, err = process.communicate(timeout=LONG)
-    raise AssertionError(process.returncode, out, err)
+    raise AssertionError(process.returncode, lines, out, err)
 
 
 def until_they_hang(process, pids):
