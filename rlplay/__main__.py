@@ -131,8 +131,8 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "doctor",
         help="check what works on this machine, with a remedy for what does not",
         description="""Check versions, cores, devices, processes, shared memory and environments, and collect one
-            fragment with every engine. Each line says ok, warn (something is slow or missing) or fail, with a
-            remedy.""",
+            fragment with `same`, `threaded`, `single` and `multi`. Each line says ok, warn (something is slow or
+            missing) or fail, with a remedy.""",
         epilog="The exit code is 1 if something that rlplay needs is broken, else 0.",
     )
     doctor.set_defaults(run=_doctor, parser=doctor)

@@ -10,6 +10,7 @@ A new checkpoint is written beside the old one, and then takes its name. Imports
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 import warnings
@@ -83,6 +84,11 @@ def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, An
     map_location : device, str or callable, optional
         Where tensors are put, as for ``torch.load``; by default the device that they were on.
 
+    Returns
+    -------
+    dict
+        What was passed to :func:`save`.
+
     Raises
     ------
     FileNotFoundError
@@ -113,7 +119,7 @@ def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, An
 def _earlier(path: Path) -> list[Path]:
     """List the earlier checkpoints, the latest first."""
     found = []
-    for file in path.parent.glob(f"{path.name}.*"):
+    for file in path.parent.glob(f"{glob.escape(path.name)}.*"):
         number = file.name.removeprefix(f"{path.name}.")
         if number.isdecimal():
             found.append((int(number), file))

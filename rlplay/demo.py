@@ -74,7 +74,8 @@ def demo(
     Raises
     ------
     ValueError
-        The checkpoint to resume from was written with other options. The message names the difference.
+        The checkpoint to resume from was written with other options (the message names the difference), or ``env`` is
+        unknown, or has other spaces than a flat Box of observations and Discrete actions.
     """
     options = dict(locals())
     plotting.require()  # fails now rather than after the training

@@ -3,8 +3,9 @@
 Actors pass ``generator=self.generator``. With ``None`` the functions draw from torch's global generator.
 
 No action is drawn from NaN: where a row of logits, probabilities or action values has a NaN, the functions give -1,
-which is no action: before it reaches an environment it is refused, with the environment and the step. The functions
-raise no error themselves, so that they can be compiled and captured, and so that the host does not wait for a device.
+which is no action. The engine refuses -1, and names the environment and the step: before the action reaches the
+environment, or after the fragment if the environments are in torch. The functions raise no error themselves, so that
+they can be compiled and captured, and so that the host does not wait for a device.
 
 Imports nothing of ``rlplay``.
 """
@@ -109,7 +110,8 @@ def categorical(logits: Tensor, *, generator: torch.Generator | None = None) -> 
     Parameters
     ----------
     logits : float tensor, ``(..., n)``
-        Log-probabilities up to a constant; An action with ``-inf`` is never drawn. They need not be normalised.
+        Log-probabilities up to a constant, which need not be normalised. An action with ``-inf`` is never drawn, unless
+        all have ``-inf``: then the first action is drawn.
     generator : torch.Generator, optional
         On the device of ``logits``.
 
@@ -131,7 +133,8 @@ def multinomial(probs: Tensor, *, generator: torch.Generator | None = None) -> T
     Parameters
     ----------
     probs : float tensor, ``(..., n)``
-        Non-negative weights. An action with weight zero is never drawn. They need not be normalised.
+        Non-negative weights, which need not be normalised. An action with weight zero is never drawn, unless all
+        weights are zero: then the first action is drawn.
     generator : torch.Generator, optional
         On the device of ``probs``.
 

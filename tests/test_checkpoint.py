@@ -57,6 +57,14 @@ def test_so_many_are_kept(tmp_path, keep):
     assert names_in(tmp_path) == ["run.pt", "run.pt.txt"]
 
 
+def test_a_path_is_no_pattern(tmp_path):
+    for k in range(3):
+        checkpoint.save(tmp_path / "run[1].pt", {"k": k})
+    assert names_in(tmp_path) == ["run[1].pt", "run[1].pt.1", "run[1].pt.2"]
+    (tmp_path / "run[1].pt").unlink()
+    assert checkpoint.load(tmp_path / "run[1].pt")["k"] == 1
+
+
 def test_if_the_latest_cannot_be_read_the_one_before_is(tmp_path):
     path = tmp_path / "run.pt"
     for k in range(3):

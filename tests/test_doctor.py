@@ -156,6 +156,15 @@ def test_a_check_that_raises_does_not_end_the_examination(monkeypatch):
     assert "threaded" not in checks  # there is nothing to try it with
 
 
+def test_a_device_that_does_not_answer_does_not_end_the_examination(monkeypatch):
+    for name, found in (("is_available", True), ("device_count", 1), ("get_device_name", "a GPU")):
+        monkeypatch.setattr(trials.torch.cuda, name, lambda *args, found=found: found)
+    monkeypatch.setattr(trials.torch.cuda, "mem_get_info", lambda index: broke())
+    found = {check.name: check for check in trials.check_cuda()}
+    assert found["cuda:0, memory"][1:3] == ("fail", "RuntimeError: it is broken")
+    assert "the device is not full" in found["cuda:0, memory"].remedy
+
+
 @pytest.mark.soak
 def test_the_doctor_examines_this_machine():
     done = subprocess.run([sys.executable, "-m", "rlplay", "doctor", "--json"], capture_output=True, text=True)

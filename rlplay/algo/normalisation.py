@@ -111,7 +111,7 @@ class RunningNorm(nn.Module):
         self.count.add_(n)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise values ``(..., *shape)``: in their dtype, or float32 if it is no float."""
+        """Normalise values ``(..., *shape)``: in their dtype, or torch's default dtype if theirs is no float."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         y = ((x.to(torch.float64) - self.mean) * (self.var + self._epsilon).rsqrt()).to(dtype)
         return y if self._clip is None else y.clamp(-self._clip, self._clip)

@@ -59,8 +59,8 @@ class Unrolled(NamedTuple):
     """Nested ``(L, B, ...)``: the recurrent state at row ``T``, reset where ``fin``. With the same weights, this is the
     ``hx`` of the next fragment."""
     final: Nested
-    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``. To
-    use an entry of that raises an error with the remedy, unless the call was compiled."""
+    """Nested ``(K, ...)``: the info for the last states ``fragment.env.final``; ``()`` if there is no ``final``. Using
+    an entry of this ``()`` raises an error with the remedy, unless the call was compiled."""
 
 
 def unroll(fragment: Fragment, actor: Actor) -> Unrolled:
@@ -98,6 +98,9 @@ def unroll(fragment: Fragment, actor: Actor) -> Unrolled:
     ValueError
         The info lacks the two leading dimensions of the rows, or the actor has a recurrent state and the fragment has
         none.
+    TypeError
+        ``actor`` is no :class:`~rlplay.engine.BaseActorModule`, nor one in a wrapper of torch; or it is wrapped and has
+        both a ``step`` and a ``forward`` of its own.
     """
     return _unroll(fragment, actor, react)
 

@@ -23,7 +23,8 @@ class Panel(NamedTuple):
     names: list[str]
     """Names of the ``N`` items that are compared, from top to bottom."""
     bars: dict[str, list[tuple[float, float, float] | None]]
-    """For each series and each name: low, median and high, as multiples of 1; None where nothing was measured."""
+    """For each series (at most two may have bars) and each name: low, median and high, as multiples of the value at the
+    first line; None where nothing was measured."""
     labels: dict[str, list[str]]
     """For each series and each name: what is written at the right of the panel, in the line of the bar."""
     ceiling: float
@@ -67,6 +68,8 @@ def multiples(grid: Sequence[Sequence[Panel]], *, lines: tuple[str, str], title:
 
 def _draw_bars(axes: Axes, panel: Panel, lines: tuple[str, str], limit: float) -> None:
     shown = {name: bars for name, bars in panel.bars.items() if any(bars)}
+    if len(shown) > 2:
+        raise ValueError(f"at most two series may have bars, got {len(shown)}: {', '.join(shown)}.")
     height = 0.8 / max(1, len(shown))
     beside: Any = {"va": "center", "size": 8, "transform": axes.get_yaxis_transform()}
     for k, (name, color) in enumerate(zip(shown, (BLUE, LIGHT_BLUE), strict=False)):

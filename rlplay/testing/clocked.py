@@ -31,7 +31,8 @@ class ClockedLane(LaggingLane):
     Parameters
     ----------
     slowdown : float
-        How many times as long the work of the collector's streams takes, as beside a learner on the same device.
+        The factor by which work takes longer on the collector's streams than on the consumer's, as it would beside a
+        learner on the same device.
     """
 
     def __init__(self, *, slowdown: float = 1.0) -> None:

@@ -34,7 +34,7 @@ class LaggingLane(Lane):
     """A lane between the host and the lagging device; pass an instance as ``device=`` to a ``rollout``.
 
     PyTorch operations outside of this class run at once. A learner whose fragments are on the device must read them
-    and update weights inside :meth:`launch`, or to call :meth:`synchronize` first.
+    and update weights inside :meth:`launch`, or call :meth:`synchronize` first.
 
     Parameters
     ----------

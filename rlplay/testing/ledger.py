@@ -62,7 +62,7 @@ class _BaseLedgerEnv:
         reward: Callable[[float], Any] = float,
     ) -> None:
         if not 0 <= index < N_ENVS:
-            raise ValueError(f"`index` must be below {N_ENVS}, got {index}.")
+            raise ValueError(f"`index` must be from 0 to {N_ENVS - 1}, got {index}.")
         if not all(1 <= length < N_STEPS for length in lengths):
             raise ValueError(f"`lengths` must be from 1 to {N_STEPS - 1}, got {tuple(lengths)}.")
         self.index, self.form, self.lengths, self.ends = index, form, tuple(lengths), tuple(ends)

@@ -6,6 +6,10 @@
     Actors and critics for real actions.
 :mod:`rlplay.zoo.distributional`
     Q-networks whose values are distributions, and noisy layers.
+:mod:`rlplay.zoo.heads`
+    Heads of policies for any action space.
+:mod:`rlplay.zoo.pages`
+    A complete program for each algorithm.
 :mod:`rlplay.zoo.envs`
     Environments whose best return is known. This module imports gym; :mod:`rlplay.zoo.actors` does not.
 """

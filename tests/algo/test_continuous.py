@@ -238,6 +238,7 @@ def test_losses_never_wait_for_the_device():
     [
         ({"noise": -1.0}, ValueError, "`noise` must be a number >= 0, got -1.0"),
         ({"high": math.inf}, ValueError, "`high` must be finite"),
+        ({"low": np.float32(-np.inf)}, ValueError, "`low` must be finite"),
         ({"noise_clip": math.nan}, ValueError, "`noise_clip` must be a number >= 0"),
         ({"target_actor": Dense(recurrent=True)}, ValueError, r"Dense has a recurrent state.*sequences"),
         (

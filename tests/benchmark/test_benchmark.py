@@ -341,6 +341,12 @@ def test_the_legend_explains_the_columns_that_are_there():
     assert max(map(len, legend([*rows, {"gpu": {}, "learner": {}}]).splitlines())) <= 80
 
 
+def test_a_third_series_is_refused():
+    bars, labels = {name: [(1.0, 1.0, 1.0)] for name in "abc"}, {name: [""] for name in "abc"}
+    with pytest.raises(ValueError, match="at most two series may have bars, got 3: a, b, c"):
+        multiples([[Panel("one", ["same"], bars, labels, 1.5)]], lines=("", ""))
+
+
 def test_panels_have_one_scale_and_no_label_over_a_line():
     bars = {"collection alone": [(0.4, 0.5, 0.6), None], "with a learner": [(1.9, 2.0, 2.1), None]}
     labels = {"collection alone": ["0.50   1.00k/s", ""], "with a learner": ["2.00   4.00k/s", ""]}

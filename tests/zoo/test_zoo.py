@@ -252,8 +252,9 @@ def test_the_value_of_endless_is_one_over_one_minus_gamma():
 
 def test_catch_refuses_a_board_on_which_a_ball_cannot_be_caught():
     Catch(rows=3, columns=5)
-    with pytest.raises(ValueError, match="`rows` must be above columns // 2 = 2"):
-        Catch(rows=2, columns=5)
+    for rows, columns in ((2, 5), (1, 1)):
+        with pytest.raises(ValueError, match=f"`rows` must be above {rows} "):
+            Catch(rows=rows, columns=columns)
 
 
 def actors():

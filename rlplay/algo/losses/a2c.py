@@ -73,10 +73,10 @@ def loss(
     Raises
     ------
     TypeError
-        The info is no mapping, or there is an action of an unknown kind.
+        The info is no mapping, there is an action of an unknown kind, or lambda is given by both names.
     ValueError
-        The info lacks an entry, or an entry has another shape; a number is out of range; both ``C`` and ``n_lookahead``
-        are given.
+        The info lacks an entry, or an entry has another shape; a number is out of range; ``n_lookahead`` is given, and
+        lambda is not 1.
     """
     lambda_ = lambda_of(C, gae_lambda, 1.0)
     info, _, final = unroll(blank_padding(fragment), actor)

@@ -97,7 +97,7 @@ def project(p: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
     Parameters
     ----------
     p, values : float tensors, ``(..., m)``
-        Values, and their probabilities.
+        Probabilities, and the values that have these probabilities.
     atoms : float tensor, ``(n,)``
         At least two, rising in equal steps. Values outside of the grid are moved to its ends.
 

@@ -95,8 +95,8 @@ def loss(
         With gradients to the actor's parameters.
     info : dict of float tensors
         Detached, on the device: ``td_error``, ``(T, B)``, that is ``y_t - Q(s_t, a_t)``, zero for transitions that are
-        not valid; and the means ``q`` and ``target``, ``()``. The host does not wait for the device, except once for
-        each recurrent network, in :func:`rlplay.algo.unroll`.
+        not valid; and the means ``q`` and ``target``, ``()``. The host does not wait for the device, except in
+        :func:`rlplay.algo.unroll` of a recurrent network, and in :func:`rlplay.algo.r2d2.burn_in` with ``final``.
 
     Raises
     ------

@@ -124,7 +124,7 @@ def loss(
     Raises
     ------
     TypeError
-        An info is no mapping, or there is an action of an unknown kind.
+        An info is no mapping, there is an action of an unknown kind, or lambda is given by both names.
     ValueError
         An info lacks an entry, or an entry has another shape; a number is out of range.
     """

@@ -171,7 +171,7 @@ def sequence_critic_loss(
     info : dict of float tensors
         Detached, on the device: ``td_error``, ``(T, B)``, the mean over the critics of ``y - Q``, zero for transitions
         that are not valid, for :func:`rlplay.algo.r2d2.priority`; and the means ``q`` and ``target``, ``()``. The host
-        waits for the device as in :func:`rlplay.algo.unroll`.
+        waits for the device as in :func:`rlplay.algo.unroll`, and with ``final`` in :func:`rlplay.algo.r2d2.burn_in`.
 
     Raises
     ------

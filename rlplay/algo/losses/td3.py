@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from operator import itemgetter
 
 import torch
@@ -250,7 +251,7 @@ def _smoothing(
         if not value >= 0:
             raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
     for name, bound in (("low", low), ("high", high)):
-        if isinstance(bound, float) and not math.isfinite(bound):  # a tensor is not looked at: the host would wait
+        if isinstance(bound, Real) and not math.isfinite(bound):  # a tensor is not looked at: the host would wait
             raise ValueError(f"`{name}` must be finite, since the noise is scaled by the bounds; got {bound!r}.")
 
     def smoothed(act: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ def _direct_call(part: nn.Module) -> Callable[..., Any]:
 class _Rows:
     """The layers of a ``Sequential``, called with all rows in two dimensions: for that torch takes half the time.
 
-    Linear layers of torch do the same with inputs of three dimensions, but each for itself, and there and back.
+    torch's linear layers also bring inputs of three dimensions to two and back, but each layer does so for itself.
     """
 
     def __init__(self, children: Submodules) -> None:

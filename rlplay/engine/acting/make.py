@@ -14,7 +14,7 @@ __all__ = ["make_behaviour"]
 def make_behaviour(actor: BaseActorModule, lane: Lane, *, compile: bool, snapshot_in_place: bool = False) -> Behaviour:
     """Copy an actor. With ``compile``, its step is compiled if the actor runs on the host, else captured.
 
-    ``snapshot_in_place`` is explained at :class:`~rlplay.engine.acting.behaviour.Behaviour`.
+    ``snapshot_in_place`` is explained at :class:`~rlplay.engine.acting.copying.copied_actor.CopiedActor`.
     """
     kind: type[Behaviour] = Behaviour
     if compile:

@@ -12,7 +12,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(NamedTuple):
-    """An actor's weights and modes at one moment."""
+    """An actor's weights, modes and changed plain attributes at one moment."""
 
     weights: list[Tensor]
     """The parameters, then the buffers; empty if the copy has taken them over already."""

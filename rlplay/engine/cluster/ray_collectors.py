@@ -86,6 +86,9 @@ class RayCollectors(Collectors[RayCollector]):
             for one in self:
                 one.tell("release")
 
+    def go_on(self) -> None:
+        """Do nothing: whoever passes the gate lets them go on."""
+
     def put(self, value: Any) -> Any:
         """Put a value into the object store; return Ray's reference to it."""
         return self._ray.put(value)

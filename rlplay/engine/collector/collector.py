@@ -48,6 +48,8 @@ class Collector:
     It is made in two steps: ``Collector(...)`` takes the environments, and :meth:`prepare` runs the actor once.
     """
 
+    under_way = False
+
     def __init__(
         self,
         stepper: Stepper,
@@ -274,6 +276,9 @@ class Collector:
     def synchronize(self) -> None:
         """Let the host wait until all work of the collector is done; in the collector's thread."""
         self._lane.synchronize_collector()
+
+    def stand_still(self) -> None:
+        """Do nothing, since nothing is under way between two fragments."""
 
     def close(self) -> list[str]:
         """Wait for the device, so that memory can be released, and close the environments that this feed has made.

@@ -29,7 +29,7 @@ class Token(NamedTuple):
 
 
 class Late(Protocol):
-    """What comes down from a device behind a fragment."""
+    """Episodes and number of steps of one fragment, which reach the host after the fragment has been delivered."""
 
     def result(self) -> tuple[Collection[Episode], int]:
         """Wait for it; return the episodes that ended, and the number of valid transitions. May be called once."""
@@ -117,6 +117,13 @@ class Collecting(Protocol):
 
         ``whole``: whether the states of the environments are part of it. :mod:`.saving` has the table.
         """
+
+    @property
+    def under_way(self) -> bool:
+        """Whether something is being collected, also between fragments: parts for which no fragment has waited."""
+
+    def stand_still(self) -> None:
+        """Let what is under way stand still while the gate is shut; in the collector's thread, between fragments."""
 
     def serve(self, token: Token) -> Delivery:
         """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""

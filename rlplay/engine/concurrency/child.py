@@ -148,7 +148,7 @@ class Child:
         """Kill the process and its process group; a read from its link then ends. May be called in any thread."""
         with self._reaping:
             if self._process.returncode is None:  # else the number may belong to another process by now
-                self._killed = True
+                self._killed = self._killed or self._exit_code(0.0) is None
                 self._kill_group()
 
     def request_end(self) -> None:
@@ -238,6 +238,7 @@ class Listener(Generic[K]):
         require_posix()
         self._poll, self._by_fd = select.poll(), dict[int, tuple[Child, K]]()
         self._wakers: tuple[socket.socket, ...] = ()
+        self._ended = False
         self._waking = threading.RLock()  # reentrant: a finalizer may wake in any thread
 
     def add(self, child: Child, key: K) -> None:
@@ -253,23 +254,35 @@ class Listener(Generic[K]):
         :meth:`close` is to be called then.
         """
         self._wakers = awaited, waker = socket.socketpair()
+        waker.setblocking(False)
         self._poll.register(awaited.fileno(), select.POLLIN)
 
-        def wake() -> None:
-            with self._waking, suppress(OSError):  # with the lock, so that `close` does not free the number meanwhile
-                waker.send(b"\0")
+        def end() -> None:
+            self._ended = True
+            self.wake()
 
-        return wake
+        return end
+
+    def wake(self) -> None:
+        """Let the :meth:`wait` under way, else the next one, return; after :meth:`allow_waking`, in any thread."""
+        with self._waking, suppress(OSError):  # with the lock, so that `close` does not free the number meanwhile
+            self._wakers[1].send(b"\0")
 
     def wait(self, timeout: float | None = None) -> list[K]:
         """Wait, without the interpreter lock, until some children have sent data or died; return their keys.
 
-        The list is empty if nothing happens within ``timeout`` seconds; None waits without a limit.
+        The list is empty if nothing happens within ``timeout`` seconds (None waits without a limit), or after
+        :meth:`wake`.
         """
         found: dict[K, None] = {}
+        if self._ended:
+            raise Closed
         for fd, _ in self._poll.poll(None if timeout is None else 1e3 * max(0.0, timeout)):
             if fd not in self._by_fd:
-                raise Closed
+                self._wakers[0].recv(4096)
+                if self._ended:  # it is set before the byte is sent, so a byte that is received here is not missed
+                    raise Closed
+                continue
             child, key = self._by_fd[fd]
             if fd == child.exit_fd:
                 child.link.finish_reading()

@@ -93,9 +93,12 @@ class Gate:
             callback()
 
     def enter(self) -> None:
-        """Begin to collect, once no thread keeps the collector paused. Raises :class:`Closed`."""
+        """Begin to collect, once no thread keeps the collector paused. Raises :class:`Closed`.
+
+        If something is being collected already, do not wait: whoever pauses is waiting for that.
+        """
         with self._change:
-            self._change.wait_for(lambda: self.closed or not self._holders)
+            self._change.wait_for(lambda: self.closed or self._collecting or not self._holders)
             if self.closed:
                 raise Closed
             self._collecting = True

@@ -261,7 +261,7 @@ class EnvironmentList:
         outcome.valid[j] = False
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
-        """Return the state of each environment and of its episode; only the latter unless ``whole``."""
+        """Return for each environment its own state, which is None unless ``whole``, and the state of its episode."""
         envs = save_environments(self.instances, self._first_number, self._progress, whole=whole)
         return [
             {

@@ -263,7 +263,7 @@ class VectorEnvironment:
         return added | dict(single.get("final_info") or {})
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
-        """Return the state of the environment and of its episodes, as the only element; unless ``whole`` the latter."""
+        """Return a list of one dict: the state of the environment, None unless ``whole``, and that of its episodes."""
         return [
             {
                 "returns": self._returns.tolist(),

@@ -38,7 +38,7 @@ class Background(Driver):
         """
         super().__init__(progress, timeout)
         self._complaints: list[str] = []
-        self._tokens: Channel[Token | _Call] = Channel(reentrant=True)
+        self._tokens: Channel[Token | _Call | None] = Channel(reentrant=True)
         self._deliveries: Channel[Delivery | _Call] = Channel()
         made: Channel[Collecting] = Channel()
         self._thread = threading.Thread(
@@ -188,7 +188,7 @@ class _Call:
 def _work(
     make: Callable[[Gate], Collecting],
     made: Channel[Collecting],
-    tokens: Channel[Token | _Call],
+    tokens: Channel[Token | _Call | None],
     deliveries: Channel[Delivery | _Call],
     gate: Gate,
     progress: Progress,
@@ -204,22 +204,27 @@ def _work(
             collector = make(gate)
         made.put(collector)
         progress.doing = "waiting for the learner"  # without starting its clock, which runs from the first fragment on
+        gate.on_change(lambda shut: tokens.put(None))
         while True:
-            token = tokens.get()
-            if isinstance(token, _Call):
+            message = tokens.get()
+            answer: Delivery | _Call | None = None
+            if message is None:  # the gate has been shut or opened
+                with note_progress(progress):
+                    collector.stand_still()
+            elif isinstance(message, _Call):
                 gate.enter()
-                token.run(collector)
+                message.run(collector)
+                answer = message
+            else:
+                gate.enter()
+                with note_progress(progress):
+                    answer = collector.serve(message)
+                progress.finish_fragment()
+            if not collector.under_way:
                 gate.leave()
-                deliveries.put(token)
-                del token
-                continue
-            gate.enter()
-            with note_progress(progress):
-                delivery = collector.serve(token)
-            gate.leave()
-            progress.finish_fragment()
-            deliveries.put(delivery)
-            del token, delivery  # else this frame would keep the consumer's memory alive
+            if answer is not None:
+                deliveries.put(answer)
+            del message, answer  # else this frame would keep the consumer's memory alive
     except Closed as closed:  # while the collector was being made, its notes say what went wrong in ending that
         complaints += [note.removeprefix("rlplay: ") for note in getattr(closed, "__notes__", ())]
     except BaseException as error:  # SystemExit too: the consumer has to receive it

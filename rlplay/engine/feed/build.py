@@ -72,7 +72,8 @@ def open_feed(
         ``options.background`` chooses between the caller's thread and a background thread.
     make_list : callable
         Makes the environments of a list, if there are no workers. Takes the first four arguments of
-        :class:`~rlplay.engine.envs.environment_list.EnvironmentList`, and is called in the collector's thread.
+        :class:`~rlplay.engine.envs.environment_list.EnvironmentList` and ``first``, and is called in the collector's
+        thread.
 
     Raises
     ------

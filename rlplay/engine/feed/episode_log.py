@@ -15,7 +15,8 @@ __all__ = ["EpisodeLog"]
 _KEPT_EPISODES = 100_000
 
 _KEPT_LATE = 64
-"""How many fragments may be behind until their ends are read, though nobody has asked for them."""
+"""The number of fragments whose ends may be unread. The ends of earlier fragments are read even if nobody asks for
+them."""
 
 
 class EpisodeLog:
@@ -28,7 +29,7 @@ class EpisodeLog:
     Attributes
     ----------
     known_late_steps : int
-        How many valid transitions the fragments have had whose number came late, as far as it has been read.
+        The number of valid transitions in those fragments whose number reached the host late and has been read.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class EpisodeLog:
     def add(self, episodes: Collection[Episode], late: Late | None = None) -> None:
         """Append some episodes, or those of a fragment that are still on their way to the host.
 
-        Raises what came late instead of episodes, also if it was raised before, in whichever thread asked for them.
+        Raises the error that came instead of the late episodes of a fragment, again at each later call, in any thread.
         """
         if self._error is not None:
             raise self._error
@@ -66,7 +67,7 @@ class EpisodeLog:
                 self._arrays.remove(oldest)  # not `popleft`, which would drop the next ones
 
     def late_steps(self) -> int:
-        """Return how many valid transitions the fragments have had whose number came late. May wait for a device."""
+        """Return the number of valid transitions in the fragments whose number reaches the host late. May wait."""
         self._read(0)
         return self.known_late_steps
 

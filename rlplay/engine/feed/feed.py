@@ -215,8 +215,9 @@ class Feed(Delivered, Iterator[Fragment]):
 
         Raises
         ------
-        TypeError
-            An environment cannot be saved. The message has its number and the path to what cannot; the feed goes on.
+        ValueError, TypeError
+            ``environments`` is neither string. An environment cannot be saved: the message has its number, and the path
+            to what cannot be; the feed goes on.
         NotImplementedError
             The environments are in torch.
         RuntimeError

@@ -26,6 +26,7 @@ __all__ = [
     "Options",
     "at_least",
     "check_factory",
+    "check_timeouts",
     "home_of",
     "plan_for",
     "plan_for_processes",
@@ -87,11 +88,7 @@ class Options:
             value = getattr(self, field.name)
             if isinstance(value, np.generic):
                 object.__setattr__(self, field.name, value.item())
-        for name, seconds in (("timeout", self.timeout), ("start_timeout", self.start_timeout)):
-            if not isinstance(seconds, Real) or not seconds > 0:
-                raise ValueError(
-                    f"`{name}` must be a positive number of seconds, got {seconds!r}; math.inf waits for ever."
-                )
+        check_timeouts(timeout=self.timeout, start_timeout=self.start_timeout)
         for name, least in (
             ("n_steps", 1),
             ("n_actors", 1),
@@ -150,7 +147,7 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
 def plan_for_processes(options: Options, factory: Any) -> Plan:
     """Check the factory, and make the plan of the first collector process.
 
-    The plans of the other processes differ from this one in ``first`` alone.
+    The plans of the other processes differ from this one in ``first_group`` alone.
 
     Raises
     ------
@@ -230,6 +227,13 @@ def _check_workers(options: Options, sources: Sequence[Any]) -> None:
             f"worker processes make their own environments: `envs[{instances[0]}]` is an instance; pass factories "
             "instead, such as `[lambda: gym.make(name)] * n`, or use `worker='thread'`."
         )
+
+
+def check_timeouts(**seconds: float) -> None:
+    """Raise ValueError if one of these times is not a positive number of seconds."""
+    for name, value in seconds.items():
+        if not isinstance(value, Real) or not value > 0:
+            raise ValueError(f"`{name}` must be a positive number of seconds, got {value!r}; math.inf waits for ever.")
 
 
 def at_least(name: str, value: Any, least: int) -> None:

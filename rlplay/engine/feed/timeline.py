@@ -27,7 +27,7 @@ __all__ = ["Recorder", "Trace"]
 
 
 class Trace:
-    """A recording of what learner, collector and workers do, one row for each. Returned by ``feed.trace()``.
+    """A recording of what learner, collector and workers do, one track for each. Returned by ``feed.trace()``.
 
     Recording begins at once, and ends at the end of a ``with`` block, at :meth:`close`, or with the feed. Then the
     file is written. https://ui.perfetto.dev and ``chrome://tracing`` open it, and :func:`rlplay.plotting.timeline`
@@ -55,7 +55,7 @@ class Trace:
         progress : Progress
             The collector's clock, which refers to those of its workers or processes.
         lane : Lane
-            Its streams, if it has any, get rows of their own.
+            Its streams, if it has any, get tracks of their own.
         first : int
             The number of the fragment that will be asked for next.
         lag : int, optional

@@ -143,6 +143,10 @@ class Collectors(ABC, Generic[C]):
         """Wait until some of the awaited collectors have answered; the list may be empty, as after a pause."""
 
     @abstractmethod
+    def go_on(self) -> None:
+        """Let collectors that have paused go on, unless the gate is shut."""
+
+    @abstractmethod
     def kill(self) -> None:
         """Kill the collectors. May be called in any thread."""
 

@@ -8,7 +8,7 @@ side by side into the blank fragment.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -130,10 +130,10 @@ class JoinedCollector(ABC, Generic[C]):
         """Return what the next fragments depend on beside the tokens; in the collector's thread, between fragments.
 
         The collectors finish the parts that they are collecting, and give their states. The state has a form in which
-        any engine can go on from it, but if fragments are made of the parts that finish first.
+        any engine can go on from it, unless fragments are made of the parts that finish first.
         """
         try:
-            self._finish_parts()
+            self._receive_parts(lambda: True)
             for collector in self._collectors:
                 collector.request("state_dict", whole)
             answers = self._collectors.receive_one_each()
@@ -149,14 +149,24 @@ class JoinedCollector(ABC, Generic[C]):
             state["parts"] = [one.finished_part() for one in self._collectors]
         return state
 
-    def _finish_parts(self) -> None:
-        """Wait for the parts that are being collected; there are none if each fragment is made of all parts."""
-        if not any(one.collecting for one in self._collectors):
+    @property
+    def under_way(self) -> bool:
+        """Whether parts are being collected. Between fragments, none are if each fragment is made of all parts."""
+        return any(one.collecting for one in self._collectors)
+
+    def stand_still(self) -> None:
+        """Have the collectors pause while the gate is shut; between fragments, in the collector's thread."""
+        self._receive_parts(lambda: self._gate.shut)
+        self._collectors.go_on()
+
+    def _receive_parts(self, goes_on: Callable[[], bool]) -> None:
+        """Wait for the parts that are being collected, for as long as ``goes_on()`` is True; between fragments."""
+        if not (self.under_way and goes_on()):
             return
         self._progress.begin("its processes")
         try:
-            while awaited := [one for one in self._collectors if one.collecting]:
-                for collector, answer in self._collectors.receive(awaited):
+            while self.under_way and goes_on():
+                for collector, answer in self._collectors.receive([one for one in self._collectors if one.collecting]):
                     collector.receive_fragment(answer)
         finally:
             self._progress.begin("waiting for the learner")

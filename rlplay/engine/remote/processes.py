@@ -41,16 +41,17 @@ class CollectorProcesses(Collectors[CollectorProcess]):
     def receive(self, awaited: Sequence[CollectorProcess]) -> list[tuple[CollectorProcess, Any]]:
         """Wait until some of the awaited processes have answered, or any process has failed.
 
-        If all of them have paused, stop at the gate and resume them when it opens; the list is empty then.
+        The list is empty if the gate has changed. If all of them have paused, stop at the gate, and resume them when it
+        opens.
         """
         progress, answers = self._progress, []
+        self.go_on()
         running = [process for process in awaited if process not in self._paused]
         if not running:
             progress.begin("a pause")
             self._gate.wait_while_shut(lambda: None)
             progress.begin("its processes")
-            while self._paused:
-                self._paused.pop().service.resume()
+            self.go_on()
             return []
         progress.set_awaited([(process.name, process.progress) for process in running])
         for process in self._listener.wait():
@@ -66,9 +67,15 @@ class CollectorProcesses(Collectors[CollectorProcess]):
         progress.set_awaited(())
         return answers
 
+    def go_on(self) -> None:
+        """Let processes that have paused go on, unless the gate is shut."""
+        while self._paused and not self._gate.shut:
+            self._paused.pop().service.resume()
+
     def _on_gate_change(self, shut: bool) -> None:
         for process in self:
             process.progress.halt(shut)
+        self._listener.wake()
 
     def kill(self) -> None:
         """Kill the processes and their process groups. May be called in any thread."""

@@ -84,8 +84,8 @@ def rollout(
     Returns
     -------
     Feed
-        See :class:`rlplay.engine.feed.feed.Feed`. Its ``trace`` has no rows for the Ray actors, whose clocks are those
-        of other machines. When it ends, the Ray actors end; Ray goes on.
+        See :class:`rlplay.engine.feed.feed.Feed`. Its ``trace`` has no tracks for the Ray actors, whose clocks are
+        those of other machines. When it ends, the Ray actors end; Ray goes on.
 
     Raises
     ------

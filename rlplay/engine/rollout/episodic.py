@@ -71,8 +71,8 @@ def rollout(
         As in :func:`rlplay.engine.rollout.threaded.rollout`. Each is reset once, at the call, and then whenever its
         episode has ended. (A vector environment is refused: its parts cannot stand still one by one.)
     actor : BaseActorModule
-        Copied at the call. Each list is played with the parameters, buffers and train/eval mode of the moment at which
-        it is asked for. They must not be changed during ``next()``.
+        Copied at the call. Each list is played with the parameters, buffers, train/eval modes and plain attributes of
+        the moment at which it is asked for. They must not be changed during ``next()``.
     batch_size : int
         The number of episodes in a list. A multiple of the number of environments is best: otherwise some environments
         stand still while others play.

@@ -15,7 +15,7 @@ from ..envs.rows import Array
 from ..evaluation.episodes import play_episodes
 from ..evaluation.evaluation_process import EvaluationSpec
 from ..evaluation.examiner import Examiner
-from ..feed.options import at_least, check_factory, seed_of
+from ..feed.options import at_least, check_factory, check_timeouts, seed_of
 
 __all__ = ["Examiner", "background", "evaluate"]
 
@@ -97,7 +97,8 @@ def background(
     factory : callable, optionally taking ``seed``
         Makes an environment; called ``n_envs`` times, in the process. It travels by value (cloudpickle).
     actor : BaseActorModule
-        Copied at the call; parameters and buffers are followed from then on. It acts on the CPU.
+        Copied at the call. Each evaluation takes over its parameters, buffers and changed plain attributes. The copy
+        acts on the CPU.
     n_envs : int
         The number of environments. An evaluation has one episode of each.
     n_steps : int, optional
@@ -128,5 +129,6 @@ def background(
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
     check_factory(factory, takes_lists="`evaluate`")
+    check_timeouts(timeout=timeout, start_timeout=start_timeout)
     spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(), greedy, threads)
     return Examiner(actor, timeout, start_timeout, spec)

@@ -62,7 +62,8 @@ def rollout(
         observations are torch tensors, or a list of them, is never taken through the host: rows, flags and actions stay
         on its device, which has to be the actor's, and no step is waited for (the guide has a page on it).
     actor : BaseActorModule
-        Copied at the call. Each snapshot takes over its parameters, its buffers and its train/eval mode.
+        Copied at the call. Each snapshot takes over its parameters, its buffers, the train/eval modes of its modules,
+        and the plain attributes (numbers, strings, booleans, None) that the learner has changed.
     n_steps : int
         The length ``T`` of a fragment, in environment steps.
     sticky : bool
@@ -112,21 +113,24 @@ def rollout(
         little more than half the time. Compiling needs a C++ compiler, and several seconds at the call (counted by
         ``start_timeout``), fewer if torch has the result in its cache on disk. It is repeated when the train/eval mode
         first changes, if the step depends on the mode. The step's Python code runs only while it is traced: everything
-        that this code reads must stay as it is, except tensors, parameters, buffers, modes and ``virtual``. A step runs
-        eagerly, with one RuntimeWarning that states the reason, if it branches on the values of a tensor, changes
-        attributes that are not buffers, draws from a third generator, or draws otherwise than by: ``rlplay.sampling``;
-        the functions and methods of torch whose distribution numbers describe (``rand``, ``normal_``, dropout);
-        ``torch.normal``; ``torch.multinomial`` of one sample, which gives -1 where the eager function raises an error;
-        and what rests on these, such as ``Categorical`` and ``Normal`` of ``torch.distributions`` without checks of
-        their arguments (``validate_args=False``).
+        that this code reads must stay as it is, except tensors, parameters, buffers, modes, ``virtual`` and plain
+        attributes. If a plain attribute that the step reads has changed, the step is compiled again; after several such
+        changes it runs eagerly, with a warning: keep a schedule in a buffer. A step runs eagerly, with one
+        RuntimeWarning that states the reason, if it branches on the values of a tensor, changes attributes that are not
+        buffers, draws from a third generator, or draws otherwise than by: ``rlplay.sampling``; the functions and
+        methods of torch whose distribution numbers describe (``rand``, ``normal_``, dropout); ``torch.normal``;
+        ``torch.multinomial`` of one sample, which gives -1 where the eager function raises an error; and what rests on
+        these, such as ``Categorical`` and ``Normal`` of ``torch.distributions`` without checks of their arguments
+        (``validate_args=False``).
 
-        On CUDA, a step is captured as a CUDA graph during the ``next()`` of the first fragment,
-        and replayed with one launch. It returns, bit for bit, what an eager step returns. There, too, the Python code
-        runs only once. A step runs eagerly, with such a warning at the call or at the first fragment, if it needs the
-        values of a tensor on the host, copies from or to the host, changes attributes that are not buffers, or draws
-        from any generator but ``self.generator``. It also runs eagerly if ``reset`` does not honour a mask, changes a
-        recurrent state where the mask is False, or draws random numbers; and in train/eval modes other than three: the
-        modes at the call, train throughout, and eval throughout. While the first fragment is waited for, other threads
+        On CUDA, a step is captured as a CUDA graph during the ``next()`` of the first fragment, and replayed with one
+        launch. It returns, bit for bit, what an eager step returns. There, too, the Python code runs only once. While a
+        plain attribute that the step reads has another value, the step runs eagerly, with a warning. A step also runs
+        eagerly, with such a warning at the call or at the first fragment, if it needs the values of a tensor on the
+        host, copies from or to the host, changes attributes that are not buffers, or draws from any generator but
+        ``self.generator``; if ``reset`` does not honour a mask, changes a recurrent state where the mask is False, or
+        draws random numbers; and in train/eval modes other than three: the modes at the call, train throughout, and
+        eval throughout. While the first fragment is waited for, other threads
         must not draw from the device's global generator.
     autoreset : {"SAME_STEP", "NEXT_STEP", "DISABLED"}, optional
         When a vector environment that does not say it resets the parts whose episode has ended: in the step that ends
@@ -162,6 +166,8 @@ def rollout(
         At the call, if an argument is not as described: environments whose spaces differ or whose observations do not
         fit their space, an actor whose actions or info do not fit, numbers out of range, a device that is not there, a
         ``state`` of another version, of other environments, of another actor or of other options.
+    TimeoutError
+        At the call, if it takes longer than ``start_timeout``.
     """
     options = Options(
         n_steps=n_steps, sticky=sticky, device=device, actor_device=actor_device, lag=lag, groups=groups, seed=seed,

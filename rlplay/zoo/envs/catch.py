@@ -41,8 +41,8 @@ class Catch(gym.Env[Obs, np.int64]):
     """
 
     def __init__(self, rows: int = 10, columns: int = 5) -> None:
-        if rows <= columns // 2:
-            raise ValueError(f"`rows` must be above columns // 2 = {columns // 2} to catch every ball, got {rows}.")
+        if rows <= max(1, columns // 2):
+            raise ValueError(f"`rows` must be above {max(1, columns // 2)} to catch every ball, got {rows}.")
         self.rows, self.columns = rows, columns
         self.observation_space = gym.spaces.Box(0.0, 1.0, (rows * columns,), np.float32)
         self.action_space = gym.spaces.Discrete(3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from rlplay.engine.concurrency.channel import Closed
 from rlplay.engine.concurrency.child import Child, Listener
 from rlplay.engine.concurrency.gate import Gate
 
@@ -51,10 +54,28 @@ def test_a_listener_is_not_woken_while_its_sockets_are_closed():
             could_wake.append(is_free(listener._waking))
             self.waker.close()
 
+        def send(self, data):
+            self.waker.send(data)
+
     listener._wakers = tuple(map(Looked, listener._wakers))
     listener.close()
     wake()  # does nothing
     assert could_wake == [False, False]
+
+
+def test_a_wait_that_was_woken_can_be_repeated_until_it_is_ended_for_good():
+    listener = Listener()
+    end = listener.allow_waking()
+    listener.wake()
+    listener.wake()
+    assert listener.wait() == []
+    assert listener.wait(0.0) == []
+    listener.wake()
+    end()
+    for _ in range(2):
+        with pytest.raises(Closed):
+            listener.wait()
+    listener.close()
 
 
 def test_threads_and_callbacks_are_registered_with_the_lock_of_the_gate():

@@ -380,14 +380,16 @@ def test_old_gym_environments_are_saved():
     assert play(one) == play(other)
 
 
-def test_frames_that_repeat_the_action_before_a_state_was_saved_repeat_it_after_it_was_restored():
-    """ale-py keeps that action outside of its state. With some of these seeds the next frame repeats it."""
+@pytest.mark.parametrize(("probability", "n_before"), [(0.25, 6), (0.95, 60)])
+def test_frames_that_repeat_the_action_before_a_state_was_saved_repeat_it_after_it_was_restored(probability, n_before):
+    """ale-py keeps that action outside of its state. With some of these seeds the next frame repeats it, or all do."""
     pytest.importorskip("ale_py")
-    one, undisturbed, other = (gymnasium.make("ALE/Breakout-v5", frameskip=1).unwrapped for _ in range(3))
+    options = {"frameskip": 1, "repeat_action_probability": probability}
+    one, undisturbed, other = (gymnasium.make("ALE/Breakout-v5", **options).unwrapped for _ in range(3))
     for seed in range(7):
         for env in (one, undisturbed):
             env.reset(seed=seed)
-            for action in (1, 1, 1, 2, 2, 3):
+            for action in (1, 1, 1, 2, 2, 3) * (n_before // 6):
                 env.step(action)
         other.reset(seed=99)
         restore(other, save(one, 0), 0)

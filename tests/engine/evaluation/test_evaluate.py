@@ -198,6 +198,12 @@ def test_background_evaluation_closes_environments_whose_repr_fails():
     assert [str(warning.message) for warning in caught] == [complaint] * 2
 
 
+@pytest.mark.parametrize("seconds", [{"timeout": 0}, {"start_timeout": "60"}])
+def test_times_that_are_no_positive_numbers_are_refused(seconds):
+    with pytest.raises(ValueError, match="must be a positive number of seconds"):
+        background(Ender, Leaning(), 1, **seconds)
+
+
 class Late(Ender):
     def step(self, action):
         return super().step(self.stepno == 3)

@@ -413,18 +413,18 @@ class SharedStepCount(ScriptedEnv):
         return result
 
 
-def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, blockers):
-    counts = []
-    for j in range(B):
-        (tmp_path / f"count-{j}").write_bytes(bytes(8))
-        counts.append(np.memmap(tmp_path / f"count-{j}", np.int64, "r", shape=()))
-    scripts = Script().at("step", 40, blockers[0]), Script().at("step", 3, blockers[1])
-    parts = dict(
-        zip(seeds_of(0, B), zip(scripts, [tmp_path / f"count-{j}" for j in range(B)], strict=True), strict=True)
-    )
+def counted(folder, *scripts):
+    """Return a factory of environments with these scripts, and a function that returns how often each was stepped."""
+    files = [folder / f"count-{j}" for j in range(len(scripts))]
+    for file in files:
+        file.write_bytes(bytes(8))
+    counts = [np.memmap(file, np.int64, "r", shape=()) for file in files]
+    parts = dict(zip(seeds_of(0, len(scripts)), zip(scripts, files, strict=True), strict=True))
+    return lambda seed: SharedStepCount(*parts[seed]), lambda: [int(count) for count in counts]
 
-    def now():
-        return [int(count) for count in counts]
+
+def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, blockers):
+    factory, now = counted(tmp_path, Script().at("step", 40, blockers[0]), Script().at("step", 3, blockers[1]))
 
     def pause():
         with feed.pause():
@@ -434,9 +434,7 @@ def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, bloc
             assert leave.wait(LONG)
 
     entered, leave = threading.Event(), threading.Event()
-    with multi.rollout(
-        lambda seed: SharedStepCount(*parts[seed]), ScriptedActor(), 100, 2, 1, seed=0, lag=0, timeout=LONG
-    ) as feed:
+    with multi.rollout(factory, ScriptedActor(), 100, 2, 1, seed=0, lag=0, timeout=LONG) as feed:
         consumer = InThread(feed.__next__)
         for blocker in blockers:
             blocker.wait_until_entered()
@@ -455,6 +453,54 @@ def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, bloc
         fragment = consumer.wait().value
         assert now() == [100, 100]
         assert fragment.state.rew[1:].T.tolist() == [list(range(1, 101))] * B
+
+
+def test_a_pause_waits_for_parts_that_no_fragment_waits_for_and_lets_them_go_on(tmp_path, blockers):
+    def pause():
+        with feed.pause():
+            entered.set()
+            assert leave.wait(LONG)
+
+    entered, leave = threading.Event(), threading.Event()
+    factory, now = counted(tmp_path, Script(), Script().at("step", 3, blockers[0]).at("step", 5, blockers[1]))
+    with multi.rollout(factory, ScriptedActor(), 100, 2, 1, n_per_batch=1, seed=0, lag=0, timeout=LONG) as feed:
+        next(feed)
+        blockers[0].wait_until_entered()
+        pauser = InThread(pause)
+        assert not entered.wait(0.3)
+        assert now() == [100, 2]
+        blockers[0].release()
+        assert entered.wait(LONG)
+        assert now() == [100, 3]
+        leave.set()
+        pauser.wait()
+        blockers[1].wait_until_entered()  # it goes on, although nobody asks for a fragment
+        assert now() == [100, 4]
+        next(feed)
+        assert now() == [200, 4]
+        blockers[1].release()
+        until(lambda: now()[1] == 100)
+        assert [next(feed).state.rew.shape, feed.version] == [(101, 1), (0,)]  # the part with the oldest weights
+
+
+def test_processes_that_have_paused_go_on_after_a_pause_that_came_to_nothing(tmp_path, blockers):
+    def pause():
+        with feed.pause():
+            pass
+
+    factory, now = counted(tmp_path, Script(), *(Script().at("step", 3, blocker) for blocker in blockers))
+    with multi.rollout(factory, ScriptedActor(), 100, 3, 1, n_per_batch=1, seed=0, lag=0, timeout=1.0) as feed:
+        next(feed)
+        for blocker in blockers:
+            blocker.wait_until_entered()
+        pauser = InThread(pause)
+        until(lambda: all_told(feed))
+        blockers[0].release()
+        with pytest.raises(TimeoutError, match="cannot pause"):
+            raise pauser.wait().error
+        until(lambda: now()[1] == 100)
+        assert now() == [100, 100, 2]
+        blockers[1].release()
 
 
 # how the whole program ends

@@ -38,7 +38,8 @@ _MOST_ALTERED = 4
 """A plain attribute whose changes alter the step more often than this makes it eager."""
 
 _MOST_TRACED = 20
-"""So does one for which the step was traced more often than this, though it came out the same."""
+"""A plain attribute for whose changes the step was traced more often than this makes it eager, too, although the traced
+steps were equal."""
 
 
 class AttributeReads:

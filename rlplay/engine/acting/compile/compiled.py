@@ -95,9 +95,9 @@ class CompiledBehaviour(Behaviour):
         self._lane.launch(partial(self._activate, tuple(snapshot.modes), snapshot.plain))
 
     def publish(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights, and compile the step if it is another one, which takes seconds.
+        """Take a snapshot of the learner's weights, and compile the step if it has changed, which takes seconds.
 
-        It is if the modes are new, or if a plain attribute has changed that the step reads.
+        The step has changed if the modes are new, or if a plain attribute that the step reads has another value.
 
         Compiling happens here, in the learner's thread, since the compiler saves and restores the global generator.
         """

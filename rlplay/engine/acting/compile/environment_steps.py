@@ -50,7 +50,7 @@ class EnvironmentSteps:
 
 
 class WithoutEnvironmentSteps:
-    """What a behaviour copy does whose steps are not captured: it captures no steps of environments either."""
+    """The methods of a behaviour copy whose steps are not captured: it captures no steps of environments either."""
 
     def offer_environment_step(
         self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]

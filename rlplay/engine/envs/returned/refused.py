@@ -1,4 +1,4 @@
-"""Words for what ``reset`` and ``step`` have returned and ought not to have: usually something was forgotten.
+"""Errors for wrong return values of ``reset`` and ``step``. The message says which value was probably forgotten.
 
 Imports nothing about environments, rows or torch.
 """

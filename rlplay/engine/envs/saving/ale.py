@@ -25,13 +25,14 @@ _DRAWS = 64
 """How many random numbers are looked at. Each frame draws two: one for each player."""
 
 _DOUBT = 1e-15
-"""The probability that an action is not the previous one, after frames with that action alone."""
+"""The largest probability that the previous action is still another one, after frames with one action alone."""
 
 
 def save_ale(env: Any) -> dict[str, Any]:
     """Return the state of ale-py's environment, with what is needed to find the previous action.
 
-    The environment goes on as if nothing had happened: as long as frames repeat the previous action, it stays.
+    The environment goes on as if it had not been saved: the emulator keeps the previous action while frames repeat it,
+    and the state is restored after the frames that are tried.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def _frames_that_repeat(env: Any, state: Any) -> int:
     twister = np.random.RandomState()
     twister.set_state(("MT19937", np.array(words, np.uint32), position, 0, 0.0))
     drawn = np.frombuffer(twister.bytes(4 * _DRAWS), "<u4")[::2] / 2.0**32
-    return int(np.argmin(drawn < probability))
+    return int(np.argmin(np.append(drawn < probability, False)))
 
 
 def _digest_after(env: Any, n: int) -> bytes:

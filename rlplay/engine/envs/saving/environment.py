@@ -39,7 +39,7 @@ RESTART_OR_STATE = (
 )
 
 _SCRIPT, _OTHER = "script", "environment"
-"""How the keys begin of what has a name in the user's script, and of what another environment has."""
+"""The first elements of keys: for objects with a name in the user's script, and for objects of another environment."""
 
 
 class _Plain:
@@ -131,7 +131,7 @@ def _contents_of(env: Any, number: int) -> _Contents:
 
 
 def restore_environments(envs: Sequence[Any], saved: Sequence[dict[str, Any]], first: int, progress: Progress) -> None:
-    """Put environments into the states that :func:`save_environments` returned, of these or of some of more.
+    """Put environments into the states that :func:`save_environments` returned, for these or for more environments.
 
     The states are unpickled, which may run any code that is in them. ``first`` and ``progress`` are as there.
 

@@ -36,9 +36,9 @@ _CONSTANT = (
 
 
 class Survey:
-    """What pickling some environments comes across: memory that arrays and tensors share, and shared objects.
+    """Finds what environments share before they are pickled: memory of arrays and tensors, and other objects.
 
-    All that it comes across is kept alive, so that each ``id()`` and each address stays its own.
+    All objects that it finds are kept alive, so that each ``id()`` and each address stays its own.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Survey:
         self._starts: list[tuple[str, int]] = []
 
     def look_at(self, value: Any, kept: Mapping[int, Key], number: int) -> None:
-        """Come across all that ``value`` holds, which is of the environment with this number.
+        """Note all objects that ``value`` holds; ``number`` is that of the environment that has ``value``.
 
         Raises
         ------

@@ -27,8 +27,8 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
     """Reset a vector environment with the seeds in the form that its library takes; return what ``reset`` returned.
 
     ``SyncVectorEnv``, ``AsyncVectorEnv`` and ale-py's take one seed for each sub-environment, others the first seed
-    only. EnvPool takes no seed here: it is seeded where it is made. If the seeds are None, ``reset`` gets no seed. A
-    ``reset`` without a parameter for it gets none either; then ``env.seed`` does, if it is there.
+    only. EnvPool takes no seed here: it is seeded where it is made. If the seeds are None, ``reset`` gets no seed. If
+    ``reset`` has no parameter ``seed``, it gets none, and ``env.seed(seeds[0])`` is called before, if there is one.
     """
     names = class_names(getattr(env, "unwrapped", env))
     seed: Any = seeds[0]
