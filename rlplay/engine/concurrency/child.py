@@ -146,10 +146,14 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process and its process group; a read from its link then ends. May be called in any thread."""
-        with self._reaping:
+        if not self._reaping.acquire(blocking=False):
+            return  # the thread that has the lock kills the process as well, and may wait for a process that cannot end
+        try:
             if self._process.returncode is None:  # else the number may belong to another process by now
                 self._killed = self._killed or self._exit_code(0.0) is None
                 self._kill_group()
+        finally:
+            self._reaping.release()
 
     def request_end(self) -> None:
         """Request that the process ends, by closing the link for writing. May be called repeatedly."""

@@ -8,7 +8,7 @@ from rlplay.engine.concurrency.channel import Closed
 from rlplay.engine.concurrency.child import Child, Listener
 from rlplay.engine.concurrency.gate import Gate
 
-from ...support.threads import InThread
+from ...support.threads import LONG, InThread
 
 
 def return_at_once(link):
@@ -40,6 +40,20 @@ def test_no_signal_can_be_sent_while_a_process_that_has_ended_is_waited_for(monk
     child.kill()  # does nothing: the number may belong to another process
     assert not child._killed
     assert could_kill == [False]
+
+
+def test_a_process_that_has_ended_by_itself_does_not_count_as_killed():
+    child = Child(return_at_once, name="a child")
+    assert child._exit_code(LONG) == 0
+    child.kill()
+    assert child.close() == []
+
+
+def test_whoever_kills_does_not_wait_for_another_thread_that_waits_for_the_process():
+    child = Child(return_at_once, name="a child")
+    with child._reaping:
+        InThread(child.kill).wait()
+    assert child.close() == []
 
 
 def test_a_listener_is_not_woken_while_its_sockets_are_closed():
