@@ -194,10 +194,10 @@ def test_a_worker_thread_that_hangs_is_named_and_left_behind(blocker, impatient,
 @kinds
 def test_the_watchdog_does_not_fire_while_workers_make_slow_progress(kind):
     def slow():
-        time.sleep(0.1)
+        time.sleep(0.2)  # eight steps take longer than `timeout`, one does not, by far
 
     acts = {j: {1: slow} for j in range(8)}
-    with rollout(acts, n_envs=8, workers=1, worker=kind, timeout=0.4) as feed:
+    with rollout(acts, n_envs=8, workers=1, worker=kind, timeout=1.2) as feed:
         assert is_worker_fragment(0, next(feed))
 
 
