@@ -161,8 +161,8 @@ def test_a_device_that_does_not_answer_does_not_end_the_examination(monkeypatch)
         monkeypatch.setattr(trials.torch.cuda, name, lambda *args, found=found: found)
     monkeypatch.setattr(trials.torch.cuda, "mem_get_info", lambda index: broke())
     found = {check.name: check for check in trials.check_cuda()}
-    assert found["cuda:0, memory"][1:3] == ("fail", "RuntimeError: it is broken")
-    assert "the device is not full" in found["cuda:0, memory"].remedy
+    assert found["cuda:0"][1:3] == ("fail", "RuntimeError: it is broken")
+    assert "the device is not full" in found["cuda:0"].remedy
 
 
 @pytest.mark.soak

@@ -102,14 +102,13 @@ def check_cuda() -> Iterator[Check]:
         return
     for index in range(torch.cuda.device_count()):
         device = f"cuda:{index}"
-        name = torch.cuda.get_device_name(index)
-        yield Check(device, OK, f"{name}; torch is built for CUDA {torch.version.cuda}, driver {_driver_version()}")
         try:
-            found = torch.cuda.mem_get_info(index)
+            name, found = torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)
         except Exception as error:
             remedy = f"check that `torch.zeros(1, device='{device}')` works, and that the device is not full"
-            yield Check(f"{device}, memory", FAIL, f"{type(error).__name__}: {error}", remedy)
+            yield Check(device, FAIL, f"{type(error).__name__}: {error}", remedy)
             continue
+        yield Check(device, OK, f"{name}; torch is built for CUDA {torch.version.cuda}, driver {_driver_version()}")
         yield memory(device, *found)
         yield attempt(
             f"{device}, pinned memory", _pin_memory, "raise the limit of locked memory: `ulimit -l unlimited`"

@@ -79,7 +79,9 @@ class RayCollectors(Collectors[RayCollector]):
             raise Closed
         if self._gate.shut:
             held = [one.tell("hold") for one in self]
+            self._progress.set_awaited([(one.name, one.progress) for one in self])
             self._ray.wait(held, num_returns=len(held))
+            self._progress.set_awaited(())
             self._progress.begin("a pause")
             self._gate.wait_while_shut(lambda: None)
             self._progress.begin("its processes")
@@ -87,7 +89,7 @@ class RayCollectors(Collectors[RayCollector]):
                 one.tell("release")
 
     def go_on(self) -> None:
-        """Do nothing: whoever passes the gate lets them go on."""
+        """Do nothing: :meth:`receive` has let them go on."""
 
     def put(self, value: Any) -> Any:
         """Put a value into the object store; return Ray's reference to it."""

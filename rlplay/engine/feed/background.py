@@ -230,6 +230,8 @@ def _work(
     except BaseException as error:  # SystemExit too: the consumer has to receive it
         (made if collector is None else deliveries).put(Failure(error))
     finally:
-        gate.leave()
-        if collector is not None:
-            complaints += collector.close()
+        try:
+            if collector is not None:
+                complaints += collector.close()
+        finally:
+            gate.leave()  # not earlier: after an error in one process, a pause would begin while others still step

@@ -123,7 +123,8 @@ class _RemoteGate:
     def wait_while_shut(self, finish_work: Callable[[], None]) -> None:
         """Pause until the consumer's process resumes. Raises ``Disconnected`` if it ends this process instead."""
         finish_work()
-        self._server.pause()
+        if self.shut:  # work may take long, and the pause may be over
+            self._server.pause()
 
 
 class CollectorService:

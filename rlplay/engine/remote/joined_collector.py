@@ -132,6 +132,7 @@ class JoinedCollector(ABC, Generic[C]):
         The collectors finish the parts that they are collecting, and give their states. The state has a form in which
         any engine can go on from it, unless fragments are made of the parts that finish first.
         """
+        self._check_whole()
         try:
             self._receive_parts(lambda: True)
             for collector in self._collectors:
@@ -156,8 +157,14 @@ class JoinedCollector(ABC, Generic[C]):
 
     def stand_still(self) -> None:
         """Have the collectors pause while the gate is shut; between fragments, in the collector's thread."""
+        self._check_whole()
         self._receive_parts(lambda: self._gate.shut)
         self._collectors.go_on()
+
+    def _check_whole(self) -> None:
+        """Raise the error with which saving failed, if it did: a collector that has failed answers no more."""
+        if self._failure is not None:
+            raise self._failure
 
     def _receive_parts(self, goes_on: Callable[[], bool]) -> None:
         """Wait for the parts that are being collected, for as long as ``goes_on()`` is True; between fragments."""
@@ -173,8 +180,7 @@ class JoinedCollector(ABC, Generic[C]):
 
     def serve(self, token: Token) -> Delivery:
         """Have one fragment collected with the token's weights, and copy it into the token's blank fragment."""
-        if self._failure is not None:
-            raise self._failure
+        self._check_whole()
         lane, progress = self._lane, self._progress
         with torch.inference_mode(False), torch.no_grad(), lane.collecting():
             progress.begin("the hand-over")

@@ -41,8 +41,8 @@ class CollectorProcesses(Collectors[CollectorProcess]):
     def receive(self, awaited: Sequence[CollectorProcess]) -> list[tuple[CollectorProcess, Any]]:
         """Wait until some of the awaited processes have answered, or any process has failed.
 
-        The list is empty if the gate has changed. If all of them have paused, stop at the gate, and resume them when it
-        opens.
+        The list may be empty, as after a change of the gate. If all of them have paused, stop at the gate, and resume
+        them when it opens.
         """
         progress, answers = self._progress, []
         self.go_on()
@@ -65,6 +65,7 @@ class CollectorProcesses(Collectors[CollectorProcess]):
             elif kind != PARTIAL:
                 answers.append((process, answer))
         progress.set_awaited(())
+        self.go_on()  # a process may have paused too late, after the gate was opened
         return answers
 
     def go_on(self) -> None:

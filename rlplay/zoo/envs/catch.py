@@ -25,7 +25,7 @@ class Catch(gym.Env[Obs, np.int64]):
     Parameters
     ----------
     rows, columns : int
-        The size of the board. With ``rows > columns // 2`` every ball can be caught.
+        The size of the board. Every ball can be caught: ``rows`` is above 1 and above ``columns // 2``.
 
     Attributes
     ----------

@@ -482,6 +482,29 @@ def test_the_collectors_stand_still_in_a_pause_and_go_on_after_it(scripted):
     feed.close()
 
 
+def test_a_pause_waits_for_parts_that_no_fragment_waits_for(scripted):
+    def pause():
+        with feed.pause():
+            entered.set()
+            assert leave.wait(60)
+
+    first, second, entered, leave = ThreadBlocker(), ThreadBlocker(), threading.Event(), threading.Event()
+    with scripted(
+        Script(), Script().at("step", 3, first).at("step", 5, second), n_per_batch=1, n_steps=9, lag=0
+    ) as feed:
+        next(feed)
+        assert first.entered.wait(60)
+        pausing = InThread(pause)
+        assert not entered.wait(0.05)
+        first.release.set()
+        assert entered.wait(60)
+        assert not second.entered.wait(0.05)
+        leave.set()
+        assert pausing.wait().error is None
+        assert second.entered.wait(60)  # it goes on, although nobody asks for a fragment
+        second.release.set()
+
+
 def test_closing_in_the_middle_of_a_fragment_stops_at_the_next_step(scripted, ray):
     blockers = [ThreadBlocker(), ThreadBlocker()]
     scripts = [Script().at("step", 3 + k, blocker) for k, blocker in enumerate(blockers)]

@@ -480,6 +480,8 @@ def test_a_pause_waits_for_parts_that_no_fragment_waits_for_and_lets_them_go_on(
         assert now() == [200, 4]
         blockers[1].release()
         until(lambda: now()[1] == 100)
+        with feed.pause():  # it has no step to pause at, so this waits for its part
+            pass
         assert [next(feed).state.rew.shape, feed.version] == [(101, 1), (0,)]  # the part with the oldest weights
 
 
@@ -489,7 +491,7 @@ def test_processes_that_have_paused_go_on_after_a_pause_that_came_to_nothing(tmp
             pass
 
     factory, now = counted(tmp_path, Script(), *(Script().at("step", 3, blocker) for blocker in blockers))
-    with multi.rollout(factory, ScriptedActor(), 100, 3, 1, n_per_batch=1, seed=0, lag=0, timeout=1.0) as feed:
+    with multi.rollout(factory, ScriptedActor(), 100, 3, 1, n_per_batch=1, seed=0, lag=0, timeout=3.0) as feed:
         next(feed)
         for blocker in blockers:
             blocker.wait_until_entered()

@@ -410,6 +410,8 @@ def test_a_part_that_fails_while_it_is_finished_for_saving_fails_the_next_fragme
         saving = InThread(feed.state_dict)
         blocker.release()
         assert isinstance(saving.wait().error, ValueError)
+        with feed.pause():  # waits for nobody
+            pass
         with pytest.raises(ValueError, match="from within") as caught:
             next(feed)
         assert "collector process 1 (environment 1): environment 1, in env.step, at step 2" in caught.value.__notes__[0]

@@ -21,7 +21,7 @@ _ENGINE = re.compile(rb"(?:\d+ ){624}\d+")
 """A Mersenne Twister, as C++ writes it: 624 numbers and a position. The state has those of the console and of the
 environment, in this order."""
 
-_DRAWS = 64
+_DRAWS = 512
 """How many random numbers are looked at. Each frame draws two: one for each player."""
 
 _DOUBT = 1e-15
