@@ -62,6 +62,6 @@ def _processes() -> set[int]:
     own = getattr(resource_tracker._resource_tracker, "_pid", None)
     found = set()
     for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(FileNotFoundError):  # the thread has ended since
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended since
             found |= {int(pid) for pid in children.read_text().split()}
     return found - {own}

@@ -67,7 +67,9 @@ def test_an_interrupt_ends_the_demo_with_the_curve_so_far(tmp_path, engine):
     )
     seen = ""
     while "learner waits" not in seen:
-        seen += child.stderr.read(1)
+        one = child.stderr.read(1)
+        assert one, seen
+        seen += one
     os.kill(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130

@@ -7,6 +7,7 @@ and those of its concurrency group in another one.
 from __future__ import annotations
 
 import pickle
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
@@ -50,6 +51,8 @@ class Actor:
     def __init__(self, kind, args):
         self._threads = {name: ThreadPoolExecutor(1, f"stand-in-{name}") for name in ("", "control")}
         self._pending = []
+        self._living = threading.RLock()
+        """Held while a call is handed over, and while the actor dies."""
         self.object = kind(*args)
         self.is_dead = False
 
@@ -63,15 +66,16 @@ class Actor:
 
     def _call(self, thread, method, args):
         answer = Future()
-        if self.is_dead:
-            answer.set_exception(ActorDiedError("The actor is dead."))
-        elif method == "__ray_terminate__":
-            self.die("It has ended.")
-            answer.set_exception(ActorDiedError("It has ended."))
-        else:
-            args = [arg.value if isinstance(arg, Reference) else sent(arg) for arg in args]
-            self._pending.append(answer)
-            self._threads[thread].submit(self._run, answer, method, args)
+        args = [arg.value if isinstance(arg, Reference) else sent(arg) for arg in args]
+        with self._living:
+            if self.is_dead:
+                answer.set_exception(ActorDiedError("The actor is dead."))
+            elif method == "__ray_terminate__":
+                self.die("It has ended.")
+                answer.set_exception(ActorDiedError("It has ended."))
+            else:
+                self._pending.append(answer)
+                self._threads[thread].submit(self._run, answer, method, args)
         return Reference(answer)
 
     def _run(self, answer, method, args):
@@ -90,13 +94,14 @@ class Actor:
 
     def die(self, why):
         """Die: whoever waits for an answer gets an error. The thread that collects ends at the next step."""
-        self.is_dead = True
-        self.object.end()
-        for answer in self._pending:
-            if not answer.done():
-                self._answer(answer.set_exception, ActorDiedError(why))
-        for thread in self._threads.values():
-            thread.shutdown(wait=False, cancel_futures=True)
+        with self._living:
+            self.is_dead = True
+            self.object.end()
+            for answer in self._pending:
+                if not answer.done():
+                    self._answer(answer.set_exception, ActorDiedError(why))
+            for thread in self._threads.values():
+                thread.shutdown(wait=False, cancel_futures=True)
 
 
 class StandIn:

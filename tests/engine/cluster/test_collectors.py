@@ -21,7 +21,6 @@ from rlplay.engine.cluster.object_store import bytes_of, tensor_over
 from rlplay.engine.cluster.ray_collectors import RayCollectors
 from rlplay.engine.cluster.reported_progress import Report, ReportedProgress
 from rlplay.engine.envs.make import seeds_of
-from rlplay.engine.feed import driver
 from rlplay.engine.rollout import cluster, same
 from rlplay.testing import CountingActor, LaggingLane, make_ledger
 from tests.support import ray_stand_in
@@ -244,6 +243,7 @@ def dies(ray, when):
         asks += 1
         change_everything(*args)
         if asks in when:
+            until(lambda: len(ray.actors) > when[asks])
             ray.actors[when[asks]].die("Its node has died.")
 
     return update
@@ -377,11 +377,12 @@ def test_a_pause_in_the_midst_of_a_save_leaves_the_gate_as_it_was(ray):
 # no progress
 
 
+# on a busy machine the other collector, which is idle, may take longer to close than the test allows
+@pytest.mark.filterwarnings("ignore:collector 0 .* had not closed:RuntimeWarning")
 def test_an_environment_that_blocks_is_named_after_the_timeout(scripted, ray, monkeypatch):
-    monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
     monkeypatch.setattr(RayCollectors, "grace", 0.5)
     blocker = ThreadBlocker()
-    feed = scripted(Script(), Script().at("step", T + 2, blocker), timeout=0.5)
+    feed = scripted(Script(), Script().at("step", T + 2, blocker), timeout=1.5)
     assert is_scripted_fragment(0, next(feed))
     with pytest.raises(TimeoutError, match=r"collector 1 \(.*\) on node 1: environment 1, in env.step, at step 1 of"):
         next(feed)
@@ -482,7 +483,7 @@ def test_the_collectors_stand_still_in_a_pause_and_go_on_after_it(scripted):
     feed.close()
 
 
-def test_a_pause_waits_for_parts_that_no_fragment_waits_for(scripted):
+def test_a_pause_waits_for_parts_that_no_fragment_waits_for(scripted, ray):
     def pause():
         with feed.pause():
             entered.set()
@@ -495,6 +496,7 @@ def test_a_pause_waits_for_parts_that_no_fragment_waits_for(scripted):
         next(feed)
         assert first.entered.wait(60)
         pausing = InThread(pause)
+        until(lambda: all(actor.object._gate.shut for actor in ray.actors))
         assert not entered.wait(0.05)
         first.release.set()
         assert entered.wait(60)
@@ -514,7 +516,7 @@ def test_closing_in_the_middle_of_a_fragment_stops_at_the_next_step(scripted, ra
         assert blocker.entered.wait(60)
     closer = InThread(feed.close)
     assert "closed" in str(consumer.wait().error)
-    until(lambda: all(actor.object._gate.closed for actor in ray.actors))
+    until(lambda: all(actor.object._gate.shut for actor in ray.actors))
     for blocker in blockers:
         blocker.release.set()
     assert closer.wait().error is None

@@ -29,6 +29,7 @@ def is_free(lock):
 
 def test_no_signal_can_be_sent_while_a_process_that_has_ended_is_waited_for(monkeypatch):
     child, could_kill = Child(return_at_once, name="a child"), []
+    assert child._exit_code(LONG) == 0
     wait = child._process.wait
 
     def looked_at_wait(*args):
@@ -51,6 +52,7 @@ def test_a_process_that_has_ended_by_itself_does_not_count_as_killed():
 
 def test_whoever_kills_does_not_wait_for_another_thread_that_waits_for_the_process():
     child = Child(return_at_once, name="a child")
+    assert child._exit_code(LONG) == 0
     with child._reaping:
         InThread(child.kill).wait()
     assert child.close() == []

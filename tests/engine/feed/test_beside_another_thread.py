@@ -14,10 +14,10 @@ import pytest
 
 from rlplay.engine.concurrency.channel import Closed
 from rlplay.engine.concurrency.gate import Gate
-from rlplay.engine.feed import driver
 from rlplay.engine.rollout import same, single, threaded
 
 from ...support.scripted import ActorWithSlowReset, Script, ScriptedActor, ScriptedEnv
+from ...support.starting import timeout_counts_while
 from ...support.threads import InThread, TellingLock, ThreadBlocker, until
 
 T = 4
@@ -48,12 +48,12 @@ class EnvThatFails(ScriptedEnv):
 
 
 def test_a_save_that_waits_for_a_next_which_times_out_is_refused(monkeypatch):
-    monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
     blocker = ThreadBlocker()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     feed = threaded.rollout([ScriptedEnv(Script().at("step", 2, blocker))], ScriptedActor(), T, timeout=0.5)
     feed._next_lock = lock = TellingLock()
     ask = InThread(lambda: next(feed))
-    blocker.entered.wait()
+    assert blocker.entered.wait(60)
     save = InThread(feed.state_dict)
     until(lambda: lock.awaited.is_set() or save.error)
     assert isinstance(ask.wait().error, TimeoutError)
@@ -63,8 +63,8 @@ def test_a_save_that_waits_for_a_next_which_times_out_is_refused(monkeypatch):
 
 
 def test_a_wait_for_a_collector_that_was_given_up_times_out(monkeypatch):
-    monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
     blocker = ThreadBlocker()
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
     feed = threaded.rollout([ScriptedEnv(Script().at("step", 2, blocker))], ScriptedActor(), T, timeout=0.3)
     assert isinstance(InThread(lambda: next(feed)).wait().error, TimeoutError)
     assert isinstance(InThread(feed._driver.take).wait().error, TimeoutError)
@@ -79,12 +79,10 @@ def test_a_pause_waits_for_a_save_as_for_a_step(rollout):
         next(feed)
         save = InThread(feed.state_dict)
         blocker.entered.wait()
-        feed._driver._timeout = 0.05
-        with pytest.raises(TimeoutError, match="cannot pause"), feed.pause():
+        with pytest.raises(TimeoutError, match="cannot pause"), feed._driver._gate.held(0.05, str):
             pass
         blocker.release.set()
         assert save.wait().value["asked"] == 1
-        feed._driver._timeout = 60.0
         with feed.pause():
             assert not feed._driver._gate._collecting
 

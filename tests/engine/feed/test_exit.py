@@ -176,7 +176,8 @@ def test_an_interrupt_while_next_waits_ends_the_script(engine):
 def test_an_interrupt_in_the_learner_ends_the_script_or_the_learner_goes_on(engine):
     script = """
         feed = ENGINES[0]([Env(), Env], Actor(), n_steps=50)
-        seen, interrupts = 0, 0
+        seen, interrupts, go = 0, 0, threading.Event()
+        threading.Thread(target=lambda: go.wait() and signal.raise_signal(signal.SIGINT), daemon=True).start()
         for fragment in feed:
             seen += 1
             try:
@@ -187,7 +188,7 @@ def test_an_interrupt_in_the_learner_ends_the_script_or_the_learner_goes_on(engi
                 interrupts += 1
             if seen == 6:
                 print("interrupts:", interrupts)
-                threading.Timer(0, lambda: signal.raise_signal(signal.SIGINT)).start()
+                go.set()
                 while True:
                     fragment.state.obs.sum()
     """

@@ -407,8 +407,8 @@ def test_a_factory_that_blocks_is_named_and_what_it_makes_is_closed_when_it_retu
         blocker()
         return late
 
-    with pytest.raises(TimeoutError, match=r"0.3 s.*environment 1, in env.make"):
-        threaded.rollout([lambda: early, factory], ScriptedActor(), start_timeout=0.3)
+    with pytest.raises(TimeoutError, match=r"2 s.*environment 1, in env.make"):
+        threaded.rollout([lambda: early, factory], ScriptedActor(), start_timeout=2.0)
     (thread,) = collector_threads()
     blocker.release.set()
     thread.join(LONG)
@@ -491,6 +491,7 @@ def test_close_in_the_middle_of_a_fragment_stops_at_the_end_of_the_step(threaded
     consumer.wait()  # before the environment returns
     assert isinstance(consumer.error, RuntimeError)
     assert "closed" in str(consumer.error)
+    until(lambda: feed._driver._gate.shut)
     blocker.release.set()
     assert closer.wait().error is None
     assert (env.counts["step"], made.counts["step"], made.counts["close"]) == (3, 3, 1)
@@ -556,7 +557,7 @@ def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
 
     def interrupt():  # while the main thread cannot but be inside next: this is the first fragment
         signal.pthread_kill(main, signal.SIGINT)
-        until(lambda: feed._ended)
+        until(lambda: feed._driver._gate.shut)
 
     made.script.at("step", 2, interrupt)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -702,6 +703,11 @@ def test_environments_from_factories_serve_as_many_feeds_as_are_made(rollout):
 # pausing
 
 
+def release_once_shut(blocker, feed):
+    """Let the step of an environment end once a pause has begun to wait for that."""
+    InThread(lambda: [until(lambda: feed._driver._gate.shut), blocker.release.set()])
+
+
 def test_a_paused_collector_stands_still_between_two_steps(rollout):
     env, other, blocker = ScriptedEnv(), ScriptedEnv(), ThreadBlocker()
     feed = rollout([env, other], ScriptedActor(), n_steps=200)
@@ -709,7 +715,7 @@ def test_a_paused_collector_stands_still_between_two_steps(rollout):
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
     pauser = feed.pause()
-    threading.Timer(0.05, blocker.release.set).start()  # so that the pause begins in the middle of a step
+    release_once_shut(blocker, feed)  # so that the pause begins in the middle of a step
     with pauser:
         counts = env.counts["step"], other.counts["step"]
         assert counts[0] == counts[1] < 200
@@ -730,7 +736,7 @@ def test_pauses_may_be_nested(rollout):
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
-    threading.Timer(0.05, blocker.release.set).start()
+    release_once_shut(blocker, feed)
     with feed.pause():
         with feed.pause():
             pass
@@ -758,7 +764,7 @@ def test_a_pause_longer_than_the_timeout_is_not_taken_for_a_lack_of_progress(thr
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
-    threading.Timer(0.02, blocker.release.set).start()
+    release_once_shut(blocker, feed)
     with feed.pause():
         stands.set()
         consumer.join(0.6)
@@ -784,7 +790,7 @@ def test_a_feed_may_be_closed_inside_a_paused_block(rollout):
     made.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
-    threading.Timer(0.05, blocker.release.set).start()
+    release_once_shut(blocker, feed)
     with feed.pause():
         feed.close()
         assert not collector_threads()
@@ -818,7 +824,7 @@ def test_next_inside_a_pause_of_the_same_thread_is_refused(rollout):
                 next(feed)
 
     asker = InThread(asks_within)
-    asker.join(2)
+    asker.join(LONG)
     hangs = asker.is_alive()
     feed.close()
     asker.wait()

@@ -65,7 +65,8 @@ class SleepingEnv:
 
 def train(feed, n=N, seconds=0.0):
     for _, _ in zip(range(n), feed, strict=False):
-        time.sleep(seconds)
+        for _ in range(T * B):  # as many sleeps as the environments make, so that each side wakes late as often
+            time.sleep(seconds / (T * B))
 
 
 def open_feed(rollout, seconds=0.0, **options):
@@ -351,7 +352,7 @@ class SlowCopies(LaggingLane):
     """A lagging device whose copies take a while, whenever they happen."""
 
     def copy(self, target, source):
-        self._queue(partial(time.sleep, STEP))
+        self._queue(partial(time.sleep, 5 * STEP))
         super().copy(target, source)
 
 

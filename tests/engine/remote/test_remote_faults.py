@@ -16,7 +16,6 @@ from gym.spaces import Box
 
 from rlplay.engine.concurrency.child import Child
 from rlplay.engine.envs.make import seeds_of
-from rlplay.engine.feed import driver
 from rlplay.engine.rollout import multi, single
 from tests.support.assertions import is_closed
 from tests.support.errors import raising
@@ -30,7 +29,6 @@ from tests.support.threads import LONG, InThread, all_tokens_used_up, until
 @pytest.fixture
 def impatient(monkeypatch):
     """Closing does not wait long for a step that is under way."""
-    monkeypatch.setattr(driver.Driver, "stop_timeout", 0.2)
     monkeypatch.setattr(Child, "grace", 2.0)  # longer than a process that is not stuck takes to end
 
 
@@ -247,10 +245,12 @@ def test_a_process_that_dies_at_the_call_is_named():
 # no progress
 
 
+# on a busy machine the other process, which is idle, may take longer to end than `impatient` allows
+@pytest.mark.filterwarnings("ignore:collector process 0 .* had not ended:RuntimeWarning")
 def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, blockers, impatient):
-    feed, _ = many(Script(), Script().at("step", T + 2, blockers[1]), timeout=0.5)
+    feed, _ = many(Script(), Script().at("step", T + 2, blockers[1]), timeout=2.0)
     assert is_scripted_fragment(0, next(feed))
-    with pytest.raises(TimeoutError, match=r"0.5 s: collector process 1 \(environment 1\): environment 1, in env.step"):
+    with pytest.raises(TimeoutError, match=r"2 s: collector process 1 \(environment 1\): environment 1, in env.step"):
         next(feed)
     with pytest.raises(StopIteration):
         next(feed)
@@ -441,6 +441,7 @@ def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, bloc
         pauser = InThread(pause)
         until(lambda: all_told(feed))
         blockers[0].release()
+        until(lambda: now()[0] == 40)
         assert not entered.wait(0.3)  # the other one is in the middle of its step
         assert now() == [40, 2]
         blockers[1].release()
@@ -467,6 +468,7 @@ def test_a_pause_waits_for_parts_that_no_fragment_waits_for_and_lets_them_go_on(
         next(feed)
         blockers[0].wait_until_entered()
         pauser = InThread(pause)
+        until(lambda: all_told(feed))
         assert not entered.wait(0.3)
         assert now() == [100, 2]
         blockers[0].release()
@@ -532,11 +534,12 @@ ENDS = {
 }
 
 
+@pytest.mark.timeout(600)
 def test_however_a_program_ends_its_processes_end_too():
     """They have inherited its standard output, which comes to an end only when the last of them has."""
     programs = [start_script(IMPORTS + script) for script, _, _ in ENDS.values()]
     for program, how, (_, code, last) in zip(programs, ENDS, ENDS.values(), strict=True):
-        _, err = program.communicate(timeout=LONG)
+        _, err = program.communicate(timeout=5 * LONG)  # six programs start at once, each with processes
         assert program.returncode == code, (how, err)
         assert is_traceback(err, last) if last else err == "", how
 

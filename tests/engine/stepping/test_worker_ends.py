@@ -67,6 +67,8 @@ def test_close_from_another_thread_ends_a_waiting_next_and_warns_of_errors_in_cl
     assert len(caught) == B
 
 
+# on a busy machine the other worker, which is idle, may take longer to end than the test allows
+@pytest.mark.filterwarnings("ignore:worker 0 .* had not ended:RuntimeWarning")
 def test_close_kills_a_worker_that_does_not_return_from_its_step(blocker, impatient):
     feed = rollout(at_step(2, 8, blocker))
     next(feed)
@@ -140,7 +142,7 @@ def test_many_feeds_with_workers_leave_no_resources(kind, forgotten, n_feeds):
     for _ in range(n_feeds):
         one()
     gc.collect()
-    assert all(now <= then for now, then in zip(count_resources(), before, strict=True))
+    until(lambda: all(now <= then for now, then in zip(count_resources(), before, strict=True)))
     assert resident() < memory + 5
 
 

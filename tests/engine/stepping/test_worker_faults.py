@@ -154,7 +154,7 @@ def test_a_worker_whose_own_fork_outlives_it_is_named_and_the_fork_is_killed(tmp
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("act", [wait_forever, loop_forever, hold_interpreter_lock])
 def test_a_worker_that_hangs_is_named_and_killed(act, groups, impatient):
-    feed = rollout(at_step(3, 8, act), timeout=0.5, groups=groups)
+    feed = rollout(at_step(3, 8, act), timeout=1.5, groups=groups)
     with pytest.warns(RuntimeWarning, match=r"worker 1 .*was killed.*environment 3, in env.step"):
         error = check_end(
             feed, TimeoutError, r"worker 1 \(environments .*3\): environment 3, in env.step, at step 2 of", k=1
@@ -166,8 +166,7 @@ def test_a_factory_that_hangs_is_named_at_the_call(impatient, blocker, monkeypat
     start_timeout_begins_when(blocker.wait_until_entered, monkeypatch)
     with pytest.raises(TimeoutError, match=r"worker 1 \(environments 2 to 3\): environment 3, in env.reset") as caught:
         rollout(at_step(3, 0, blocker), start_timeout=0.5)
-    (note,) = caught.value.__notes__
-    assert re.search(r"worker 1 .*was killed", note)
+    assert any(re.search(r"worker 1 .*was killed", note) for note in caught.value.__notes__)
 
 
 def test_an_environment_that_does_not_close_is_named_and_its_worker_killed(impatient):
@@ -179,8 +178,10 @@ def test_an_environment_that_does_not_close_is_named_and_its_worker_killed(impat
         assert len(caught) == 2
 
 
+# on a busy machine the other worker, which is idle, may take longer to end than the test allows
+@pytest.mark.filterwarnings("ignore:worker 0 .* has not ended:RuntimeWarning")
 def test_a_worker_thread_that_hangs_is_named_and_left_behind(blocker, impatient, monkeypatch):
-    feed = rollout(at_step(3, 8, blocker), worker="thread", timeout=0.5)
+    feed = rollout(at_step(3, 8, blocker), worker="thread", timeout=1.5)
     assert is_worker_fragment(0, next(feed))
     with pytest.raises(TimeoutError, match=r"worker 1 \(environments 2 to 3\): environment 3, in env.step"):
         next(feed)
