@@ -83,12 +83,12 @@ def test_the_messages_of_the_page_of_troubles_are_those_of_the_engine():
 
 
 @pytest.mark.timeout(600)
-def test_the_search_finds_what_users_look_for(tmp_path):
+def test_the_documentation_is_built_without_a_warning_and_its_search_finds_what_users_look_for(tmp_path):
     for package in ("sphinx", "furo", "numpydoc"):
         pytest.importorskip(package)
     from snowballstemmer import stemmer
 
-    command = [sys.executable, "-m", "sphinx", "-q", str(DOCS), str(tmp_path)]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "searchindex.js").read_text(encoding="utf-8")
