@@ -507,6 +507,25 @@ def test_processes_that_have_paused_go_on_after_a_pause_that_came_to_nothing(tmp
         blockers[1].release()
 
 
+@pytest.mark.soak
+def test_in_hundreds_of_pauses_all_processes_stand_still_and_none_stays_so(tmp_path):
+    def pause():
+        for _ in range(200):
+            with feed.pause():
+                before = now()
+                threading.Event().wait(0.002)  # what would step meanwhile steps dozens of times
+                assert now() == before
+
+    factory, now = counted(tmp_path, Script(), Script(), Script())
+    with multi.rollout(factory, ScriptedActor(), 20, 3, 1, n_per_batch=1, seed=0) as feed:
+        pausers = [InThread(pause) for _ in range(2)]
+        while any(pauser.is_alive() for pauser in pausers):
+            next(feed)
+        assert [pauser.wait().error for pauser in pausers] == [None, None]
+        before = now()
+        until(lambda: next(feed) and all(after > count for after, count in zip(now(), before, strict=True)))
+
+
 # how the whole program ends
 
 
