@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import re
 import signal
 import threading
@@ -510,19 +511,23 @@ def test_processes_that_have_paused_go_on_after_a_pause_that_came_to_nothing(tmp
 @pytest.mark.soak
 def test_in_hundreds_of_pauses_all_processes_stand_still_and_none_stays_so(tmp_path):
     def pause():
-        for _ in range(200):
+        dice = random.Random(0)
+        for _ in range(300):
+            threading.Event().wait(0.005 * dice.random())  # in the midst of a fragment, or between two
             with feed.pause():
                 before = now()
-                threading.Event().wait(0.002)  # what would step meanwhile steps dozens of times
+                threading.Event().wait(0.001)  # what would step meanwhile steps dozens of times
                 assert now() == before
 
     factory, now = counted(tmp_path, Script(), Script(), Script())
-    with multi.rollout(factory, ScriptedActor(), 20, 3, 1, n_per_batch=1, seed=0) as feed:
+    with multi.rollout(factory, ScriptedActor(), 200, 3, 1, n_per_batch=1, seed=0, lag=0) as feed:
         pausers = [InThread(pause) for _ in range(2)]
         while any(pauser.is_alive() for pauser in pausers):
             next(feed)
+            threading.Event().wait(0.002)
         assert [pauser.wait().error for pauser in pausers] == [None, None]
         before = now()
+        assert min(before) > 1000
         until(lambda: next(feed) and all(after > count for after, count in zip(now(), before, strict=True)))
 
 
