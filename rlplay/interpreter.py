@@ -13,7 +13,7 @@ __all__ = ["has_lock", "is_free_threaded_build", "options_for_children", "usable
 
 
 def has_lock() -> bool:
-    """Return whether the interpreter lock is on. It is, unless this is a free-threaded build in which it is off now.
+    """Return whether the interpreter lock is on. It can be off only in a free-threaded build.
 
     In a free-threaded build the import of an extension module may switch the lock on, for the rest of the process.
     """

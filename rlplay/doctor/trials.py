@@ -53,7 +53,11 @@ def attempt(name: str, trial: Callable[[], str], remedy: str, verdict_if_broken:
             warnings.simplefilter("ignore")
             return Check(name, OK, trial())
     except Exception as error:
-        return Check(name, verdict_if_broken, f"{type(error).__name__}: {error}", remedy)
+        return _broken(name, error, remedy, verdict_if_broken)
+
+
+def _broken(name: str, error: Exception, remedy: str, verdict: str = FAIL) -> Check:
+    return Check(name, verdict, f"{type(error).__name__}: {error}", remedy)
 
 
 def installed_version(name: str) -> str | None:
@@ -102,11 +106,11 @@ def check_cuda() -> Iterator[Check]:
         return
     for index in range(torch.cuda.device_count()):
         device = f"cuda:{index}"
+        remedy = f"check that `torch.zeros(1, device='{device}')` works, and that the device is not full"
         try:
             name, found = torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)
         except Exception as error:
-            remedy = f"check that `torch.zeros(1, device='{device}')` works, and that the device is not full"
-            yield Check(device, FAIL, f"{type(error).__name__}: {error}", remedy)
+            yield _broken(device, error, remedy)
             continue
         yield Check(device, OK, f"{name}; torch is built for CUDA {torch.version.cuda}, driver {_driver_version()}")
         yield memory(device, *found)
@@ -116,8 +120,7 @@ def check_cuda() -> Iterator[Check]:
         try:
             rates = [_copy_rate(device, pinned=pinned) for pinned in (True, False)]
         except Exception as error:
-            remedy = f"check that `torch.zeros(1, device='{device}')` works, and that the device is not full"
-            yield Check(f"{device}, host to device", FAIL, f"{type(error).__name__}: {error}", remedy)
+            yield _broken(f"{device}, host to device", error, remedy)
         else:
             yield bandwidth(device, *rates)
 

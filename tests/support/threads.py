@@ -30,6 +30,19 @@ class InThread(threading.Thread):
         return self
 
 
+class PauseInThread(InThread):
+    """Pauses a feed in a thread; `entered` is set inside of the pause, which ends once `leave` is set."""
+
+    def __init__(self, feed):
+        self.entered, self.leave = threading.Event(), threading.Event()
+        super().__init__(lambda: self._pause(feed))
+
+    def _pause(self, feed):
+        with feed.pause():
+            self.entered.set()
+            assert self.leave.wait(LONG)
+
+
 def interrupted(call, module, between):
     """Call a function; call ``between`` before every line that it runs in files whose path ends with ``module``."""
 

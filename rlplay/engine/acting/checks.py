@@ -224,9 +224,9 @@ def _numpy_dtype(x: Tensor) -> np.dtype[Any]:
 
 
 def _is_wider(dtype: np.dtype[Any], field: Field) -> bool:
-    """Whether integers of a dtype may become other numbers of the space if they are cast to the dtype of its field.
+    """Return whether a cast of integers to the dtype of a field may turn a number outside of its space into one inside.
 
-    Integers of one byte may become negative numbers in a MultiBinary, which its space does not have.
+    Integers of one byte cannot in a MultiBinary: they become negative at most, and its space has no negative numbers.
     """
     if dtype.kind not in "iu" or field.dtype.kind not in "iu":
         return False

@@ -88,8 +88,8 @@ class RayCollectors(Collectors[RayCollector]):
             for one in self:
                 one.tell("release")
 
-    def go_on(self) -> None:
-        """Do nothing: :meth:`receive` has let them go on."""
+    def resume_paused(self) -> None:
+        """Do nothing, since :meth:`receive` resumes the collectors as soon as the pause is over."""
 
     def put(self, value: Any) -> Any:
         """Put a value into the object store; return Ray's reference to it."""

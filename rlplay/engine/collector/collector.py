@@ -48,7 +48,7 @@ class Collector:
     It is made in two steps: ``Collector(...)`` takes the environments, and :meth:`prepare` runs the actor once.
     """
 
-    under_way = False  # between two fragments
+    under_way = False  # nothing is collected between two fragments
 
     def __init__(
         self,

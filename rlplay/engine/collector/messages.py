@@ -120,10 +120,10 @@ class Collecting(Protocol):
 
     @property
     def under_way(self) -> bool:
-        """Whether something is being collected, also between fragments: parts for which no fragment has waited."""
+        """Whether, between two fragments, parts of later fragments are being collected."""
 
     def stand_still(self) -> None:
-        """Let what is under way stand still while the gate is shut; in the collector's thread, between fragments."""
+        """While the feed is paused, let no collector step; between two fragments, in the collector's thread."""
 
     def serve(self, token: Token) -> Delivery:
         """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""

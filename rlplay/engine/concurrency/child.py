@@ -268,7 +268,7 @@ class Listener(Generic[K]):
         return end
 
     def wake(self) -> None:
-        """Let the :meth:`wait` under way, else the next one, return; after :meth:`allow_waking`, in any thread."""
+        """Make :meth:`wait` return: the call under way, else the next. In any thread, after :meth:`allow_waking`."""
         with self._waking, suppress(OSError):  # with the lock, so that `close` does not free the number meanwhile
             self._wakers[1].send(b"\0")
 

@@ -95,7 +95,7 @@ class Gate:
     def enter(self) -> None:
         """Begin to collect, once no thread keeps the collector paused. Raises :class:`Closed`.
 
-        If something is being collected already, do not wait: whoever pauses is waiting for that.
+        Returns at once if something is being collected already, since a thread that pauses waits for that to stop.
         """
         with self._change:
             self._change.wait_for(lambda: self.closed or self._collecting or not self._holders)

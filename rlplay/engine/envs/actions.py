@@ -141,6 +141,6 @@ def _test_of(field: Field, n_envs: int) -> Callable[[Array], bool] | None:
 
 
 def _has_nan(leaf: Array) -> bool:
-    """Return whether there is a NaN: then, and only then, the sum of the squares is NaN."""
+    """Return whether there is a NaN, by the sum of the squares, which is NaN exactly in that case."""
     square = np.vdot(leaf, leaf)
     return bool(square != square)

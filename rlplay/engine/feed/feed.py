@@ -216,8 +216,8 @@ class Feed(Delivered, Iterator[Fragment]):
         Raises
         ------
         ValueError, TypeError
-            ``environments`` is neither string. An environment cannot be saved: the message has its number, and the path
-            to what cannot be; the feed goes on.
+            ``environments`` is neither string. Or an environment cannot be saved: the message has its number, and the
+            path to the part that cannot be saved; the feed goes on.
         NotImplementedError
             The environments are in torch.
         RuntimeError

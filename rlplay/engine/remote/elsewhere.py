@@ -143,8 +143,8 @@ class Collectors(ABC, Generic[C]):
         """Wait until some of the awaited collectors have answered; the list may be empty, as after a pause."""
 
     @abstractmethod
-    def go_on(self) -> None:
-        """Let collectors that have paused go on, unless the gate is shut."""
+    def resume_paused(self) -> None:
+        """Resume the collectors that have paused, unless the feed is still paused (the gate is shut)."""
 
     @abstractmethod
     def kill(self) -> None:

@@ -152,14 +152,14 @@ class JoinedCollector(ABC, Generic[C]):
 
     @property
     def under_way(self) -> bool:
-        """Whether parts are being collected. Between fragments, none are if each fragment is made of all parts."""
+        """Whether parts are being collected; between fragments only with ``n_per_batch`` below ``n_actors``."""
         return any(one.collecting for one in self._collectors)
 
     def stand_still(self) -> None:
-        """Have the collectors pause while the gate is shut; between fragments, in the collector's thread."""
+        """While the feed is paused, let no collector step; between two fragments, in the collector's thread."""
         self._check_whole()
         self._receive_parts(lambda: self._gate.shut)
-        self._collectors.go_on()
+        self._collectors.resume_paused()
 
     def _check_whole(self) -> None:
         """Raise the error with which saving failed, if it did: a collector that has failed answers no more."""
@@ -167,14 +167,13 @@ class JoinedCollector(ABC, Generic[C]):
             raise self._failure
 
     def _receive_parts(self, goes_on: Callable[[], bool]) -> None:
-        """Wait for the parts that are being collected, for as long as ``goes_on()`` is True; between fragments."""
+        """Between two fragments, receive the parts that are still being collected, as long as ``goes_on()`` is True."""
         if not (self.under_way and goes_on()):
             return
         self._progress.begin("its processes")
         try:
             while self.under_way and goes_on():
-                for collector, answer in self._collectors.receive([one for one in self._collectors if one.collecting]):
-                    collector.receive_fragment(answer)
+                self._receive([one for one in self._collectors if one.collecting])
         finally:
             self._progress.begin("waiting for the learner")
 
@@ -210,8 +209,12 @@ class JoinedCollector(ABC, Generic[C]):
             if len(finished) >= self._n_taken:
                 oldest = sorted(finished, key=lambda one: one.version or 0)[: self._n_taken]
                 return [one for one in finished if one in oldest]
-            for collector, answer in self._collectors.receive([one for one in self._collectors if one.reply is None]):
-                collector.receive_fragment(answer)
+            self._receive([one for one in self._collectors if one.reply is None])
+
+    def _receive(self, awaited: Sequence[C]) -> None:
+        """Wait until some of these collectors have replied, or the gate has changed."""
+        for collector, answer in self._collectors.receive(awaited):
+            collector.receive_fragment(answer)
 
     def _delivery(self, token: Token, taken: Sequence[C], staged: Nested, copied: Any) -> Delivery:
         replies, versions = [one.reply for one in taken if one.reply is not None], [one.version or 0 for one in taken]

@@ -45,13 +45,12 @@ class CollectorProcesses(Collectors[CollectorProcess]):
         them when it opens.
         """
         progress, answers = self._progress, []
-        self.go_on()
         running = [process for process in awaited if process not in self._paused]
         if not running:
             progress.begin("a pause")
             self._gate.wait_while_shut(lambda: None)
             progress.begin("its processes")
-            self.go_on()
+            self.resume_paused()
             return []
         progress.set_awaited([(process.name, process.progress) for process in running])
         for process in self._listener.wait():
@@ -65,11 +64,11 @@ class CollectorProcesses(Collectors[CollectorProcess]):
             elif kind != PARTIAL:
                 answers.append((process, answer))
         progress.set_awaited(())
-        self.go_on()  # a process may have paused too late, after the gate was opened
+        self.resume_paused()  # if the gate was opened: that has ended the wait, too
         return answers
 
-    def go_on(self) -> None:
-        """Let processes that have paused go on, unless the gate is shut."""
+    def resume_paused(self) -> None:
+        """Resume the processes that have paused, unless the feed is still paused (the gate is shut)."""
         while self._paused and not self._gate.shut:
             self._paused.pop().service.resume()
 

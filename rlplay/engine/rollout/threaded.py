@@ -130,8 +130,8 @@ def rollout(
         host, copies from or to the host, changes attributes that are not buffers, or draws from any generator but
         ``self.generator``; if ``reset`` does not honour a mask, changes a recurrent state where the mask is False, or
         draws random numbers; and in train/eval modes other than three: the modes at the call, train throughout, and
-        eval throughout. While the first fragment is waited for, other threads
-        must not draw from the device's global generator.
+        eval throughout. While the first fragment is waited for, other threads must not draw from the device's global
+        generator.
     autoreset : {"SAME_STEP", "NEXT_STEP", "DISABLED"}, optional
         When a vector environment that does not say it resets the parts whose episode has ended: in the step that ends
         it, in the following one, or not at all. By default such an environment is refused.

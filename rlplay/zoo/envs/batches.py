@@ -176,7 +176,7 @@ class RegulatorBatch(_Batch):
         return torch.empty_like(self.state).normal_(generator=self.generator)
 
     def step(self, action: Tensor) -> Step:
-        """Carry out actions ``u``, float32 ``(n, 1)``; the rewards ``(n,)`` are those of the ``x`` before the step."""
+        """Change ``x`` by actions ``u``, float32 ``(n, 1)``. The rewards ``(n,)`` are those of ``x`` before that."""
         u = action.T.to(self.state.dtype)
         reward = -(self.q * self.state.square() + self.r * u.square())[0]
         following = self.a * self.state + self.b * u + self.noise * self._draw()

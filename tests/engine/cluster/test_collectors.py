@@ -28,7 +28,7 @@ from tests.support.assertions import assert_same_bytes, is_closed
 from tests.support.errors import raising
 from tests.support.rare import PixelEnv, RareDtypes, learn_nothing
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
-from tests.support.threads import InThread, ThreadBlocker, all_tokens_used_up, until
+from tests.support.threads import InThread, PauseInThread, ThreadBlocker, all_tokens_used_up, until
 from tests.support.training import GruWithBuffer, change_everything, record_training
 
 cartpole = partial(gym.make, "CartPole-v1")
@@ -484,24 +484,19 @@ def test_the_collectors_stand_still_in_a_pause_and_go_on_after_it(scripted):
 
 
 def test_a_pause_waits_for_parts_that_no_fragment_waits_for(scripted, ray):
-    def pause():
-        with feed.pause():
-            entered.set()
-            assert leave.wait(60)
-
-    first, second, entered, leave = ThreadBlocker(), ThreadBlocker(), threading.Event(), threading.Event()
+    first, second = ThreadBlocker(), ThreadBlocker()
     with scripted(
         Script(), Script().at("step", 3, first).at("step", 5, second), n_per_batch=1, n_steps=9, lag=0
     ) as feed:
         next(feed)
         assert first.entered.wait(60)
-        pausing = InThread(pause)
+        pausing = PauseInThread(feed)
         until(lambda: all(actor.object._gate.shut for actor in ray.actors))
-        assert not entered.wait(0.05)
+        assert not pausing.entered.wait(0.05)
         first.release.set()
-        assert entered.wait(60)
+        assert pausing.entered.wait(60)
         assert not second.entered.wait(0.05)
-        leave.set()
+        pausing.leave.set()
         assert pausing.wait().error is None
         assert second.entered.wait(60)  # it goes on, although nobody asks for a fragment
         second.release.set()

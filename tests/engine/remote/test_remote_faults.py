@@ -24,7 +24,7 @@ from tests.support.processes import ProcessBlocker, child_processes
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
 from tests.support.scripts import is_traceback, start_script
 from tests.support.starting import start_timeout_begins_when
-from tests.support.threads import LONG, InThread, all_tokens_used_up, until
+from tests.support.threads import LONG, InThread, PauseInThread, all_tokens_used_up, until
 
 
 @pytest.fixture
@@ -458,25 +458,19 @@ def test_paused_processes_stand_still_between_two_steps_and_go_on(tmp_path, bloc
 
 
 def test_a_pause_waits_for_parts_that_no_fragment_waits_for_and_lets_them_go_on(tmp_path, blockers):
-    def pause():
-        with feed.pause():
-            entered.set()
-            assert leave.wait(LONG)
-
-    entered, leave = threading.Event(), threading.Event()
     factory, now = counted(tmp_path, Script(), Script().at("step", 3, blockers[0]).at("step", 5, blockers[1]))
     with multi.rollout(factory, ScriptedActor(), 100, 2, 1, n_per_batch=1, seed=0, lag=0, timeout=LONG) as feed:
         next(feed)
         blockers[0].wait_until_entered()
-        pauser = InThread(pause)
+        pauser = PauseInThread(feed)
         until(lambda: all_told(feed))
-        assert not entered.wait(0.3)
+        assert not pauser.entered.wait(0.3)
         assert now() == [100, 2]
         blockers[0].release()
-        assert entered.wait(LONG)
+        assert pauser.entered.wait(LONG)
         assert now() == [100, 3]
-        leave.set()
-        pauser.wait()
+        pauser.leave.set()
+        assert pauser.wait().error is None
         blockers[1].wait_until_entered()  # it goes on, although nobody asks for a fragment
         assert now() == [100, 4]
         next(feed)

@@ -17,6 +17,7 @@ from tests.support.threads import InThread, ThreadBlocker, until
 from tests.support.workers import (
     WorkerEnv,
     check_end,
+    idle_worker_may_end_late,
     is_worker_fragment,
     kill_own_process,
     kinds,
@@ -111,8 +112,7 @@ def test_a_worker_that_dies_in_saving_is_named_although_a_worker_before_it_is_sl
     check_end(feed, RuntimeError, r"worker 1 \(environments 2 to 3\).*was killed by SIGKILL")
 
 
-# on a busy machine the other worker, which is idle, may take longer to end than the test allows
-@pytest.mark.filterwarnings("ignore:worker 0 .* had not ended:RuntimeWarning")
+@idle_worker_may_end_late
 def test_a_worker_process_that_hangs_in_saving_is_named_and_killed(tmp_path, monkeypatch):
     shorten_closing(monkeypatch)
     feed = open_feed({3: ProcessBlocker(tmp_path)}, timeout=1.5)
@@ -124,8 +124,7 @@ def test_a_worker_process_that_hangs_in_saving_is_named_and_killed(tmp_path, mon
         feed.close()
 
 
-# on a busy machine the other worker, which is idle, may take longer to end than the test allows
-@pytest.mark.filterwarnings("ignore:worker 0 .* has not ended:RuntimeWarning")
+@idle_worker_may_end_late
 def test_a_worker_thread_that_hangs_in_saving_is_named_and_left_behind(monkeypatch):
     shorten_closing(monkeypatch)
     block = ThreadBlocker()

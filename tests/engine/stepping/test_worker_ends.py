@@ -22,6 +22,7 @@ from tests.support.workers import (
     at_step,
     check_end,
     count_resources,
+    idle_worker_may_end_late,
     is_worker_fragment,
     kinds,
     no_resources_left,
@@ -67,8 +68,7 @@ def test_close_from_another_thread_ends_a_waiting_next_and_warns_of_errors_in_cl
     assert len(caught) == B
 
 
-# on a busy machine the other worker, which is idle, may take longer to end than the test allows
-@pytest.mark.filterwarnings("ignore:worker 0 .* had not ended:RuntimeWarning")
+@idle_worker_may_end_late
 def test_close_kills_a_worker_that_does_not_return_from_its_step(blocker, impatient):
     feed = rollout(at_step(2, 8, blocker))
     next(feed)

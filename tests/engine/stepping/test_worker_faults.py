@@ -28,6 +28,7 @@ from tests.support.workers import (
     at_step,
     check_end,
     hold_interpreter_lock,
+    idle_worker_may_end_late,
     is_worker_fragment,
     kill_own_process,
     kinds,
@@ -149,8 +150,7 @@ def test_a_worker_whose_own_fork_outlives_it_is_named_and_the_fork_is_killed(tmp
 # --- a worker that hangs ----------------------------------------------------------------------------------------------
 
 
-# on a busy machine the other worker, which is idle, may take longer to end than `impatient` allows
-@pytest.mark.filterwarnings("ignore:worker 0 .* had not ended:RuntimeWarning")
+@idle_worker_may_end_late
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("act", [wait_forever, loop_forever, hold_interpreter_lock])
 def test_a_worker_that_hangs_is_named_and_killed(act, groups, impatient):
@@ -178,8 +178,7 @@ def test_an_environment_that_does_not_close_is_named_and_its_worker_killed(impat
         assert len(caught) == 2
 
 
-# on a busy machine the other worker, which is idle, may take longer to end than the test allows
-@pytest.mark.filterwarnings("ignore:worker 0 .* has not ended:RuntimeWarning")
+@idle_worker_may_end_late
 def test_a_worker_thread_that_hangs_is_named_and_left_behind(blocker, impatient, monkeypatch):
     feed = rollout(at_step(3, 8, blocker), worker="thread", timeout=1.5)
     assert is_worker_fragment(0, next(feed))

@@ -35,11 +35,11 @@ Variant = tuple[Modes, Values]
 _MISSING = object()
 
 _MOST_ALTERED = 4
-"""A plain attribute whose changes alter the step more often than this makes it eager."""
+"""If changes of one plain attribute have altered the step more often than this, the step runs eagerly."""
 
 _MOST_TRACED = 20
-"""A plain attribute for whose changes the step was traced more often than this makes it eager, too, although the traced
-steps were equal."""
+"""If the step was traced more often than this because of one plain attribute, the step runs eagerly, even if all of the
+traced steps were equal."""
 
 
 class AttributeReads:

@@ -53,7 +53,7 @@ class CompiledBehaviour(Behaviour):
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
         self._probed = False  # once True, a warning is given at once rather than at the call
         self._workspaces: dict[int, Workspace] = {}  # by the number of the group
-        # If snapshots are published in this process, only that thread writes the following; the collector's reads.
+        # If snapshots are published in this process, only the publishing thread writes these; the collector's reads.
         # Graphs are by the width of the group, and whether the step is virtual; empty where the step is eager.
         self._graphs: dict[Variant, dict[tuple[int, bool], StepGraph]] = {}
         self._refusals: dict[Variant, str] = {}  # why the step runs eagerly in this variant

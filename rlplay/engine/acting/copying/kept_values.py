@@ -166,7 +166,7 @@ def _pack(one: Any) -> Any:
 def _unpack(packed: Any, own: Any) -> Any:
     """Put ``own`` into the packed state and return it; if its kind or shape differs, return a new object.
 
-    A generator of torch is not made anew: None is returned if ``own`` is none.
+    A generator of torch is not made anew: None is returned if ``own`` is not a generator of torch.
     """
     if isinstance(packed, Tensor):
         return own.set_state(packed.cpu()) if isinstance(own, torch.Generator) else None

@@ -131,7 +131,7 @@ def _contents_of(env: Any, number: int) -> _Contents:
 
 
 def restore_environments(envs: Sequence[Any], saved: Sequence[dict[str, Any]], first: int, progress: Progress) -> None:
-    """Put environments into the states that :func:`save_environments` returned, for these or for more environments.
+    """Restore the states of environments that :func:`save_environments` returned, which may have saved more of them.
 
     The states are unpickled, which may run any code that is in them. ``first`` and ``progress`` are as there.
 

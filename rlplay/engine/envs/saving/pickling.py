@@ -56,7 +56,7 @@ class Survey:
         self._starts: list[tuple[str, int]] = []
 
     def look_at(self, value: Any, kept: Mapping[int, Key], number: int) -> None:
-        """Note all objects that ``value`` holds; ``number`` is that of the environment that has ``value``.
+        """Register all objects inside of ``value``, which belongs to the environment with this number.
 
         Raises
         ------
@@ -205,7 +205,7 @@ def common_key(number: int) -> Key:
 
 
 def find_culprit(value: Any, path: str, dump: Callable[[Any], object]) -> tuple[str, Any, Exception] | None:
-    """Return the path to the innermost object that cannot be pickled, that object, and the error. None: all can be.
+    """Return the path to the innermost object that cannot be pickled, the object, and the error; None if all can be.
 
     Parameters
     ----------
