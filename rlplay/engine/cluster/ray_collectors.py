@@ -54,14 +54,14 @@ class RayCollectors(Collectors[RayCollector]):
         The list has that answer, or is empty. A collector that has died is made anew if that is possible.
         """
         progress = self._progress
-        progress.set_awaited([(one.name, one.progress) for one in awaited])
+        progress.set_awaited(awaited)
         message = self._inbox.get()
         progress.set_awaited(())
         if message is None:
             self._pass_gate()
             return []
         collector, future = message
-        progress.set_awaited([(collector.name, collector.progress)])  # the message of an error names it
+        progress.set_awaited([collector])  # the message of an error names it
         death = collector.death_of(future)
         if death is not None:
             collector.start_again(death)
@@ -79,7 +79,7 @@ class RayCollectors(Collectors[RayCollector]):
             raise Closed
         if self._gate.shut:
             held = [one.tell("hold") for one in self]
-            self._progress.set_awaited([(one.name, one.progress) for one in self])
+            self._progress.set_awaited(self)
             self._ray.wait(held, num_returns=len(held))
             self._progress.set_awaited(())
             self._progress.begin("a pause")

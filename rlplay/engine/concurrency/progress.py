@@ -5,9 +5,9 @@ Must not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,18 @@ _KIND_OF = {
 
 _CODES = {doing: (1 + k, kind) for k, (doing, kind) in enumerate(_KIND_OF.items())}
 """For each activity: the code that :class:`SharedProgress` stores for it, and its kind of work."""
+
+
+class HasProgress(Protocol):
+    """A worker or a collector process."""
+
+    @property
+    def name(self) -> str:
+        """What error messages call it."""
+
+    @property
+    def progress(self) -> Progress:
+        """What it is doing."""
 
 
 class Progress(Clock):
@@ -60,13 +72,13 @@ class Progress(Clock):
         """Names and progresses of all workers or collector processes."""
         self._after_fragment: Callable[[], None] | None = None
 
-    def set_parts(self, parts: Sequence[tuple[str, Progress]]) -> None:
-        """Register the names and progresses of all workers or collector processes."""
-        self.parts = parts
+    def set_parts(self, parts: Iterable[HasProgress]) -> None:
+        """Register all workers or collector processes."""
+        self.parts = [(part.name, part.progress) for part in parts]
 
-    def set_awaited(self, awaited: Sequence[tuple[str, Progress]]) -> None:
+    def set_awaited(self, awaited: Iterable[HasProgress]) -> None:
         """Say which workers or collector processes are being waited for; after an error, which one has failed."""
-        self.awaited = awaited
+        self.awaited = [(one.name, one.progress) for one in awaited]
 
     @contextmanager
     def during(self, doing: str, env: int) -> Iterator[None]:

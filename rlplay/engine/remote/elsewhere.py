@@ -110,7 +110,7 @@ class Collectors(ABC, Generic[C]):
                 self._add(number, spec)
                 if self._gate.closed:
                     raise Closed
-            self._progress.set_parts([(one.name, one.progress) for one in self])
+            self._progress.set_parts(self)
             check_equal_spaces([one.columns.start for one in self], self.receive_one_each())
         except BaseException as error:
             for complaint in self.close():

@@ -52,12 +52,12 @@ class CollectorProcesses(Collectors[CollectorProcess]):
             progress.begin("its processes")
             self.resume_paused()
             return []
-        progress.set_awaited([(process.name, process.progress) for process in running])
+        progress.set_awaited(running)
         for process in self._listener.wait():
             try:
                 kind, answer = process.service.receive()
             except BaseException:
-                progress.set_awaited([(process.name, process.progress)])  # the message names the one that has failed
+                progress.set_awaited([process])  # the message names the one that has failed
                 raise
             if kind == PAUSED:
                 self._paused.add(process)

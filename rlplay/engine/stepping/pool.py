@@ -124,7 +124,7 @@ class WorkerPool(ABC, Generic[W]):
             # all shares in the order of their environments: the worker, and the number of the share there
             shares = [(w, k) for w in self._workers for k in range(len(w.shares))]
             self._in_order = sorted(shares, key=lambda one: one[0].shares[one[1]].columns.start)
-            progress.set_parts([(worker.name, worker.progress) for worker in self._workers])
+            progress.set_parts(self._workers)
             progress.doing = "env.make"
             specs: list[EnvironmentSpec] = [spec for answer in self._receive_one_each() for spec in answer]
             progress.doing = "checking the spaces"
@@ -153,7 +153,7 @@ class WorkerPool(ABC, Generic[W]):
         """
 
     def _set_failed(self, worker: W) -> None:
-        self._progress.set_awaited([(worker.name, worker.progress)])
+        self._progress.set_awaited([worker])
 
     def _receive_results(self) -> Sequence[tuple[W, Any]]:
         """Do as :meth:`_receive`, but raise the exception of the first request that has raised one."""
@@ -176,7 +176,7 @@ class WorkerPool(ABC, Generic[W]):
         """Receive until each worker has answered; return the answers."""
         found: dict[W, Any] = {}
         while len(found) < len(self._workers):
-            self._progress.set_awaited([(w.name, w.progress) for w in self._workers if w not in found])
+            self._progress.set_awaited(w for w in self._workers if w not in found)
             found.update(receive())
         self._progress.set_awaited(())
         return found
@@ -207,7 +207,7 @@ class WorkerPool(ABC, Generic[W]):
             worker.start_step(share, step)
             self._n_unfinished[turn] += 1
             self._n_requests[worker] += 1
-        self._progress.set_awaited([(w.name, w.progress) for w, n in self._n_requests.items() if n])
+        self._progress.set_awaited(w for w, n in self._n_requests.items() if n)
 
     def finish_step(self, turn: int) -> list[int]:
         """Wait for the step of one turn; return which of its environments have ended their episode with it."""
@@ -228,7 +228,7 @@ class WorkerPool(ABC, Generic[W]):
             self._n_requests[worker] -= 1
             self._ended[group] += result.ended
             self._episodes += [(result.t, episode) for episode in result.episodes]
-        self._progress.set_awaited([(w.name, w.progress) for w, n in self._n_requests.items() if n])
+        self._progress.set_awaited(w for w, n in self._n_requests.items() if n)
 
     def episodes(self) -> list[Episode]:
         """Return the episodes that ended since the last call, ordered by time and environment."""
