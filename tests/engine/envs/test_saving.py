@@ -321,15 +321,131 @@ def test_what_cannot_be_saved_is_refused_with_the_path_to_it(thing, path, why):
     assert "restart" in str(caught.value)
 
 
-def test_functions_without_a_name_stay_those_of_the_environment_unless_they_refer_to_what_may_change():
+class Switching(Noisy):
+    """Has several functions without a name, of which one is in use."""
+
+    def __init__(self):
+        super().__init__()
+        self.rules = [lambda x: x, lambda x: -x, *(self.named(k) for k in range(3))]
+        self.by_name = {"half": lambda x: x / 2}
+        self.rule = self.rules[0]
+
+    def named(self, k):
+        def rule(x, *, factor=k):
+            return (lambda y: factor * y + k)(x)
+
+        return rule
+
+
+@pytest.mark.parametrize("k", range(6))
+def test_which_function_without_a_name_is_in_use_is_saved(k):
+    one, other = Switching(), Switching()
+    one.rule = [*one.rules, one.by_name["half"]][k]
+    one.rules.reverse()
+    rules = [rule(3) for rule in other.rules]
+    restore(other, save(one, 0), 0)
+    assert other.rule(3) == one.rule(3)
+    assert other.rule in [*other.rules, *other.by_name.values()]
+    assert [rule(3) for rule in other.rules] == rules[::-1]
+
+
+def counter(n):
+    def count():
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
+def test_a_function_without_a_name_that_the_other_environment_lacks_is_refused():
     one, other = Noisy(), Noisy()
     one.rule, other.rule = lambda x: x + 1, lambda x: x + 2
-    restore(other, save(one, 0), 0)
-    assert other.rule(0) == 2
+    with pytest.raises(ValueError, match=r"environment 3 .*function `.*<lambda>`.* in none of the environments"):
+        restore(other, save(one, 3), 3)
+    one.rule, other.rule = counter(0), counter(0)
+    restore(other, save(one, 3), 3)
+    one.rule()
+    with pytest.raises(ValueError, match=r"function `.*count`.* in none of the environments"):
+        restore(other, save(one, 3), 3)
     count = [0]
     one.rule = lambda x: count.append(x)
     with pytest.raises(TypeError, match=r"`env\.rule`"):
         save(one, 0)
+
+
+def test_a_function_that_refers_to_itself_is_told_from_others():
+    def recursive(last):
+        def rule(n):
+            return rule(n - 1) if n else last
+
+        return rule
+
+    one, other = Noisy(), Noisy()
+    one.rules, other.rules = ([recursive(1), recursive(2)] for _ in range(2))
+    one.rules.reverse()
+    restore(other, save(one, 0), 0)
+    assert [rule(5) for rule in other.rules] == [2, 1]
+
+
+class Gain(Noisy):
+    """Saves itself, without what its constructor was given."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = gain
+
+    def get_state(self):
+        return self.obs, self.dice
+
+    def set_state(self, state):
+        self.obs, self.dice = state
+
+
+class Other(Noisy):
+    pass
+
+
+HOLDERS = {
+    "list": lambda one, other: [one, other],
+    "tuple": lambda one, other: (one, other),
+    "dict": lambda one, other: {"easy": one, 2: other},
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("make", [lambda: (Gain(1), Gain(2)), lambda: (Noisy(), Other())])
+def test_a_wrapper_that_steps_one_of_several_environments_goes_on_with_the_same_one(make, holder):
+    class Multi(gymnasium.Wrapper):
+        def __init__(self):
+            one, other = make()
+            super().__init__(one)
+            self.all = HOLDERS[holder](one, other)
+
+        def choose(self, k):
+            self.env = list(self.all.values() if holder == "dict" else self.all)[k]
+
+    for saved_in, fresh in ((0, 1), (1, 0), (1, 1)):
+        one, other = Multi(), Multi()
+        one.choose(saved_in)
+        one.env.obs[:] = 7
+        other.choose(fresh)
+        restore(other, save(one, 0), 0)
+        assert type(other.env) is type(one.env)
+        assert getattr(other.env, "gain", None) == getattr(one.env, "gain", None)
+        assert other.env in (other.all.values() if holder == "dict" else other.all)
+        assert (other.env.obs == 7).all()
+
+
+def test_an_attribute_called_spec_is_saved_unless_it_is_that_of_gym():
+    one, other = Noisy(), Noisy()
+    one.spec, other.spec = {"gain": 3}, {"gain": 1}
+    restore(other, save(one, 0), 0)
+    assert other.spec == {"gain": 3}
+    one, other = (gymnasium.make("CartPole-v1") for _ in range(2))
+    spec = other.unwrapped.spec
+    restore(other, save(one, 0), 0)
+    assert other.unwrapped.spec is spec
 
 
 def test_an_environment_that_keeps_something_outside_of_its_attributes_is_refused():

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 from ...concurrency.progress import Progress
 from ..dialects import takes
 from .ale import restore_ale, save_ale
-from .parts import Part, attributes_of, kind_of, named_in_script, parts_of, stays, walk_functions
-from .pickling import Key, Survey, common_key, dumps, find_culprit, loads
+from .functions import fingerprint, functions_in, named_in_script
+from .parts import Part, attributes_of, kind_of, parts_of, stays
+from .pickling import FUNCTION, Key, Survey, common_key, dumps, find_culprit, loads
 
 __all__ = ["RESTART_OR_STATE", "restore_environments", "save_environments"]
 
@@ -117,7 +118,7 @@ def _contents_of(env: Any, number: int) -> _Contents:
         own = _own_methods(part)
         if own is None:
             _check_whole(part, number)
-            attributes.append({name: x for name, x in attributes_of(part.env).items() if not stays(name)})
+            attributes.append({name: x for name, x in attributes_of(part.env).items() if not stays(part.env, name)})
         else:
             attributes.append({name: x for name, x in attributes_of(part.env).items() if name in _OF_BASE_CLASS})
             try:
@@ -171,7 +172,7 @@ def _restore(parts: list[Part], value: Any, number: int) -> None:
     for k, (part, values) in enumerate(zip(parts, attributes, strict=True)):
         own = attributes_of(part.env)
         if k not in states:
-            for name in [name for name in own if name not in values and not stays(name)]:
+            for name in [name for name in own if name not in values and not stays(part.env, name)]:
                 del own[name]
         own.update(values)
     for k, state in states.items():
@@ -187,19 +188,20 @@ def _restore(parts: list[Part], value: Any, number: int) -> None:
 def _kept_by_all(objects: Mapping[int, Mapping[Key, Any]]) -> dict[Key, Any]:
     """Return what is not pickled of several environments, by keys that begin with the number of the environment.
 
-    What has a name in the user's script is the same for all of them.
+    What has a name in the user's script is the same for all of them, and so are functions with equal fingerprints.
     """
     return {
-        key if key[0] == _SCRIPT else (_OTHER, n, *key): one for n, own in objects.items() for key, one in own.items()
+        key if key[0] in (_SCRIPT, FUNCTION) else (_OTHER, n, *key): one
+        for n, own in objects.items()
+        for key, one in own.items()
     }
 
 
 def _kept_objects(parts: list[Part]) -> dict[Key, Any]:
     """Return what is not pickled, by keys: the parts, functions without a name, and what has a name in the script."""
     kept: dict[Key, Any] = {(k,): part.env for k, part in enumerate(parts)}
-    for k, part in enumerate(parts):
-        for name, value in attributes_of(part.env).items():
-            kept.update(walk_functions(value, (k, name)))
+    functions = [one for part in parts for value in attributes_of(part.env).values() for one in functions_in(value)]
+    kept |= {(FUNCTION, f"{one.__module__}.{one.__qualname__}", fingerprint(one)): one for one in functions}
     return kept | {(_SCRIPT, name): one for name, one in named_in_script(parts).items()}
 
 

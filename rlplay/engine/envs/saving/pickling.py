@@ -18,10 +18,14 @@ import numpy as np
 from .memory import Block, Span, blocks_of, is_tensor, span_of, view_of
 from .whole import NotSavedError, check_whole, why_not_whole
 
-__all__ = ["Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
+__all__ = ["FUNCTION", "Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
 
 Key = tuple[Any, ...]
 """Says where an object is that is not pickled, but taken from the environment into which the state is restored."""
+
+FUNCTION = "function"
+"""The first element of the key of a function that pickle does not find by its name; its name and its fingerprint
+follow."""
 
 _DEPTH = 30
 
@@ -165,6 +169,11 @@ class _Unpickler(pickle.Unpickler):
         self._kept = kept
 
     def persistent_load(self, pid: Any) -> Any:
+        if pid not in self._kept and pid[0] == FUNCTION:
+            raise ValueError(
+                f"the function `{pid[1]}`, as it was when it was saved, is in none of the environments that go on; "
+                "define it at the top level of a module, or hold all such functions from the beginning"
+            )
         if pid not in self._kept:
             raise ValueError(f"there is nothing at {pid}, among the environments that go on together")
         return self._kept[pid]
