@@ -15,6 +15,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,17 @@ def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, An
 
 
 def _earlier(path: Path) -> list[Path]:
-    """List the earlier checkpoints, the latest first."""
+    """List the earlier checkpoints, the latest first.
+
+    Their numbers follow one another; a kill leaves at most one number out. Files with higher numbers are the user's.
+    """
     found = []
     for file in path.parent.glob(f"{glob.escape(path.name)}.*"):
         number = file.name.removeprefix(f"{path.name}.")
         if number.isdecimal():
             found.append((int(number), file))
-    return [file for _, file in sorted(found)]
+    numbered = enumerate(sorted(found), 1)
+    return [file for _, (_, file) in takewhile(lambda one: one[1][0] <= one[0] + 1, numbered)]
 
 
 def _keep_earlier(path: Path, keep: int) -> None:
@@ -137,4 +142,8 @@ def _keep_earlier(path: Path, keep: int) -> None:
         else:
             file.unlink()
     if keep > 1:
-        os.link(path, path.with_name(f"{path.name}.1"))
+        before = path.with_name(f"{path.name}.1")
+        try:
+            os.link(path, before)
+        except OSError:  # a file system without hard links: for a moment only `before` is there, which `load` reads
+            path.replace(before)

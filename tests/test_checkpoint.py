@@ -65,6 +65,42 @@ def test_a_path_is_no_pattern(tmp_path):
     assert checkpoint.load(tmp_path / "run[1].pt")["k"] == 1
 
 
+def test_files_that_the_user_has_numbered_otherwise_stay(tmp_path):
+    path = tmp_path / "run.pt"
+    checkpoint.save(path, {"k": 0})
+    milestone = tmp_path / "run.pt.20261128"
+    milestone.write_bytes(path.read_bytes())
+    for k in range(1, 6):
+        checkpoint.save(path, {"k": k}, keep=1 + k % 3)
+    assert names_in(tmp_path) == ["run.pt", "run.pt.1", "run.pt.2", "run.pt.20261128"]
+    assert checkpoint.load(milestone) == {"k": 0}
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_number_that_a_kill_has_left_out_is_closed_up(missing, tmp_path):
+    path = tmp_path / "run.pt"
+    for k in range(4):
+        checkpoint.save(path, {"k": k}, keep=4)
+    (tmp_path / f"run.pt.{missing}").unlink()
+    for k in range(4, 6):
+        checkpoint.save(path, {"k": k}, keep=3)
+    assert names_in(tmp_path) == ["run.pt", "run.pt.1", "run.pt.2"]
+    assert [checkpoint.load(tmp_path / name)["k"] for name in names_in(tmp_path)] == [5, 4, 3]
+
+
+def test_without_hard_links_the_old_one_is_renamed(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError("operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "run.pt"
+    for k in range(5):
+        checkpoint.save(path, {"k": k})
+    assert [checkpoint.load(tmp_path / name)["k"] for name in names_in(tmp_path)] == [4, 3, 2]
+    (tmp_path / "run.pt").unlink()  # as after a kill before the new one has its name
+    assert checkpoint.load(path) == {"k": 3}
+
+
 def test_if_the_latest_cannot_be_read_the_one_before_is(tmp_path):
     path = tmp_path / "run.pt"
     for k in range(3):

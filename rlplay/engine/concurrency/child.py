@@ -97,7 +97,7 @@ class Child:
             arguments.seek(0)
             fds = theirs.fileno(), child_end, arguments.fileno()
             boot = (
-                f"import sys; sys.path[:] = {sys.path!r}; "
+                f"import sys; sys.path[:] = {[one for one in sys.path if isinstance(one, str)]!r}; "
                 f"from rlplay.engine.concurrency.child_main import main; main{(*fds, os.getpid())}"
             )
             self._process = subprocess.Popen(
@@ -109,9 +109,9 @@ class Child:
             )
             on_error.callback(self._kill_and_wait)
             self.exit_fd: int | None = None
-            """Readable once the process has ended (Linux only), even if what it has started keeps the link open."""
+            """Readable once the process has ended, even if what it has started keeps the link open; may be None."""
             self._fds = [parent_end]
-            if hasattr(os, "pidfd_open"):
+            with suppress(AttributeError, OSError):  # only Linux has it, and a sandbox may forbid it
                 self.exit_fd = os.pidfd_open(self.pid)
                 self._fds.append(self.exit_fd)
             on_error.pop_all()

@@ -28,6 +28,7 @@ __all__ = [
     "AUTORESET_MODES",
     "SelfResetting",
     "check_not_overwritten",
+    "check_saved_mode",
     "check_wrappers",
     "class_names",
     "find_self_resetting",
@@ -96,6 +97,15 @@ def read_autoreset_mode(env: Any, otherwise: str | None = None) -> str:
             "by `rollout(..., autoreset=...)`, or pass a list of single environments."
         )
     return str(name)
+
+
+def check_saved_mode(saved: str, now: str) -> None:
+    """Raise ValueError if a vector environment has another autoreset mode than the one that was saved."""
+    if saved != now:
+        raise ValueError(
+            f"`state` does not fit this feed: the vector environment had the autoreset mode {saved}, and has {now}. "
+            "Pass one that resets itself in the same way."
+        )
 
 
 def check_wrappers(env: Any) -> None:

@@ -1,7 +1,6 @@
 """One vector environment that writes into rows: gym 0.26's, gymnasium's, EnvPool's or ale-py's.
 
-It implements the protocol that ``EnvironmentList`` implements for a list. Imports neither torch, threads, gym nor
-gymnasium.
+Implements :class:`~rlplay.engine.envs.protocol.Environments`. Imports neither torch, threads, gym nor gymnasium.
 
 Autoreset modes
 ===============
@@ -264,18 +263,18 @@ class VectorEnvironment:
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return a list of one dict: the state of the environment, None unless ``whole``, and that of its episodes."""
-        return [
-            {
-                "returns": self._returns.tolist(),
-                "reset_next": self._reset_next.tolist(),
-                "previous_ends": [ends.tolist() for ends in self._previous_ends],
-                "env": save_environments([self._env], self._first, self._progress, whole=whole)[0],
-            }
-        ]
+        state = {
+            "mode": self._mode,
+            "returns": self._returns.tolist(),
+            "reset_next": self._reset_next.tolist(),
+            "previous_ends": [ends.tolist() for ends in self._previous_ends],
+        }
+        return [{**state, "env": save_environments([self._env], self._first, self._progress, whole=whole)[0]}]
 
     def load_state(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put the environment and its episodes into the state that :meth:`save_state` returned."""
         (one,) = saved
+        autoreset.check_saved_mode(one["mode"], self._mode)
         restore_environments([self._env], [one["env"]], self._first, self._progress)
         self._returns[:] = one["returns"]
         self._reset_next = np.array(one["reset_next"], bool)

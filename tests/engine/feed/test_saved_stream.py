@@ -134,6 +134,13 @@ def test_other_environments_and_another_actor_are_refused_by_naming_the_differen
         same.rollout(ENVIRONMENTS["noisy"](4), TellsLess(3, 2), 5, state=saved["feed"], **options)
 
 
+@pytest.mark.parametrize("mode", ["SAME_STEP", "DISABLED"])
+def test_another_autoreset_mode_is_refused(mode):
+    saved = start(case_of("NEXT_STEP", n_envs=2, lag=1))[0]
+    with pytest.raises(ValueError, match=f"had the autoreset mode NEXT_STEP, and has {mode}"):
+        go_on(case_of(mode, n_envs=2, lag=1), saved)
+
+
 def test_what_is_no_state_and_another_version_are_refused(saved):
     for wrong in (7, {"actor": {}}):
         with pytest.raises(TypeError, match=r"`state` must be what `feed.state_dict\(\)` has returned"):
