@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ..collector.messages import Collecting, Delivery, Token
@@ -37,6 +38,7 @@ class Background(Driver):
             If that takes more than ``start_timeout`` seconds.
         """
         super().__init__(progress, timeout)
+        self._pid = os.getpid()
         self._complaints: list[str] = []
         self._tokens: Channel[Token | _Call | None] = Channel(reentrant=True)
         self._deliveries: Channel[Delivery | _Call] = Channel()
@@ -124,9 +126,20 @@ class Background(Driver):
 
     def why_take_would_hang(self) -> str | None:
         """Return why :meth:`take` would wait for ever in the calling thread; None if it would not."""
+        if os.getpid() != self._pid:
+            return (
+                f"the feed belongs to process {self._pid}, and this is a fork of it, which has neither the feed's "
+                "thread nor its processes: call `rollout` in this process."
+            )
         if self._gate.is_inside():
             return "next() was called by one of the feed's own environments, or by its actor."
         return super().why_take_would_hang()
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do as the base class does. Raises RuntimeError in a fork of the process that has made the feed."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(self.why_take_would_hang())
+        return super().paused()
 
     def _give_up(self) -> None:
         """Request that the collector ends, without waiting for it: it may be stuck. It ends its processes."""

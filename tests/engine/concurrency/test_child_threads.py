@@ -1,18 +1,47 @@
-"""What two threads do with one child process at once."""
+"""How child processes start, and what two threads do with one of them at once."""
 
 from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from rlplay.engine.concurrency.channel import Closed
 from rlplay.engine.concurrency.child import Child, Listener
 from rlplay.engine.concurrency.gate import Gate
+from rlplay.engine.concurrency.link import Disconnected
 
 from ...support.threads import LONG, InThread
 
 
 def return_at_once(link):
     pass
+
+
+def send_path(link):
+    link.write_object(sys.path)
+
+
+def test_what_is_no_string_in_sys_path_is_left_out_as_python_does(monkeypatch):
+    monkeypatch.setattr(sys, "path", [Path.cwd(), b"bytes", *sys.path, "it's"])
+    child = Child(send_path, name="a child")
+    assert child.link.read_object() == [one for one in sys.path if isinstance(one, str)]
+    assert child.close() == []
+
+
+def test_a_process_is_watched_by_its_link_where_a_descriptor_of_it_cannot_be_had(monkeypatch):
+    def refuse(pid):
+        raise OSError(errno.ENOSYS, "not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    child = Child(return_at_once, name="a child")
+    with pytest.raises(Disconnected):
+        child.link.read_object()
+    assert child._exit_code(LONG) == 0
+    assert child.close() == []
 
 
 def is_free(lock):

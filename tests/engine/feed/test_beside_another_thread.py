@@ -23,6 +23,8 @@ from ...support.threads import InThread, TellingLock, ThreadBlocker, until
 T = 4
 IN_THIS_PROCESS = pytest.mark.parametrize("rollout", [same.rollout, threaded.rollout], ids=["same", "threaded"])
 
+PID = os.getpid()
+
 
 class EnvWithState(ScriptedEnv):
     """Calls a function while it is saved."""
@@ -237,6 +239,24 @@ def test_a_feed_that_is_closed_while_a_snapshot_is_taken_says_so(monkeypatch):
     with threaded.rollout([ScriptedEnv()], ScriptedActor(), T) as feed:
         monkeypatch.setattr(feed._driver.collector, "snapshot", snapshot)
         with pytest.raises(RuntimeError, match=re.escape("the feed is closed.")):
+            next(feed)
+
+
+@pytest.mark.parametrize("engine", ["threaded", "single"])
+@pytest.mark.parametrize("what", [next, lambda feed: feed.state_dict(), lambda feed: feed.pause().__enter__()])
+def test_a_fork_that_uses_a_feed_is_told_so_at_once_and_the_feed_goes_on(engine, what, monkeypatch):
+    """The child's `getpid` is all that differs here: a real fork would copy the threads of the tests."""
+    if engine == "single":
+        feed = single.rollout(ScriptedEnv, ScriptedActor(), T, 1)
+    else:
+        feed = threaded.rollout([ScriptedEnv()], ScriptedActor(), T)
+    with feed:
+        next(feed)
+        with monkeypatch.context() as in_fork:
+            in_fork.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(RuntimeError, match=rf"belongs to process {PID}, and this is a fork of it"):
+                what(feed)
+        for _ in range(3):
             next(feed)
 
 
