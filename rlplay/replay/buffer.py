@@ -45,6 +45,7 @@ class Buffer:
         store, _ = self._store_and_sampler
         return len(store) * store.n_steps * store.n_envs
 
+    @torch.inference_mode(False)  # what is kept must not be an inference tensor
     @torch.no_grad()
     def commit(self, fragment: Fragment, fields: Mapping[str, Nested] | None = None) -> None:
         """Copy a fragment into the buffer, over the oldest one if the buffer is full.
@@ -97,6 +98,8 @@ class Buffer:
         parts = None if self._store_and_sampler is None else [part.state_dict() for part in self._store_and_sampler]
         return {"made_with": self._arguments(), "parts": parts}
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace the content by a copy of another buffer's, made with the same arguments; ``device`` may differ.
 

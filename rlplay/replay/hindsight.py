@@ -66,6 +66,7 @@ class Hindsight:
         """The number of rows held."""
         return min(self._n_rows, self.capacity)
 
+    @torch.inference_mode(False)  # what is kept must not be an inference tensor
     @torch.no_grad()
     def commit(self, episode: Fragment) -> None:
         """Copy a whole episode into the buffer, over the oldest rows if the buffer is full.

@@ -94,6 +94,7 @@ class Prioritized(Buffer):
         """
         return self._sample_sequences(n, beta, generator)
 
+    @torch.inference_mode(False)  # what is kept must not be an inference tensor
     @torch.no_grad()
     def update(self, ids: Tensor | Array, priorities: Tensor | Array) -> None:
         """Set the priorities of some items from the learner's errors. The host does not wait for the device.

@@ -37,6 +37,14 @@ def filled(episodes, capacity=1000, **how):
     return buffer
 
 
+def test_a_buffer_that_is_filled_in_inference_mode_can_be_used_outside_of_it(episodes):
+    with torch.inference_mode():
+        buffer = filled(episodes[:3])
+    for episode in episodes[3:]:
+        buffer.commit(episode)
+    assert not any(x.is_inference() for x in nested.leaves(buffer.sample(4, gamma=GAMMA)))
+
+
 def rows_of(episodes):
     """Return for each row ever committed its episode and its place in there."""
     return [(k, t) for k, episode in enumerate(episodes) for t in range(len(episode.state.fin))]

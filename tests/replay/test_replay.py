@@ -237,6 +237,27 @@ def test_the_buffer_stores_no_gradients():
 
 @both
 @kinds
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_buffer_that_is_filled_in_inference_mode_can_be_used_outside_of_it(kind, sequences, restored):
+    buffer = kind(CAPACITY, sequences=sequences)
+    with torch.inference_mode():
+        committed(buffer, 2)  # fragments that are made in inference mode, too
+        if restored:
+            state, buffer = buffer.state_dict(), kind(CAPACITY, sequences=sequences)
+            buffer.load_state_dict(state)
+        sample = draw(kind, buffer, 4)
+        if kind is Prioritized:
+            buffer.update(sample.ids, torch.ones(len(sample.ids)))
+    for seed in range(20, 30):
+        buffer.commit(make_fragment(seed, True, ends=0.5))
+    sample = draw(kind, buffer, 4)
+    if kind is Prioritized:
+        buffer.update(sample.ids, torch.ones(len(sample.ids)))
+    assert not any(x.is_inference() for x in nested.leaves(draw(kind, buffer, 4)))
+
+
+@both
+@kinds
 @finals
 @pytest.mark.parametrize("n", [0, 2, 7])
 def test_a_saved_buffer_can_be_loaded_and_goes_on_alike(kind, sequences, final, n):
