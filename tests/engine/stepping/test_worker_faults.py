@@ -9,12 +9,13 @@ import re
 import signal
 import sys
 import threading
-import time
 from functools import partial
 
 import cloudpickle
+import numpy as np
 import pytest
 
+from rlplay.engine.concurrency import watchdog
 from rlplay.engine.rollout import threaded
 from tests.support.actors import AddsWeight
 from tests.support.errors import TwoArgumentError
@@ -191,14 +192,47 @@ def test_a_worker_thread_that_hangs_is_named_and_left_behind(blocker, impatient,
     until(lambda: not any(thread.name.startswith("rlplay") for thread in threading.enumerate()))
 
 
-@kinds
-def test_the_watchdog_does_not_fire_while_workers_make_slow_progress(kind):
-    def slow():
-        time.sleep(0.2)  # eight steps take longer than `timeout`, one does not, by far
+class TimeInSteps:
+    """A clock by which each step of an environment takes the same time, whatever it really takes.
 
-    acts = {j: {1: slow} for j in range(8)}
-    with rollout(acts, n_envs=8, workers=1, worker=kind, timeout=1.2) as feed:
-        assert is_worker_fragment(0, next(feed))
+    A step lasts until the consumer has looked at the clock meanwhile, or has given up. The number of steps that have
+    begun, the number that the consumer has seen last, and whether it has given up, are in a file: steps may be those of
+    another process.
+    """
+
+    def __init__(self, folder, step_seconds):
+        self.path, self.step_seconds = folder / "clock", step_seconds
+        np.zeros(3, np.int64).tofile(self.path)
+
+    @property
+    def shared(self):
+        return np.memmap(self.path, np.int64, "r+")
+
+    def step(self):
+        shared = self.shared
+        shared[0] += 1
+        until(lambda: shared[1] >= shared[0] or shared[2])
+
+    def seconds(self):
+        shared = self.shared
+        shared[1] = begun = int(shared[0])
+        return begun * self.step_seconds
+
+    def give_up(self):
+        self.shared[2] = 1
+
+
+@kinds
+def test_the_watchdog_does_not_fire_while_workers_make_slow_progress(kind, tmp_path, monkeypatch):
+    clock = TimeInSteps(tmp_path, step_seconds=0.3)
+    monkeypatch.setattr(watchdog, "perf_counter", clock.seconds)
+    acts = {j: {1: clock.step} for j in range(8)}  # all of them take longer than `timeout`, one does not
+    with rollout(acts, n_envs=8, workers=1, worker=kind, timeout=0.4) as feed:
+        try:
+            assert is_worker_fragment(0, next(feed))
+        finally:
+            clock.give_up()
+    assert clock.shared[0] == 8
 
 
 # --- a worker that raises ---------------------------------------------------------------------------------------------
