@@ -235,3 +235,75 @@ def test_two_learners_train_to_the_weights_of_one_with_twice_the_environments(tm
     two, one = train(2, 2, 1), train(1, 4, 2)
     for x, y in zip(nested.leaves(two), nested.leaves(one), strict=True):
         torch.testing.assert_close(x, y, rtol=2e-3, atol=2e-4)
+
+
+SHARDED = """
+import tempfile
+
+import gymnasium as gym
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+from rlplay.engine.rollout import multi, same, threaded
+from rlplay.zoo.actors import ActorCritic, mlp
+
+dist.init_process_group("gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1)
+mesh = dist.init_device_mesh("cpu", (1,))
+
+
+def actor_with(shard):
+    actor = ActorCritic(mlp(4, 8, 2), mlp(4, 8, 1))
+    return shard(actor) or actor
+
+
+def shard_part(actor):
+    actor.policy = FullyShardedDataParallel(actor.policy, device_id=torch.device("cpu"))
+
+
+def distribute(actor):
+    weight = dist.tensor.distribute_tensor(actor.policy[0].weight, mesh)
+    actor.policy[0].weight = torch.nn.Parameter(weight)
+
+
+def wrap(actor, **how):
+    return FullyShardedDataParallel(actor, device_id=torch.device("cpu"), **how)
+
+
+def make_env():
+    return gym.make("CartPole-v1")
+
+
+for shard in (
+    wrap,
+    lambda actor: wrap(actor).module,
+    lambda actor: wrap(actor, use_orig_params=True).module,
+    shard_part,
+    lambda actor: fully_shard(actor, mesh=mesh),
+    lambda actor: fully_shard(actor.policy, mesh=mesh) and None,
+    distribute,
+):
+    actor = actor_with(shard)
+    for call in (
+        lambda: same.rollout([make_env], actor, 3),
+        lambda: threaded.rollout([make_env], actor, 3),
+        lambda: multi.rollout(make_env, actor, 3, 1, 1),
+    ):
+        try:
+            call()
+            print("accepted")
+        except TypeError as error:
+            print(error)
+dist.destroy_process_group()
+"""
+
+
+def test_sharded_parameters_are_refused_at_the_call(tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SHARDED], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout.splitlines()
+    assert len(said) == 21
+    for line in said:
+        assert "sharded" in line
+        assert "FSDP" in line
+        assert "DistributedDataParallel" in line

@@ -19,6 +19,7 @@ from ...nested import Nested
 from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
 from .actor_spec import first_of, note_obs
+from .weights import check_not_sharded
 
 __all__ = ["check_actor", "check_answer", "clamped_leaves", "first_answer", "method_of"]
 
@@ -29,13 +30,15 @@ def check_actor(actor: Any) -> None:
     Raises
     ------
     TypeError
-        If the actor is no :class:`BaseActorModule`, or is or contains a wrapper for compiling or data parallelism, a
-        TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set on the instance; or if a
-        ``generator`` is no :class:`torch.Generator`.
+        If the actor is no :class:`BaseActorModule`, has sharded parameters (FSDP), is or contains a wrapper for
+        compiling or data parallelism, a TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set
+        on the instance; or if a ``generator`` is no :class:`torch.Generator`.
     ValueError
         If parameters or buffers are not initialised yet, are on the meta device, or are sparse or expanded.
     """
     parts = list(actor.named_modules()) if isinstance(actor, nn.Module) else []
+    if parts:
+        check_not_sharded(actor)
     for name, part in parts:
         if isinstance(part, torch.jit.ScriptModule):
             raise TypeError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "WeightPlace",
+    "check_not_sharded",
     "check_same_names",
     "check_same_weights",
     "fills_or_empties",
@@ -79,6 +80,28 @@ def named_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
                     seen.add(id(weight))
                     found[f"{prefix}.{name}" if prefix else name] = weight
     return found
+
+
+def check_not_sharded(actor: nn.Module) -> None:
+    """Check that each process has all of an actor's parameters.
+
+    Raises
+    ------
+    TypeError
+        They are sharded by FSDP, of either version, or are tensors that torch distributes otherwise.
+    """
+    by_fsdp = any(
+        getattr(part, "_is_fsdp_managed_module", False)
+        or {"FullyShardedDataParallel", "FSDPModule"} & {kind.__name__ for kind in type(part).__mro__}
+        for part in actor.modules()
+    )
+    distributed = any("DTensor" in {kind.__name__ for kind in type(x).__mro__} for x in actor.parameters())
+    if by_fsdp or distributed:
+        how = "by FSDP" if by_fsdp else "as `DTensor`, like those of FSDP"
+        raise TypeError(
+            f"the actor's parameters are sharded {how}: each process has a part of them only, and no snapshot of all "
+            "can be taken. Use DistributedDataParallel, and pass `rollout` the module inside of it."
+        )
 
 
 def check_same_names(what: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:

@@ -309,6 +309,23 @@ def helper(x):
     return x * the_view  # noqa: F821
 
 
+def module_with(**variables):
+    module = types.ModuleType("nets")
+    vars(module).update(variables)
+    globals()["nets"] = module
+    return module
+
+
+def of_a_module(actor):
+    module_with(heads={"value": actor.head})
+    return lambda x: nets.heads["value"](x)  # noqa: F821
+
+
+def of_a_module_in_a_module(actor):
+    module_with(inner=module_with(head=actor.head))
+    return lambda x: nets.inner.head(x)  # noqa: F821
+
+
 def running(actor):
     def generate():
         while True:
@@ -334,6 +351,8 @@ REFUSED = {
         r"`actor\.kept` is a function .* the actor itself by its variable `the_actor`",
     ),
     "a global's view, by another function": (stored(global_view, call), r"helper > the_view"),
+    "what a module has": (stored(of_a_module, call), r"variable `nets\.heads|kept > nets\.heads"),
+    "what a module in a module has": (stored(of_a_module_in_a_module, call), r"nets\.inner\.head"),
     "a __deepcopy__ that returns the original": (
         stored(lambda actor: Itself(head=actor.head), call),
         r"`actor\.kept\.head`",
@@ -388,6 +407,18 @@ def test_globals_and_class_attributes_that_no_step_uses_do_no_harm():
     copied = copy_actor(actor, CPU).module
     assert copied.table is not TABLE
     assert type(copied) is Registered
+
+
+def test_an_attribute_may_have_the_name_of_a_global_variable():
+    """As in a notebook whose variables `actor` and `head` are the actor and a part of it, and `self.head` is used."""
+    actor = Actor(lambda actor: lambda actor, x: actor.head(x) + actor.kept_number)
+    actor.kept_number = 0
+    globals()["head"], globals()["kept_number"] = actor.head, actor
+    module_with(head=actor.head, other=lambda x: x)
+    actor.rule = lambda x: nets.other(actor.head(x))  # noqa: F821
+    copied = copy_actor(actor, CPU).module
+    shift(copied, 3)
+    assert (value_of(actor), value_of(copied)) == (0, 3)
 
 
 def test_functions_of_modules_and_shared_classes_stay_the_very_same():

@@ -6,6 +6,7 @@ Imports nothing else of ``rlplay``.
 
 from __future__ import annotations
 
+import dis
 import functools
 import gc
 import logging
@@ -178,6 +179,11 @@ def _is_library(module: Any) -> bool:
     return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
 
 
+def _is_installed(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
 def names_in_code(code: types.CodeType) -> set[str]:
     """Return all names that code uses, functions inside of it included; strings as well, as for ``getattr``."""
     names = {*code.co_names}
@@ -189,17 +195,39 @@ def names_in_code(code: types.CodeType) -> set[str]:
     return names
 
 
-def _global_names(code: types.CodeType) -> set[str]:
-    nested = [_global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return {*code.co_names}.union(*nested)
+def _global_paths(code: types.CodeType) -> set[tuple[str, ...]]:
+    """Return the global variables that code reads, functions inside of it included, and what it reads of them at once.
+
+    ``nets.HEADS["value"]`` is ``("nets", "HEADS")``. An attribute that has the name of a global variable is none.
+    """
+    found, path = set[tuple[str, ...]](), tuple[str, ...]()
+    for instruction in dis.get_instructions(code):
+        if path and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            path = (*path, instruction.argval)
+        else:
+            is_global = "GLOBAL" in instruction.opname or instruction.opname == "LOAD_NAME"
+            path = (instruction.argval,) if is_global else ()
+        found |= {path} if path else set()
+    nested = [_global_paths(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return found.union(*nested)
 
 
 def used_globals(function: types.FunctionType) -> Iterator[Part]:
-    """Yield the global variables whose names a function's code uses, unless the function belongs to a library."""
+    """Yield the global variables that a function's code uses, unless the function belongs to a library.
+
+    Of a module of the user's own, what the code uses of it as well.
+    """
     if not _is_library(function.__globals__.get("__name__")):
-        for name in sorted(_global_names(function.__code__)):
-            if name in function.__globals__:
-                yield f"{VARIABLE}{name}", function.__globals__[name]
+        for first, *others in sorted(_global_paths(function.__code__)):
+            names, how = function.__globals__, VARIABLE
+            for name in (first, *others):
+                if name not in names:
+                    break
+                part, how = names[name], f"{how}{name}"
+                yield how, part
+                if not isinstance(part, types.ModuleType) or _is_library(part.__name__) or _is_installed(part):
+                    break
+                names, how = vars(part), f"{how}."
 
 
 def class_attributes(kind: type) -> Iterator[tuple[str, Any]]:
