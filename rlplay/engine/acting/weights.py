@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "WeightPlace",
+    "addresses",
     "check_not_sharded",
     "check_same_names",
     "check_same_weights",
@@ -53,6 +54,11 @@ def replaced_weights(places: Iterable[WeightPlace]) -> list[tuple[Tensor | None,
 def fills_or_empties(replaced: Sequence[tuple[Tensor | None, Tensor | None]]) -> bool:
     """Return whether any replacement put a tensor into an empty place, or left a place empty."""
     return any(tensor is None or replacement is None for tensor, replacement in replaced)
+
+
+def addresses(places: Iterable[WeightPlace]) -> list[int]:
+    """Return where in memory the tensors are that belong in these places."""
+    return [tensor.data_ptr() for _, _, tensor in places if tensor is not None]
 
 
 def put_back(places: Iterable[WeightPlace]) -> None:

@@ -11,7 +11,7 @@ from rlplay import nested
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.rollout.evaluate import evaluate
-from rlplay.testing import LedgerEnv
+from rlplay.testing import LaggingLane, LedgerEnv
 from tests.support.actors import (
     AdvancesStateInPlace,
     AssignsBuffer,
@@ -35,6 +35,47 @@ def test_a_buffer_that_the_behaviour_copy_assigns_still_follows_the_learner(engi
             actor.count = torch.tensor(start)
             counts = next(feed).actor["count"][:4, 0]
             assert counts.tolist() == [start + 1, start + 2, start + 3, start + 4]
+
+
+class SwapsMemory(BaseActorModule):
+    """Gives a parameter and a buffer other memory in each step. Its info is what they are, and how often it stepped."""
+
+    def __init__(self, swap):
+        super().__init__()
+        self.w, self.swap = torch.nn.Parameter(torch.zeros(1)), swap
+        self.register_buffer("n", torch.zeros(1))
+
+    def forward(self, obs, *, fin, hx=None, virtual=False, **ignored):
+        self.swap(self.w, self.w.detach().clamp(-1e3, 1e3))
+        self.swap(self.n, self.n + (0 if virtual else 1))
+        told = {"w": self.w.expand(fin.shape), "n": self.n.expand(fin.shape)}
+        return torch.zeros(fin.shape, dtype=torch.int64), hx, told
+
+
+def set_data(tensor, value):
+    tensor.data = value
+
+
+def swap_tensors(tensor, value):
+    torch.utils.swap_tensors(tensor, type(tensor)(value))
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.filterwarnings("ignore:.*eager"))])
+@pytest.mark.parametrize("device", [None, "lagging"])
+@pytest.mark.parametrize("swap", [set_data, lambda tensor, value: tensor.set_(value), swap_tensors])
+@engines
+def test_weights_whose_memory_a_step_replaces_still_follow_the_learner(engine, swap, device, compiled, lag):
+    actor, lane = SwapsMemory(swap), LaggingLane() if device else None
+    with torch.no_grad(), engine.rollout(envs(), actor, 3, lag=lag, device=lane, compile=compiled) as feed:
+        for k in range(5):
+            told = next(feed).actor
+            if lane is not None:
+                lane.synchronize()
+            assert (told["w"] == 10 * max(0, k - lag)).all()
+            assert told["n"][:3, 0].tolist() == [100 * max(0, k - lag) + t for t in (1, 2, 3)]
+            actor.w += 10
+            actor.n += 100
 
 
 @pytest.mark.parametrize("where", ["own", "in a dict"])

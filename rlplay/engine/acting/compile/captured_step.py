@@ -13,7 +13,7 @@ from .... import nested
 from ...core import BaseActorModule
 from ..actor_spec import ActorSpec
 from ..noise import BlockNoise, Form
-from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import WeightPlace, addresses, fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Operations
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
@@ -57,6 +57,7 @@ def make_step(
     NoGraph
         If the answer does not fit the memory.
     """
+    before = addresses(places)
     state = memory.row()
     hx = nested.map(torch.clone, memory.hx) if virtual else memory.hx  # the actor may change it in place
     hx = module.reset(hx, state.fin[0]) if spec.recurrent else hx
@@ -67,6 +68,8 @@ def make_step(
         replaced: list[Any] = replaced_weights(places)
         if replaced:
             put_back(places)
+    if addresses(places) != before:
+        raise NoGraph("it gives a parameter or a buffer other memory, as by `.data =`")
     if fills_or_empties(replaced) or len(weight_places(module)) != len(places):
         raise NoGraph(FILLS_OR_EMPTIES)
     answer: list[Any] = spec.leaves(act, info)

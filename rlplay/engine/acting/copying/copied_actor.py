@@ -50,7 +50,9 @@ class CopiedActor:
         self._copy = copy_actor(actor, lane.actor_device)
         self._module = self._copy.module
         self._modules = dict(self._module.named_modules())
-        self._weights = {name: weight.detach() for name, weight in named_weights(self._modules).items()}
+        own = named_weights(self._modules)
+        self._weights = {name: weight.detach() for name, weight in own.items()}
+        self._weight_memory = list(zip(own.values(), self._weights.values(), strict=True))
         self._places = [place for place in weight_places(self._module) if place.tensor is not None]
         self._empty_buffers = {
             name: {key for key, buffer in module._buffers.items() if buffer is None}
@@ -103,10 +105,13 @@ class CopiedActor:
         """Load a snapshot into the copy, in the collector's thread. Weights are written in place: addresses stay."""
 
         def restore_places_modes_and_attributes() -> None:
-            # a module may have replaced its buffer by another tensor during a step
+            # during a step a module may have replaced its buffer by another tensor, or the memory of a weight
             for store, name, weight in self._places:
                 if store[name] is not weight:
                     store[name] = weight
+            for weight, memory in self._weight_memory:
+                if weight.data_ptr() != memory.data_ptr():
+                    weight.data = memory
             for module, mode in zip(self._modules.values(), snapshot.modes, strict=True):
                 if module.training != mode:
                     module.training = mode
