@@ -155,10 +155,48 @@ class Integers(Tells):
         self.state = (self.state.int() + self.others[1].float().sum().int()).to(torch.uint16)
 
 
+class Gaps(Tells):
+    """The last bits of a product depend on the gaps between the elements."""
+
+    def __init__(self):
+        self.whole = np.random.default_rng(0).random((65, 65), np.float32)
+        self.w, self.x = self.whole[:, ::2], np.ones(65, np.float32)
+        del self.whole
+
+    def advance(self):
+        self.x = self.w @ self.x[:33]
+        self.x /= self.x.max()
+
+    def told(self):
+        return self.x[:4]
+
+
+class Learns(Tells):
+    """Accumulates gradients over four steps, in parameters and in a tensor."""
+
+    def __init__(self):
+        self.net, self.bias = torch.nn.Linear(1, 1), torch.zeros(1, requires_grad=True)
+        self.optim = torch.optim.SGD([*self.net.parameters(), self.bias], 0.1, momentum=0.5)
+
+    def reset(self, **options):
+        for x in (*self.net.parameters(), self.bias):
+            x.data.fill_(0.5)
+        return super().reset(**options)
+
+    def advance(self):
+        (self.net(torch.full((1,), float(self.t))) + self.bias).square().sum().backward()
+        if self.t % 5 == 0:
+            self.optim.step()
+            self.optim.zero_grad()
+
+    def told(self):
+        return [*self.net.weight[0].tolist(), *self.net.bias.tolist(), *self.bias.tolist(), 0]
+
+
 MEMORY = [Views, TensorViews, ViewsAlone, Reversed, Fields, TensorOfArray, ArrayOfTensor, OverlapsItself, DeepViews]
 
 
-@pytest.mark.parametrize("kind", [*MEMORY, Integers])
+@pytest.mark.parametrize("kind", [*MEMORY, Integers, Gaps, Learns])
 def test_an_environment_goes_on_with_arrays_and_tensors_that_share_memory(kind):
     assert_goes_on(lambda: [kind()])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dis import get_instructions
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -94,10 +95,25 @@ def _has_name(function: FunctionType) -> bool:
     return found is function
 
 
-def _refers_to_constants(function: FunctionType) -> bool:
+def _refers_to_constants(function: FunctionType, outer: tuple[FunctionType, ...] = ()) -> bool:
+    """Whether neither what a function refers to, nor what these functions refer to, may change."""
     values = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return not function.__dict__ and all(isinstance(value, _CONSTANTS) for value in values)
+    if function.__dict__ or not all(isinstance(value, _CONSTANTS) for value in values):
+        return False
+    if _writes_to(function.__code__, frozenset(function.__code__.co_freevars)):
+        return False
+    inside = [one for one in values if isinstance(one, FunctionType) and not _has_name(one) and one not in outer]
+    return all(_refers_to_constants(one, (*outer, function)) for one in inside)
+
+
+def _writes_to(code: CodeType, variables: frozenset[str]) -> bool:
+    """Whether code, functions inside of it included, assigns to variables of an outer function (``nonlocal``)."""
+    if not variables:
+        return False
+    if any(one.opname in ("STORE_DEREF", "DELETE_DEREF") and one.argval in variables for one in get_instructions(code)):
+        return True
+    return any(_writes_to(one, variables) for one in code.co_consts if isinstance(one, CodeType))
 
 
 def _is_filled(cell: Any) -> bool:

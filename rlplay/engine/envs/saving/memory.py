@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Block", "Span", "blocks_of", "is_tensor", "span_of", "view_of"]
+__all__ = ["Block", "Span", "blocks_of", "is_tensor", "span_of", "view_of", "with_gradient"]
 
 _ALIGNMENT = 16
 
@@ -81,9 +81,14 @@ def view_of(value: Any, block: Block | None) -> tuple[Any, ...] | None:
     Parameters
     ----------
     block : Block or None
-        The block that it lies in. Without one, a tensor gets memory of its own, and an array is not pickled here.
+        The block that it lies in. Without one, a tensor gets memory of its own, and so does an array with gaps between
+        its elements, since the last bits of a product may depend on these. Other arrays are not pickled here.
     """
-    if type(value) is np.ndarray and block is not None and not value.dtype.hasobject:
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        if block is None:
+            block = _block_with_gaps(value)
+        if block is None:
+            return None
         offset = _address(value) - block.start
         return _array, (block, offset, value.dtype, value.shape, value.strides, value.flags.writeable)
     if not is_tensor(value) or type(value) is not sys.modules["torch"].Tensor or not _is_dense(value):
@@ -97,6 +102,28 @@ def view_of(value: Any, block: Block | None) -> tuple[Any, ...] | None:
     dtype = str(value.dtype).removeprefix("torch.")
     made = _tensor, (block, offset, dtype, tuple(value.shape), value.stride(), value.requires_grad)
     return (*made, vars(value)) if vars(value) else made
+
+
+def _block_with_gaps(array: Any) -> Block | None:
+    """Return the memory of an array whose elements do not lie side by side; None for any other."""
+    if array.flags.forc or not array.size:
+        return None
+    span = _span("cpu", _address(array), array.shape, array.strides, array.itemsize, 0)
+    return Block(span.start, span.end)
+
+
+def with_gradient(value: Any, reduced: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Return how a tensor that has a gradient is pickled; ``reduced`` for anything else.
+
+    Parameters
+    ----------
+    reduced : tuple or None
+        How it is pickled without the gradient; None: as it reduces itself.
+    """
+    if not is_tensor(value) or not value.is_leaf or value.grad is None:
+        return reduced
+    make, args, *others = value.__reduce_ex__(5) if reduced is None else reduced
+    return _tensor_with_gradient, (make, args, value.grad), *others
 
 
 def _span(place: str, at: int, shape: Any, strides: Any, itemsize: int, owner: int) -> Span:
@@ -143,3 +170,9 @@ def _tensor(memory: Any, offset: int, dtype: str, shape: Any, strides: Any, requ
     storage = torch.from_numpy(memory[offset:]).untyped_storage()
     made = torch.empty(0, dtype=getattr(torch, dtype), device="cpu").set_(storage, 0, shape, strides)
     return made.requires_grad_(requires_grad)
+
+
+def _tensor_with_gradient(make: Any, args: tuple[Any, ...], grad: Any) -> Any:
+    made = make(*args)
+    made.grad = grad
+    return made

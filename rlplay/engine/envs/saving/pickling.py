@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .memory import Block, Span, blocks_of, is_tensor, span_of, view_of
+from .memory import Block, Span, blocks_of, is_tensor, span_of, view_of, with_gradient
 from .whole import NotSavedError, check_whole, why_not_whole
 
 __all__ = ["FUNCTION", "Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
@@ -127,7 +127,8 @@ class _Surveyor(pickle.Pickler):
         self._survey.note_memory(obj, self._number)
         if type(obj) is np.ndarray and not obj.dtype.hasobject:
             return _nothing, ()
-        return (_nothing, (), vars(obj)) if is_tensor(obj) and view_of(obj, None) else NotImplemented
+        found = with_gradient(obj, (_nothing, (), vars(obj)) if is_tensor(obj) and view_of(obj, None) else None)
+        return NotImplemented if found is None else found
 
 
 def _nothing() -> None:
@@ -160,7 +161,8 @@ class _Pickler(pickle.Pickler):
                 f"it shares memory with {other}; only NumPy arrays of numbers and tensors on the CPU, of no subclass, "
                 "share it again once they are restored"
             )
-        return NotImplemented if view is None else view
+        found = with_gradient(obj, view)
+        return NotImplemented if found is None else found
 
 
 class _Unpickler(pickle.Unpickler):

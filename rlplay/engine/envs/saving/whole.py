@@ -14,6 +14,8 @@ from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
+
 __all__ = ["NotSavedError", "check_whole", "is_trusted", "why_not_whole"]
 
 _TRUSTED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"numpy", "torch"}
@@ -41,6 +43,8 @@ def check_whole(obj: Any) -> None:
 def why_not_whole(obj: Any) -> str:
     """Return why pickling would not keep all that an object holds; an empty string if it would."""
     cls = type(obj)
+    if isinstance(obj, np.ma.MaskedArray) and obj.hardmask:
+        return "pickling leaves out that its mask is hard"
     if is_trusted(cls):
         return ""
     if isinstance(obj, type | FunctionType | BuiltinFunctionType | MethodType | ModuleType | Enum):
@@ -50,16 +54,20 @@ def why_not_whole(obj: Any) -> str:
     if not _pickles_in_its_own_way(cls):
         return ""
     attributes, slots, items = getattr(obj, "__dict__", {}), _slots_of(obj), list(_items_of(obj))
-    if not (attributes or slots or items):
+    loses_class = isinstance(obj, np.random.Generator | np.random.RandomState)  # by NumPy's own `__reduce__`
+    if not (attributes or slots or items or loses_class):
         return ""
     reduced = obj.__reduce_ex__(5)
     if isinstance(reduced, str):
         return ""
+    if loses_class and not any(x is cls for x in _walk(reduced)):
+        return f"pickling makes it an object of NumPy's own class, `{cls.__mro__[1].__name__}`"
     _, args, state, list_items, dict_items = (*reduced, None, None, None)[:5]
     kept = {id(x) for x in _walk((args, state, list(list_items or ()), list(dict_items or ())))}
     if isinstance(state, tuple) and len(state) == 2:  # attributes, and slots
         state = state[0]
-    missing = attributes.keys() - (state.keys() if isinstance(state, dict) else set())
+    saved = state if isinstance(state, dict) else {}
+    missing = {k for k, x in attributes.items() if k not in saved or (saved[k] is None and x is not None)}
     missing |= {name for name, x in slots.items() if id(x) not in kept}
     how = "__getstate__" if isinstance(state, dict) else "__reduce__"
     if missing:
