@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ... import nested
 from ...nested import Nested
@@ -91,7 +92,7 @@ class Group:
             raise ValueError(
                 f"the state is of another actor: its recurrent state had the shapes {forms}, and has {others}."
             )
-        fresh = [lane.empty(Place.ACTOR, leaf.shape, leaf.dtype) for leaf in saved]
+        fresh = [_empty_like(leaf, lane) for leaf in saved]
         lane.copy(fresh, lane.steady(saved))
         self.hx = structure.unflatten(fresh)
 
@@ -99,6 +100,13 @@ class Group:
         """Set the first recurrent state, and the shapes and dtypes that all later answers must have."""
         self.hx, self.answer_forms = hx, answer_forms
         self.hx_form = RecurrentForm(hx)
+
+
+def _empty_like(leaf: Tensor, lane: Lane) -> Tensor:
+    """Allocate memory for a tensor with its strides, if it has no gaps; the last bits of a product depend on these."""
+    order = sorted(range(leaf.ndim), key=leaf.stride, reverse=True)
+    fresh = lane.empty(Place.ACTOR, [leaf.shape[k] for k in order], leaf.dtype)
+    return fresh.permute([order.index(k) for k in range(leaf.ndim)])
 
 
 def split(n_envs: int, groups: int) -> list[slice]:

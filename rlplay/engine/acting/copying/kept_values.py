@@ -1,9 +1,9 @@
 """What the modules of a behaviour copy keep in attributes, apart from modules, weights and plain values.
 
 Tensors, arrays and random generators that are attributes, or in nests that are, are written into those of the new
-copy, if it has them in the same shape. Attributes that consist of these and of objects of Python's and NumPy's own
-classes are pickled, and replaced if the new copy has something else. All other attributes stay as the new copy has
-them.
+copy, if it has them in the same shape, and tensors also in the same places in memory. Attributes that consist of these
+and of objects of Python's and NumPy's own classes are pickled, and replaced if the new copy has something else. All
+other attributes stay as the new copy has them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import pickle
 import random
 from collections.abc import Mapping
+from itertools import islice
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -24,6 +25,7 @@ from ....nested import leaves
 from ...envs.saving.whole import is_trusted
 from ..plain_attributes import NOT_LOOKED_AT, AttributeName, dotted, plain_of
 from ..weights import named_weights
+from .kept_memory import Place, Remade, places_of
 
 __all__ = ["kept_values", "load_kept_values"]
 
@@ -39,13 +41,16 @@ def kept_values(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``tensors`` and ``others``: lists of ``[module, attribute, values]``; ``values``: a list of ``[module,
-        attribute, digest]``, for the attributes that are pickled; ``pickled``: these attributes by their names.
+        Lists of ``[module, attribute, ...]``. ``tensors``, ``others``: the values; ``places``: which memory the tensors
+        lie in; ``ids``: which of the others are one object; ``values``: a digest, for attributes that are pickled.
+        ``pickled``: these attributes by their names.
     """
     found = _Found(modules)
     return {
         "tensors": [[*name, [x.detach().to("cpu", copy=True) for x in some]] for name, some in found.tensors.items()],
+        "places": [[*name, [list(place) for place in some]] for name, some in found.places.items()],
         "others": [[*name, [_pack(x) for x in some]] for name, some in found.others.items()],
+        "ids": [[*name, [list(found.ids[id(x)][1]) for x in some]] for name, some in found.others.items()],
         "values": [[*name, digest] for name, digest in found.digests.items()],
         "pickled": found.pickled({name: found.attributes[name] for name in found.digests}),
     }
@@ -62,21 +67,19 @@ def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any],
     found = _Found(modules)
     digests = {(name, key): digest for name, key, digest in state["values"]}
     objects, changed = {key: x for x, key in found.ids.values()}, digests != found.digests
-    for name, key, saved in state["tensors"]:
-        own = found.tensors.get((name, key), [])
-        if [(x.shape, x.dtype) for x in own] != [(x.shape, x.dtype) for x in saved]:
-            if (name, key) not in digests:
-                raise ValueError(
-                    f"the state does not fit this actor: the tensors in its {dotted((name, key))!r} had other shapes, "
-                    "and what else is in there cannot be saved. Keep such tensors in an attribute of their own."
-                )
-            own, changed = [torch.empty_like(x, device=device) for x in saved], True
-        with torch.no_grad():
-            objects |= {("tensor", name, key, k): own[k].copy_(x) for k, x in enumerate(saved)}
+    restored = _restored_tensors(found, state, digests, device)
+    with torch.no_grad():
+        for (name, key), (tensors, saved, anew) in restored.items():
+            objects |= {("tensor", name, key, k): x.copy_(saved[k]) for k, x in enumerate(tensors)}
+            changed |= anew
+    saved_ids = {(name, key): ids for name, key, ids in state["ids"]}
+    taken: dict[int, list[Any]] = {}
     for name, key, packed in state["others"]:
         own_others = found.others.get((name, key), [])
-        for k, one in enumerate(packed):
+        for k, (one, saved_id) in enumerate(zip(packed, saved_ids[name, key], strict=True)):
             own_one = own_others[k] if k < len(own_others) else None
+            if taken.setdefault(id(own_one), saved_id) != saved_id:
+                own_one = None  # it was one object, and had become several
             made = _unpack(one, own_one)
             if made is None:
                 raise ValueError(
@@ -87,6 +90,50 @@ def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any],
     if changed:
         for (name, key), value in _Unpickler(io.BytesIO(state["pickled"]), objects).load().items():
             vars(modules[name])[key] = value
+
+
+def _restored_tensors(
+    found: _Found, state: Mapping[str, Any], digests: Mapping[AttributeName, bytes], device: torch.device
+) -> dict[AttributeName, tuple[list[Tensor], list[Tensor], bool]]:
+    """Return for each attribute its tensors, the values to be written into them, and whether they were made anew.
+
+    The tensors of the new copy are taken, unless they have other shapes or lie otherwise in memory.
+
+    Raises
+    ------
+    ValueError
+        Those of an attribute that is not pickled have other shapes, or share other memory.
+    """
+    saved: dict[AttributeName, list[Tensor]] = {(name, key): some for name, key, some in state["tensors"]}
+    places = {(name, key): [(at, offset, steps) for at, offset, steps in some] for name, key, some in state["places"]}
+    taken: dict[AttributeName, list[Tensor]] = {}
+    for name, some in saved.items():
+        own, own_places = found.tensors.get(name, []), found.places.get(name, [])
+        alike = [(x.shape, x.dtype) for x in own] == [(x.shape, x.dtype) for x in some]
+        if alike and own_places == places[name]:
+            taken[name] = own
+        elif name not in digests:
+            if not alike or [at for at, *_ in own_places] != [at for at, *_ in places[name]]:
+                raise ValueError(
+                    f"the state does not fit this actor: the tensors in its {dotted(name)!r} had other shapes, or "
+                    "shared other memory, and what else is in there cannot be saved. Keep such tensors in an "
+                    "attribute of their own."
+                )
+            taken[name] = own
+    pairs = [(x, place) for name, some in saved.items() for x, place in zip(some, places[name], strict=True)]
+    stays = {
+        place[0]: x
+        for name, own in taken.items()
+        for x, place in zip(own, places[name], strict=True)
+        if isinstance(place[0], int) and place[0] >= 0
+    }
+    remade = Remade([x for x, _ in pairs], [place for _, place in pairs], stays, found.weights, device)
+    return {
+        name: (taken[name], some, False)
+        if name in taken
+        else ([remade.make(x, place) for x, place in zip(some, places[name], strict=True)], some, True)
+        for name, some in saved.items()
+    }
 
 
 class _Found:
@@ -100,10 +147,10 @@ class _Found:
             for key, value in vars(module).items()
             if key not in NOT_LOOKED_AT and key not in plain[name]
         }
-        self.ids: dict[int, tuple[Any, _Id]] = {
-            id(x): (x, ("weight", name)) for name, x in named_weights(dict(modules)).items()
-        }
+        self.weights = named_weights(dict(modules))
+        self.ids: dict[int, tuple[Any, _Id]] = {id(x): (x, ("weight", name)) for name, x in self.weights.items()}
         self.tensors, self.others = self._find("tensor", Tensor), self._find("other", _OTHERS)
+        self.places = self._places()
         digests = {name: self._digest(value) for name, value in self.attributes.items()}
         self.digests = {name: digest for name, digest in digests.items() if digest}
         """Of those attributes that can be pickled by value."""
@@ -119,6 +166,12 @@ class _Found:
             for k, x in enumerate(some):
                 self.ids.setdefault(id(x), (x, (kind, *name, k)))
         return found
+
+    def _places(self) -> dict[AttributeName, list[Place]]:
+        """Return where the tensors in each attribute lie."""
+        names = sorted(self.tensors)
+        places = iter(places_of([x for name in names for x in self.tensors[name]], self.weights))
+        return {name: list(islice(places, len(self.tensors[name]))) for name in names}
 
     def pickled(self, value: Any) -> bytes:
         """Pickle a value that refers to what has an id."""

@@ -1,0 +1,85 @@
+"""Which memory the tensors that an actor keeps in attributes lie in, and how they get it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Place", "Remade", "places_of"]
+
+Place = tuple[int | str, int, list[int]]
+"""Where a tensor lies: the number of its memory, or the name of the weight whose memory it is; its offset there, in
+elements; its strides. A number of -1: it has no memory that can be looked at, or is empty."""
+
+
+def places_of(tensors: Sequence[Tensor], weights: Mapping[str, Tensor]) -> list[Place]:
+    """Return where tensors lie. Memory is numbered in the order in which it is met."""
+    known: dict[int, int | str] = {_address(x): name for name, x in weights.items()}
+    known[0] = -1
+    found: list[Place] = []
+    n_met = 0
+    for x in tensors:
+        at = _address(x)
+        if at not in known:
+            known[at], n_met = n_met, n_met + 1
+        found.append((known[at], 0, []) if not at else (known[at], int(x.storage_offset()), list(x.stride())))
+    return found
+
+
+def _address(x: Tensor) -> int:
+    """Return the address of a tensor's memory, 0 if it has none."""
+    if x.layout != torch.strided:
+        return 0
+    try:
+        return x.untyped_storage().data_ptr() if x.numel() else 0
+    except Exception:  # subclasses without memory raise different types
+        return 0
+
+
+class Remade:
+    """Makes tensors that lie as the saved ones did: what shared memory shares it again.
+
+    Parameters
+    ----------
+    saved : sequence of tensor
+        The values of all saved tensors.
+    places : sequence of Place
+        Where they lay.
+    stays : mapping of int to tensor
+        By the number of a memory: a tensor of the new copy that keeps that memory.
+    weights : mapping of str to tensor
+        Those of the new copy.
+    device : torch.device
+        Where tensors are made.
+    """
+
+    def __init__(
+        self,
+        saved: Sequence[Tensor],
+        places: Sequence[Place],
+        stays: Mapping[int, Tensor],
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+    ) -> None:
+        self._device, self._memory = device, dict[int | str, Any]()
+        n_bytes: dict[int | str, int] = {}
+        for x, (memory, offset, strides) in zip(saved, places, strict=True):
+            last = offset + sum((n - 1) * step for n, step in zip(x.shape, strides, strict=False))
+            n_bytes[memory] = max(n_bytes.get(memory, 0), (last + 1) * x.itemsize)
+        for memory, size in n_bytes.items():
+            there = weights.get(memory) if isinstance(memory, str) else stays.get(memory)
+            if there is not None and there.untyped_storage().nbytes() >= size:
+                self._memory[memory] = there.untyped_storage()
+            else:
+                self._memory[memory] = torch.empty(size, dtype=torch.uint8, device=device).untyped_storage()
+
+    def make(self, saved: Tensor, place: Place) -> Tensor:
+        """Return a new tensor of the same shape and dtype, whose values are still to be written."""
+        memory, offset, strides = place
+        if memory == -1:
+            return torch.empty_like(saved, device=self._device)
+        made = torch.empty(0, dtype=saved.dtype, device=self._device)
+        return made.set_(self._memory[memory], offset, saved.shape, strides)
