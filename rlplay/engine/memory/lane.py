@@ -150,6 +150,10 @@ class Lane:
     def host_wait(self, event: Any) -> None:
         """Let the host wait for an event. None is an event that has been reached."""
 
+    def reached(self, event: Any) -> bool:
+        """Return whether an event has been reached, without a wait. None is an event that has been reached."""
+        return True
+
     def synchronize_collector(self) -> None:
         """Let the host wait until all work of the collector's stream and of the streams of turns is done."""
 

@@ -151,6 +151,10 @@ class LateEnds:
         """Take host memory, the event after which it is filled in, and what reads it then."""
         self._ends, self._copied, self._lane, self._read = ends, copied, lane, read
 
+    def arrived(self) -> bool:
+        """Return whether the copy is done, without a wait. Raises what work on the device has raised meanwhile."""
+        return self._lane.reached(self._copied)
+
     def result(self) -> tuple[EpisodeArrays, int]:
         """Wait for the copy; return the episodes that ended, and the number of valid transitions. May be called once.
 
@@ -161,5 +165,6 @@ class LateEnds:
         ValueError
             An action was outside of its space.
         """
-        self._lane.host_wait(self._copied)
+        if not self.arrived():
+            self._lane.host_wait(self._copied)
         return self._read(self._ends)

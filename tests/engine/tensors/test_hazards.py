@@ -123,6 +123,10 @@ def test_an_error_of_an_environment_on_the_device_is_raised_once_something_waits
     with pytest.raises(ArithmeticError, match="on the device"):
         next(feed)
     env = Fails()
+    feed = engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=0, device=LaggingLane(haste=1.0))
+    with pytest.raises(ArithmeticError, match="on the device"):
+        next(feed)
+    env = Fails()
     with engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=0, device=LaggingLane()) as feed:
         next(feed)
         with pytest.raises(ArithmeticError, match="on the device"):
