@@ -206,8 +206,6 @@ class TensorCollector(Collector):
                 final=plan.final,
             )  # fmt: skip
             self._ends = EndsOnDevice(plan.n_steps, stepper.groups[-1].stop, self._action_check, lane)
-            # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
-            lane.borrow([[group.hx for group in self._groups], [one.memory for one in self._firsts]])
         return self._memory, self._ends
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlplay.engine.collector.collector import Collector
+from rlplay.engine.memory.lane import Lane
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.tensors.collector import TensorCollector
 from rlplay.testing import LaggingLane
@@ -17,6 +18,7 @@ from tests.support.edges import (
     copied_on_consumer_stream,
     equal_tensors,
     filled_with_sevens,
+    the_host_does_not_wait_for_the_caller,
     the_host_does_not_wait_for_the_collector,
 )
 from tests.support.tensors import Script, ScriptActor
@@ -108,6 +110,60 @@ def test_no_memory_is_lost_over_many_fragments():
             lane.synchronize()
             sizes.append(sum(block.bytes.size for block in lane._blocks.values() if block.bytes.size > 1000))
     assert max(sizes[20:]) == sizes[20]
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_the_environments_memory_is_written_before_they_are_reset(engine, monkeypatch):
+    """Called -> made: the caller has just filled the environment's memory, on its own stream."""
+
+    def first_row(lane, take_out=lambda patch, lane: None):
+        env = Script()
+        parts = env.part.clone()
+        env.part.zero_()
+        lane.launch(lambda: env.part.copy_(parts))
+        with monkeypatch.context() as patch:
+            take_out(patch, lane)
+            feed = engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, device=lane)
+        with feed:
+            row = copied_on_consumer_stream(lane, next(feed).state.obs[0])
+            lane.host_wait(lane.record())
+        return row
+
+    expected = first_row(Lane(torch.device("cpu"), torch.device("cpu")))
+    assert equal_tensors(first_row(LaggingLane()), expected)
+    assert not equal_tensors(first_row(LaggingLane(), the_host_does_not_wait_for_the_caller), expected)
+
+
+class NotesStreams(Script):
+    def __init__(self, lane):
+        super().__init__()
+        self.lane, self.streams = lane, [lane.current]
+
+    def reset(self, **options):
+        self.streams.append(self.lane.current)
+        return super().reset(**options)
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_environments_are_made_and_reset_and_the_actor_is_tried_out_on_the_collectors_stream(engine):
+    lane, made, tried = LaggingLane(), [], []
+
+    def make():
+        made.append(NotesStreams(lane))
+        return made[0]
+
+    class Tells(ScriptActor):
+        def forward(self, *args, **inputs):
+            tried.append(lane.current)
+            return super().forward(*args, **inputs)
+
+    with engine.rollout([make], Tells(Script()), N_STEPS, seed=0, device=lane) as feed:
+        n = len(tried)
+        with torch.autocast("cpu"):
+            next(feed)  # the actor is tried out again, in the consumer's thread
+    assert made[0].streams == [lane.collector] * 2
+    assert n
+    assert tried[: 2 * n] == [lane.collector] * 2 * n
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
