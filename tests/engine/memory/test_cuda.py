@@ -363,6 +363,32 @@ def test_where_capturing_fails_steps_run_eagerly(engine, monkeypatch):
     assert x.item() == 1
 
 
+@pytest.mark.parametrize("key", [0, 1])
+def test_a_capture_works_after_one_that_failed(key):
+    """With the key of the failed capture, and with that of an earlier graph, which is dropped after the failure."""
+    device = torch.device("cuda", 0)
+    lane, x, generator = CudaLane(device, device), torch.zeros(3, device=device), torch.Generator(device)
+
+    def adds():
+        x.add_(torch.ones_like(x))
+
+    def fails():
+        adds()
+        x.sum().item()
+
+    torch.cuda.synchronize()
+    with lane.collecting():
+        earlier = lane.capture(adds, [generator], 0)
+        with pytest.raises(RuntimeError):
+            lane.capture(fails, [generator], 1)
+        del earlier
+        again = lane.capture(adds, [generator], key)
+        for _ in range(3):
+            lane.launch(again)
+    torch.cuda.synchronize()
+    assert x.tolist() == [3.0] * 3
+
+
 def test_captured_steps_neither_synchronize_implicitly_nor_leak_memory(captures):
     envs, used = [gym.make("CartPole-v1") for _ in range(N_ENVS)], []
     with threaded.rollout(envs, GruActor().cuda(), N_STEPS, seed=0, lag=2, final=True, compile=True) as feed:
