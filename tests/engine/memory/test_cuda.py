@@ -1,7 +1,8 @@
 """The law, ownership of memory, the edges and captured steps on a GPU.
 
 On the lagging device the same code of the engine is tested in test_hazards.py and test_captured.py. These are the tests
-to run under ``TORCH_CUDA_SANITIZER=1``.
+to run under ``TORCH_CUDA_SANITIZER=1``, which looks at the operations of the main thread alone: at those of the
+collector in ``same``, but not in ``threaded``.
 """
 
 import threading
