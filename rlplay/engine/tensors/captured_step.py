@@ -13,7 +13,7 @@ from ..memory.lane import Lane, Place
 from .environment import FINAL_NAMES, Call, TensorEnvironment
 from .memory import TurnMemory, make_blocks, tensor_rows
 
-__all__ = ["CapturedStep"]
+__all__ = ["CapturedStep", "HeldTensors"]
 
 
 class CapturedStep:
@@ -71,6 +71,11 @@ class HeldTensors:
             self._stores.append((f"{kind}.", own))
             self._stores += [(f"{kind}.{name}.", value) for name, value in own.items() if isinstance(value, dict)]
         self._held = [_tensors_in(store) for _, store in self._stores]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The noted tensors."""
+        return [x for held in self._held for x in held.values()]
 
     def put_back(self) -> list[str]:
         """Put the noted tensors back, and remove new ones; return the names of those places that had changed."""

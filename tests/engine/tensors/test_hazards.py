@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from rlplay import nested
 from rlplay.engine.collector.collector import Collector
 from rlplay.engine.memory.lane import Lane
 from rlplay.engine.rollout import same, threaded
@@ -132,6 +133,18 @@ def test_the_environments_memory_is_written_before_they_are_reset(engine, monkey
     expected = first_row(Lane(torch.device("cpu"), torch.device("cpu")))
     assert equal_tensors(first_row(LaggingLane()), expected)
     assert not equal_tensors(first_row(LaggingLane(), the_host_does_not_wait_for_the_caller), expected)
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_the_collectors_stream_borrows_the_memory_of_environments(engine, monkeypatch):
+    """Else memory that a step drops could be used again on the caller's stream before the step has read it."""
+    lane, borrowed, env = LaggingLane(), [], Script(in_place=True, obs="nested")
+    monkeypatch.setattr(lane, "borrow", lambda tree: borrowed.append((lane.current, nested.leaves(tree))))
+    with engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, device=lane):
+        ((stream, tensors),) = borrowed
+    assert stream is lane.collector
+    expected = [env.stepno, env.episode, env.last_act, env.part, env.ended, env._memory["code"]]
+    assert {id(x) for x in expected} == {id(x) for x in tensors}
 
 
 class NotesStreams(Script):
