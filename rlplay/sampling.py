@@ -51,8 +51,8 @@ class Source(torch.Generator):
         for (shape, dtype), rest in self._stock.items():
             left = list(rest)
             self._stock[shape, dtype] = iter(left)  # an iterator cannot be looked into, but it can be replaced
-            rows = torch.stack([row for row, _ in left]).cpu() if left else torch.empty((0, *shape), dtype=dtype)
-            stock.append(rows)
+            none = torch.empty((0, *shape), dtype=dtype, device="cpu")
+            stock.append(torch.stack([row for row, _ in left]).cpu() if left else none)
         return {"generator": self.get_state(), "stock": stock}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

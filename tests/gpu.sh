@@ -38,16 +38,18 @@ bench() {
     run "$name" "$share" "$python" -m rlplay bench --device cuda --threads 4 --repeats 2 --turn 0.4 --out "$out/$name" --work pixels "$@"
 }
 
-tests=("$python" -m pytest -m cuda -q -rf -p no:cacheprovider -p no:benchmark tests/engine/memory)
+tests=("$python" -m pytest -m cuda -q -rf -p no:cacheprovider -p no:benchmark tests/engine/memory
+    tests/engine/tensors/test_cuda.py tests/engine/feed/test_saved_on_cuda.py)
 
-run tests 16 "${tests[@]}" -n 6
-bench pixels 28 --learner-cost equal --n-envs 64 --n-envs 256 --engine same+compile --engine threaded+compile \
+run tests 18 "${tests[@]}" -n 6
+run torch_envs 6 "$python" -m tests.bench.torch_envs --device cuda --rounds 2 --threads 4
+bench pixels 26 --learner-cost equal --n-envs 64 --n-envs 256 --engine same+compile --engine threaded+compile \
     --engine threaded+groups3+compile --engine threaded+workers8+groups2+compile
-run atari_ppo 20 "$python" -m tests.bench.atari_ppo --device cuda --out "$out"
+run atari_ppo 18 "$python" -m tests.bench.atari_ppo --device cuda --out "$out"
 bench alone 10 --n-envs 8 --engine same+compile --engine threaded+compile
-run sanitizer 26 env TORCH_CUDA_SANITIZER=1 "${tests[@]}" -n 4
+run sanitizer 22 env TORCH_CUDA_SANITIZER=1 "${tests[@]}" -n 4
 
-for name in pixels atari_ppo alone; do
+for name in torch_envs pixels atari_ppo alone; do
     printf '\n## %s\n\n```\n%s\n```\n' "$name" "$(cat "$out/$name.log")" >> "$table"
 done
 cat "$table"

@@ -134,14 +134,14 @@ def _driver_version() -> str:
 
 
 def _pin_memory() -> str:
-    torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cpu", pin_memory=True)
     return "works"
 
 
 def _copy_rate(device: str, *, pinned: bool) -> float:
     """Return the bytes per second of the fastest of four copies from the host to the device."""
     target = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device)
-    source = torch.zeros(_COPY_BYTES, dtype=torch.uint8, pin_memory=pinned)
+    source = torch.zeros(_COPY_BYTES, dtype=torch.uint8, device="cpu", pin_memory=pinned)
     best = float("inf")
     for _ in range(4):
         torch.cuda.synchronize(device)

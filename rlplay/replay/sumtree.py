@@ -147,7 +147,7 @@ class SumTree:
         wrong = {
             "is negative or not finite": ~((nodes >= 0) & nodes.isfinite()),
             "is beyond the capacity, and not zero": (nodes != 0).index_fill(
-                0, torch.arange(first + self.capacity), False
+                0, torch.arange(first + self.capacity, device="cpu"), False
             ),
             "is not the sum of its children": nodes[:first] != nodes[0::2] + nodes[1::2],
         }

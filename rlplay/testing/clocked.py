@@ -83,6 +83,10 @@ class ClockedLane(LaggingLane):
             super().host_wait(event.event)
             self._thread_times[threading.get_ident()] = max(self.now, event.reached)
 
+    def reached(self, event: Any) -> bool:
+        """Return whether an event has been reached at the virtual time of this thread."""
+        return event is None or (super().reached(event.event) and event.reached <= self.now)
+
     def synchronize_collector(self) -> None:
         """Wait for the collector's work, in no virtual time."""
         with self._lock:

@@ -190,9 +190,21 @@ class LaggingLane(Lane):
             self.counters.host_waits += 1
             with self._lock:
                 self._reach(event)
-                error, self._error = self._error, None
-            if error is not None:
-                raise error
+            self._raise_error()
+
+    def reached(self, event: Any) -> bool:
+        """Return whether an event has been reached, without running any work; raises errors as :meth:`host_wait`."""
+        with self._lock:
+            reached = event is None or event.reached
+        if reached:
+            self._raise_error()
+        return reached
+
+    def _raise_error(self) -> None:
+        with self._lock:
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def synchronize_collector(self) -> None:
         """Run all work that is queued on the collector's stream and on those of the turns."""

@@ -123,3 +123,10 @@ def test_a_tree_refuses_a_size_of_zero_and_a_state_of_another_size():
         SumTree(0)
     with pytest.raises(ValueError, match="capacity=3`, what is loaded has"):
         SumTree(3).load_state_dict(SumTree(4).state_dict())
+
+
+def test_a_tree_is_checked_on_the_host_whatever_the_default_device():
+    tree = SumTree(5)
+    tree.set(torch.arange(5), torch.ones(5))
+    with torch.device("meta"):
+        assert tree.check_valid() == (True, "")

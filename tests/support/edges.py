@@ -31,6 +31,13 @@ def the_host_does_not_wait_for_the_collector(monkeypatch, lane):
     )
 
 
+def the_host_does_not_wait_for_the_caller(monkeypatch, lane):
+    host_wait = lane.host_wait
+    monkeypatch.setattr(
+        lane, "host_wait", lambda event: None if event and event.stream is lane.consumer else host_wait(event)
+    )
+
+
 def copied_on_consumer_stream(lane, fragment):
     """Return a copy that is complete once the consumer's stream has been waited for."""
     copy = nested.map(lambda x: torch.empty(x.shape, dtype=x.dtype), fragment)

@@ -146,17 +146,18 @@ class TorchContext:
     def call_environments(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function under what environments are stepped under, inside :meth:`applied`; return its result.
 
-        Costs less than :meth:`TorchDefaults.for_environments`, since it is called at each step. Nothing need be undone
-        after an exception: the end of :meth:`applied` restores the settings of the thread.
+        Costs less than :meth:`TorchDefaults.for_environments`, since it is called at each step. The settings of
+        :meth:`applied` are restored after an exception too: a capture that fails is followed by eager steps.
         """
         torch._C._set_grad_enabled(True)
         if self.autocast:
             torch.set_autocast_enabled(self.kind, False)
-        result = function(*args)
-        torch._C._set_grad_enabled(False)
-        if self.autocast:
-            torch.set_autocast_enabled(self.kind, True)
-        return result
+        try:
+            return function(*args)
+        finally:
+            torch._C._set_grad_enabled(False)
+            if self.autocast:
+                torch.set_autocast_enabled(self.kind, True)
 
 
 def _enabled_kinds() -> list[str]:

@@ -86,9 +86,9 @@ class Collector:
         return lay_out(self.stepper, self._plan, self._lane)
 
     def prepare(self, torch_context: TorchContext) -> None:
-        """Find the form of the actor's answers by one virtual step; in the calling thread, before the first token.
+        """Find the form of the actor's answers by one virtual step; before the first token, in any thread.
 
-        May be called again before the first token, if the torch context has changed.
+        Runs on the collector's stream. May be called again before the first token, if the torch context has changed.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class Collector:
         """
         self._progress.doing = "actor.step"
         state, outcome, _ = self._environments
-        with torch_context.applied():
+        with torch_context.applied(), self._lane.collecting():
             inputs = split_blocks(self._first_rows(), self._groups, self.stepper.turns)
             info, hx = self._behaviour.probe(self._groups, inputs, self.stepper.act)
             self._check_actor()
@@ -105,7 +105,7 @@ class Collector:
                 self._behaviour.load_state_dict(self._resumed["copies"][0])  # the virtual step may have changed it
                 for group, saved in zip(self._groups, self._resumed["groups"], strict=True):
                     group.load_hx(saved, self._lane)
-            self._lane.host_wait(self._lane.record())  # the first fragment may be asked for on another stream
+            self._lane.host_wait(self._lane.record())  # what the caller does next is on another stream
         layout, n_envs = Fragment(state, info, outcome, hx), self.stepper.groups[-1].stop
         self._actor = Prepared(torch_context, layout, whole_layout(layout, self._plan.n_steps, n_envs))
 
@@ -213,8 +213,6 @@ class Collector:
         if not self._stagings:
             slots, n_steps = self._environments.slots, self._plan.n_steps
             self._stagings = make_stagings(slots, self.layout, n_steps, self._groups, self.stepper.turns, self._lane)
-            # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
-            self._lane.borrow([group.hx for group in self._groups])
         previous = self._previous.number if self._previous is not None else -1
         return self._stagings[(previous + 1) % len(self._stagings)]
 
@@ -246,7 +244,7 @@ class Collector:
             }
 
     def load_state_dict(self, state: Mapping[str, Any], *, whole: bool) -> None:
-        """Continue from what :meth:`state_dict` returned; in the collector's thread, before :meth:`prepare`.
+        """Continue from what :meth:`state_dict` returned; in the collector's thread and stream, before :meth:`prepare`.
 
         Raises ValueError if the state is of another actor or of other environments.
         """

@@ -31,6 +31,9 @@ class Token(NamedTuple):
 class Late(Protocol):
     """Episodes and number of steps of one fragment, which reach the host after the fragment has been delivered."""
 
+    def arrived(self) -> bool:
+        """Return whether :meth:`result` would not wait."""
+
     def result(self) -> tuple[Collection[Episode], int]:
         """Wait for it; return the episodes that ended, and the number of valid transitions. May be called once."""
 

@@ -230,7 +230,7 @@ def unpack_delivery(saved: Mapping[str, Any], blank: Fragment, lane: Lane) -> De
 
 def pack_episodes(episodes: Collection[Episode]) -> Tensor:
     """Return episodes as one tensor: a file with many numbers of their own takes long to write."""
-    return torch.tensor([list(episode) for episode in episodes], dtype=torch.float64)
+    return torch.tensor([list(episode) for episode in episodes], dtype=torch.float64, device="cpu")
 
 
 def unpack_episodes(saved: Tensor) -> list[Episode]:

@@ -99,13 +99,15 @@ def open_feed(
             make_stepper = partial(
                 _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
             )
-            with defaults.for_environments():
-                stepper = make_stepper()
-            kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
-            collector = kind(stepper, behaviour, lane, plan, progress, gate, defaults)
-            prepare = collector.prepare if saved is None else partial(resume, collector, saved)
-            return _prepare(collector, partial(prepare, torch_context))
+            with lane.collecting():  # environments are made on the device and the stream that they are stepped on
+                with defaults.for_environments():
+                    stepper = make_stepper()
+                kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
+                collector = kind(stepper, behaviour, lane, plan, progress, gate, defaults)
+                prepare = collector.prepare if saved is None else partial(resume, collector, saved)
+                return _prepare(collector, partial(prepare, torch_context))
 
+        lane.host_wait(lane.record())  # edge: called -> made
         driver = _make_driver(make_collector, progress, options)
     feed = _feed_of(driver, actor, lane, options.lag, progress, stream)
     register(sources, feed)

@@ -15,16 +15,17 @@ __all__ = ["EpisodeLog"]
 _KEPT_EPISODES = 100_000
 
 _KEPT_LATE = 64
-"""The number of fragments whose ends may be unread. The ends of earlier fragments are read even if nobody asks for
-them."""
+"""The number of fragments whose ends may be unread. The ends of earlier fragments are waited for even if nobody asks
+for them."""
 
 
 class EpisodeLog:
     """The last 100 000 episodes that have not been taken, in the order in which they were added.
 
     Those of environments in torch are many, so they are kept as the arrays of their fragment until they are taken. They
-    may come down behind their fragment: then they are read when they are asked for, or when 64 later fragments have
-    been added.
+    may come down behind their fragment. Those that have come down are read when another fragment is added, since their
+    memory on the host is needed again; those that have not are waited for when they are asked for, or when 64 later
+    fragments have been added.
 
     Attributes
     ----------
@@ -72,18 +73,19 @@ class EpisodeLog:
         return self.known_late_steps
 
     def _read(self, left: int) -> None:
-        """Read what comes late, but for the latest ``left`` fragments."""
-        if len(self._late) <= left:
-            return
-        with self._reading:
-            while len(self._late) > left:
-                try:
-                    episodes, steps = self._late.popleft().result()
-                except Exception as error:
-                    self._error = error
-                    raise
+        """Read what comes late, but of the latest ``left`` fragments only what has arrived, in order."""
+        if not self._late or not self._reading.acquire(blocking=len(self._late) > left):
+            return  # another thread is reading, and there is no need to wait for it
+        try:
+            while self._late and (len(self._late) > left or self._late[0].arrived()):
+                episodes, steps = self._late.popleft().result()
                 self._add_arrays(episodes)
                 self.known_late_steps += steps
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._reading.release()
 
     def kept(self) -> list[Episode]:
         """Return all episodes that were added as lists, and keep them. Another thread may take them meanwhile."""

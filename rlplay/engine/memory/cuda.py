@@ -154,6 +154,10 @@ class CudaLane(Lane):
                     break
                 _let_others_run()
 
+    def reached(self, event: Any) -> bool:
+        """Return whether an event has been reached, without a wait. Raises what work on the device has raised."""
+        return event is None or all(point.query() for _, point in event)
+
     def synchronize_collector(self) -> None:
         """Let the host wait until the collector's streams and those of the turns are idle."""
         for stream in [*self._turn_streams.values(), *self._streams.values()]:

@@ -56,13 +56,16 @@ class GraphCapture:
                 work()
                 graph.capture_end()
             except BaseException:
-                self._capturing[key] = _Capturing(stream, self._abandon(graph, pool, generators))
+                self._abandon(graph, pool, generators)
+                # A pool dies with its last graph, and the caller may drop earlier graphs of this attempt: so no later
+                # capture uses a stream or a pool of earlier ones. cuBLAS keeps its workspace for a stream, in a pool.
+                self._capturing.clear()
                 raise
         here.wait_stream(stream)
         return graph.replay
 
-    def _abandon(self, graph: torch.cuda.CUDAGraph, pool: Any, generators: Sequence[torch.Generator]) -> Any:
-        """End a capture that has failed, undo the state that torch leaves behind, and return a new memory pool."""
+    def _abandon(self, graph: torch.cuda.CUDAGraph, pool: Any, generators: Sequence[torch.Generator]) -> None:
+        """End a capture that has failed, and undo the state that torch leaves behind."""
         with suppress(Exception):
             graph.capture_end()  # raises if the capture was invalid or had ended; in both cases it has ended now
         core: Any = torch._C
@@ -71,14 +74,12 @@ class GraphCapture:
             end(self._device.index, pool)
             core._cuda_releasePool(self._device.index, pool)
         graph.reset()
-        pool = torch.cuda.graph_pool_handle()
         # up to torch 2.12 the generators stay in the state of a capture until one succeeds: capture a trivial graph
         with suppress(Exception):
             trivial = _registered(generators)
-            trivial.capture_begin(pool=pool, capture_error_mode="thread_local")
+            trivial.capture_begin(capture_error_mode="thread_local")  # in a pool of its own, which dies with it
             torch.zeros(1, device=self._device)
             trivial.capture_end()
-        return pool
 
 
 def _registered(generators: Sequence[torch.Generator]) -> torch.cuda.CUDAGraph:

@@ -3,9 +3,12 @@
 The engine is written in these verbs and does not depend on the kind of lane. This module must not name streams of any
 particular kind of device.
 
-Eight edges protect memory from being read or written at the wrong time. Each is named in a comment (``# edge: ...``) at
+Nine edges protect memory from being read or written at the wrong time. Each is named in a comment (``# edge: ...``) at
 the line that draws it:
 
+called -> made
+    The host waits for what the caller's stream has done so far, such as the copy of the actor and the memory of
+    environments that the caller has made, before environments are reset and the actor runs on the collector's stream.
 filled -> copy
     A host row is filled in before its copy is asked for.
 copied -> refill
@@ -149,6 +152,10 @@ class Lane:
 
     def host_wait(self, event: Any) -> None:
         """Let the host wait for an event. None is an event that has been reached."""
+
+    def reached(self, event: Any) -> bool:
+        """Return whether an event has been reached, without a wait. None is an event that has been reached."""
+        return True
 
     def synchronize_collector(self) -> None:
         """Let the host wait until all work of the collector's stream and of the streams of turns is done."""

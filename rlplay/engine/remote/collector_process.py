@@ -102,11 +102,13 @@ def make_collector(spec: CollectorSpec, progress: Progress, gate: Gate) -> MadeC
     lane = lane_between("cpu", spec.actor_device, torch.device("cpu"))
     behaviour = make_behaviour(spec.actor, lane, compile=spec.compile)
     spec.plan.entries.leave_warning()
-    with spec.defaults.for_environments():
-        envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=spec.columns.start)
-        introduction = send_spaces(envs.spaces)
-        stepper = InlineStepper([envs], spec.plan.groups)
-    collector = Collector(stepper, behaviour, lane, spec.plan, progress, gate, spec.defaults)
+    lane.host_wait(lane.record())  # edge: called -> made
+    with lane.collecting():
+        with spec.defaults.for_environments():
+            envs = EnvironmentList(spec.sources, spec.seeds, spec.plan.entries, progress, first=spec.columns.start)
+            introduction = send_spaces(envs.spaces)
+            stepper = InlineStepper([envs], spec.plan.groups)
+        collector = Collector(stepper, behaviour, lane, spec.plan, progress, gate, spec.defaults)
     return MadeCollector(collector, behaviour, lane, introduction)
 
 
@@ -144,7 +146,8 @@ class CollectorService:
 
     def resume(self, saved: bytes, torch_context: TorchContext) -> Prepared:
         """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
-        resume(self._collector, from_bytes(saved), torch_context)
+        with self._lane.collecting():
+            resume(self._collector, from_bytes(saved), torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)
 
     def state_dict(self, whole: bool) -> SavedState:

@@ -23,7 +23,7 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import fields_to_leaves, outcome_layout, state_layout
 from ..memory.slot import Blocks, RowLayout
 from .action_checks import NONE_WRONG, ActionCheck
-from .captured_step import CapturedStep
+from .captured_step import CapturedStep, HeldTensors
 from .ends import Ends, EndsOnDevice, EpisodeArrays, LateEnds
 from .finals import check_lasts, collect_final
 from .loop import Loop
@@ -87,6 +87,7 @@ class TensorCollector(Collector):
         lane.host_wait(lane.record())
         for environment, blocks in zip(stepper.environments, self._firsts, strict=True):
             environment.begin(tensor_rows(blocks)[0])
+            lane.borrow(HeldTensors(environment.instances).tensors)  # the caller may have made them on its own stream
         return LaidOut(state, outcome_layout(info), [])
 
     def _first_rows(self) -> list[Blocks]:
@@ -206,8 +207,6 @@ class TensorCollector(Collector):
                 final=plan.final,
             )  # fmt: skip
             self._ends = EndsOnDevice(plan.n_steps, stepper.groups[-1].stop, self._action_check, lane)
-            # `prepare` has allocated the recurrent states on the calling thread's stream; this stream reads them
-            lane.borrow([[group.hx for group in self._groups], [one.memory for one in self._firsts]])
         return self._memory, self._ends
 
 

@@ -136,7 +136,7 @@ class TensorEnvironment:
         first_obs = self._form.leaves(obs)
         self.device: torch.device = first_obs[0].device
         self._actions = ActionForm(self.act, self.device)
-        self._infos = InfoForm(entries, self.n_envs) if entries.entries else None
+        self._infos = InfoForm(entries, self.n_envs, self.device) if entries.entries else None
         self.capturable = bool(getattr(env, "capturable", False))
         self._first_obs = [leaf.detach().clone() for leaf in first_obs]  # the next step may overwrite them
         progress.doing = "getting ready"
@@ -192,9 +192,9 @@ class TensorEnvironment:
         result = call(self._env.step, self._actions.given(then.act))
         obs, reward, terminated, truncated, infos = self._split(result)
         leaves = self._form.leaves(obs)
-        then.rew.copy_(to_rewards(reward, self.n_envs))
-        then.terminated.copy_(to_flags(terminated, self.n_envs, "terminated"))
-        then.truncated.copy_(to_flags(truncated, self.n_envs, "truncated"))
+        then.rew.copy_(to_rewards(reward, self.n_envs, self.device))
+        then.terminated.copy_(to_flags(terminated, self.n_envs, "terminated", self.device))
+        then.truncated.copy_(to_flags(truncated, self.n_envs, "truncated", self.device))
         if self.mode == "NEXT_STEP":
             self._invalidate_resets(now, then)
         torch.logical_or(then.terminated, then.truncated, out=then.fin)
@@ -229,10 +229,10 @@ class TensorEnvironment:
         if len(result) == 5:
             return result[0], result[1], result[2], result[3], infos
         obs, reward, dones, _ = result
-        dones = to_flags(dones, self.n_envs, "dones")
+        dones = to_flags(dones, self.n_envs, "dones", self.device)
         if "time_outs" not in infos:
             return obs, reward, dones, torch.zeros_like(dones), infos
-        cut = to_flags(infos["time_outs"], self.n_envs, "infos['time_outs']")
+        cut = to_flags(infos["time_outs"], self.n_envs, "infos['time_outs']", self.device)
         return obs, reward, dones & ~cut, dones & cut, infos
 
     def _invalidate_resets(self, now: TensorRow, then: TensorRow) -> None:

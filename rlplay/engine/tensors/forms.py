@@ -24,6 +24,9 @@ from ..memory.layout import dtype_of
 __all__ = ["ActionForm", "InfoForm", "ObservationForm", "shown", "single_fields", "to_flags", "to_rewards"]
 
 
+_REMEDY = "Have the environment keep it there: a copy from another device at each step would make the host wait."
+
+
 def shown(value: Any) -> str:
     """Describe a value by its type, and a tensor by shape, dtype and device, without reading it."""
     if isinstance(value, Tensor):
@@ -31,34 +34,40 @@ def shown(value: Any) -> str:
     return f"{value!r:.80} ({type(value).__name__})"
 
 
-def to_rewards(value: Any, n: int) -> Tensor:
+def to_rewards(value: Any, n: int, device: torch.device) -> Tensor:
     """Return rewards as a tensor ``(n,)``; they may be ``(n,)`` or ``(n, 1)``, of any real dtype.
 
     Raises
     ------
     ValueError
-        They are not one number for each of the ``n`` parts.
+        They are not one number for each of the ``n`` parts, on the device of the observations.
     """
-    return _one_each(value, n, "the reward")
+    return _one_each(value, n, "the reward", device)
 
 
-def to_flags(value: Any, n: int, name: str) -> Tensor:
+def to_flags(value: Any, n: int, name: str, device: torch.device) -> Tensor:
     """Return flags as a bool tensor ``(n,)``; they may be ``(n,)`` or ``(n, 1)``, bools or numbers.
 
     Raises
     ------
     ValueError
-        There is not one flag for each of the ``n`` parts; the message calls them ``name``.
+        There is not one flag for each of the ``n`` parts, on the device of the observations; the message calls them
+        ``name``.
     """
-    flags = _one_each(value, n, f"`{name}`")
+    flags = _one_each(value, n, f"`{name}`", device)
     return flags if flags.dtype == torch.bool else flags != 0
 
 
-def _one_each(value: Any, n: int, name: str) -> Tensor:
+def _one_each(value: Any, n: int, name: str, device: torch.device) -> Tensor:
     if not isinstance(value, Tensor) or value.shape not in ((n,), (n, 1)) or value.dtype.is_complex:
         raise ValueError(
             f"expected {name} of the vector environment to be a tensor of one number for each of its {n} parts, of "
             f"shape ({n},) or ({n}, 1), got {shown(value)}."
+        )
+    if value.device != device:
+        raise ValueError(
+            f"expected {name} of the vector environment to be on {device}, where its observations are, got "
+            f"{shown(value)}. {_REMEDY}"
         )
     return value.reshape(n) if value.ndim == 2 else value
 
@@ -196,8 +205,8 @@ class ActionForm:
 class InfoForm:
     """Records entries of the infos, each a tensor for all parts or one number for all of them."""
 
-    def __init__(self, entries: Entries, n: int) -> None:
-        self._entries, self._n = entries, n
+    def __init__(self, entries: Entries, n: int, device: torch.device) -> None:
+        self._entries, self._n, self._device = entries, n, device
         self._paths = [(entry, entry.name.split(".")) for entry in entries.entries]
 
     def record(self, infos: Any, into: list[Tensor], recorded: Tensor | None, ended: Tensor | None) -> None:
@@ -213,7 +222,7 @@ class InfoForm:
         Raises
         ------
         ValueError
-            An entry is neither a tensor that fits nor a number.
+            An entry is neither a tensor that fits, on the device of the observations, nor a number.
         """
         last = infos.get("final_info") if ended is not None else None
         for (entry, path), leaf in zip(self._paths, into, strict=True):
@@ -244,6 +253,11 @@ class InfoForm:
         shape, field = (self._n, *entry.field.shape), entry.field
         if isinstance(value, bool | int | float) and field.accepts(np.asarray(value).dtype):
             return value
+        if isinstance(value, Tensor) and value.device != self._device:
+            raise ValueError(
+                f"info entry {entry.name!r}: expected a tensor on {self._device}, where the observations are, or a "
+                f"number for all parts, got {shown(value)}. {_REMEDY}"
+            )
         if isinstance(value, Tensor) and field.accepts(_numpy_dtype(value.dtype)):
             if tuple(value.shape) in (shape, field.shape):
                 return value.detach().expand(shape)

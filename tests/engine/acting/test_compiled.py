@@ -14,8 +14,9 @@ from tqdm import tqdm
 from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.acting.compile import inductor
-from rlplay.engine.acting.compile.draws import RecordedNoise
+from rlplay.engine.acting.compile.draws import Draw, RecordedNoise
 from rlplay.engine.acting.compile.graph import make_graph
+from rlplay.engine.acting.compile.step_checks import NoGraph
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.testing import CountingActor, LaggingLane
 from tests.support import collecting
@@ -538,3 +539,14 @@ def test_a_collector_process_says_why_its_step_runs_eagerly():
     feed.close()
     assert "since tracing it failed with" in str(warning.message)
     assert warning.filename == __file__
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_setting_the_global_state_back_is_noticed_whatever_the_default_device(device):
+    with torch.device(device):
+        noise, before = RecordedNoise(), torch.get_rng_state()
+        noise.draw(Draw("uniform_", torch.Size((2,)), torch.float32, (1,), from_global=True))
+        noise.check_global_state()
+        torch.set_rng_state(before)
+        with pytest.raises(NoGraph, match="sets its state"):
+            noise.check_global_state()

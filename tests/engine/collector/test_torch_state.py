@@ -10,11 +10,14 @@ import pytest
 import torch
 from gym.spaces import Box, Discrete
 from gym.vector import SyncVectorEnv
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, multi, same, single, threaded
 from rlplay.engine.rollout.evaluate import background, evaluate
+from tests.support.assertions import assert_same_bytes
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -260,6 +263,28 @@ def test_defaults_that_are_put_back_to_those_of_the_call_are_those_of_the_call()
             next(feed)
         with defaults(torch.float64, "meta"):
             assert (next(feed).state.obs[..., 5] == 1).all()
+
+
+class Samples(Settings):
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        logits = self.weight.expand(*fin.shape, 2)
+        return sampling.categorical(logits, generator=self.generator), (), {"value": logits[..., 0]}
+
+
+@pytest.mark.usefixtures("no_stock")
+def test_a_stream_is_saved_on_the_host_and_goes_on_whatever_the_default_device():
+    def collect(n, **options):
+        with same.rollout([Reports] * 2, Samples(), 7, **options) as feed:
+            return [next(feed) for _ in range(n)], feed.state_dict(), feed.episodes()
+
+    with defaults(device="meta"):
+        expected, _, played = collect(4, seed=0)
+        first, saved, _ = collect(2, seed=0)
+        assert {x.device.type for x in tree_leaves(saved) if isinstance(x, torch.Tensor)} == {"cpu"}
+        rest, _, others = collect(2, state=saved)
+    assert_same_bytes([*first, *rest], expected)
+    assert others == played
+    assert played
 
 
 class Learning:

@@ -1,7 +1,8 @@
 """The law, ownership of memory, the edges and captured steps on a GPU.
 
 On the lagging device the same code of the engine is tested in test_hazards.py and test_captured.py. These are the tests
-to run under ``TORCH_CUDA_SANITIZER=1``.
+to run under ``TORCH_CUDA_SANITIZER=1``, which looks at the operations of the main thread alone: at those of the
+collector in ``same``, but not in ``threaded``.
 """
 
 import threading
@@ -361,6 +362,32 @@ def test_where_capturing_fails_steps_run_eagerly(engine, monkeypatch):
         x += 1
     graph.replay()
     assert x.item() == 1
+
+
+@pytest.mark.parametrize("key", [0, 1])
+def test_a_capture_works_after_one_that_failed(key):
+    """With the key of the failed capture, and with that of an earlier graph, which is dropped after the failure."""
+    device = torch.device("cuda", 0)
+    lane, x, generator = CudaLane(device, device), torch.zeros(3, device=device), torch.Generator(device)
+
+    def adds():
+        x.add_(torch.ones_like(x))
+
+    def fails():
+        adds()
+        x.sum().item()
+
+    torch.cuda.synchronize()
+    with lane.collecting():
+        earlier = lane.capture(adds, [generator], 0)
+        with pytest.raises(RuntimeError):
+            lane.capture(fails, [generator], 1)
+        del earlier
+        again = lane.capture(adds, [generator], key)
+        for _ in range(3):
+            lane.launch(again)
+    torch.cuda.synchronize()
+    assert x.tolist() == [3.0] * 3
 
 
 def test_captured_steps_neither_synchronize_implicitly_nor_leak_memory(captures):

@@ -1,6 +1,7 @@
 """`compile=True` with environments on a device: captured steps equal eager ones bit for bit."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -125,6 +126,77 @@ def test_an_environment_that_cannot_be_captured_runs_eagerly_with_one_warning(ma
     told = [str(w.message) for w in caught if "compile=True" in str(w.message)]
     assert len(told) == bool(why)
     assert all("vector environment says that its step can be captured" in one and why in one for one in told)
+
+
+class ReadsWhileCaptured(CartPoleBatch):
+    def step(self, action):
+        action.sum().item()
+        return super().step(action)
+
+
+def test_a_failed_capture_leaves_the_torch_context_of_the_actor_as_it_was():
+    def fragments(**options):
+        with torch.autocast("cpu", torch.bfloat16):
+            actor = partial(ActorCritic, mlp(4, 8, 2), mlp(4, 8, 1))
+            return collect(same, lambda: ReadsWhileCaptured(6, limit=9), actor, **options)[0]
+
+    expected = fragments()
+    with pytest.warns(RuntimeWarning, match="it runs eagerly"):
+        got = fragments(compile=True, device=LaggingLane())
+    assert_same_bytes(got, expected)
+
+
+class Accumulates(Script):
+    """Adds up its rewards, in an attribute, in a dict of attributes, or in what it makes at its first step."""
+
+    def __init__(self, how, **options):
+        super().__init__(capturable=True, **options)
+        self.how, self.total, self.kept = how, torch.zeros(self.num_envs), {"total": torch.zeros(self.num_envs)}
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        if self.how == "an attribute":
+            self.total = self.total + reward
+        elif self.how == "in a dict":
+            self.kept["total"] = self.total = self.kept["total"] + reward
+        elif self.how == "made late":
+            if not hasattr(self, "late"):
+                self.late = torch.zeros_like(reward)
+            self.total.copy_(self.late.add_(reward))
+        else:
+            self.total.add_(reward)
+        return obs, self.total.clone(), *rest
+
+
+class Wrapped:
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+
+REBOUND = {"an attribute": "total", "in a dict": "kept.total", "made late": "late"}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("how", REBOUND)
+def test_an_environment_that_puts_tensors_in_the_place_of_its_own_runs_eagerly_with_one_warning(how, wrapped):
+    def make():
+        return Wrapped(Accumulates(how)) if wrapped else Accumulates(how)
+
+    fragments, episodes, _ = collect(same, make, CountingActor)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got, played, _ = collect(same, make, CountingActor, compile=True, device=LaggingLane())
+    assert_same_bytes(got, fragments)
+    assert played == episodes
+    (told,) = [str(w.message) for w in caught if "compile=True" in str(w.message)]
+    assert f"its step puts another tensor into `Accumulates.{REBOUND[how]}`" in told
+
+
+def test_an_environment_that_writes_into_its_tensors_is_captured():
+    assert check(partial(Accumulates, "in place"), CountingActor).n_steps == 2
 
 
 def test_on_the_host_the_actor_is_compiled_and_the_environment_is_not(monkeypatch):

@@ -114,6 +114,17 @@ def test_the_host_memory_for_ends_is_used_again():
     assert len(set(sizes)) == 1
 
 
+def test_the_host_memory_for_ends_is_used_again_although_nobody_asks_for_episodes():
+    lane = WatchedLane(haste=1.0)
+    with same.rollout(LivesOnDevice(lane, capturable=True), make_actor(), 8, seed=0, device=lane) as feed:
+        sizes, waits = [], []
+        for _ in range(8):
+            next(feed)
+            sizes.append(lane.counters.locked_bytes)
+            waits.append(lane.counters.host_waits)
+    assert len(set(sizes)) == len(set(waits)) == 1
+
+
 def test_episodes_that_nobody_asks_for_are_read_after_a_while(monkeypatch):
     monkeypatch.setattr("rlplay.engine.feed.episode_log._KEPT_LATE", 3)
     lane = WatchedLane()

@@ -30,37 +30,68 @@ def runs(draw):
     return lengths, rew, fin, valid
 
 
-@settings(deadline=None, max_examples=60)
-@given(runs())
-def test_ends_are_those_of_a_loop_over_transitions_however_fragments_are_cut(run):
-    lengths, rew, fin, valid = run
+def ends_of(rew, fin, valid, lengths):
+    """Return episodes and valid transitions of fragments, by `find_ends`, and the returns under way at the end."""
     n_envs = rew.shape[1]
-    expected, ret, stepno = [], np.zeros(n_envs), np.zeros(n_envs, int)
-    blocks_of, under_way, start = RowLayout.of(LAYOUT, {}, n_envs), torch.zeros(n_envs, dtype=torch.float64), 0
-    got, n_valid = [], 0
+    layout, under_way = RowLayout.of(LAYOUT, {}, n_envs), torch.zeros(n_envs, dtype=torch.float64)
+    got, n_valid, start, stepno = [], 0, 0, np.zeros(n_envs, int)
     for length in lengths:
-        blocks = Blocks(torch.zeros(1 + length, blocks_of.block.size, dtype=torch.uint8), blocks_of)
+        blocks = Blocks(torch.zeros(1 + length, layout.block.size, dtype=torch.uint8), layout)
         part = slice(start, start + length)
         for leaf, values in ((blocks.state.rew, rew), (blocks.state.fin, fin), (blocks.env.valid, valid)):
             leaf[1:] = torch.from_numpy(values[part])
         for t in range(length):
             blocks.state.stepno[t] = torch.from_numpy(stepno)
-            for j in range(n_envs):
-                if valid[start + t, j]:
-                    ret[j], stepno[j] = ret[j] + rew[start + t, j], stepno[j] + 1
-                    if fin[start + t, j]:
-                        expected.append(Episode(j + 7, ret[j], stepno[j]))
-                        ret[j], stepno[j] = 0.0, 0
+            stepno = np.where(valid[start + t], np.where(fin[start + t], 0, stepno + 1), stepno)
         ends = Ends.empty(length, n_envs, Place.HOST, LANE)
         ends.n_valid.zero_()
         find_ends(blocks, under_way, ends)
         got += ends.episodes(7)
         n_valid += int(ends.n_valid)
         start += length
+    return got, n_valid, under_way.numpy()
+
+
+def ends_by_loop(rew, fin, valid):
+    """Return the same by a loop over transitions."""
+    found, ret, stepno = [], np.zeros(rew.shape[1]), np.zeros(rew.shape[1], int)
+    for t, j in zip(*valid.nonzero(), strict=True):
+        ret[j], stepno[j] = ret[j] + rew[t, j], stepno[j] + 1
+        if fin[t, j]:
+            found.append(Episode(j + 7, ret[j], stepno[j]))
+            ret[j], stepno[j] = 0.0, 0
+    return found, valid.sum(), ret
+
+
+@settings(deadline=None, max_examples=60)
+@given(runs())
+def test_ends_are_those_of_a_loop_over_transitions_however_fragments_are_cut(run):
+    lengths, rew, fin, valid = run
+    got, n_valid, under_way = ends_of(rew, fin, valid, lengths)
+    expected, n_expected, ret = ends_by_loop(rew, fin, valid)
     assert [one._replace(ret=0.0) for one in got] == [one._replace(ret=0.0) for one in expected]
     np.testing.assert_allclose([one.ret for one in got], [one.ret for one in expected], rtol=0, atol=1e-9)
     np.testing.assert_allclose(under_way, ret, rtol=0, atol=1e-9)
-    assert n_valid == valid.sum()
+    assert n_valid == n_expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(runs(), st.integers(0, 2**32 - 1))
+def test_rewards_of_one_episode_do_not_change_the_returns_of_others(run, seed):
+    """Each episode has at most one reward that is not a small integer, so its sum is the same in any order."""
+    lengths, rew, fin, valid = run
+    random = np.random.default_rng(seed)
+    rew = random.integers(-9, 10, rew.shape).astype(np.float32)
+    has_one = np.zeros(rew.shape[1], bool)
+    for t in range(len(rew)):
+        given = ~has_one & (random.random(rew.shape[1]) < 0.5)
+        rew[t, given] = random.choice([np.inf, -np.inf, np.nan, 1e30, -3e38], given.sum())
+        has_one = (has_one | given) & ~(fin[t] & valid[t])
+    got, n_valid, under_way = ends_of(rew, fin, valid, lengths)
+    expected, n_expected, ret = ends_by_loop(rew, fin, valid)
+    np.testing.assert_array_equal(np.array(got), np.array(expected))
+    np.testing.assert_array_equal(under_way, ret)
+    assert n_valid == n_expected
 
 
 def arrays(first, n):

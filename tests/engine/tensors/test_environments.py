@@ -291,6 +291,8 @@ WRONG_STEPS = {
         "the reward .* 5 parts.* of shape (2,)",
     ),
     "reward that is no tensor": (lambda o, r, *rest: (o, 1.0, *rest), "the reward .* got 1.0 (float)"),
+    "reward on another device": (lambda o, r, *rest: (o, r.to("meta"), *rest), "the reward .* on cpu, .* Have"),
+    "flags on another device": (lambda o, r, e, *rest: (o, r, e.to("meta"), *rest), "`terminated` .* on cpu, .* Have"),
     "flags that are no tensors": (lambda o, r, e, *rest: (o, r, e.tolist(), *rest), "`terminated` .* (list)"),
     "observations of another shape": (lambda o, *rest: (o[:, :2], *rest), "obs: expected a tensor of 5 parts"),
     "observations of another dtype": (lambda o, *rest: (o.cdouble(), *rest), "obs: expected a tensor of 5 parts"),
@@ -314,6 +316,7 @@ def test_a_step_that_does_not_fit_is_refused(wrong):
         ({"inner": 1}, "dotted names"),
         (torch.zeros(N, 2), "got a tensor of shape (5, 2)"),
         (torch.zeros(3), "got a tensor of shape (3,)"),
+        (torch.zeros(N, device="meta"), "expected a tensor on cpu, where the observations are"),
     ],
 )
 def test_info_entries_that_are_no_tensors_are_refused(value, why):

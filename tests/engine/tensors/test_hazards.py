@@ -5,7 +5,9 @@ import threading
 import pytest
 import torch
 
+from rlplay import nested
 from rlplay.engine.collector.collector import Collector
+from rlplay.engine.memory.lane import Lane
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.tensors.collector import TensorCollector
 from rlplay.testing import LaggingLane
@@ -17,6 +19,7 @@ from tests.support.edges import (
     copied_on_consumer_stream,
     equal_tensors,
     filled_with_sevens,
+    the_host_does_not_wait_for_the_caller,
     the_host_does_not_wait_for_the_collector,
 )
 from tests.support.tensors import Script, ScriptActor
@@ -111,6 +114,72 @@ def test_no_memory_is_lost_over_many_fragments():
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
+def test_the_environments_memory_is_written_before_they_are_reset(engine, monkeypatch):
+    """Called -> made: the caller has just filled the environment's memory, on its own stream."""
+
+    def first_row(lane, take_out=lambda patch, lane: None):
+        env = Script()
+        parts = env.part.clone()
+        env.part.zero_()
+        lane.launch(lambda: env.part.copy_(parts))
+        with monkeypatch.context() as patch:
+            take_out(patch, lane)
+            feed = engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, device=lane)
+        with feed:
+            row = copied_on_consumer_stream(lane, next(feed).state.obs[0])
+            lane.host_wait(lane.record())
+        return row
+
+    expected = first_row(Lane(torch.device("cpu"), torch.device("cpu")))
+    assert equal_tensors(first_row(LaggingLane()), expected)
+    assert not equal_tensors(first_row(LaggingLane(), the_host_does_not_wait_for_the_caller), expected)
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_the_collectors_stream_borrows_the_memory_of_environments(engine, monkeypatch):
+    """Else memory that a step drops could be used again on the caller's stream before the step has read it."""
+    lane, borrowed, env = LaggingLane(), [], Script(in_place=True, obs="nested")
+    monkeypatch.setattr(lane, "borrow", lambda tree: borrowed.append((lane.current, nested.leaves(tree))))
+    with engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, device=lane):
+        ((stream, tensors),) = borrowed
+    assert stream is lane.collector
+    expected = [env.stepno, env.episode, env.last_act, env.part, env.ended, env._memory["code"]]
+    assert {id(x) for x in expected} == {id(x) for x in tensors}
+
+
+class NotesStreams(Script):
+    def __init__(self, lane):
+        super().__init__()
+        self.lane, self.streams = lane, [lane.current]
+
+    def reset(self, **options):
+        self.streams.append(self.lane.current)
+        return super().reset(**options)
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_environments_are_made_and_reset_and_the_actor_is_tried_out_on_the_collectors_stream(engine):
+    lane, made, tried = LaggingLane(), [], []
+
+    def make():
+        made.append(NotesStreams(lane))
+        return made[0]
+
+    class Tells(ScriptActor):
+        def forward(self, *args, **inputs):
+            tried.append(lane.current)
+            return super().forward(*args, **inputs)
+
+    with engine.rollout([make], Tells(Script()), N_STEPS, seed=0, device=lane) as feed:
+        n = len(tried)
+        with torch.autocast("cpu"):
+            next(feed)  # the actor is tried out again, in the consumer's thread
+    assert made[0].streams == [lane.collector] * 2
+    assert n
+    assert tried[: 2 * n] == [lane.collector] * 2 * n
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
 def test_an_error_of_an_environment_on_the_device_is_raised_once_something_waits(engine):
     class Fails(Script):
         def step(self, action):
@@ -120,6 +189,10 @@ def test_an_error_of_an_environment_on_the_device_is_raised_once_something_waits
 
     env = Fails()
     feed = engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=0, final=True, device=LaggingLane())
+    with pytest.raises(ArithmeticError, match="on the device"):
+        next(feed)
+    env = Fails()
+    feed = engine.rollout(env, ScriptActor(env), N_STEPS, seed=0, lag=0, device=LaggingLane(haste=1.0))
     with pytest.raises(ArithmeticError, match="on the device"):
         next(feed)
     env = Fails()

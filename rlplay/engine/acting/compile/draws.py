@@ -120,7 +120,7 @@ class RecordedNoise(Source):
             self.drawing = True
             if draw.from_global:
                 self.check_global_state()
-                torch.rand(())  # or it would not be noticed that the state is set back
+                torch.rand((), device="cpu")  # or it would not be noticed that the state is set back
                 self._global_state = torch.get_rng_state()
             self.tensors.append(draw._replace(from_global=False).take(self._source))
             self.drawing = False
