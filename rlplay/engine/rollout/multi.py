@@ -41,7 +41,9 @@ def rollout(
     """Collect fragments in ``n_actors`` processes of ``n_per_actor`` environments each.
 
     The parts of a fragment that the processes collect lie side by side, along the batch dimension. With equal ``lag``,
-    ``seed`` and number of torch threads the fragments are, bit for bit, those of ``same`` with ``groups=n_actors``.
+    ``seed`` and number of torch threads the fragments are, bit for bit, those of ``same`` with ``groups=n_actors``,
+    unless the actor's step changes its own buffers or attributes (a counter, running statistics): each process has a
+    copy of the actor, while the groups of ``same`` share one.
 
     Parameters
     ----------
