@@ -30,6 +30,13 @@ def test_the_line_of_several_runs_is_their_mean_where_all_have_one():
     figure.draw_without_rendering()
 
 
+def test_runs_that_have_no_step_in_common_have_no_line():
+    runs = [(np.arange(10, 20), np.zeros(10)), (np.arange(100, 110), np.ones(10))]
+    (axes,) = learning_curves([Curves("", {"ours": runs}, window=5)]).axes
+    assert not axes.lines
+    assert not axes.collections
+
+
 def test_a_name_has_one_colour_and_panels_may_lack_it():
     run = (np.arange(5), np.arange(5.0))
     panels = [Curves("a", {"x": [run], "y": [run]}, 1), Curves("b", {"y": [run]}, 1), Curves("c", {"x": [run]}, 9)]

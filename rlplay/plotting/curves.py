@@ -150,7 +150,10 @@ def _draw_curves(axes: Axes, panel: Curves, colours: Mapping[str, str]) -> None:
         means = [_mean_at_steps(*run, panel.window) for run in runs if len(np.asarray(run[1])) >= panel.window]
         if not means:
             continue
-        grid = np.linspace(max(x[0] for x, _ in means), min(x[-1] for x, _ in means), 200)
+        begin, end = max(x[0] for x, _ in means), min(x[-1] for x, _ in means)
+        if begin > end:
+            continue  # there is no step at which all runs have a mean
+        grid = np.linspace(begin, end, 200)
         curves = np.array([np.interp(grid, x, y) for x, y in means])
         axes.plot(grid, curves.mean(axis=0), color=colours[name], linewidth=2, label=name)
         axes.fill_between(grid, curves.min(axis=0), curves.max(axis=0), color=colours[name], alpha=0.2, linewidth=0)

@@ -89,7 +89,7 @@ def gather_transitions(store: Store, ids: Tensor, weight: Tensor, *, n_steps: in
     taken = _rows(env.valid, those) & (t + steps < store.n_steps)
     taken[1:] &= ~ended[:-1]
     taken = taken.cumprod(dim=0) > 0
-    m = taken.sum(dim=0)
+    m = taken.sum(dim=0).clamp(min=1)  # 0 only where the buffer holds nothing valid, and weights are zero
 
     end = t + m - 1
     last = step(end)

@@ -190,7 +190,7 @@ class Buffer:
         n_issued = sampler.n_issued
 
         def batches() -> Iterator[tuple[Store, Tensor, Tensor]]:
-            for chosen in ids.split(n):
+            for chosen in ids.split(n) if len(ids) else ():
                 if sampler.n_issued != n_issued or self._contents()[1] is not sampler:
                     raise RuntimeError(
                         "The buffer has changed since this pass over it began: finish the pass before the next "

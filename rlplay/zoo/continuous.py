@@ -177,13 +177,16 @@ class RecurrentCritics(Critics):
 
 
 class _Memory(BaseActorModule):
-    """Computes features of the history: observations, and the actions that led to them."""
+    """Computes features of the history: observations, and the actions of the same episode that led to them."""
 
     def __init__(self, core: nn.LSTM | nn.GRU) -> None:
         super().__init__()
         self.core = core
 
-    def forward(self, obs: Tensor, *, act: Tensor, hx: Nested = None, **ignored: Any) -> tuple[Tensor, Nested, Tensor]:
+    def forward(
+        self, obs: Tensor, *, act: Tensor, fin: Tensor, hx: Nested = None, **ignored: Any
+    ) -> tuple[Tensor, Nested, Tensor]:
         """Return the actions unchanged, the recurrent state and the features."""
-        features, hx = self.core(torch.cat([obs, act.to(obs.dtype)], dim=-1), hx)
+        before = act.to(obs.dtype).masked_fill(fin.unsqueeze(-1), 0)  # no action has led to the first observation
+        features, hx = self.core(torch.cat([obs, before], dim=-1), hx)
         return act, hx, features

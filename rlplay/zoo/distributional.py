@@ -49,7 +49,7 @@ class CategoricalQNetwork(Modular):
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Choose the best or a random action for each row, and return it with logits and means."""
         logits = self.logits(features)
-        q = logits.softmax(dim=-1) @ self.atoms
+        q = (logits.to(self.atoms.dtype).softmax(dim=-1) * self.atoms).sum(dim=-1)  # autocast rounds no sum
         return _epsilon_greedy(self, q, self.epsilon), {"q": q, "q_logits": logits}
 
 

@@ -97,6 +97,33 @@ def test_c51_equals_algorithm_1(double, with_target):
     exactly(info["q"], chosen.mean().detach())
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_autocast_rounds_no_mean_of_a_distribution(double):
+    """As where the networks are evaluated under autocast, and give logits in float32."""
+    atoms = torch.linspace(0, 100, 51)
+    batch, actor = nested.map(lambda x: x.float() if x.is_floating_point() else x, random_batch(0, 64)), Told(atoms)
+    expected = c51.replayed(batch, actor, target=actor, atoms=atoms, double=double)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = c51.replayed(batch, actor, target=actor, atoms=atoms, double=double)
+        _, _, info = actor(batch.state.obs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(info["q"], (info["q_logits"].softmax(-1) * atoms).sum(-1), rtol=1e-5, atol=1e-4)
+
+
+class Told(CategoricalQNetwork):
+    """Its logits are in float32, whatever autocast says."""
+
+    def __init__(self, atoms):
+        super().__init__(nn.Identity(), atoms, epsilon=0.0)
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(2, A * len(atoms)))
+
+    def react(self, features):
+        with torch.autocast("cpu", enabled=False):
+            logits = (features.float() @ self.table).unflatten(-1, (A, len(self.atoms)))
+        return super().react(logits)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(-9.0, [1, 0, 0]), (9.0, [0, 0, 1]), (0.5, [0, 0.5, 0.5]), (-1.0, [1, 0, 0]), (0.75, [0, 0.25, 0.75])],

@@ -75,7 +75,9 @@ def memory_rows(critic, fragment, burn_in=0):
     if isinstance(final, Final):
         x_final = torch.cat([final.obs, state.act[final.t + 1, final.b]], -1)
     hx = torch.zeros(1, state.fin.shape[1], 5, dtype=torch.float64)
-    return run(critic.memory.core, torch.cat([state.obs, state.act], -1), x_final, fragment, hx, burn_in)
+    hx = torch.zeros(1, state.fin.shape[1], 5, dtype=torch.float64)
+    before = torch.where(state.fin[..., None], 0, state.act)  # an action of the previous episode is not remembered
+    return run(critic.memory.core, torch.cat([state.obs, before], -1), x_final, fragment, hx, burn_in)
 
 
 def soft(actor, features):

@@ -13,6 +13,7 @@ import torch
 from rlplay import nested
 from rlplay.engine.rollout import same
 from rlplay.replay import Prioritized, Uniform
+from rlplay.replay.batches import gather_transitions
 from rlplay.replay.indices import IndexSampler
 from rlplay.testing import CountingActor, LedgerEnv, decode
 from tests.support.replay import (
@@ -504,3 +505,15 @@ def test_a_buffer_without_valid_items_refuses_to_sample(sequences):
     assert len(buffer) == T * B
     with pytest.raises(RuntimeError, match="no transition that the buffer holds is valid"):
         draw(Uniform, buffer, 3)
+    assert list(buffer.epoch_of_sequences(3) if sequences else buffer.epoch(3, gamma=GAMMA)) == []
+
+
+def test_on_a_device_a_sample_without_valid_items_has_no_weight_and_reads_no_row_outside_of_the_buffer():
+    """On the host it is refused."""
+    buffer = Uniform(CAPACITY)
+    buffer.commit(make_fragment(0, valid=0.0))
+    store, _ = buffer._contents()
+    ids = torch.tensor([0, B - 1, 0])
+    batch = gather_transitions(store, ids, torch.zeros(3), n_steps=3, gamma=GAMMA)
+    assert (batch.weight == 0).all()
+    assert torch.equal(batch.state.stepno[0], make_fragment(0, valid=0.0).state.stepno[0, [0, B - 1, 0]])

@@ -49,7 +49,8 @@ def replayed(
         Networks with the info above, without recurrent state. ``target=None``: the actor.
     atoms : float tensor, ``(n,)``
         The returns that are possible: at least two, rising in equal steps. Not checked, since the host would have to
-        wait for the device. Larger and smaller returns count as the last and the first atom.
+        wait for the device. Larger and smaller returns count as the last and the first atom. They should be on the
+        device of the networks, as the buffer ``actor.atoms`` is: a copy of them makes the host wait.
     double : bool
         Whether the actor, not the target network, chooses the next action.
 
@@ -79,14 +80,20 @@ def replayed(
     with torch.no_grad():
         following = log_p_of(actor if target is None else target).exp()
         chooser = log_p_of(actor).exp() if double and target is not None else following
-        p = chosen_of(following, (chooser @ atoms).argmax(dim=-1))
+        p = chosen_of(following, _means(chooser, atoms).argmax(dim=-1))
         # without a next state, all of Z times zero: any distribution will do, but no NaN
         p = torch.where((batch.discount == 0).unsqueeze(-1), 1 / len(atoms), p)
         m = project(p, batch.rew.unsqueeze(-1) + batch.discount.unsqueeze(-1) * atoms, atoms)
     kl = (torch.xlogy(m, m) - m * log_p).sum(dim=-1)
     # rounding may make the divergence of almost equal distributions negative, which no priority may be
-    info = {"kl": kl.squeeze(0).clamp(min=0), "q": (log_p.exp() @ atoms).mean(), "target": (m @ atoms).mean()}
+    q, aim = _means(log_p.exp(), atoms).mean(), _means(m, atoms).mean()
+    info = {"kl": kl.squeeze(0).clamp(min=0), "q": q, "target": aim}
     return weighted_mean(kl, batch.weight), {name: x.detach() for name, x in info.items()}
+
+
+def _means(p: Tensor, atoms: Tensor) -> Tensor:
+    """Return the means of distributions; not by a matrix product, for which autocast would round to 8 bits."""
+    return (p * atoms).sum(dim=-1)
 
 
 def project(p: Tensor, values: Tensor, atoms: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ def critic_loss(
     critic, target : torch.nn.Module
         The critics ``Q`` and their slow copies ``Q'``.
     low, high : float, or float tensors that broadcast to the action
-        The bounds of the action space, finite, since the noise is scaled by them.
+        The bounds of the action space, finite, since the noise is scaled by them. Tensors should be on the device of
+        the actions: a copy of them makes the host wait.
     noise, noise_clip : float >= 0
         The standard deviation and the bound of the noise that smooths the targets, for actions in (-1, 1).
     generator : torch.Generator, optional
@@ -256,11 +257,18 @@ def _smoothing(
 
     def smoothed(act: Tensor) -> Tensor:
         drawn = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=generator)
-        upper, lower = (torch.as_tensor(x, dtype=act.dtype, device=act.device) for x in (high, low))
+        upper, lower = (_as_bound(x, act) for x in (high, low))
         by = (drawn * noise).clamp(-noise_clip, noise_clip) * ((upper - lower) / 2)
         return torch.minimum(torch.maximum(act + by, lower), upper)
 
     return smoothed
+
+
+def _as_bound(x: float | Tensor, act: Tensor) -> Tensor:
+    """Return a bound as a tensor on the device of the actions; to copy a number there would make the host wait."""
+    if isinstance(x, Real):
+        return torch.full((), float(x), dtype=act.dtype, device=act.device)
+    return torch.as_tensor(x, dtype=act.dtype, device=act.device)
 
 
 def _deterministic(actor: Actor, batch: Batch, state: Nested) -> Nested:

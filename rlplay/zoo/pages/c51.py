@@ -44,7 +44,7 @@ def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 100_000) -> Trai
                 target.load_state_dict(actor.state_dict())
             for _ in range(32):  # one update for four steps
                 batch = buffer.sample(128, n_steps=5, gamma=0.99)
-                loss, _ = c51.replayed(batch, actor, target=target, atoms=atoms)
+                loss, _ = c51.replayed(batch, actor, target=target, atoms=actor.atoms)
                 optim.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(actor.parameters(), 10.0)

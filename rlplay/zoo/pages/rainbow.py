@@ -51,7 +51,7 @@ def train(env: str = "CartPole-v1", seed: int = 0, steps: int = 100_000) -> Trai
                 resample(actor)  # also for the behaviour copy, which explores by this noise
                 resample(target)
                 batch = buffer.sample(128, n_steps=5, gamma=0.99, beta=0.4 + 0.6 * done)
-                loss, info = c51.replayed(batch, actor, target=target, atoms=atoms)
+                loss, info = c51.replayed(batch, actor, target=target, atoms=actor.atoms)
                 optim.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(actor.parameters(), 10.0)
