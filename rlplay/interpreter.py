@@ -1,6 +1,6 @@
-"""Facts about the interpreter: whether a lock lets only one thread at a time run Python, and how many cores it may use.
+"""Facts about the interpreter (its lock, its cores, closed standard streams), and what child interpreters are given.
 
-The only module that asks for the lock. Imports nothing of ``rlplay``.
+The only module that asks whether a lock lets only one thread at a time run Python. Imports nothing of ``rlplay``.
 """
 
 from __future__ import annotations
@@ -8,8 +8,16 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from multiprocessing.process import ORIGINAL_DIR  # type: ignore[attr-defined]
 
-__all__ = ["has_lock", "is_free_threaded_build", "options_for_children", "usable_cores"]
+__all__ = [
+    "cover_closed_streams",
+    "has_lock",
+    "is_free_threaded_build",
+    "options_for_children",
+    "preamble_of_children",
+    "usable_cores",
+]
 
 
 def has_lock() -> bool:
@@ -33,6 +41,29 @@ def options_for_children() -> list[str]:
     """
     choice = sys._xoptions.get("gil")
     return [] if choice is None else ["-X", "gil" if choice is True else f"gil={choice}"]
+
+
+def preamble_of_children() -> str:
+    """Return the statements by which a child interpreter gets the arguments and the search path of this one.
+
+    As for the children of ``multiprocessing``, the entry ``''`` is the folder that the program was started in: it may
+    have changed its folder since. What is no string is left out, as Python itself does.
+    """
+    path = [one or ORIGINAL_DIR or "" for one in sys.path if isinstance(one, str)]
+    arguments = [one for one in getattr(sys, "argv", ()) if isinstance(one, str)]
+    return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {arguments!r}; "
+
+
+def cover_closed_streams() -> list[int]:
+    """Open the null device in place of each standard stream that is closed; return the numbers of these descriptors.
+
+    What is opened afterwards gets no number of a standard stream, to which libraries in other languages write.
+    """
+    covered = list[int]()
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        covered.append(fd)
+    os.close(fd)
+    return covered
 
 
 def usable_cores() -> int:

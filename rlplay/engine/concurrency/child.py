@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
-from ...interpreter import options_for_children
+from ...interpreter import cover_closed_streams, options_for_children, preamble_of_children
 from .channel import Closed
 from .link import Link
 
@@ -86,6 +86,8 @@ class Child:
         data = cloudpickle.dumps((target, args))
         # the first stack closes what only the child needs, at any rate; the second one all else, if something fails
         with ExitStack() as childs, ExitStack() as on_error:
+            for fd in cover_closed_streams():
+                childs.callback(os.close, fd)
             ours, theirs = socket.socketpair()
             on_error.enter_context(ours)
             childs.enter_context(theirs)
@@ -96,12 +98,9 @@ class Child:
             arguments.write(data)
             arguments.seek(0)
             fds = theirs.fileno(), child_end, arguments.fileno()
-            boot = (
-                f"import sys; sys.path[:] = {[one for one in sys.path if isinstance(one, str)]!r}; "
-                f"from rlplay.engine.concurrency.child_main import main; main{(*fds, os.getpid())}"
-            )
+            main = f"from rlplay.engine.concurrency.child_main import main; main{(*fds, os.getpid())}"
             self._process = subprocess.Popen(
-                [sys.executable, *options_for_children(), "-c", boot],
+                [sys.executable, *options_for_children(), "-c", preamble_of_children() + main],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
                 start_new_session=True,  # so that Ctrl-C interrupts only the parent, from the very first moment

@@ -18,6 +18,7 @@ import sys
 import threading
 from contextlib import suppress
 
+from ...interpreter import cover_closed_streams
 from .link import Disconnected, Link
 
 __all__ = ["main"]
@@ -26,6 +27,7 @@ __all__ = ["main"]
 def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     """Run the target in a child process of the process ``parent``; returning ends the child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cover_closed_streams()
     atexit.register(_flush_files)  # the first one registered is the last one called
     for fd in (link_fd, pipe_fd):
         os.set_inheritable(fd, False)  # a program that an environment starts must not keep the link open

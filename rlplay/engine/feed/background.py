@@ -131,7 +131,7 @@ class Background(Driver):
                 f"the feed belongs to process {self._pid}, and this is a fork of it, which has neither the feed's "
                 "thread nor its processes: call `rollout` in this process."
             )
-        if self._gate.is_inside():
+        if self.is_inside():
             return "next() was called by one of the feed's own environments, or by its actor."
         return super().why_take_would_hang()
 

@@ -98,8 +98,23 @@ class Driver(ABC):
         """Close the collector; return what went wrong. May be called by a finalizer, in any thread."""
 
     def paused(self) -> AbstractContextManager[None]:
-        """Return a context manager that keeps the collector paused between two steps inside its ``with`` block."""
+        """Return a context manager that keeps the collector paused between two steps inside its ``with`` block.
+
+        Raises
+        ------
+        RuntimeError
+            The collector itself would wait, as in a call by one of its environments.
+        """
+        if self.is_inside():
+            raise RuntimeError(
+                "pause() was called by one of the feed's own environments, or by its actor: the pause would begin at "
+                "the end of that very step. Pause in the thread that calls next()."
+            )
         return self._gate.held(self._timeout, lambda: str(self._progress))
+
+    def is_inside(self) -> bool:
+        """Return whether the calling thread is collecting at this moment, as inside of a step of an environment."""
+        return self._gate.is_inside()
 
     def why_take_would_hang(self) -> str | None:
         """Return why :meth:`take` would wait for ever in the calling thread; None if it would not."""
@@ -122,6 +137,7 @@ class Inline(Driver):
         super().__init__(progress, self.stop_timeout)
         self._tokens: deque[Token] = deque()
         self._collecting = threading.RLock()
+        self._collecting_thread: int | None = None
         self._handing_over = threading.RLock()
         self._close_after_take = False
         """Whether the thread that uses the collector has to close it afterwards, since :meth:`stop` timed out.
@@ -157,11 +173,17 @@ class Inline(Driver):
             with self._collecting:
                 try:
                     self._gate.enter()
+                    self._collecting_thread = threading.get_ident()
                     return work()
                 finally:
+                    self._collecting_thread = None
                     self._gate.leave()
         finally:
             self._close_if_left()
+
+    def is_inside(self) -> bool:
+        """Return whether the calling thread is collecting at this moment, as inside of a step of an environment."""
+        return self._collecting_thread == threading.get_ident()
 
     def wake(self) -> None:
         """Do nothing: a consumer in another thread stops before the next step."""

@@ -232,7 +232,7 @@ def _check_workers(options: Options, sources: Sequence[Any]) -> None:
 def check_timeouts(**seconds: float) -> None:
     """Raise ValueError if one of these times is not a positive number of seconds."""
     for name, value in seconds.items():
-        if not isinstance(value, Real) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
             raise ValueError(f"`{name}` must be a positive number of seconds, got {value!r}; math.inf waits for ever.")
 
 

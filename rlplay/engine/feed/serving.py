@@ -29,8 +29,7 @@ def close_older_feeds(sources: Iterable[Any], *, stacklevel: int) -> None:
     ``stacklevel`` is that of :func:`warnings.warn`, called from here: the warning is to show the user's line.
     """
     for j, source in enumerate(sources):
-        older = _open_feed_of(source)
-        if older is not None:
+        while (older := _open_feed_of(source)) is not None:  # a vector environment may have several inside
             older.close()
             warnings.warn(
                 f"{_name(source)} {j} still served an open feed, which is closed now: an environment serves one feed.",

@@ -385,6 +385,17 @@ def test_factories_and_other_environments_are_evaluated_beside_a_feed():
         next(feed)
 
 
+def test_a_rollout_over_a_vector_environment_closes_the_feeds_of_all_environments_inside():
+    actor, one, other = GreedyInEvalMode(), Plain(), Plain()
+    older = [same.rollout([env], actor, 3) for env in (one, other)]
+    with pytest.warns(RuntimeWarning, match="vector environment 0 still served") as caught:
+        feed = same.rollout(gymnasium.vector.SyncVectorEnv([lambda: one, lambda: other]), actor, 3)
+    with feed:
+        assert len(caught) == 2
+        assert not any(each.open for each in older)
+        next(feed)
+
+
 def test_a_rollout_over_an_environment_in_a_wrapper_closes_the_older_feed_with_a_warning():
     envs, actor = lengths(), GreedyInEvalMode()
     older = same.rollout(envs, actor, 3)

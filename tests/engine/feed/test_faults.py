@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import signal
 import threading
 import traceback
@@ -272,6 +273,27 @@ def test_an_environment_in_a_background_collector_that_calls_next_is_refused(thr
         next(feed)
     assert "environment 0, in env.step" in caught.value.__notes__[0]
     assert not collector_threads()
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        same.rollout,
+        partial(threaded.rollout, timeout=math.inf),
+        partial(threaded.rollout, timeout=math.inf, workers=2, worker="thread"),
+    ],
+)
+def test_an_environment_that_pauses_its_own_feed_is_refused_at_once(engine):
+    def pause():
+        with feed.pause():
+            pass
+
+    script = Script()
+    feed = engine([ScriptedEnv(script), ScriptedEnv()], ScriptedActor(), T)
+    script.at("step", 2, pause)
+    with pytest.raises(RuntimeError, match=r"pause\(\) was called by one of the feed's own environments") as caught:
+        next(feed)
+    assert "environment 0, in env.step" in caught.value.__notes__[0]
 
 
 # environments that were made for a feed are closed with it

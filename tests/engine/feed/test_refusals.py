@@ -425,7 +425,7 @@ def test_more_groups_than_environments_are_refused(refuses):
 
 
 @pytest.mark.parametrize("name", ["timeout", "start_timeout"])
-@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), True])
 def test_a_timeout_that_is_not_positive_is_refused(name, seconds):
     env = ScriptedEnv()
     with pytest.raises(ValueError, match=f"`{name}` must be a positive number of seconds, got {seconds}"):
