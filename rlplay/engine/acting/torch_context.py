@@ -9,11 +9,13 @@ inference mode. So an environment that is written in torch does the same in ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ...contexts import contextmanager
 
 __all__ = ["TorchContext", "TorchDefaults"]
 

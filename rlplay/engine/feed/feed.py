@@ -12,13 +12,13 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 
 from ... import nested
+from ...contexts import contextmanager
 from ...nested import Nested
 from ..collector.messages import Delivery, Token
 from ..concurrency.channel import Closed

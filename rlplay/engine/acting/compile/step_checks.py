@@ -10,7 +10,6 @@ import itertools
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ....contexts import contextmanager
 from .... import nested
 from ....nested import Nested
 from ....process_state import generators_held
