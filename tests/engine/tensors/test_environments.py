@@ -59,6 +59,19 @@ def test_in_a_list_each_environment_is_a_group_with_the_seeds_of_its_parts(engin
         assert got[1] == episodes
 
 
+def test_environments_that_release_the_interpreter_lock_are_never_taken_through_the_host_either():
+    def envs():
+        found = [Script(n, declared=False) for n in (2, 4)]
+        for env in found:
+            env.releases_interpreter_lock = True
+        return found
+
+    expected = collect(same, envs(), final=True, lag=1, autoreset="SAME_STEP")
+    got = collect(threaded, envs(), final=True, lag=1, autoreset="SAME_STEP")
+    assert_same_bytes(got[0], expected[0])
+    assert got[1] == expected[1]
+
+
 def columns_of(fragment, part):
     def cut(tree):
         return nested.map(lambda x: x[:, part], tree)
