@@ -227,7 +227,7 @@ class VectorEnvironment:
         """Write the true last observations: from the info in SAME_STEP, else from the observations of this step."""
         if self._mode == "SAME_STEP":
             for j in ended:
-                last_obs = autoreset.last_observation(info, j)
+                last_obs = autoreset.last_observation(info, j, self._obs_description)
                 parts = spaces.cast(self._obs_description, last_obs, f"final_obs[{j}]")
                 for leaf, part in zip(leaves, parts, strict=True):
                     leaf[j] = part
