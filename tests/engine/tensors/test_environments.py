@@ -23,7 +23,7 @@ from tests.support.tensors import N, Script, ScriptActor
 from tests.support.threads import InThread
 
 MODES = ("SAME_STEP", "NEXT_STEP", "DISABLED")
-INFO = {"speed": float, "place": np.zeros(2, np.int32), "all": np.float32, "deep.code": np.float32, "never": bool}
+INFO = {"speed": float, "place": np.zeros(2, np.int64), "all": np.float32, "deep.code": np.float32, "never": bool}
 
 engines = pytest.mark.parametrize("engine", [same, threaded])
 
@@ -335,6 +335,28 @@ def test_info_entries_that_are_no_tensors_are_refused(value, why):
 
     with pytest.raises(ValueError, match=re.escape(why)):
         collect(same, Altered(alter), info=("wrong",))
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [(torch.arange(N), np.int32), (torch.arange(N).short(), np.int8), (2**31, np.int32), (-1, np.uint8), (0.5, int)],
+)
+def test_info_entries_that_their_dtype_may_not_hold_are_refused(value, form):
+    def alter(*answer):
+        return *answer[:-1], {"wrong": value}
+
+    with pytest.raises(ValueError, match=f"whose values {np.dtype(form)} can hold, got "):
+        collect(same, Altered(alter), info={"wrong": form})
+
+
+def test_info_entries_that_their_dtype_holds_are_recorded():
+    def alter(*answer):
+        return *answer[:-1], {"byte": 255, "wide": torch.arange(N).int(), "real": torch.arange(N)}
+
+    fragments, _ = collect(same, Altered(alter), info={"byte": np.uint8, "wide": np.int64, "real": np.float32})
+    info = fragments[0].env.info
+    assert (info["byte"] == 255).all()
+    assert info["wide"][0].tolist() == info["real"][0].tolist() == list(range(N))
 
 
 def test_an_environment_that_does_not_say_when_it_resets_is_refused_without_the_keyword():
