@@ -297,4 +297,4 @@ class _NotAskedError(Exception):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
-        self.error = error
+        self.error = RuntimeError(f"asking raised {error!r}.") if isinstance(error, StopIteration) else error
