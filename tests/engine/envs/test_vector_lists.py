@@ -283,6 +283,14 @@ def test_what_does_not_go_together_is_refused_at_the_call(engine):
     refuses(TypeError, "environment 0 of `envs` is a vector", [make_cartpoles, lambda: gymnasium.make("CartPole-v1")])
 
 
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 2, "worker": "thread"}, {"worker": "fibre"}])
+def test_workers_are_refused_at_the_call(options):
+    for cls in (SyncVectorEnv, ReleasesLock):
+        envs = [make_cartpoles(cls=cls) for _ in range(2)]
+        with pytest.raises(ValueError, match="`workers` are for a list of environments|`worker` must be"):
+            threaded.rollout(envs, make_actor(), 9, **options)
+
+
 def test_a_hanging_vector_environment_is_named(monkeypatch):
     class Hangs(SyncVectorEnv):
         def step(self, actions):
