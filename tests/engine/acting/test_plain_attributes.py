@@ -380,6 +380,12 @@ def test_a_refused_step_is_tried_again_only_if_an_attribute_that_it_reads_change
             actor.count += 1
             next(feed)
         assert len(tried) == so_far + 6 * steps
+        for k in range(30):
+            actor.eps = k / 32
+            assert (next(feed).actor["shown"] == k / 32).all()
+            if k == 25:
+                so_far = len(tried)
+        assert len(tried) == so_far + 4 * steps
 
 
 def test_a_compiled_step_in_another_process_is_not_frozen_either():

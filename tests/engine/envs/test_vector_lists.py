@@ -287,7 +287,7 @@ def test_what_does_not_go_together_is_refused_at_the_call(engine):
 def test_workers_are_refused_at_the_call(options):
     for cls in (SyncVectorEnv, ReleasesLock):
         envs = [make_cartpoles(cls=cls) for _ in range(2)]
-        with pytest.raises(ValueError, match="`workers` are for a list of environments|`worker` must be"):
+        with pytest.raises(ValueError, match=r"`workers` are for a list of environments|`worker` must be"):
             threaded.rollout(envs, make_actor(), 9, **options)
 
 

@@ -232,15 +232,16 @@ class CompiledBehaviour(Behaviour):
         step = self._try_to_trace(modes)
         reads = self._watch.reads(self._twin, lambda: self._try_to_trace(modes).outcome == step.outcome)
         step = step._replace(reads=reads)
-        before, seen = self._latest.get(modes, (TracedStep({}), NO_CHANGES))
-        changed = changed_since(plain, seen, reads) if before.graphs else []
-        often = self._retraces.count(changed, altered=before.outcome != step.outcome)
+        before, seen = self._latest.get(modes, (step, plain))
+        altered, warning = before.outcome != step.outcome, ""
+        often = self._retraces.count(changed_since(plain, seen, reads), altered=altered)
         if often:
             self._eager_for_ever = True
-            step = TracedStep({}, "a plain attribute of it changes often", reads)
-            self.eager_because = advise_buffer(often, "from now on")
+            if before.graphs or step.graphs:  # else it runs eagerly already, for another reason
+                step = TracedStep({}, "a plain attribute of it changes often", reads)
+                self.eager_because = warning = advise_buffer(often, "from now on")
         self._steps.put(modes, plain, reads, step)
-        return step, self.eager_because if often else ""
+        return step, warning
 
     def _try_to_trace(self, modes: Modes) -> TracedStep:
         """Trace the step as the twin is now, for each width of a group, virtual and not; note why if that fails."""
