@@ -14,11 +14,12 @@ import gc
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+
+from .contexts import contextmanager
 
 __all__ = ["compiling", "draw_seed", "garbage_collector_off", "generators_held", "global_generator_kept"]
 
@@ -46,8 +47,13 @@ def generators_held() -> Iterator[None]:
 @contextmanager
 def global_generator_kept(device: torch.device) -> Iterator[None]:
     """Restore torch's global random generators (of the CPU, and of ``device``) at the end of the block."""
-    with generators_held(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+    with generators_held():
+        kept = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        kept.__enter__()
+        try:
+            yield
+        finally:
+            kept.__exit__(None, None, None)  # without the exception: see `contexts`
 
 
 def draw_seed() -> int:

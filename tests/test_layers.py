@@ -13,7 +13,7 @@ import rlplay
 ROOT = Path(rlplay.__file__).parent
 
 LAYERS = """
-    nested interpreter
+    nested interpreter contexts
     engine.concurrency
     engine.envs
     engine.stepping
@@ -36,7 +36,7 @@ LAYERS = """
 """
 """One layer a line. A module imports from its own package and from the lines above it, never from those below."""
 
-WITHOUT_TORCH = ("nested", "interpreter", "engine.concurrency", "engine.envs", "engine.stepping")
+WITHOUT_TORCH = ("nested", "interpreter", "contexts", "engine.concurrency", "engine.envs", "engine.stepping")
 """A process that only steps environments loads no PyTorch."""
 
 ONLY_IN = {
@@ -130,6 +130,13 @@ def test_only_the_cuda_lane_names_streams_and_events(module, path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and node.attr == "cuda" and getattr(node.value, "id", "") == "torch":
             assert module in ON_CUDA, f"{module} must not name torch.cuda"
+
+
+@MODULES
+def test_context_managers_are_made_in_the_way_that_lets_every_exception_pass(module, path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "contextlib":
+            assert "contextmanager" not in {alias.name for alias in node.names}, "use `rlplay.contexts`"
 
 
 @MODULES

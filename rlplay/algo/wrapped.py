@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..contexts import contextmanager
 from ..engine import BaseActorModule, State
 from ..nested import Nested
 

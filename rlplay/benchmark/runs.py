@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..algo import a2c
+from ..contexts import contextmanager
 from ..engine import Fragment
 from ..engine.acting.group import split
 from ..engine.feed.feed import Feed

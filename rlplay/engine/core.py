@@ -255,7 +255,9 @@ class BaseActorModule(torch.nn.Module):
         Parameters
         ----------
         stepno, obs, act, rew, fin : (nested) tensors, ``(n_seq, B, ...)``
-            The leaves of a :class:`State`, on the actor's device. They must not be changed in place.
+            The leaves of a :class:`State`, on the actor's device. They must not be changed in place. Attributes may
+            keep them, also in lists, tuples, dicts and deques. The engine uses their memory again: copy what any other
+            object is to keep, and NumPy arrays over them.
         hx : nested tensors, ``(L, B, ...)``, or None
             The recurrent state, already reset where ``fin[0]``. ``None`` asks for a fresh one.
         virtual : bool
@@ -271,10 +273,8 @@ class BaseActorModule(torch.nn.Module):
         info : nested tensors, ``(n_seq, B, ...)``
             What is to be recorded in ``fragment.actor``, such as logits and values.
         """
-        answer: tuple[Nested, Nested, Nested] = self(
-            obs, act=act, rew=rew, fin=fin, stepno=stepno, hx=hx, virtual=virtual
-        )
-        return answer
+        got: tuple[Nested, Nested, Nested] = self(obs, act=act, rew=rew, fin=fin, stepno=stepno, hx=hx, virtual=virtual)
+        return got
 
     def _forward_by_step(
         self, obs: Nested, *, act: Nested, rew: Tensor, fin: Tensor, stepno: Tensor, hx: Nested, virtual: bool

@@ -14,13 +14,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..contexts import contextmanager
 from ..engine.acting.torch_context import TorchContext
 from ..engine.memory.lane import Lane, Place
 from ..nested import Nested, leaves

@@ -24,6 +24,7 @@ from .actor_spec import NOT_PROBED, ActorSpec, check_forms, form_of, note_obs
 from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
+from .copying.kept_inputs import copy_kept_inputs
 from .fast_modules import fast_step, make_fast
 from .group import Group
 from .independence import keeps_nothing
@@ -56,6 +57,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         self.eager_because = ""
         self._pending_warning = ""
         self._drawn_from: torch.Generator | None = None
+        self._input_memory = set[int]()  # the addresses of the memory that the actor's inputs are in
 
     @property
     def warnings(self) -> list[str]:
@@ -94,16 +96,19 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
             The same as indices, on the host.
         """
         self._draw_from(group.generator)
+        self._input_memory.add(fin.untyped_storage().data_ptr())  # all leaves of all rows of a turn are in one storage
         if begun:
             group.hx = self._reset(group.hx, fin, begun)
         return group.hx_form.check(group.hx)
 
     def copy_recurrent_state(self, group: Group) -> None:
-        """Copy the group's recurrent state into new memory.
+        """Copy the group's recurrent state into new memory, and with that of the first group the inputs that are kept.
 
-        The actor may have returned a view of a row that the next fragment overwrites.
+        The actor may have returned, or keep in its attributes, a view of a row that the next fragment overwrites.
         """
         group.hx = nested.map(torch.clone, group.hx)
+        if not group.number:
+            copy_kept_inputs(self._modules.values(), self._input_memory)
 
     def react(self, group: Group, state: State, *, begun: Sequence[int], virtual: bool) -> list[Tensor]:
         """React to one row of one group, and return the answer. A virtual step leaves the recurrent state unchanged.

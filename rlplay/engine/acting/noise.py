@@ -7,13 +7,13 @@ and the kernels that draw. A graph that reads a row of a block takes one. Import
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...contexts import contextmanager
 from ...sampling import Source, log_exponential
 
 __all__ = ["BLOCK", "BlockNoise", "Form", "NoiseBlock"]

@@ -4,16 +4,25 @@ A new thread or process does not inherit them. The default dtype and the default
 ``rollout``, and hold for actor and environments. Autocast is that of the thread that asks for the first fragment, and
 holds for the actor alone: environments are made, reset and stepped without autocast, with gradients enabled and outside
 inference mode. So an environment that is written in torch does the same in every engine.
+
+Numeric switches, such as whether TF32 is allowed, belong to the process and hold at once. Child processes get those of
+the call, and of the first ask.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
+
+from ...contexts import contextmanager
+from ...process_state import generators_held
 
 __all__ = ["TorchContext", "TorchDefaults"]
 
@@ -21,28 +30,84 @@ _AUTOCAST_KINDS = ("cpu", "cuda", "xpu", "mps")
 """The types of device for which environments must not inherit autocast."""
 
 
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+def _set_attribute(path: str, value: Any) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(attrgetter(owner)(torch), name, value)
+
+
+_ATTRIBUTES = (
+    *("backends.cuda.matmul.allow_tf32", "backends.cudnn.allow_tf32"),
+    *("backends.cuda.matmul.fp32_precision", "backends.cudnn.conv.fp32_precision"),
+    *("backends.cudnn.rnn.fp32_precision", "backends.mkldnn.matmul.fp32_precision"),
+    *("backends.mkldnn.conv.fp32_precision", "backends.mkldnn.rnn.fp32_precision"),
+    "backends.cuda.matmul.allow_fp16_reduced_precision_reduction",
+    "backends.cuda.matmul.allow_bf16_reduced_precision_reduction",
+    *("backends.cudnn.enabled", "backends.cudnn.benchmark", "backends.cudnn.deterministic"),
+    *("backends.mkldnn.deterministic", "utils.deterministic.fill_uninitialized_memory"),
+)
+
+_SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "float32_matmul_precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    **{path: (partial(attrgetter(path), torch), partial(_set_attribute, path)) for path in _ATTRIBUTES},
+    "deterministic_algorithms": (
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        _set_deterministic,
+    ),
+    "mha_fastpath": (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+    "flash_sdp": (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    "mem_efficient_sdp": (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    "math_sdp": (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    "cudnn_sdp": (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
+}
+"""torch's switches that change the numbers that kernels give: how each is read and set. (Whether denormal numbers are
+flushed cannot be read.) The older ones come first: setting them sets some of the newer ones."""
+
+
+def _read_switches() -> tuple[tuple[str, Any], ...]:
+    found = []
+    with generators_held(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that older switches for TF32 have newer ones
+        for name, (read, _) in _SWITCHES.items():
+            with suppress(AttributeError, RuntimeError):  # in no such version; an older one after a newer one was set
+                found.append((name, read()))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class TorchDefaults:
-    """The default dtype, which belongs to the process, and the default device, which belongs to a thread."""
+    """The default dtype and numeric switches, which belong to the process, and the default device of a thread."""
 
     dtype: torch.dtype
     device: torch.device
+    switches: tuple[tuple[str, Any], ...] = ()
+    """Names and values of the switches that could be read."""
 
     @classmethod
     def here(cls) -> TorchDefaults:
-        """Read the defaults of the calling thread."""
-        return cls(torch.get_default_dtype(), torch.get_default_device())
+        """Read the defaults of the calling thread, and the switches."""
+        return cls(torch.get_default_dtype(), torch.get_default_device(), _read_switches())
 
     @property
     def are_initial(self) -> bool:
-        """Whether these are the defaults of a new process."""
-        return self == TorchDefaults(torch.float32, torch.device("cpu"))
+        """Whether dtype and device are those of a new process."""
+        return (self.dtype, self.device) == (torch.float32, torch.device("cpu"))
 
     def set(self) -> None:
-        """Set the defaults of a child process, in its main thread."""
+        """Set the defaults and the switches of a child process, in its main thread."""
         torch.set_default_dtype(self.dtype)
         if self.device != torch.get_default_device():
             torch.set_default_device(self.device)
+        self.set_switches()
+
+    def set_switches(self) -> None:
+        """Set the switches that are otherwise in this process, a child."""
+        for name, value in self.switches:
+            if dict(_read_switches()).get(name) != value:
+                _SWITCHES[name][1](value)
 
     @contextmanager
     def for_environments(self) -> Iterator[None]:

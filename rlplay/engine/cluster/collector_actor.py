@@ -105,12 +105,14 @@ class CollectorActor:
     @_answers
     def prepare(self, torch_context: TorchContext) -> bytes:
         """Determine the shapes and dtypes of the actor's outputs; return these, and the state before a fragment."""
+        torch_context.defaults.set_switches()
         self._here.made.collector.prepare(torch_context)
         return self._prepared()
 
     @_answers
     def resume(self, saved: bytes, torch_context: TorchContext) -> bytes:
         """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
+        torch_context.defaults.set_switches()
         resume(self._here.made.collector, from_bytes(saved), torch_context)
         return self._prepared()
 
@@ -140,6 +142,7 @@ class CollectorActor:
     @_answers
     def _load(self, spec: bytes, state: bytes, torch_context: TorchContext) -> None:
         self._here = _CollectorHere(spec, self._progress, self._gate)
+        torch_context.defaults.set_switches()
         collector = self._here.made.collector
         collector.load_state_dict(from_bytes(state), whole=True)
         collector.prepare(torch_context)

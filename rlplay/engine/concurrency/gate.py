@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
+from ...contexts import contextmanager
 from .channel import Closed
 
 __all__ = ["Gate"]

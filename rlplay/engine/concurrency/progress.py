@@ -6,12 +6,12 @@ Must not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ...contexts import contextmanager
 from .channel import Closed
 from .clock import _NOTHING, COLLECTING, INFERENCE, KINDS, STEPPING, TRANSFER, WAITING, Clock, Log
 from .exceptions import add_note

@@ -125,10 +125,15 @@ def check_wrappers(env: Any) -> None:
             )
 
 
-def last_observation(info: Mapping[str, Any], j: int) -> Any:
+def last_observation(info: Mapping[str, Any], j: int, description: Nested) -> Any:
     """Return the true last observation of sub-environment ``j``, which SAME_STEP puts into the info.
 
-    The entry is an array of one observation for each sub-environment, or a nest of such arrays.
+    The entry is an array or a list of one observation for each sub-environment, or a nest of such.
+
+    Parameters
+    ----------
+    description : nested Field
+        Of one observation: it tells a list of observations from a list of the parts of observations.
 
     Raises
     ------
@@ -141,7 +146,17 @@ def last_observation(info: Mapping[str, Any], j: int) -> Any:
             "`final=True` needs the true last observations, but the vector environment's info has neither 'final_obs' "
             f"nor 'final_observation', only {sorted(info)}: make it in another autoreset mode, or do without `final`."
         )
-    return nested.map(lambda x: x[j], batch)
+    return _of_part(batch, j, description)
+
+
+def _of_part(batch: Any, j: int, description: Nested) -> Any:
+    if isinstance(description, dict) and isinstance(batch, Mapping):
+        return {key: _of_part(part, j, description.get(key)) for key, part in batch.items()}
+    if not isinstance(description, tuple) or not isinstance(batch, list | tuple) or len(batch) != len(description):
+        return batch[j]
+    if isinstance(batch, list) and all(one is None or isinstance(one, list | tuple) for one in batch):
+        return batch[j]
+    return tuple(_of_part(part, j, inner) for part, inner in zip(batch, description, strict=True))
 
 
 def info_of(info: Mapping[str, Any], j: int, n: int) -> dict[str, Any]:

@@ -187,13 +187,21 @@ def _cast(entry: Entry, value: Any) -> npt.NDArray[Any]:
             f"dotted names, such as {'.'.join([name, *map(str, keys[:1])])!r}."
         )
     try:
-        return entry.field.cast(value)
+        array = entry.field.cast(value)
+        if entry.field.dtype.kind in "iu" and not _holds(array, np.asarray(value)):
+            raise ValueError(f"expected {entry.field}, got {value!r:.80}, which {array.dtype} does not hold")
+        return array
     except Exception as error:  # a ValueError of `cast`, or whatever NumPy raises for a ragged list or a tensor
         found = f"{error}. Give `info={{{name!r}: <an example value>}}` if its form is another"
         if isinstance(value, list | tuple) and _is_ragged(value):
             found = f"expected a number or an array ({entry.field}), got {value!r:.80}, whose parts differ in length"
             found += f": ask for its parts by dotted names, such as '{name}.0'"
         raise ValueError(f"info entry {name!r}: {found}.") from None
+
+
+def _holds(array: npt.NDArray[Any], given: npt.NDArray[Any]) -> bool:
+    """Return whether an array of integers has the values that were given: a narrower dtype would wrap them round."""
+    return np.can_cast(given.dtype, array.dtype) or np.array_equal(array, given)
 
 
 def _is_ragged(value: Any) -> bool:

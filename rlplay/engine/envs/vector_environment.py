@@ -126,8 +126,7 @@ class VectorEnvironment:
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
-        self._first, self._owned = first, list[Any]()
-        self._number = vector_number(number)
+        self._first, self._number, self._owned = first, vector_number(number), list[Any]()
         self.instances, self.spaces = [env], (env.single_observation_space, env.single_action_space)
         methods: Any = background_methods(env)
         self.steps_in_background, self._has_started = methods is not None, False
@@ -152,6 +151,10 @@ class VectorEnvironment:
         self._previous_ends = self._reset_next, self._reset_next
         self._ignoring: list[int] = []  # the same sub-environments: the next step ignores their actions
         self.episodes: list[Episode] = []
+
+    def report_to(self, progress: Progress) -> None:
+        """Note the current activity there from now on: another thread is to step the environment."""
+        self._progress = progress
 
     def begin(self, row: StateRow) -> None:
         """Write row 0 of the first fragment."""
@@ -219,13 +222,11 @@ class VectorEnvironment:
         for source, target in zip(now.act, then.act, strict=True):
             target[reset] = source[reset]
 
-    def _write_last(
-        self, leaves: list[Array], then_obs: list[Array], info: Mapping[str, Any], ended: Sequence[int]
-    ) -> None:
+    def _write_last(self, leaves: list[Array], then_obs: list[Array], info: Any, ended: Sequence[int]) -> None:
         """Write the true last observations: from the info in SAME_STEP, else from the observations of this step."""
         if self._mode == "SAME_STEP":
             for j in ended:
-                last_obs = autoreset.last_observation(info, j)
+                last_obs = autoreset.last_observation(info, j, self._obs_description)
                 parts = spaces.cast(self._obs_description, last_obs, f"final_obs[{j}]")
                 for leaf, part in zip(leaves, parts, strict=True):
                     leaf[j] = part
@@ -279,8 +280,7 @@ class VectorEnvironment:
         self._returns[:] = one["returns"]
         self._reset_next = np.array(one["reset_next"], bool)
         self._ignoring = np.flatnonzero(self._reset_next).tolist()
-        terminated, truncated = one["previous_ends"]
-        self._previous_ends = np.array(terminated, bool), np.array(truncated, bool)
+        self._previous_ends = np.array(one["previous_ends"][0], bool), np.array(one["previous_ends"][1], bool)
 
     def own(self, envs: list[Any]) -> None:
         """Close the environment at :meth:`close`, too."""

@@ -35,7 +35,7 @@ class EvaluationSpec(NamedTuple):
     """At most so many steps of each environment."""
     seed: int
     defaults: TorchDefaults
-    """torch's default dtype and device in the caller's process; those of this process are set to them."""
+    """torch's defaults and switches in the caller's process; those of this process are set to them."""
     greedy: bool
     """Whether the actor is in eval mode."""
     threads: int

@@ -34,7 +34,7 @@ class Examiner(Iterator[Array]):
     Made by :func:`rlplay.engine.rollout.evaluate.background`. ``next()`` raises
 
     - what the evaluation raised, with its type, a note of the environment and step, and the original traceback as its
-      cause;
+      cause (an environment's StopIteration becomes a RuntimeError);
     - RuntimeError if the process has died (the message names the signal) or is closed;
     - TimeoutError if the process makes no progress.
 
@@ -88,6 +88,10 @@ class Examiner(Iterator[Array]):
                 self._receive(self._timeout)
             if not self._under_way:
                 self._start_evaluation()
+        except StopIteration as error:  # unchanged, it would end the user's `for` loop without an error
+            at = str(self._progress)
+            self._end_after(error)
+            raise RuntimeError(f"an evaluation raised {error!r}: {at}.") from error
         except BaseException as error:
             if self._exchanging or not isinstance(error, KeyboardInterrupt):
                 self._end_after(error)

@@ -181,10 +181,8 @@ def _make_stepper(
     groups, entries = plan.groups, plan.entries
     are_vectors = len(sources) > 1 and all(map(is_vector, sources))
     seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed, first=plan.first_env)
-    if options.background and are_vectors and any(map(needs_thread, sources)):
-        shares = share_vectors(sources, seeds, final=plan.final, first_env=plan.first_env)
-        return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
-    if not options.workers:
+    in_threads = options.background and are_vectors and any(map(needs_thread, sources))
+    if in_threads or not options.workers:
         turns = make_turns(
             sources, groups, plan.seed, entries, progress,
             reseed=options.reseed, final=plan.final, sticky=plan.sticky, first_env=plan.first_env,
@@ -195,6 +193,9 @@ def _make_stepper(
             in_torch = in_torch_alone(turns)
             if in_torch:
                 return TensorStepper(in_torch, groups, plan.first_env)
+            if in_threads:
+                shares = share_vectors(turns, plan.first_env)  # type: ignore[arg-type]  # they are vector environments
+                return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
             return InlineStepper(turns, groups, plan.first_env)
         except BaseException as error:
             for complaint in close_all(turns):

@@ -12,13 +12,13 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 
 from ... import nested
+from ...contexts import contextmanager
 from ...nested import Nested
 from ..collector.messages import Delivery, Token
 from ..concurrency.channel import Closed
@@ -297,4 +297,4 @@ class _NotAskedError(Exception):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
-        self.error = error
+        self.error = RuntimeError(f"asking raised {error!r}.") if isinstance(error, StopIteration) else error

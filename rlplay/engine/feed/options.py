@@ -130,6 +130,7 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
     if vectors:
         check_vectors(len(sources), options.groups, sticky=options.sticky)
     if 1 < len(vectors) == len(sources):
+        _check_workers(options, sources)
         stops = list(accumulate((int(env.num_envs) for env in vectors), initial=0))
         return _plan(options, [slice(*pair) for pair in pairwise(stops)])
     if options.autoreset is not None and not vectors and not any(map(is_factory, sources)):

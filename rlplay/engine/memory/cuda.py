@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from math import prod
 from time import perf_counter, sleep
 from typing import Any
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...contexts import contextmanager
 from ...nested import Nested, leaves
 from .cuda_graphs import GraphCapture
 from .lane import Lane, Place

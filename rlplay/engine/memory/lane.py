@@ -34,7 +34,6 @@ dropped -> released
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from enum import Enum, auto
 from typing import Any
 
@@ -42,6 +41,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...contexts import contextmanager
 from ...nested import Nested, leaves
 from .counters import Counters
 

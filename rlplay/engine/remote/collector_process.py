@@ -45,7 +45,7 @@ class CollectorSpec(NamedTuple):
     actor: BaseActorModule
     actor_device: str
     defaults: TorchDefaults
-    """torch's default dtype and device in the consumer's process; those of this process are set to them."""
+    """torch's defaults and switches in the consumer's process; those of this process are set to them."""
     plan: Plan
     threads: int
     """The number of torch's threads in the process."""
@@ -141,11 +141,13 @@ class CollectorService:
 
     def prepare(self, torch_context: TorchContext) -> Prepared:
         """Determine the shapes and dtypes of the actor's outputs, by a trial step."""
+        torch_context.defaults.set_switches()
         self._collector.prepare(torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)
 
     def resume(self, saved: bytes, torch_context: TorchContext) -> Prepared:
         """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
+        torch_context.defaults.set_switches()
         with self._lane.collecting():
             resume(self._collector, from_bytes(saved), torch_context)
         return Prepared(self._collector.layout, self._collector.warnings)

@@ -158,7 +158,8 @@ def rollout(
     environments and for the actor; if one of them is another at the first ``next()``, that ``next()`` is refused.
     Autocast at the first ``next()`` holds for the actor alone. Environments are made, reset and stepped with gradients
     enabled and without autocast. (The default dtype belongs to the whole process: an environment in a thread of this
-    process sees it if another part of your program changes it later.)
+    process sees it if another part of your program changes it later.) Collector processes have the numeric switches,
+    such as those for TF32 and for deterministic algorithms, of this call, and from the first ``next()`` on of that.
 
     Raises
     ------

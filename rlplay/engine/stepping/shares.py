@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress
-from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
 from ..envs.protocol import Environments
@@ -36,7 +35,7 @@ __all__ = [
 
 
 class Share(NamedTuple):
-    """Consecutive environments of one group that one worker steps together, or a vector environment."""
+    """Consecutive environments of one group that one worker steps together, or a vector environment that is made."""
 
     columns: slice
     """Their numbers among all environments: of the feed, or of all shards."""
@@ -47,8 +46,8 @@ class Share(NamedTuple):
     sources: Sequence[Any]
     """Environments or factories."""
     seeds: Sequence[int | None]
-    final: bool = False
-    """Whether the true last observations will be needed. Not every vector environment has them."""
+    vector: VectorEnvironment | None = None
+    """The only source, if that is a vector environment; it has been reset."""
 
 
 class ShareStepper:
@@ -87,11 +86,10 @@ class ShareStepper:
 
 
 def _open(share: Share, entries: Entries, progress: Progress) -> Environments:
-    columns, group, _, sources, seeds, final = share
-    if is_vector(sources[0]):
-        (env,) = sources
-        return VectorEnvironment(env, seeds, entries, progress, final=final, first=columns.start, number=group)
-    return EnvironmentList(sources, seeds, entries, progress, first=columns.start)
+    if share.vector is not None:
+        share.vector.report_to(progress)
+        return share.vector
+    return EnvironmentList(share.sources, share.seeds, entries, progress, first=share.columns.start)
 
 
 def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -> list[ShareStepper]:
@@ -123,17 +121,13 @@ def close_shares(steppers: Sequence[ShareStepper]) -> list[str]:
     return [complaint for stepper in steppers for complaint in stepper.environments.close()]
 
 
-def share_vectors(
-    sources: Sequence[Any], seeds: Sequence[int | None], *, final: bool, first_env: int = 0
-) -> list[list[Share]]:
+def share_vectors(turns: Sequence[VectorEnvironment], first_env: int) -> list[list[Share]]:
     """Give each vector environment to a worker of its own; return the shares of each worker."""
-    shares, start = [], 0
-    for k, env in enumerate(sources):
-        width = int(env.num_envs)
-        columns = slice(first_env + start, first_env + start + width)
-        shares.append([Share(columns, k, slice(0, width), [env], list(seeds[start : start + width]), final)])
-        start += width
-    return shares
+    stops = list(accumulate((one.n_envs for one in turns), initial=first_env))
+    return [
+        [Share(slice(*columns), k, slice(0, one.n_envs), one.instances, [], one)]
+        for k, (one, columns) in enumerate(zip(turns, pairwise(stops), strict=True))
+    ]
 
 
 def split_into_shares(

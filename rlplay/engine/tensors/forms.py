@@ -251,24 +251,35 @@ class InfoForm:
             return value
         self._entries.untold.discard(entry.name)
         shape, field = (self._n, *entry.field.shape), entry.field
-        if isinstance(value, bool | int | float) and field.accepts(np.asarray(value).dtype):
+        if isinstance(value, bool | int | float) and _holds_number(field, value):
             return value
         if isinstance(value, Tensor) and value.device != self._device:
             raise ValueError(
                 f"info entry {entry.name!r}: expected a tensor on {self._device}, where the observations are, or a "
                 f"number for all parts, got {shown(value)}. {_REMEDY}"
             )
-        if isinstance(value, Tensor) and field.accepts(_numpy_dtype(value.dtype)):
+        if isinstance(value, Tensor) and _holds_all(field, _numpy_dtype(value.dtype)):
             if tuple(value.shape) in (shape, field.shape):
                 return value.detach().expand(shape)
             if tuple(value.shape) == (self._n, 1) and not field.shape:
                 return value.detach().reshape(shape)
         raise ValueError(
-            f"info entry {entry.name!r}: expected a tensor for all {self._n} parts, of shape {shape} and a dtype that "
-            f"can be cast to {field.dtype}, got {shown(value)}. Name such entries only, by dotted names where they are "
-            "inside of dicts, and give an example value where the form is another: "
+            f"info entry {entry.name!r}: expected a tensor for all {self._n} parts, of shape {shape} and a dtype "
+            f"whose values {field.dtype} can hold, got {shown(value)}. Name such entries only, by dotted names where "
+            "they are inside of dicts, and give an example value where the form is another: "
             f"`info={{{entry.name!r}: <example of one part>}}`."
         )
+
+
+def _holds_number(field: Field, value: float) -> bool:
+    if isinstance(value, int) and field.dtype.kind in "iu":
+        return bool(np.iinfo(field.dtype).min <= value <= np.iinfo(field.dtype).max)
+    return field.accepts(np.asarray(value).dtype)
+
+
+def _holds_all(field: Field, dtype: np.dtype[Any]) -> bool:
+    """Return whether a field can hold tensors of a dtype. To look at their values the host would have to wait."""
+    return field.accepts(dtype) and (field.dtype.kind not in "iu" or np.can_cast(dtype, field.dtype))
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

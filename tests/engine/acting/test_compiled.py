@@ -461,7 +461,51 @@ class DrawsTwoSamples(AnswerActor):
         return torch.multinomial(obs[0].abs() + 1, 2, generator=self.generator).expand(1, -1, -1)
 
 
+class ReadsItsBuffer(AnswerActor):
+    """Makes a Python number of a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def answer(self, obs, fin):
+        return obs * self.scale.item()
+
+
+class BranchesOnItsBuffer(ReadsItsBuffer):
+    def answer(self, obs, fin):
+        return obs if self.scale else -obs
+
+
+class SelectsByItsBuffer(ReadsItsBuffer):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+
+    def answer(self, obs, fin):
+        return obs + len(self.mask.nonzero())
+
+
+class KeepsANumber(AnswerActor):
+    """Makes a Python number of a tensor that no snapshot brings."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = [torch.tensor(2.0)]
+
+    def answer(self, obs, fin):
+        return obs * self.scales[0].item()
+
+
+def test_a_number_of_a_tensor_that_is_no_weight_is_compiled_into_the_step(programs):
+    assert_equal_up_to_rounding(collected(KeepsANumber), collected(KeepsANumber, compile=True))
+    assert len(programs) == 1
+
+
 NOT_COMPILED = {
+    "the value of a buffer": (ReadsItsBuffer, "it needs the value of a parameter or buffer"),
+    "control flow over a buffer": (BranchesOnItsBuffer, "it needs the value of a parameter or buffer"),
+    "a number of elements": (SelectsByItsBuffer, "it needs the value of a parameter or buffer"),
     "control flow": (BranchesOnData, "tracing it failed"),
     "numpy": (UsesNumpy, "tracing it failed"),
     "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 import warnings
 
 import gymnasium.spaces
@@ -14,7 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from rlplay.engine import BaseActorModule
-from rlplay.engine.acting.compile import compiled, inductor
+from rlplay.engine.acting.compile import attribute_reads, compiled, inductor
+from rlplay.engine.acting.compile.captured_step import StepTrials
 from rlplay.engine.rollout import evaluate, multi, same, single, threaded
 from rlplay.testing import LaggingLane, make_ledger
 
@@ -264,6 +266,126 @@ def test_a_schedule_that_alters_a_compiled_step_again_and_again_makes_it_eager_w
     assert "`eps`" in complaints[0]
     assert "register_buffer" in complaints[0]
     assert len(programs) <= 7
+
+
+class Explores(Reports):
+    """Reads an epsilon only while it explores."""
+
+    def __init__(self, read):
+        super().__init__(explore=False, epsilon=1.0)
+        self.read = read
+
+    @property
+    def current(self):
+        return self.epsilon if self.explore else 0.0
+
+    def number(self):
+        return self.read(self)
+
+
+def by_missing_attribute(actor):
+    try:
+        return actor.epsilon + (0.5 if actor.explore else 0.0)
+    except AttributeError:
+        return 8.0
+
+
+CONDITIONS = {
+    "if": lambda actor: getattr(actor, "epsilon", 7.0) if actor.explore else 0.0,
+    "or": lambda actor: float(bool(actor.explore or getattr(actor, "epsilon", 0.0) > 0.5)),
+    "getattr": lambda actor: 2.0 if getattr(actor, "explore", False) else getattr(actor, "epsilon", 0.0) // 1,
+    "hasattr": lambda actor: 3.0 if hasattr(actor, "epsilon") else float(actor.explore),
+    "vars": lambda actor: vars(actor).get("epsilon", 4.0) if vars(actor).get("explore", False) else 0.0,
+    "in vars": lambda actor: 5.0 if "epsilon" in vars(actor) else float(actor.explore),
+    "try": by_missing_attribute,
+    "property": lambda actor: actor.current if hasattr(actor, "epsilon") else 6.0,
+    "type": lambda actor: getattr(actor, "epsilon", 0.5) if type(actor) is Explores else -1.0,
+}
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """Run graphs as they were traced, and let no number of changes make the step eager."""
+    monkeypatch.setattr(inductor, "compile_graph", lambda graph: lambda operands: graph(*operands))
+    monkeypatch.setattr(attribute_reads, "_MOST_ALTERED", 1000)
+    monkeypatch.setattr(attribute_reads, "_MOST_TRACED", 1000)
+
+
+def numbers_shown(changes, actor, feed):
+    """Return the number that the actor reports in each fragment, one after each change of its attributes."""
+    shown = [next(feed).actor["shown"].unique().item()]
+    for change in changes:
+        for name, value in change.items():
+            if value is None:
+                vars(actor).pop(name, None)
+            else:
+                setattr(actor, name, value)
+        shown.append(next(feed).actor["shown"].unique().item())
+    return shown
+
+
+@pytest.mark.parametrize("form", CONDITIONS)
+@pytest.mark.parametrize("where", LANES)
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.filterwarnings("ignore:`compile=True`. the actor's step runs eagerly")
+def test_an_attribute_that_is_read_only_under_a_condition_is_never_frozen(where, form):
+    rng = random.Random(form)
+    some = [{"epsilon": 0.75}, {"explore": True}, {"epsilon": 0.25}, {"explore": False}, {"epsilon": 0.5}]
+    explore = [False, True, None] if form in ("getattr", "vars") else [False, True]
+    some += [
+        {name: rng.choice(values)}
+        for _ in range(20)
+        for name, values in [rng.choice([("explore", explore), ("epsilon", [None, 0.25, 1.0, 1.5])])]
+    ]
+    expected, got = Explores(CONDITIONS[form]), Explores(CONDITIONS[form])
+    with opened(same, expected) as feed, opened_fast(where, got) as fast:
+        assert fast._driver.collector._behaviour.eager_because == ""
+        assert numbers_shown(some, got, fast) == numbers_shown(some, expected, feed)
+
+
+@pytest.mark.parametrize("where", LANES)
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.filterwarnings("ignore:`compile=True`. the actor's step runs eagerly")
+def test_a_schedule_that_is_not_read_at_the_moment_costs_nothing(where, traced, monkeypatch):
+    graphs, trials, operations = traced[0], [], StepTrials.operations
+    monkeypatch.setattr(StepTrials, "operations", lambda *args: trials.append(None) or operations(*args))
+    actor, counted = Explores(CONDITIONS["if"]), []
+    with opened_fast(where, actor) as feed:
+        for explore in (False, True, False):
+            actor.explore = explore
+            assert numbers_shown([{"epsilon": 3.0}], actor, feed)[1] == 3.0 * explore
+            before = len(graphs), len(trials)
+            numbers_shown([{"epsilon": k / 64} for k in range(30 * (not explore))], actor, feed)
+            counted.append((len(graphs) - before[0], len(trials) - before[1]))
+    assert counted[0] == counted[2] == (0, 0)
+
+
+def test_a_refused_step_is_tried_again_only_if_an_attribute_that_it_reads_changes(traced):
+    class Refused(Steps):
+        def number(self):
+            tried.append(None)
+            return super().number() + (1.0 if self.weight > 1 else 0.0)
+
+    tried, actor = [], Refused()
+    with pytest.warns(RuntimeWarning, match="runs eagerly"):
+        feed = opened_fast("compiled", actor)
+    with feed:
+        next(feed)
+        actor.count += 1
+        next(feed)
+        so_far = len(tried)
+        next(feed)
+        steps = len(tried) - so_far
+        for _ in range(5):
+            actor.count += 1
+            next(feed)
+        assert len(tried) == so_far + 6 * steps
+        for k in range(30):
+            actor.eps = k / 32
+            assert (next(feed).actor["shown"] == k / 32).all()
+            if k == 25:
+                so_far = len(tried)
+        assert len(tried) == so_far + 4 * steps
 
 
 def test_a_compiled_step_in_another_process_is_not_frozen_either():

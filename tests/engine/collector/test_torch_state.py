@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from rlplay import sampling
 from rlplay.engine import BaseActorModule
+from rlplay.engine.acting.torch_context import TorchDefaults
 from rlplay.engine.rollout import episodic, multi, same, single, threaded
 from rlplay.engine.rollout.evaluate import background, evaluate
 from tests.support.assertions import assert_same_bytes
@@ -345,3 +347,64 @@ def test_an_environment_that_differentiates_gives_the_same_fragments_in_every_en
 class Constant(BaseActorModule):
     def forward(self, obs, *, fin, hx=None, **ignored):
         return fin.long(), (), {"sum": obs.sum(-1)}
+
+
+# ---- numeric switches
+
+
+def switches():
+    """Return a number that tells the switches of this process."""
+    return zlib.crc32(repr(TorchDefaults.here().switches).encode()) % 2**20
+
+
+class ReportsSwitches(Reports):
+    """Its rewards tell the switches."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(14), {}
+
+    def step(self, action):
+        return np.zeros(14), float(switches()), True, False, {}
+
+
+class SwitchActor(BaseActorModule):
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        return torch.zeros_like(fin, dtype=torch.int64), (), torch.full(fin.shape, float(switches()))
+
+
+SWITCHES = {
+    "the precision of products": lambda: torch.set_float32_matmul_precision("high"),
+    "TF32 for products": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "TF32 for convolutions": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "a newer precision of one backend": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    "cuDNN": lambda: setattr(torch.backends.cudnn, "deterministic", True),
+    "a fast path": lambda: torch.backends.mha.set_fastpath_enabled(False),
+    "attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
+}
+
+
+@pytest.fixture
+def switches_kept():
+    """Set the switches back at the end."""
+    before = TorchDefaults.here()
+    yield
+    torch.set_float32_matmul_precision("highest")  # also where one of its newer switches was set
+    before.set_switches()
+
+
+@pytest.mark.usefixtures("switches_kept")
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_child_processes_have_the_switches_of_the_call_and_of_the_first_ask(switch):
+    before = switches()
+    early = single.rollout(ReportsSwitches, SwitchActor(), 2, 1, seed=0)
+    SWITCHES[switch]()
+    assert switches() != before
+    late = single.rollout(ReportsSwitches, SwitchActor(), 2, 1, seed=0)
+    for feed in (early, late):
+        with feed:
+            fragment = next(feed)
+        assert (fragment.actor == switches()).all()
+        assert (fragment.state.rew[1:] == switches()).all()
+    with background(ReportsSwitches, SwitchActor(), 1) as examiner:
+        assert next(examiner).tolist() == [switches()]

@@ -61,6 +61,30 @@ def test_a_dotted_name_reaches_into_all_containers(info, name, value):
     assert entry(info, name) == value
 
 
+WRAPPED = {
+    "a wider integer": (np.int64(3_000_000_000), np.int32),
+    "an array": (np.array([1, -200]), np.zeros(2, np.int8)),
+    "an unsigned one": (np.uint64(2**63), np.int64),
+    "a tensor": (torch.tensor(2**31), np.int32),
+    "a Python integer": (3_000_000_000, np.int32),
+    "a list of NumPy's integers": ([np.int64(2**31)], np.zeros(1, np.int32)),
+}
+
+
+@pytest.mark.parametrize(("value", "form"), WRAPPED.values(), ids=WRAPPED)
+def test_an_integer_that_the_dtype_of_its_entry_does_not_hold_is_refused(value, form):
+    with pytest.raises(ValueError, match=r"info entry 'a': expected shape .* got .*") as caught:
+        entry({"a": value}, "a", form)
+    assert "environment 0, in env.step, at step 0 of fragment 0" in caught.value.__notes__[0]
+
+
+def test_a_wider_integer_whose_value_fits_is_recorded():
+    assert entry({"a": np.int64(-(2**31))}, "a", np.int32) == -(2**31)
+    assert entry({"a": np.array([7, -128])}, "a", np.zeros(2, np.int8)) == [7, -128]
+    assert entry({"a": np.uint64(2**63 - 1)}, "a", np.int64) == 2**63 - 1
+    assert entry({"a": True}, "a", np.int8) == 1
+
+
 MISSED = {
     "no such name": ({"pos": Pos(1.0, 2.0)}, "pos.z"),
     "an attribute that is no name": ({"pos": Pos(1.0, 2.0)}, "pos.count"),

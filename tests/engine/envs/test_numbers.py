@@ -28,6 +28,9 @@ FORMS = {
     "float": float,
     "fraction": lambda x: Fraction(int(x)),
     "uint8": np.uint8,
+    "long double": np.longdouble,
+    "long double in a list": lambda x: [np.longdouble(x)],
+    "long double array": lambda x: np.array([x], np.longdouble),
 }
 
 NO_NUMBERS = {
@@ -41,6 +44,7 @@ NO_NUMBERS = {
     "array of strings": np.array(["1"]),
     "object": object(),
     "complex": 1j,
+    "long complex": np.array([1], np.clongdouble),
 }
 
 

@@ -13,10 +13,13 @@ from torch import nn
 from rlplay import nested
 from rlplay.algo import a2c, unroll
 from rlplay.engine import Episode, Final, Fragment
+from rlplay.engine.envs.autoreset import last_observation
+from rlplay.engine.envs.spaces import Field
 from rlplay.engine.rollout import same
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import ACTIONS, CountingActor, LedgerEnv
 from rlplay.zoo.actors import ActorCritic
+from tests.support.assertions import assert_identical
 from tests.support.rows import untold
 from tests.support.vectors import (
     ENTRIES,
@@ -457,6 +460,45 @@ def test_a_vector_environment_without_last_observations_is_refused_if_finals_are
     feed = same.rollout(envs, CountingActor(), 20, final=True)
     with pytest.raises(ValueError, match=r"neither 'final_obs' nor 'final_observation'.*another autoreset mode"):
         next(feed)
+
+
+LISTS = {
+    "list": lambda obs: [None if one is None else one.copy() for one in obs],
+    "tuple": tuple,
+    "nested lists": lambda obs: [None if one is None else one.tolist() for one in obs],
+}
+
+
+@pytest.mark.parametrize("form", LISTS)
+@engines
+def test_last_observations_may_be_a_list_of_one_for_each_part(engine, form):
+    """There are as many parts as an observation has numbers, so that the parts could be taken for the numbers."""
+
+    class Lists(library_of("SAME_STEP").vector.SyncVectorEnv):
+        def step(self, actions):
+            *answer, info = super().step(actions)
+            if "final_obs" in info:
+                info["final_obs"] = LISTS[form](info["final_obs"])
+            return *answer, info
+
+    def fragments(kind):
+        mode = library_of("SAME_STEP").vector.AutoresetMode.SAME_STEP
+        return collected(engine, kind(ledgers("SAME_STEP", n_envs=6), autoreset_mode=mode), CountingActor(), 20, 2)
+
+    (expected, episodes), (got, same_episodes) = fragments(Lists.__base__), fragments(Lists)
+    assert_identical(expected, got)
+    assert episodes == same_episodes
+
+
+def test_a_list_of_last_observations_is_told_from_a_list_of_their_parts():
+    two = (Field((2,), np.dtype(np.float32), integral=False),) * 2
+    first, second = np.array([[1, 2], [3, 4]]), np.array([[5, 6], [7, 8]])
+    for batch in ((first, second), [first, second], [(first[0], second[0]), (first[1], second[1])]):
+        found = last_observation({"final_obs": batch}, 1, two)
+        assert [part.tolist() for part in found] == [[3, 4], [7, 8]]
+    found = last_observation({"final_obs": {"a": [None, first[1]]}}, 1, {"a": two[0]})
+    assert found["a"].tolist() == [3, 4]
+    assert last_observation({"final_obs": [None, first[1], None]}, 1, two).tolist() == [3, 4]
 
 
 @pytest.mark.parametrize(

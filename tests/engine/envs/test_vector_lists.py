@@ -196,6 +196,32 @@ def test_environments_that_release_the_interpreter_lock_are_stepped_by_a_thread_
     assert {env.stepped_by for env in envs} == {threading.current_thread().name}
 
 
+class DoesNotSay:
+    """Releases the lock, and resets in the step that ends an episode, without saying so."""
+
+    releases_interpreter_lock, num_envs = True, 2
+
+    def __init__(self):
+        inner = make_cartpoles()
+        self.reset, self.step = inner.reset, inner.step
+        self.single_observation_space, self.single_action_space = (
+            inner.single_observation_space,
+            inner.single_action_space,
+        )
+
+
+def test_environments_that_release_the_interpreter_lock_may_leave_it_to_autoreset_when_they_reset():
+    def envs():
+        return [DoesNotSay(), DoesNotSay()]
+
+    expected = fragments_of(same, envs(), autoreset="SAME_STEP", final=True)
+    assert any(len(fragment.env.final.t) for fragment in expected)
+    assert_identical(expected, fragments_of(threaded, envs(), autoreset="SAME_STEP", final=True))
+    for engine in (same, threaded):
+        with pytest.raises(ValueError, match="cannot tell when"):
+            fragments_of(engine, envs())
+
+
 def test_environments_that_keep_the_interpreter_lock_are_stepped_in_the_collectors_thread():
     before = threading.active_count()
     with threaded.rollout([make_cartpoles(), make_cartpoles()], make_actor(), 9) as feed:
@@ -255,6 +281,14 @@ def test_what_does_not_go_together_is_refused_at_the_call(engine):
     refuses(ValueError, "stand still", [one, another], sticky=True)
     refuses(ValueError, "equal spaces", [one, other])
     refuses(TypeError, "environment 0 of `envs` is a vector", [make_cartpoles, lambda: gymnasium.make("CartPole-v1")])
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 2, "worker": "thread"}, {"worker": "fibre"}])
+def test_workers_are_refused_at_the_call(options):
+    for cls in (SyncVectorEnv, ReleasesLock):
+        envs = [make_cartpoles(cls=cls) for _ in range(2)]
+        with pytest.raises(ValueError, match=r"`workers` are for a list of environments|`worker` must be"):
+            threaded.rollout(envs, make_actor(), 9, **options)
 
 
 def test_a_hanging_vector_environment_is_named(monkeypatch):

@@ -204,6 +204,20 @@ def test_times_that_are_no_positive_numbers_are_refused(seconds):
         background(Ender, Leaning(), 1, **seconds)
 
 
+class EndsEarly(Ender):
+    def step(self, action):
+        raise StopIteration("from within")
+
+
+def test_a_stop_iteration_of_an_environment_does_not_end_the_loop_over_a_background_evaluation():
+    results = []
+    with pytest.raises(RuntimeError, match=r"an evaluation raised StopIteration\('from within'\)") as caught:
+        results += background(EndsEarly, Leaning(), 1)
+    assert not results
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert "environment 0, in env.step" in caught.value.__cause__.__notes__[0]
+
+
 class Late(Ender):
     def step(self, action):
         return super().step(self.stepno == 3)

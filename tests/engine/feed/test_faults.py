@@ -164,6 +164,19 @@ def test_the_loop_over_a_feed_does_not_end_silently_where_an_environment_raises_
     assert list(feed) == []
 
 
+def test_a_stop_iteration_of_the_actor_at_the_first_ask_does_not_end_the_users_loop(rollout):
+    class Stops(ScriptedActor):
+        def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+            if torch.is_autocast_enabled("cpu"):
+                raise StopIteration("from within")
+            return super().step(stepno, obs, act, rew, fin, hx=hx, virtual=virtual)
+
+    with rollout([ScriptedEnv()], Stops()) as feed:
+        with torch.autocast("cpu"), pytest.raises(RuntimeError, match=r"asking raised StopIteration\('from within'\)"):
+            next(feed)
+        next(feed)
+
+
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_exceptions_that_are_meant_for_the_interpreter_reach_the_consumer_too(rollout, kind):
     feed = rollout([ScriptedEnv(), ScriptedEnv(Script().at("step", 2, raising(kind("from within"))))], ScriptedActor())

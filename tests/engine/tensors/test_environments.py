@@ -23,7 +23,7 @@ from tests.support.tensors import N, Script, ScriptActor
 from tests.support.threads import InThread
 
 MODES = ("SAME_STEP", "NEXT_STEP", "DISABLED")
-INFO = {"speed": float, "place": np.zeros(2, np.int32), "all": np.float32, "deep.code": np.float32, "never": bool}
+INFO = {"speed": float, "place": np.zeros(2, np.int64), "all": np.float32, "deep.code": np.float32, "never": bool}
 
 engines = pytest.mark.parametrize("engine", [same, threaded])
 
@@ -57,6 +57,19 @@ def test_in_a_list_each_environment_is_a_group_with_the_seeds_of_its_parts(engin
         got = collect(engine, [Script(n, mode) for n in widths], final=True, lag=1, device=device)
         assert_same_bytes(got[0], fragments)
         assert got[1] == episodes
+
+
+def test_environments_that_release_the_interpreter_lock_are_never_taken_through_the_host_either():
+    def envs():
+        found = [Script(n, declared=False) for n in (2, 4)]
+        for env in found:
+            env.releases_interpreter_lock = True
+        return found
+
+    expected = collect(same, envs(), final=True, lag=1, autoreset="SAME_STEP")
+    got = collect(threaded, envs(), final=True, lag=1, autoreset="SAME_STEP")
+    assert_same_bytes(got[0], expected[0])
+    assert got[1] == expected[1]
 
 
 def columns_of(fragment, part):
@@ -325,6 +338,28 @@ def test_info_entries_that_are_no_tensors_are_refused(value, why):
 
     with pytest.raises(ValueError, match=re.escape(why)):
         collect(same, Altered(alter), info=("wrong",))
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [(torch.arange(N), np.int32), (torch.arange(N).short(), np.int8), (2**31, np.int32), (-1, np.uint8), (0.5, int)],
+)
+def test_info_entries_that_their_dtype_may_not_hold_are_refused(value, form):
+    def alter(*answer):
+        return *answer[:-1], {"wrong": value}
+
+    with pytest.raises(ValueError, match=f"whose values {np.dtype(form)} can hold, got "):
+        collect(same, Altered(alter), info={"wrong": form})
+
+
+def test_info_entries_that_their_dtype_holds_are_recorded():
+    def alter(*answer):
+        return *answer[:-1], {"byte": 255, "wide": torch.arange(N).int(), "real": torch.arange(N)}
+
+    fragments, _ = collect(same, Altered(alter), info={"byte": np.uint8, "wide": np.int64, "real": np.float32})
+    info = fragments[0].env.info
+    assert (info["byte"] == 255).all()
+    assert info["wide"][0].tolist() == info["real"][0].tolist() == list(range(N))
 
 
 def test_an_environment_that_does_not_say_when_it_resets_is_refused_without_the_keyword():

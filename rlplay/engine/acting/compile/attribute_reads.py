@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from ..copying.walk import Walk
-from ..plain_attributes import AttributeName, PlainChanges, dotted
+from ...core import BaseActorModule
+from ..plain_attributes import NOT_LOOKED_AT, AttributeName, PlainChanges, dotted
 from .step_checks import Modes
 
-__all__ = [
-    "Alterations",
-    "AttributeReads",
-    "Operations",
-    "Values",
-    "Variant",
-    "advise_buffer",
-    "is_unread",
-    "values_of",
-]
+__all__ = ["Alterations", "Operations", "ReadWatch", "Reads", "Retraces", "StepTable", "advise_buffer", "changed_since"]
+
+T = TypeVar("T")
+
+Reads = frozenset[AttributeName] | None
+"""The attributes that a step has read; None if that is not known, so that it may read any."""
 
 Values = tuple[tuple[AttributeName, bool, type, str], ...]
 """Values of plain attributes that the learner has changed: name, whether it is there, type and ``repr``."""
-
-Variant = tuple[Modes, Values]
-"""What a step was compiled or captured for."""
-
-_MISSING = object()
 
 _MOST_ALTERED = 4
 """If changes of one plain attribute have altered the step more often than this, the step runs eagerly."""
@@ -42,30 +34,62 @@ _MOST_TRACED = 20
 traced steps were equal."""
 
 
-class AttributeReads:
-    """What is known of the plain attributes that a step reads."""
+class StepTable(Generic[T]):
+    """What is known of steps, by the modes and by the values of the attributes that the step has read.
+
+    Which attributes a step reads depends on the values of others: ``self.epsilon if self.explore else 0.0`` reads
+    ``epsilon`` only while ``explore`` is true. So an item stands for all actors that have the same values in those
+    attributes that this one step has read: with them the step runs the same way, and reads the same attributes.
+    """
 
     def __init__(self) -> None:
-        self._unread: dict[Modes, frozenset[AttributeName]] = {}
+        self._tables: dict[tuple[Modes, Reads], dict[Values, T]] = {}  # replaced, since another thread may iterate
+
+    def __iter__(self) -> Iterator[tuple[Modes, T]]:
+        """Iterate over the modes and what is known in them, in no particular order."""
+        return ((modes, item) for (modes, _), table in self._tables.items() for item in list(table.values()))
+
+    def find(self, modes: Modes, plain: PlainChanges) -> T | None:
+        """Return what is known of the step in these modes, with these attributes; None if nothing is."""
+        for (modes_of_table, reads), table in self._tables.items():
+            if modes_of_table == modes and (item := table.get(_values_of(plain, reads))) is not None:
+                return item
+        return None
+
+    def put(self, modes: Modes, plain: PlainChanges, reads: Reads, item: T) -> None:
+        """Note what is known of a step that has read these attributes, in these modes."""
+        table = self._tables.get((modes, reads), {})
+        table[_values_of(plain, reads)] = item
+        if (modes, reads) not in self._tables:
+            self._tables = self._tables | {(modes, reads): table}
+
+    def replace_all(self, item: T) -> None:
+        """Replace each item by this one."""
+        self._tables = {key: dict.fromkeys(table, item) for key, table in self._tables.items()}
+
+
+def _values_of(plain: PlainChanges, reads: Reads) -> Values:
+    """Return the values of the attributes that the learner has changed, of those that are read."""
+    return tuple(
+        sorted(
+            ((name, change.present, type(change.value), repr(change.value)) for name, change in plain.changes.items()
+             if reads is None or name in reads),
+            key=lambda entry: entry[0],
+        )
+    )  # fmt: skip
+
+
+def changed_since(plain: PlainChanges, before: PlainChanges, reads: Reads) -> list[AttributeName]:
+    """Return the attributes that have changed in between and may be read."""
+    changed = [name for name, change in plain.changes.items() if change.number > before.number]
+    return [name for name in changed if reads is None or name in reads]
+
+
+class Retraces:
+    """Counts how often a step was traced anew because of each plain attribute."""
+
+    def __init__(self) -> None:
         self._n_altered, self._n_traced = Counter[AttributeName](), Counter[AttributeName]()
-
-    def unread(self, modes: Modes) -> frozenset[AttributeName]:
-        """Return the attributes of which it is known that the step does not read them in these modes."""
-        return self._unread.get(modes, frozenset())
-
-    def note_unread(self, modes: Modes, names: Iterable[AttributeName]) -> None:
-        """Note that the step does not read these attributes in these modes."""
-        self._unread[modes] = self.unread(modes).union(names)
-
-    def changed_since(self, modes: Modes, plain: PlainChanges, before: PlainChanges) -> list[AttributeName]:
-        """Return the attributes that have changed in between and may be read in these modes."""
-        changed = [name for name, change in plain.changes.items() if change.number > before.number]
-        return [name for name in changed if name not in self.unread(modes)]
-
-    def without(self, variant: Variant, modes: Modes, names: Collection[AttributeName]) -> Variant:
-        """Return a variant without these attributes, if it is one in these modes."""
-        left = tuple(entry for entry in variant[1] if entry[0] not in names)
-        return (modes, left) if variant[0] == modes else variant
 
     def count(self, changed: list[AttributeName], *, altered: bool) -> list[AttributeName]:
         """Count that the step was traced anew; return the attributes for which this has happened too often."""
@@ -75,39 +99,72 @@ class AttributeReads:
         return [n for n in changed if self._n_altered[n] > _MOST_ALTERED or self._n_traced[n] > _MOST_TRACED]
 
 
-def values_of(plain: PlainChanges, unread: Iterable[AttributeName]) -> Values:
-    """Return the values of the attributes that the learner has changed, without those that are not read."""
-    return tuple(
-        sorted(
-            ((name, change.present, type(change.value), repr(change.value)) for name, change in plain.changes.items()
-             if name not in unread),
-            key=lambda entry: entry[0],
-        )
-    )  # fmt: skip
+class ReadWatch:
+    """Notes which attributes of a copy of the actor are read while its step is tried out.
 
-
-def is_unread(module: nn.Module, name: AttributeName, unchanged: Callable[[], bool]) -> bool:
-    """Return whether the step does not read an attribute.
-
-    Parameters
-    ----------
-    module : Module
-        A copy of the actor, whose attribute is taken away meanwhile.
-    unchanged : callable
-        Tries the step out; returns whether it is as before. What it raises counts as False.
+    Meanwhile the copy's modules have classes of the same names that derive from their own, and note each look-up, also
+    by ``getattr`` with a default and of attributes that are not there. The instances keep their attributes.
     """
-    part, key = module.get_submodule(name[0]), name[1]
-    if hasattr(type(part), key):  # without the attribute of the instance, the step would read that of the class
-        from_library = type(part).__module__.partition(".")[0] == "torch"
-        return not from_library and key not in Walk(module, with_code=True).used_names
-    value = part.__dict__.pop(key, _MISSING)
-    try:
-        return unchanged()
-    except Exception:  # most probably an AttributeError: the step has missed it
-        return False
-    finally:
-        if value is not _MISSING:
-            part.__dict__[key] = value
+
+    def __init__(self) -> None:
+        self._classes: dict[type, type] = {}  # one for each class, since some Pythons never release a class
+        self._names: dict[int, str] = {}  # of the modules, by their `id`
+        self._read = set[AttributeName]()
+        self._reads_all = False
+
+    def reads(self, module: nn.Module, same: Callable[[], bool]) -> Reads:
+        """Return the attributes that a step reads.
+
+        Parameters
+        ----------
+        module : Module
+            A copy of the actor.
+        same : callable
+            Tries the step out; returns whether it is what it was without being watched. If it is not, as after
+            ``type(self) is Actor``, the step may read any attribute, and so it may if this raises.
+        """
+        parts = dict(module.named_modules())
+        kinds = [type(part) for part in parts.values()]
+        self._names = {id(part): name for name, part in parts.items()}
+        self._read, self._reads_all = set(), False
+        try:
+            for part, kind in zip(parts.values(), kinds, strict=True):
+                object.__setattr__(part, "__class__", self._watched(kind))
+            known = same() and not self._reads_all
+        except Exception:  # a class that cannot be replaced, such as those of TorchScript, or derived from
+            known = False
+        finally:
+            for part, kind in zip(parts.values(), kinds, strict=True):
+                object.__setattr__(part, "__class__", kind)
+        return frozenset(self._read) if known else None
+
+    def _watched(self, kind: type) -> type:
+        """Return a subclass whose instances note what is read of them."""
+        if kind not in self._classes:
+            hooked = next(cls for cls in kind.__mro__ if "__init_subclass__" in vars(cls))
+            if hooked not in (BaseActorModule, Generic, object):
+                raise TypeError(f"{hooked} must not learn of a subclass")
+            look_up: Any = kind.__getattribute__
+
+            def __getattribute__(part: Any, key: str) -> Any:
+                if key == "__dict__":  # by `vars(self)` the step may read all of them
+                    self._reads_all = self._reads_all or not _is_librarys(sys._getframe(1).f_globals)
+                elif key == "__class__":
+                    return kind
+                elif key not in NOT_LOOKED_AT and id(part) in self._names:
+                    self._read.add((self._names[id(part)], key))
+                return look_up(part, key)
+
+            namespace = {"__getattribute__": __getattribute__, "__module__": kind.__module__, "__doc__": kind.__doc__}
+            # without the metaclass's own `__new__` and `__init__`, which may keep a list of classes
+            make: Any = type.__new__
+            self._classes[kind] = make(type(kind), kind.__name__, (kind,), namespace)
+        return self._classes[kind]
+
+
+def _is_librarys(names: dict[str, Any]) -> bool:
+    """Return whether the global names of a function are those of a module of torch's, or of the engine."""
+    return str(names.get("__name__")).startswith(("torch.", "rlplay.engine."))
 
 
 def advise_buffer(names: Iterable[AttributeName], where: str) -> str:
@@ -130,16 +187,18 @@ class Alterations:
 
     def __init__(self) -> None:
         self.operations: dict[Modes, list[str]] = {}
-        self._reads = AttributeReads()
-        self._altered: dict[Variant, bool] = {}
+        self._watch, self._retraces = ReadWatch(), Retraces()
+        self._altered = StepTable[bool]()
 
     def begin(self, captured: Iterable[Modes], plain: PlainChanges) -> None:
         """Note that steps were captured in these modes, with these attributes."""
-        self._altered = {(modes, values_of(plain, ())): False for modes in captured}
+        self._altered = StepTable()
+        for modes in captured:
+            self._altered.put(modes, plain, None, False)
 
     def known(self, modes: Modes, plain: PlainChanges) -> bool | None:
         """Return whether the step differs with these attributes; None if :meth:`judge` has to find out."""
-        return self._altered.get((modes, values_of(plain, self._reads.unread(modes))))
+        return self._altered.find(modes, plain)
 
     def judge(
         self,
@@ -150,16 +209,12 @@ class Alterations:
         operations_of_twin: Callable[[], list[str]],
     ) -> str:
         """Find out whether the step differs with these attributes, which ``twin`` has; return the first warning."""
-        expected, warned = self.operations[modes], any(self._altered.values())
-        changed = self._reads.changed_since(modes, plain, before)
-        altered = operations_of_twin() != expected
-        if not altered:
-            unread = [name for name in changed if is_unread(twin, name, lambda: operations_of_twin() == expected)]
-            self._reads.note_unread(modes, unread)
-            known = {self._reads.without(at, modes, unread): differs for at, differs in self._altered.items()}
-            self._altered = known | self._altered
-        altered = altered or bool(self._reads.count(changed, altered=False))
-        self._altered[modes, values_of(plain, self._reads.unread(modes))] = altered
+        warned = any(altered for _, altered in self._altered)
+        operations = operations_of_twin()
+        reads = self._watch.reads(twin, lambda: operations_of_twin() == operations)
+        changed = changed_since(plain, before, reads)
+        altered = operations != self.operations[modes] or bool(self._retraces.count(changed, altered=False))
+        self._altered.put(modes, plain, reads, altered)
         why = advise_buffer(changed, "while it has another value than at the first fragment")
         return why if altered and not warned else ""
 

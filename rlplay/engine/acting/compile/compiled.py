@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,14 +28,29 @@ from ..group import Group
 from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes, load_plain, plain_of
 from ..torch_context import TorchContext
 from ..weights import weight_places
-from .attribute_reads import AttributeReads, Variant, advise_buffer, is_unread, values_of
+from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffer, changed_since
 from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, keys_of, make_graph
 from .inductor import Program, copy_all
-from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
+from .step_checks import Modes, NoGraph, ValuesUnread, describe_error, eager_warning, no_foreign_draws, set_modes
 from .workspace import Workspace
 
 __all__ = ["CompiledBehaviour"]
+
+
+class TracedStep(NamedTuple):
+    """The step as it was traced in some modes, with some values of plain attributes."""
+
+    graphs: dict[tuple[int, bool], StepGraph]
+    """By the width of the group, and whether the step is virtual; empty where the step is eager."""
+    why_eager: str = ""
+    reads: Reads = None
+    """The plain attributes that it reads."""
+
+    @property
+    def outcome(self) -> tuple[list[Any], str]:
+        """Equal for steps that do the same."""
+        return keys_of(self.graphs), self.why_eager
 
 
 class CompiledBehaviour(Behaviour):
@@ -54,12 +69,10 @@ class CompiledBehaviour(Behaviour):
         self._probed = False  # once True, a warning is given at once rather than at the call
         self._workspaces: dict[int, Workspace] = {}  # by the number of the group
         # If snapshots are published in this process, only the publishing thread writes these; the collector's reads.
-        # Graphs are by the width of the group, and whether the step is virtual; empty where the step is eager.
-        self._graphs: dict[Variant, dict[tuple[int, bool], StepGraph]] = {}
-        self._refusals: dict[Variant, str] = {}  # why the step runs eagerly in this variant
+        self._steps = StepTable[TracedStep]()
         self._programs: dict[str, Program] = {}  # by the key of the graph
-        self._reads = AttributeReads()
-        self._latest: dict[Modes, tuple[Variant, PlainChanges]] = {}
+        self._watch, self._retraces = ReadWatch(), Retraces()
+        self._latest: dict[Modes, tuple[TracedStep, PlainChanges]] = {}
         self._eager_for_ever = False
         self._active_programs: dict[tuple[int, bool], Program] = {}
 
@@ -68,7 +81,7 @@ class CompiledBehaviour(Behaviour):
         info, hx = super().probe(groups, inputs, act)
         self._torch_context = TorchContext.here(self._lane.actor_device)
         # probed again if the torch context has changed between the call and the first ask
-        self._graphs, self._refusals = {}, {}
+        self._steps = StepTable()
         for results in (self._workspaces, self._programs, self._active_programs):
             results.clear()
         for group, first in zip(groups, inputs, strict=True):
@@ -82,9 +95,9 @@ class CompiledBehaviour(Behaviour):
         try:
             with no_foreign_draws():
                 for modes in dict.fromkeys([present, (True,) * len(present), (False,) * len(present)]):
-                    self._trace_all((modes, ()))
+                    self._steps.put(modes, NO_CHANGES, None, self._try_to_trace(modes))
         except NoGraph as error:
-            self._refuse_all_variants(str(error))
+            self._steps.replace_all(TracedStep({}, str(error)))
         self._compile_in(present, NO_CHANGES)
         self._probed = True
         return info, hx
@@ -181,82 +194,64 @@ class CompiledBehaviour(Behaviour):
         """Select the programs for these modes, and let them recompute what depends on the weights alone."""
         warning = self._compile_in(modes, plain)  # no work left, unless the snapshot was published in another process
         self._pending_warning = self._pending_warning or warning
-        variant = self._variant(modes, plain)  # before the graphs are read: later ones have the earlier keys, too
-        self._active_programs = {at: self._programs[graph.key] for at, graph in self._graphs[variant].items()}
+        step = self._known(modes, plain) or TracedStep({})
+        self._active_programs = {at: self._programs[graph.key] for at, graph in step.graphs.items()}
         for program in {id(program): program for program in self._active_programs.values()}.values():
             program.update_derived()
 
-    def _variant(self, modes: Modes, plain: PlainChanges) -> Variant:
-        return modes, values_of(plain, self._reads.unread(modes))
+    def _known(self, modes: Modes, plain: PlainChanges) -> TracedStep | None:
+        """Return the step that was traced for these modes and attributes; None if it is still to be traced."""
+        return self._steps.find(modes, plain) or (TracedStep({}) if self._eager_for_ever else None)
 
     def _compile_in(self, modes: Modes, plain: PlainChanges) -> str:
         """Trace and compile the step in these modes, unless that is done already or has failed; return a warning."""
-        variant, warning = self._variant(modes, plain), ""
-        if variant not in self._graphs:
+        step, warning = self._known(modes, plain), ""
+        if step is None:
             apply_changes(dict(self._twin.named_modules()), plain, 0)
-            self._trace_all(variant)
-            warning = self._note_reads(variant, plain)
-            variant = self._variant(modes, plain)
+            step, warning = self._trace_anew(modes, plain)
         if modes not in self._latest or self._latest[modes][1].number < plain.number:
-            self._latest[modes] = variant, plain
+            self._latest[modes] = step, plain
         try:
-            for graph in self._graphs[variant].values():
+            for graph in step.graphs.values():
                 if graph.key not in self._programs:
                     self._programs[graph.key] = Program(graph, self._weights_by_kind)
         except Exception as error:
-            why = f"compiling it failed with {describe_error(error)}"
+            refused = TracedStep({}, f"compiling it failed with {describe_error(error)}", step.reads)
             if self._probed:
-                self._note(variant, {}, why)
+                self._steps.put(modes, plain, step.reads, refused)
             else:
-                self._refuse_all_variants(why)
+                self._steps.replace_all(refused)
         return warning or self._report()
 
-    def _note_reads(self, variant: Variant, plain: PlainChanges) -> str:
-        """Compare a new variant of the step with the latest one in these modes.
+    def _trace_anew(self, modes: Modes, plain: PlainChanges) -> tuple[TracedStep, str]:
+        """Trace the step with other plain attributes, and note which ones it reads.
 
-        Notes attributes that the step does not read, and steps eagerly if changes of an attribute have altered it too
-        often. Returns a warning, or an empty string.
+        Steps eagerly from now on if changes of an attribute have altered the step too often. Returns also a warning,
+        or an empty string.
         """
-        modes = variant[0]
-        before, seen = self._latest.get(modes, ((modes, ()), NO_CHANGES))
-        keys = keys_of(self._graphs.get(before, {}))
-        changed = self._reads.changed_since(modes, plain, seen) if keys else []
-        if keys == keys_of(self._graphs[variant]):
-            unread = {name for name in changed if is_unread(self._twin, name, lambda: self._traced_keys(modes) == keys)}
-            graphs = {self._reads.without(at, modes, unread): found for at, found in self._graphs.items()}
-            self._graphs = graphs | self._graphs
-            self._reads.note_unread(modes, unread)
-        often = self._reads.count(changed, altered=keys != keys_of(self._graphs[variant]))
-        if not often:
-            return ""
-        self._eager_for_ever = True
-        self._note(variant, {}, "a plain attribute of it changes often")
-        self.eager_because = advise_buffer(often, "from now on")
-        return self.eager_because
+        step = self._try_to_trace(modes)
+        reads = self._watch.reads(self._twin, lambda: self._try_to_trace(modes).outcome == step.outcome)
+        step = step._replace(reads=reads)
+        before, seen = self._latest.get(modes, (step, plain))
+        altered, warning = before.outcome != step.outcome, ""
+        often = self._retraces.count(changed_since(plain, seen, reads), altered=altered)
+        if often:
+            self._eager_for_ever = True
+            if before.graphs or step.graphs:  # else it runs eagerly already, for another reason
+                step = TracedStep({}, "a plain attribute of it changes often", reads)
+                self.eager_because = warning = advise_buffer(often, "from now on")
+        self._steps.put(modes, plain, reads, step)
+        return step, warning
 
-    def _traced_keys(self, modes: Modes) -> list[Any]:
-        """Trace the step as the twin is now; return the keys of the graphs."""
-        with global_generator_kept(torch.device("cpu")):
-            return keys_of(self._traced(modes))
-
-    def _trace_all(self, variant: Variant) -> None:
-        """Trace the step in one variant, for each width of a group, virtual and not; note why if that fails."""
-        graphs, why = dict[tuple[int, bool], StepGraph](), ""
-        if not self._eager_for_ever:
-            try:
-                with global_generator_kept(torch.device("cpu")):
-                    graphs = self._traced(variant[0])
-            except NoGraph as error:
-                why = str(error)
-            except Exception as error:
-                why = f"tracing it failed with {describe_error(error)}"
-        self._note(variant, graphs, why)
-
-    def _note(self, variant: Variant, graphs: dict[tuple[int, bool], StepGraph], why_eager: str) -> None:
-        """Note the graphs of a variant, in new dicts: another thread may be reading the old ones."""
-        self._graphs = self._graphs | {variant: graphs}
-        if why_eager:
-            self._refusals = self._refusals | {variant: why_eager}
+    def _try_to_trace(self, modes: Modes) -> TracedStep:
+        """Trace the step as the twin is now, for each width of a group, virtual and not; note why if that fails."""
+        try:
+            with global_generator_kept(torch.device("cpu")):
+                return TracedStep(self._traced(modes))
+        except NoGraph as error:
+            return TracedStep({}, str(error))
+        except Exception as error:
+            return TracedStep({}, f"tracing it failed with {describe_error(error)}")
 
     def _traced(self, modes: Modes) -> dict[tuple[int, bool], StepGraph]:
         return {
@@ -275,22 +270,19 @@ class CompiledBehaviour(Behaviour):
         inputs = [x.clone() for x in workspace.inputs]
 
         def step(*inputs: Tensor) -> None:
-            with DrawsOutside(noise):
+            with DrawsOutside(noise), ValuesUnread([*twin.parameters(), *twin.buffers()]):
                 workspace.step(twin, self.spec, self._twin_places, virtual, *inputs)
 
         check_repeats(twin, noise, lambda: step(*[x.clone() for x in inputs]))
         n_read = len(inputs) - len(workspace.rows)
         return make_graph(step, inputs, n_read, list(twin.parameters()), list(twin.buffers()), noise)
 
-    def _refuse_all_variants(self, why: str) -> None:
-        """Step eagerly in all variants met so far."""
-        self._graphs = {variant: {} for variant in self._graphs}
-        self._refusals = dict.fromkeys(self._graphs, why)
-
     def _report(self) -> str:
         """Note once that the step runs eagerly; return it as a warning if it is found out only after the call."""
-        if not self._refusals or self.eager_because:
+        steps = list(self._steps)
+        refusals = [(modes, step.why_eager) for modes, step in steps if step.why_eager]
+        if not refusals or self.eager_because:
             return ""
-        (modes, _), why = next(iter(self._refusals.items()))
-        self.eager_because = eager_warning(modes, why, always=self._refusals.keys() == self._graphs.keys())
+        modes, why = refusals[0]
+        self.eager_because = eager_warning(modes, why, always=len(refusals) == len(steps))
         return self.eager_because if self._probed else ""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .... import nested
+from ....contexts import contextmanager
 from ....nested import Nested
 from ....process_state import generators_held
 from ...core import BaseActorModule
@@ -32,6 +32,7 @@ __all__ = [
     "Modes",
     "NoGraph",
     "OperationCheck",
+    "ValuesUnread",
     "check_changes_only_buffers",
     "check_reset",
     "describe_error",
@@ -188,6 +189,29 @@ class OperationCheck(TorchDispatchMode):
         if _crosses_devices(func, tree_leaves((args, kwargs)), tree_leaves(result)):
             raise NoGraph(f"it copies between the host and the device (`{func}`)")
         return result
+
+
+class ValuesUnread(TorchDispatchMode):
+    """Refuses a step that reads the value of a weight as a Python number, as ``self.epsilon.item()`` does.
+
+    A tracer runs such a call on the weight itself, so that the graph would have the value of that moment in it.
+
+    Raises
+    ------
+    NoGraph
+        By such a call.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._weights = {id(x) for x in weights}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Check one operation and run it."""
+        kwargs = kwargs or {}
+        if reads_values(func, args, kwargs) and any(id(x) in self._weights for x in tree_leaves((args, kwargs))):
+            raise NoGraph(f"it needs the value of a parameter or buffer as a Python number or a shape (`{func}`)")
+        return func(*args, **kwargs)
 
 
 def same_generator(one: Any, other: Any) -> bool:

@@ -100,7 +100,10 @@ def one_number(value: Any) -> Any:
         return one_number(value[0]) if len(value) == 1 else None
     if hasattr(value, "shape"):  # an array, a tensor, a scalar of NumPy
         array = _as_array(value)
-        return one_number(array.item()) if array.size == 1 else None
+        number = array.item() if array.size == 1 else None
+        if isinstance(number, np.generic):  # of a dtype that Python has no type for, such as `longdouble`
+            return float(number) if isinstance(number, np.floating) else None
+        return one_number(number)
     return value if isinstance(value, Number) and not isinstance(value, complex) else None
 
 

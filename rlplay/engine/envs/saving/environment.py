@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+from ....contexts import contextmanager
 from ...concurrency.progress import Progress
 from ..dialects import takes
 from .ale import restore_ale, save_ale
