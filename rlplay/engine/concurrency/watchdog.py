@@ -7,9 +7,9 @@ from time import perf_counter
 
 from .progress import Progress
 
-__all__ = ["Watchdog"]
+__all__ = ["LONGEST_INTERVAL", "Watchdog"]
 
-_LONGEST_INTERVAL = 0.5
+LONGEST_INTERVAL = 0.5
 """Seconds. An interrupt that arrives just before a wait begins is handled only when that wait has ended."""
 
 
@@ -27,7 +27,7 @@ class Watchdog:
     """
 
     def __init__(self, progress: Progress, timeout: float, describe: Callable[[], str]) -> None:
-        self.interval = min(timeout / 8, _LONGEST_INTERVAL)
+        self.interval = min(timeout / 8, LONGEST_INTERVAL)
         """Seconds to wait between two calls of :meth:`check`."""
         self._progress, self._timeout, self._describe = progress, timeout, describe
         self._state, self._changed = progress.state(), perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ..concurrency.progress import SharedProgress
 from ..concurrency.sendable import check_sendable
 from ..concurrency.service import PARTIAL, ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
-from ..concurrency.watchdog import Watchdog
+from ..concurrency.watchdog import LONGEST_INTERVAL, Watchdog
 from ..core import BaseActorModule
 from ..envs.rows import Array
 from ..feed.options import home_of
@@ -28,6 +29,9 @@ from .evaluation_process import EvaluationService, EvaluationSpec
 __all__ = ["Examiner"]
 
 
+_CLOSED = "the evaluation process is closed."
+
+
 class Examiner(Iterator[Array]):
     """An endless iterator over the results of evaluations, and a context manager.
 
@@ -35,7 +39,8 @@ class Examiner(Iterator[Array]):
 
     - what the evaluation raised, with its type, a note of the environment and step, and the original traceback as its
       cause (an environment's StopIteration becomes a RuntimeError);
-    - RuntimeError if the process has died (the message names the signal) or is closed;
+    - RuntimeError if the process has died (the message names the signal) or is closed, also by another thread
+      meanwhile; or if this is a fork of the process that has made the examiner;
     - TimeoutError if the process makes no progress.
 
     After an error the examiner is closed. It also ends with its last reference, and with the interpreter. After an
@@ -46,6 +51,7 @@ class Examiner(Iterator[Array]):
     def __init__(self, actor: BaseActorModule, timeout: float, start_timeout: float, spec: EvaluationSpec) -> None:
         """Start the process, wait until it has made its environments, and start the first evaluation."""
         self._actor, self._timeout, self._closed = actor, timeout, False
+        self._turn = threading.RLock()  # of the thread that waits for a result
         self._under_way = False  # whether an evaluation has been requested whose result has not arrived
         self._result: Any = None  # what has arrived, and `next()` has not returned
         self._exchanging = False  # whether a message is being sent or received
@@ -81,8 +87,17 @@ class Examiner(Iterator[Array]):
 
     def __next__(self) -> Array:
         """Wait for the result of the evaluation under way, start another one, and return the result."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"the evaluation process belongs to process {self._pid}, and this is a fork of it: call "
+                "`evaluate.background` in this process."
+            )
+        with self._turn:
+            return self._next_result()
+
+    def _next_result(self) -> Array:
         if self._closed:
-            raise RuntimeError("the evaluation process is closed.")
+            raise RuntimeError(_CLOSED)
         try:
             if self._result is None:
                 self._receive(self._timeout)
@@ -93,7 +108,8 @@ class Examiner(Iterator[Array]):
             self._end_after(error)
             raise RuntimeError(f"an evaluation raised {error!r}: {at}.") from error
         except BaseException as error:
-            if self._exchanging or not isinstance(error, KeyboardInterrupt):
+            closed_elsewhere = self._closed  # then that thread ends the process, and has its complaints
+            if not closed_elsewhere and (self._exchanging or not isinstance(error, KeyboardInterrupt)):
                 self._end_after(error)
             raise
         returns: Array = self._result
@@ -118,8 +134,14 @@ class Examiner(Iterator[Array]):
 
     def _end(self) -> list[str]:
         self._closed = True
-        complaints = _end(self._child, self._progress, self._pid)
-        self._finalizer.detach()
+        # another thread that waits for a result sees this soon, and stops reading what the process sends
+        has_turn = self._turn.acquire(timeout=LONGEST_INTERVAL + 1.0)
+        try:
+            complaints = _end(self._child, self._progress, self._pid)
+            self._finalizer.detach()
+        finally:
+            if has_turn:
+                self._turn.release()
         return complaints
 
     def __enter__(self) -> Examiner:
@@ -153,7 +175,7 @@ class Examiner(Iterator[Array]):
     def _receive(self, timeout: float) -> None:
         """Wait for an answer for as long as there is progress; keep what it brings as the result."""
         watchdog = Watchdog(self._progress, timeout, lambda: f"{self._child.name}: {self._progress}")
-        while True:
+        while not self._closed:
             if self._child.wait_readable(watchdog.interval):
                 self._exchanging = True
                 kind, self._result = self._child.receive()
@@ -161,6 +183,7 @@ class Examiner(Iterator[Array]):
                 if kind != PARTIAL:
                     return
             watchdog.check()
+        raise RuntimeError(_CLOSED)
 
 
 def _end(child: ServiceProcess, progress: SharedProgress, pid: int) -> list[str]:

@@ -112,7 +112,7 @@ def background(
     timeout : float
         Seconds without any progress after which ``next()`` raises TimeoutError.
     start_timeout : float
-        Seconds within which the environments must have been made.
+        As ``timeout``, for the call: each environment that has been made counts as progress.
 
     Returns
     -------

@@ -15,7 +15,8 @@ from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, same, threaded
 from rlplay.engine.rollout.evaluate import background, evaluate
-from tests.support.threads import until
+from tests.support.threads import InThread, until
+from tests.support.workers import shorten_closing
 
 
 class GreedyInEvalMode(BaseActorModule):
@@ -289,6 +290,27 @@ def test_the_end_of_an_examiner_in_a_forked_child_leaves_the_process_of_the_pare
     assert not examiner._progress.halted
     assert examiner._child._process.poll() is None
     assert examiner._child.close() == []
+
+
+def test_a_fork_that_asks_for_a_result_is_told_so_at_once(monkeypatch):
+    with background(Ender, Leaning(), 1) as examiner:
+        pid = os.getpid()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: pid + 1)
+            with pytest.raises(RuntimeError, match=f"belongs to process {pid}, and this is a fork of it"):
+                next(examiner)
+        assert next(examiner).shape == (1,)
+
+
+def test_a_result_that_another_thread_waits_for_while_the_examiner_is_closed_is_an_error_that_says_so(monkeypatch):
+    shorten_closing(monkeypatch)
+    examiner = background(Stuck, Leaning(), 1)
+    waiting = InThread(lambda: next(examiner))
+    until(lambda: "env.step" in str(examiner._progress))
+    with pytest.warns(RuntimeWarning, match="was killed"):
+        examiner.close()
+    assert isinstance(waiting.wait().error, RuntimeError)
+    assert str(waiting.error) == "the evaluation process is closed."
 
 
 @pytest.mark.parametrize("wrong", [{"n_envs": 0}, {"n_steps": 0}, {"threads": 0}, {"factory": None}])
