@@ -44,14 +44,13 @@ def options_for_children() -> list[str]:
 
 
 def preamble_of_children() -> str:
-    """Return the statements by which a child interpreter gets the arguments and the search path of this one.
+    """Return the statements by which a child interpreter gets the search path of this one.
 
     As for the children of ``multiprocessing``, the entry ``''`` is the folder that the program was started in: it may
     have changed its folder since. What is no string is left out, as Python itself does.
     """
     path = [one or ORIGINAL_DIR or "" for one in sys.path if isinstance(one, str)]
-    arguments = [one for one in getattr(sys, "argv", ()) if isinstance(one, str)]
-    return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {arguments!r}; "
+    return f"import sys; sys.path[:] = {path!r}; "
 
 
 def cover_closed_streams() -> list[int]:

@@ -256,8 +256,8 @@ class BaseActorModule(torch.nn.Module):
         ----------
         stepno, obs, act, rew, fin : (nested) tensors, ``(n_seq, B, ...)``
             The leaves of a :class:`State`, on the actor's device. They must not be changed in place. Attributes may
-            keep them, also in lists, tuples, dicts and deques. The engine uses their memory again: copy what any other
-            object is to keep, and NumPy arrays over them.
+            keep them, also in lists, tuples, dicts and deques: the engine copies those before it uses their memory
+            again. Clone an input that anything else is to keep, such as another object or a NumPy array over it.
         hx : nested tensors, ``(L, B, ...)``, or None
             The recurrent state, already reset where ``fin[0]``. ``None`` asks for a fresh one.
         virtual : bool

@@ -102,7 +102,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         return group.hx_form.check(group.hx)
 
     def copy_recurrent_state(self, group: Group) -> None:
-        """Copy the group's recurrent state into new memory, and with that of the first group the inputs that are kept.
+        """Copy the group's recurrent state into new memory; for the first group, also the inputs that the actor keeps.
 
         The actor may have returned, or keep in its attributes, a view of a row that the next fragment overwrites.
         """

@@ -5,8 +5,9 @@ A new thread or process does not inherit them. The default dtype and the default
 holds for the actor alone: environments are made, reset and stepped without autocast, with gradients enabled and outside
 inference mode. So an environment that is written in torch does the same in every engine.
 
-Numeric switches, such as whether TF32 is allowed, belong to the process and hold at once. Child processes get those of
-the call, and of the first ask.
+Numeric switches, such as whether TF32 is allowed, belong to the process and hold at once. Collector processes get those
+of the call, then those of the first ask; evaluation processes those of the call. Worker processes, which do not run the
+actor, get none.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ class TorchDefaults:
     dtype: torch.dtype
     device: torch.device
     switches: tuple[tuple[str, Any], ...] = ()
-    """Names and values of the switches that could be read."""
+    """Names and values of the switches that could be read; none if all is done in this process."""
 
     @classmethod
-    def here(cls) -> TorchDefaults:
-        """Read the defaults of the calling thread, and the switches."""
-        return cls(torch.get_default_dtype(), torch.get_default_device(), _read_switches())
+    def here(cls, *, switches: bool = False) -> TorchDefaults:
+        """Read the defaults of the calling thread, and the switches if they are to be sent to another process."""
+        return cls(torch.get_default_dtype(), torch.get_default_device(), _read_switches() if switches else ())
 
     @property
     def are_initial(self) -> bool:
@@ -140,14 +141,14 @@ class TorchContext:
     in the consumer's thread may do so: the default dtype of a learner that computes meanwhile must not change."""
 
     @classmethod
-    def here(cls, device: torch.device, *, sets_dtype: bool = False) -> TorchContext:
+    def here(cls, device: torch.device, *, sets_dtype: bool = False, switches: bool = False) -> TorchContext:
         """Read the settings of the calling thread, for an actor on this device."""
         kind = device.type
         return cls(
             kind=kind,
             autocast=torch.is_autocast_enabled(kind),
             autocast_dtype=torch.get_autocast_dtype(kind),
-            defaults=TorchDefaults.here(),
+            defaults=TorchDefaults.here(switches=switches),
             sets_dtype=sets_dtype,
         )
 
@@ -159,7 +160,8 @@ class TorchContext:
         RuntimeError
             If the default dtype or the default device is no longer the one of the call.
         """
-        now = TorchContext.here(torch.device(self.kind), sets_dtype=self.sets_dtype)
+        device, switches = torch.device(self.kind), bool(self.defaults.switches)
+        now = TorchContext.here(device, sets_dtype=self.sets_dtype, switches=switches)
         for what in ("dtype", "device"):
             before, found = getattr(self.defaults, what), getattr(now.defaults, what)
             if before != found:

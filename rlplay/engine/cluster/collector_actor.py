@@ -113,7 +113,8 @@ class CollectorActor:
     def resume(self, saved: bytes, torch_context: TorchContext) -> bytes:
         """Go on from a saved stream, of these environments alone; otherwise like :meth:`prepare`."""
         torch_context.defaults.set_switches()
-        resume(self._here.made.collector, from_bytes(saved), torch_context)
+        with self._here.made.lane.collecting():
+            resume(self._here.made.collector, from_bytes(saved), torch_context)
         return self._prepared()
 
     def _prepared(self) -> bytes:
@@ -144,8 +145,9 @@ class CollectorActor:
         self._here = _CollectorHere(spec, self._progress, self._gate)
         torch_context.defaults.set_switches()
         collector = self._here.made.collector
-        collector.load_state_dict(from_bytes(state), whole=True)
-        collector.prepare(torch_context)
+        with self._here.made.lane.collecting():
+            collector.load_state_dict(from_bytes(state), whole=True)
+            collector.prepare(torch_context)
 
     def _state(self) -> bytes:
         return to_bytes(self._here.made.collector.state_dict(whole=True)) if self._keeps_state else b""

@@ -83,7 +83,7 @@ class Child:
         self.name = name
         self._killed = self._end_told = False
         self._reaping = threading.RLock()  # reentrant: a finalizer may call `kill` in any thread
-        data = cloudpickle.dumps((target, args))
+        data = cloudpickle.dumps(getattr(sys, "argv", [])) + cloudpickle.dumps((target, args))
         # the first stack closes what only the child needs, at any rate; the second one all else, if something fails
         with ExitStack() as childs, ExitStack() as on_error:
             for fd in cover_closed_streams():

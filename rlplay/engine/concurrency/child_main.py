@@ -34,6 +34,7 @@ def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     link = Link(socket.socket(fileno=link_fd))
     _end_with_parent(link_fd, pipe_fd, parent)
     with os.fdopen(arguments_fd, "rb") as file:
+        sys.argv[:] = pickle.load(file)
         target, args = pickle.load(file)
     gc.freeze()  # else each collection at the end searches all of torch, if it has been imported: seconds under load
     with suppress(Disconnected):

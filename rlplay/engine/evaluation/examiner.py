@@ -51,7 +51,7 @@ class Examiner(Iterator[Array]):
     def __init__(self, actor: BaseActorModule, timeout: float, start_timeout: float, spec: EvaluationSpec) -> None:
         """Start the process, wait until it has made its environments, and start the first evaluation."""
         self._actor, self._timeout, self._closed = actor, timeout, False
-        self._turn = threading.RLock()  # of the thread that waits for a result
+        self._receiving = threading.RLock()  # held by the thread that waits for a result
         self._under_way = False  # whether an evaluation has been requested whose result has not arrived
         self._result: Any = None  # what has arrived, and `next()` has not returned
         self._exchanging = False  # whether a message is being sent or received
@@ -92,7 +92,7 @@ class Examiner(Iterator[Array]):
                 f"the evaluation process belongs to process {self._pid}, and this is a fork of it: call "
                 "`evaluate.background` in this process."
             )
-        with self._turn:
+        with self._receiving:
             return self._next_result()
 
     def _next_result(self) -> Array:
@@ -135,13 +135,13 @@ class Examiner(Iterator[Array]):
     def _end(self) -> list[str]:
         self._closed = True
         # another thread that waits for a result sees this soon, and stops reading what the process sends
-        has_turn = self._turn.acquire(timeout=LONGEST_INTERVAL + 1.0)
+        alone = self._receiving.acquire(timeout=LONGEST_INTERVAL + 1.0)
         try:
             complaints = _end(self._child, self._progress, self._pid)
             self._finalizer.detach()
         finally:
-            if has_turn:
-                self._turn.release()
+            if alone:
+                self._receiving.release()
         return complaints
 
     def __enter__(self) -> Examiner:

@@ -148,7 +148,7 @@ def open_remote(
     stream = SavedStream(options, plan, None if actor_device.type == "cpu" else actor_device)
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
-        progress, torch_context = Progress(), TorchContext.here(actor_device)
+        progress, torch_context = Progress(), TorchContext.here(actor_device, switches=True)
         specs = _collector_specs(factory, behaviour.to_send, actor_device, torch_context.defaults, plan, options)
 
         def make_collector(gate: Gate) -> Collecting:

@@ -280,8 +280,8 @@ class Feed(Delivered, Iterator[Fragment]):
 
         Raises
         ------
-        TimeoutError
-            If the collector does not complete its current step within ``timeout`` seconds.
+        TimeoutError, RuntimeError
+            No end of the step within ``timeout`` seconds. This is called inside of a step, or in a fork.
         """
         with self._driver.paused():  # this generator refers to the feed, which thus lives as long as the block
             yield

@@ -130,5 +130,5 @@ def background(
         at_least("n_steps", n_steps, 1)
     check_factory(factory, takes_lists="`evaluate`")
     check_timeouts(timeout=timeout, start_timeout=start_timeout)
-    spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(), greedy, threads)
+    spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(switches=True), greedy, threads)
     return Examiner(actor, timeout, start_timeout, spec)

@@ -74,8 +74,8 @@ class HeldTensors:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The noted tensors."""
-        return [x for held in self._held for x in held.values()]
+        """The noted tensors that have memory of the usual kind."""
+        return [x for held in self._held for x in held.values() if x.layout == torch.strided]
 
     def put_back(self) -> list[str]:
         """Put the noted tensors back, and remove new ones; return the names of those places that had changed."""

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 
 import gym
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -472,6 +473,21 @@ class ReadsItsBuffer(AnswerActor):
         return obs * self.scale.item()
 
 
+class ListsItsBuffer(ReadsItsBuffer):
+    def answer(self, obs, fin):
+        return obs * self.scale.tolist()
+
+
+class BuffersAsArray(ReadsItsBuffer):
+    def answer(self, obs, fin):
+        return obs * float(self.scale.numpy())
+
+
+class BuffersAsArrayByNumpy(ReadsItsBuffer):
+    def answer(self, obs, fin):
+        return obs * float(np.asarray(self.scale))
+
+
 class BranchesOnItsBuffer(ReadsItsBuffer):
     def answer(self, obs, fin):
         return obs if self.scale else -obs
@@ -504,6 +520,9 @@ def test_a_number_of_a_tensor_that_is_no_weight_is_compiled_into_the_step(progra
 
 NOT_COMPILED = {
     "the value of a buffer": (ReadsItsBuffer, "it needs the value of a parameter or buffer"),
+    "a list of a buffer": (ListsItsBuffer, "it reads a parameter or buffer by `tolist`"),
+    "an array of a buffer": (BuffersAsArray, "it reads a parameter or buffer by `numpy`"),
+    "an array of a buffer, by NumPy": (BuffersAsArrayByNumpy, "it reads a parameter or buffer by `__array__`"),
     "control flow over a buffer": (BranchesOnItsBuffer, "it needs the value of a parameter or buffer"),
     "a number of elements": (SelectsByItsBuffer, "it needs the value of a parameter or buffer"),
     "control flow": (BranchesOnData, "tracing it failed"),

@@ -354,7 +354,7 @@ class Constant(BaseActorModule):
 
 def switches():
     """Return a number that tells the switches of this process."""
-    return zlib.crc32(repr(TorchDefaults.here().switches).encode()) % 2**20
+    return zlib.crc32(repr(TorchDefaults.here(switches=True).switches).encode()) % 2**20
 
 
 class ReportsSwitches(Reports):
@@ -387,7 +387,7 @@ SWITCHES = {
 @pytest.fixture
 def switches_kept():
     """Set the switches back at the end."""
-    before = TorchDefaults.here()
+    before = TorchDefaults.here(switches=True)
     yield
     torch.set_float32_matmul_precision("highest")  # also where one of its newer switches was set
     before.set_switches()

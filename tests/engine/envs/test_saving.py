@@ -362,6 +362,22 @@ def test_which_function_without_a_name_is_in_use_is_saved(k):
     assert [rule(3) for rule in other.rules] == rules[::-1]
 
 
+def test_equal_functions_without_a_name_of_one_environment_are_saved():
+    def env():
+        made = gymnasium.vector.SyncVectorEnv([lambda: TransformReward(Noisy(), lambda rew: 2 * rew)] * 3)
+        made.rules = [lambda x: x, *(lambda x: 2 * x for _ in range(3))]
+        return made
+
+    one, other = env(), env()
+    one.reset(seed=3)
+    other.reset(seed=4)
+    restore(other, save(one, 0), 0)
+    assert other.rules[3](2) == 4
+    expected, found = (each.step(np.zeros(3, np.int64)) for each in (one, other))
+    np.testing.assert_equal(found[0], expected[0])
+    np.testing.assert_equal(found[1], expected[1])
+
+
 def counter(n):
     def count():
         nonlocal n

@@ -143,12 +143,12 @@ class ReadWatch:
         if kind not in self._classes:
             hooked = next(cls for cls in kind.__mro__ if "__init_subclass__" in vars(cls))
             if hooked not in (BaseActorModule, Generic, object):
-                raise TypeError(f"{hooked} must not learn of a subclass")
+                raise TypeError(f"{hooked} has its own `__init_subclass__`")
             look_up: Any = kind.__getattribute__
 
             def __getattribute__(part: Any, key: str) -> Any:
                 if key == "__dict__":  # by `vars(self)` the step may read all of them
-                    self._reads_all = self._reads_all or not _is_librarys(sys._getframe(1).f_globals)
+                    self._reads_all = self._reads_all or not _is_of_library(sys._getframe(1).f_globals)
                 elif key == "__class__":
                     return kind
                 elif key not in NOT_LOOKED_AT and id(part) in self._names:
@@ -162,7 +162,7 @@ class ReadWatch:
         return self._classes[kind]
 
 
-def _is_librarys(names: dict[str, Any]) -> bool:
+def _is_of_library(names: dict[str, Any]) -> bool:
     """Return whether the global names of a function are those of a module of torch's, or of the engine."""
     return str(names.get("__name__")).startswith(("torch.", "rlplay.engine."))
 
@@ -188,7 +188,7 @@ class Alterations:
     def __init__(self) -> None:
         self.operations: dict[Modes, list[str]] = {}
         self._watch, self._retraces = ReadWatch(), Retraces()
-        self._altered = StepTable[bool]()
+        self._altered, self._for_ever = StepTable[bool](), False
 
     def begin(self, captured: Iterable[Modes], plain: PlainChanges) -> None:
         """Note that steps were captured in these modes, with these attributes."""
@@ -197,8 +197,11 @@ class Alterations:
             self._altered.put(modes, plain, None, False)
 
     def known(self, modes: Modes, plain: PlainChanges) -> bool | None:
-        """Return whether the step differs with these attributes; None if :meth:`judge` has to find out."""
-        return self._altered.find(modes, plain)
+        """Return whether the step differs with these attributes; None if :meth:`judge` has to find out.
+
+        True for ever once changes of an attribute have made the step differ too often.
+        """
+        return True if self._for_ever else self._altered.find(modes, plain)
 
     def judge(
         self,
@@ -213,10 +216,14 @@ class Alterations:
         operations = operations_of_twin()
         reads = self._watch.reads(twin, lambda: operations_of_twin() == operations)
         changed = changed_since(plain, before, reads)
-        altered = operations != self.operations[modes] or bool(self._retraces.count(changed, altered=False))
-        self._altered.put(modes, plain, reads, altered)
+        differs = operations != self.operations[modes]
+        often = self._retraces.count(changed, altered=differs)
+        self._for_ever = bool(often)
+        self._altered.put(modes, plain, reads, differs or self._for_ever)
+        if self._for_ever:
+            return advise_buffer(often, "from now on")
         why = advise_buffer(changed, "while it has another value than at the first fragment")
-        return why if altered and not warned else ""
+        return why if differs and not warned else ""
 
 
 class Operations(TorchDispatchMode):

@@ -32,7 +32,16 @@ from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffe
 from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, keys_of, make_graph
 from .inductor import Program, copy_all
-from .step_checks import Modes, NoGraph, ValuesUnread, describe_error, eager_warning, no_foreign_draws, set_modes
+from .step_checks import (
+    ArraysUnread,
+    Modes,
+    NoGraph,
+    ValuesUnread,
+    describe_error,
+    eager_warning,
+    no_foreign_draws,
+    set_modes,
+)
 from .workspace import Workspace
 
 __all__ = ["CompiledBehaviour"]
@@ -267,10 +276,10 @@ class CompiledBehaviour(Behaviour):
         for module in twin.modules():
             if isinstance(module, BaseActorModule):
                 module.__dict__["generator"] = noise
-        inputs = [x.clone() for x in workspace.inputs]
+        inputs, weights = [x.clone() for x in workspace.inputs], [*twin.parameters(), *twin.buffers()]
 
         def step(*inputs: Tensor) -> None:
-            with DrawsOutside(noise), ValuesUnread([*twin.parameters(), *twin.buffers()]):
+            with DrawsOutside(noise), ValuesUnread(weights), ArraysUnread(weights):
                 workspace.step(twin, self.spec, self._twin_places, virtual, *inputs)
 
         check_repeats(twin, noise, lambda: step(*[x.clone() for x in inputs]))

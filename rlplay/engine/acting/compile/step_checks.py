@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,6 +29,7 @@ from ..recurrent.reset import numbered_like
 from .fingerprint import fingerprints
 
 __all__ = [
+    "ArraysUnread",
     "FILLS_OR_EMPTIES",
     "Modes",
     "NoGraph",
@@ -189,6 +191,30 @@ class OperationCheck(TorchDispatchMode):
         if _crosses_devices(func, tree_leaves((args, kwargs)), tree_leaves(result)):
             raise NoGraph(f"it copies between the host and the device (`{func}`)")
         return result
+
+
+_READS_ALL = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+"""Methods that read values without an operation of PyTorch."""
+
+
+class ArraysUnread(TorchFunctionMode):
+    """Refuses a step that reads a weight as a list or an array, as :class:`ValuesUnread` does one that reads a number.
+
+    Raises
+    ------
+    NoGraph
+        By such a call.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._weights = {id(x) for x in weights}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Check one call and make it."""
+        if func in _READS_ALL and id(args[0]) in self._weights:
+            raise NoGraph(f"it reads a parameter or buffer by `{func.__name__}`")
+        return func(*args, **(kwargs or {}))
 
 
 class ValuesUnread(TorchDispatchMode):

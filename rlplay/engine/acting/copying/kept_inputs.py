@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..plain_attributes import NOT_LOOKED_AT
+from .kept_memory import address_of
 
 __all__ = ["copy_kept_inputs"]
 
@@ -42,8 +42,8 @@ def _copied(value: Any, memory: Collection[int], known: dict[int, Any]) -> Any:
     if id(value) in known:
         return known[id(value)][1]
     if isinstance(value, Tensor):
-        kept = value.layout == torch.strided and value.untyped_storage().data_ptr() in memory
-        copy: Any = value.clone() if kept else value
+        at = address_of(value)
+        copy: Any = value.clone() if at and at in memory else value
     elif isinstance(value, list | deque | dict):
         known[id(value)] = value, value  # a container may be inside of itself
         for key, part in list(value.items() if isinstance(value, dict) else enumerate(value)):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Place", "Remade", "places_of"]
+__all__ = ["Place", "Remade", "address_of", "places_of"]
 
 Place = tuple[int | str, int, list[int]]
 """Where a tensor lies: the number of its memory, or the name of the weight whose memory it is; its offset there, in
@@ -17,19 +17,19 @@ elements; its strides. A number of -1: it has no memory that can be looked at, o
 
 def places_of(tensors: Sequence[Tensor], weights: Mapping[str, Tensor]) -> list[Place]:
     """Return where tensors lie. Memory is numbered in the order in which it is met."""
-    known: dict[int, int | str] = {_address(x): name for name, x in weights.items()}
+    known: dict[int, int | str] = {address_of(x): name for name, x in weights.items()}
     known[0] = -1
     found: list[Place] = []
     n_met = 0
     for x in tensors:
-        at = _address(x)
+        at = address_of(x)
         if at not in known:
             known[at], n_met = n_met, n_met + 1
         found.append((known[at], 0, []) if not at else (known[at], int(x.storage_offset()), list(x.stride())))
     return found
 
 
-def _address(x: Tensor) -> int:
+def address_of(x: Tensor) -> int:
     """Return the address of a tensor's memory, 0 if it has none."""
     if x.layout != torch.strided:
         return 0

@@ -198,10 +198,13 @@ def names_in_code(code: types.CodeType) -> set[str]:
 def _global_paths(code: types.CodeType) -> set[tuple[str, ...]]:
     """Return the global variables that code reads, functions inside of it included, and what it reads of them at once.
 
-    ``nets.HEADS["value"]`` is ``("nets", "HEADS")``. An attribute that has the name of a global variable is none.
+    ``nets.HEADS["value"]`` is ``("nets", "HEADS")``. An attribute with the name of a global
+    variable does not count as that variable.
     """
     found, path = set[tuple[str, ...]](), tuple[str, ...]()
     for instruction in dis.get_instructions(code):
+        if instruction.opname == "EXTENDED_ARG":
+            continue  # part of the instruction that follows
         if path and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             path = (*path, instruction.argval)
         else:

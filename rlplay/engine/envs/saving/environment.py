@@ -91,7 +91,9 @@ def save_environments(
         with progress.during("env.save", number):
             found.append(_contents_of(env, number))
     objects = {one.number: _kept_objects(one.parts) for one in found}
-    own_kept = [{id(x): key for key, x in own.items()} for own in objects.values()]
+    own_kept = [  # of functions with equal fingerprints, `objects` has one
+        {id(x): key for key, x in [*_functions(one.parts), *objects[one.number].items()]} for one in found
+    ]
     survey = Survey({id(x): key for key, x in _kept_by_all(objects).items()})
     for contents, own in zip(found, own_kept, strict=True):
         with progress.during("env.save", contents.number), _refusing(contents, own, survey):
@@ -200,9 +202,14 @@ def _kept_by_all(objects: Mapping[int, Mapping[Key, Any]]) -> dict[Key, Any]:
 def _kept_objects(parts: list[Part]) -> dict[Key, Any]:
     """Return what is not pickled, by keys: the parts, functions without a name, and what has a name in the script."""
     kept: dict[Key, Any] = {(k,): part.env for k, part in enumerate(parts)}
-    functions = [one for part in parts for value in attributes_of(part.env).values() for one in functions_in(value)]
-    kept |= {(FUNCTION, f"{one.__module__}.{one.__qualname__}", fingerprint(one)): one for one in functions}
+    kept |= dict(_functions(parts))
     return kept | {(_SCRIPT, name): one for name, one in named_in_script(parts).items()}
+
+
+def _functions(parts: list[Part]) -> list[tuple[Key, Any]]:
+    """Return the functions without a name in the attributes of parts, with their keys."""
+    found = [one for part in parts for value in attributes_of(part.env).values() for one in functions_in(value)]
+    return [((FUNCTION, f"{one.__module__}.{one.__qualname__}", fingerprint(one)), one) for one in found]
 
 
 def _own_methods(part: Part) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

@@ -49,6 +49,8 @@ def _describe(value: Any, outer: tuple[Any, ...]) -> Any:
     if isinstance(value, FunctionType):
         if value in outer:
             return "a function that this is part of", outer.index(value)
+        if outer and _has_name(value):
+            return value.__module__, value.__qualname__
         parts = value.__code__, value.__defaults__, value.__kwdefaults__ and tuple(value.__kwdefaults__.items())
         cells = tuple(cell.cell_contents if _is_filled(cell) else "empty" for cell in value.__closure__ or ())
         return value.__module__, value.__qualname__, _describe((*parts, cells), (*outer, value))
