@@ -1,6 +1,6 @@
 """One vector environment that writes into rows: gym 0.26's, gymnasium's, EnvPool's or ale-py's.
 
-Implements :class:`~rlplay.engine.envs.protocol.Environments`. Imports neither torch, threads, gym nor gymnasium.
+Implements the protocol of ``envs/protocol.py``. Imports neither torch, threads, gym nor gymnasium.
 
 Autoreset modes
 ===============

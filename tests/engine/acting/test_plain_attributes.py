@@ -268,6 +268,25 @@ def test_a_schedule_that_alters_a_compiled_step_again_and_again_makes_it_eager_w
     assert len(programs) <= 7
 
 
+def test_a_schedule_that_alters_a_captured_step_again_and_again_makes_it_eager_and_is_no_longer_tried_out(monkeypatch):
+    actor, tried, judge = Steps(), [], attribute_reads.Alterations.judge
+
+    def counted(self, *args):
+        tried.append(args)
+        return judge(self, *args)
+
+    monkeypatch.setattr(attribute_reads.Alterations, "judge", counted)
+    with warnings.catch_warnings(record=True) as caught, opened_fast("captured", actor) as feed:
+        warnings.simplefilter("always")
+        for k in range(12):
+            actor.eps = k / 8
+            assert (next(feed).actor["shown"] == k / 8).all()
+    complaints = [str(w.message) for w in caught if "compile=" in str(w.message)]
+    assert ["from now on" in one for one in complaints] == [False, True]
+    assert all("`eps`" in one for one in complaints)
+    assert len(tried) <= 7
+
+
 class Explores(Reports):
     """Reads an epsilon only while it explores."""
 
