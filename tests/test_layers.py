@@ -44,7 +44,7 @@ ONLY_IN = {
     "queue": {"engine.concurrency.channel"},
     "threading": {
         *("process_state", "checkpoint", "engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool"),
-        *("engine.cluster.reported_progress", "engine.feed", "testing"),
+        *("engine.cluster.reported_progress", "engine.evaluation.examiner", "engine.feed", "testing"),
     },
     "gym": {"zoo.gym_or_gymnasium"},
     "gymnasium": {"zoo.gym_or_gymnasium", "benchmark.works"},
