@@ -108,16 +108,22 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("env", "actor"),
-    [
-        (FailsInStep, CountingActor),
-        (FailsInReset, CountingActor),
-        (LedgerEnv, FailingActor),
-        (LedgerEnv, FailsAtTheCall),
-    ],
-)
-@pytest.mark.parametrize("engine", ENGINES)
+IN_PROCESSES = "worker processes", "single", "multi", "background"
+CASES = [
+    pytest.param(engine, env, actor, marks=pytest.mark.soak if engine in IN_PROCESSES and k else ())
+    for engine in ENGINES
+    for k, (env, actor) in enumerate(
+        [
+            (FailsInStep, CountingActor),
+            (FailsInReset, CountingActor),
+            (LedgerEnv, FailingActor),
+            (LedgerEnv, FailsAtTheCall),
+        ]
+    )
+]
+
+
+@pytest.mark.parametrize(("engine", "env", "actor"), CASES)
 def test_an_exception_that_takes_no_assignments_arrives_with_its_type(engine, env, actor):
     with pytest.raises(Frozen) as caught:
         ENGINES[engine](partial(env, gymnasium.spaces, 0), actor())

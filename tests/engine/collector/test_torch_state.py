@@ -384,6 +384,10 @@ SWITCHES = {
 }
 
 
+QUICK = "the precision of products", "deterministic algorithms"
+SWITCH_CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in SWITCHES]
+
+
 @pytest.fixture
 def switches_kept():
     """Set the switches back at the end."""
@@ -394,7 +398,7 @@ def switches_kept():
 
 
 @pytest.mark.usefixtures("switches_kept")
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", SWITCH_CASES)
 def test_child_processes_have_the_switches_of_the_call_and_of_the_first_ask(switch):
     before = switches()
     early = single.rollout(ReportsSwitches, SwitchActor(), 2, 1, seed=0)
