@@ -23,6 +23,7 @@ from ... import nested
 from ...nested import Nested
 from .dialects import final_info
 from .spaces import equal_spaces
+from .vectors.infos import LAST_OBSERVATION, told_last
 
 __all__ = [
     "AUTORESET_MODES",
@@ -32,8 +33,6 @@ __all__ = [
     "check_wrappers",
     "class_names",
     "find_self_resetting",
-    "info_of",
-    "last_observation",
     "read_autoreset_mode",
 ]
 
@@ -42,9 +41,6 @@ AUTORESET_MODES = ("NEXT_STEP", "SAME_STEP", "DISABLED")
 
 _IGNORE_FINAL_OBS = {"ObservationWrapper", "NormalizeObservation"}
 """gym's wrappers that change the observations of a vector environment, but not the true last ones in its info."""
-
-_LAST_OBSERVATION = ("final_observation", "final_obs", "closing_observation", "terminal_observation")
-"""The names of the last observation in the info: the last two are those of gym 0.25 and 0.24."""
 
 _CHANGE_OBSERVATIONS = {"ObservationWrapper", "NormalizeObservation", "AtariPreprocessing", "FrameStackObservation"}
 
@@ -80,7 +76,8 @@ def read_autoreset_mode(env: Any, otherwise: str | None = None) -> str:
     # the attribute takes precedence: the metadata of ale-py's environments are shared by all instances
     mode = getattr(raw, "autoreset_mode", None) or (getattr(env, "metadata", None) or {}).get("autoreset_mode")
     name = getattr(mode, "name", mode)
-    if name is None and any(cls.__module__.partition(".")[0] == "gym" for cls in type(raw).__mro__):
+    of_gym = {cls.__name__ for cls in type(raw).__mro__ if cls.__module__.startswith("gym.vector.")}
+    if name is None and of_gym and (otherwise is None or of_gym & {"SyncVectorEnv", "AsyncVectorEnv"}):
         name = "SAME_STEP"
     if name is None and otherwise is not None:
         return otherwise
@@ -125,63 +122,6 @@ def check_wrappers(env: Any) -> None:
             )
 
 
-def last_observation(info: Mapping[str, Any], j: int, description: Nested) -> Any:
-    """Return the true last observation of sub-environment ``j``, which SAME_STEP puts into the info.
-
-    The entry is an array or a list of one observation for each sub-environment, or a nest of such.
-
-    Parameters
-    ----------
-    description : nested Field
-        Of one observation: it tells a list of observations from a list of the parts of observations.
-
-    Raises
-    ------
-    ValueError
-        The info has no last observations.
-    """
-    batch = info.get("final_obs", info.get("final_observation"))  # the latter in gym
-    if batch is None:
-        raise ValueError(
-            "`final=True` needs the true last observations, but the vector environment's info has neither 'final_obs' "
-            f"nor 'final_observation', only {sorted(info)}: make it in another autoreset mode, or do without `final`."
-        )
-    return _of_part(batch, j, description)
-
-
-def _of_part(batch: Any, j: int, description: Nested) -> Any:
-    if isinstance(description, dict) and isinstance(batch, Mapping):
-        return {key: _of_part(part, j, description.get(key)) for key, part in batch.items()}
-    if not isinstance(description, tuple) or not isinstance(batch, list | tuple) or len(batch) != len(description):
-        return batch[j]
-    if isinstance(batch, list) and all(one is None or isinstance(one, list | tuple) for one in batch):
-        return batch[j]
-    return tuple(_of_part(part, j, inner) for part, inner in zip(batch, description, strict=True))
-
-
-def info_of(info: Mapping[str, Any], j: int, n: int) -> dict[str, Any]:
-    """Return the info of sub-environment ``j`` of ``n``, from an info whose entries are arrays of ``n`` elements.
-
-    A bool array ``_name`` says which sub-environments have the entry ``name``. An entry that is not an array of ``n``
-    elements is that of all sub-environments. The same holds inside of dicts, lists, tuples and named tuples.
-    """
-    single: dict[str, Any] = {}
-    for name, values in info.items():
-        mask = info.get(f"_{name}")
-        if mask is None or mask[j]:
-            single[name] = _part_of(values, j, n)
-    return single
-
-
-def _part_of(values: Any, j: int, n: int) -> Any:
-    if isinstance(values, Mapping):
-        return info_of(values, j, n)
-    if isinstance(values, list | tuple):
-        parts = [_part_of(inner, j, n) for inner in values]
-        return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
-    return values[j] if getattr(values, "shape", ())[:1] == (n,) else values
-
-
 class SelfResetting:
     """How one environment resets itself.
 
@@ -205,7 +145,7 @@ class SelfResetting:
         If a wrapper outside has ended the episode, as a time limit does, the environment has not been reset.
         """
         same_step = self.mode == "SAME_STEP" and isinstance(info, Mapping)
-        return same_step and any(name in info for name in _LAST_OBSERVATION)
+        return same_step and any(name in info for name in LAST_OBSERVATION)
 
     def resets_next(self) -> bool:
         """Whether, after a step that ended an episode, the next step resets the environment (NEXT_STEP)."""
@@ -213,7 +153,7 @@ class SelfResetting:
 
     def last_observation(self, info: Mapping[str, Any]) -> Nested:
         """Return the true last observation, from the info of a step that has reset the environment."""
-        return next(info[name] for name in _LAST_OBSERVATION if name in info)
+        return told_last(info)
 
     def last_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """Return the info of the step without that of the reset, from the info of a step that did both.
@@ -288,7 +228,14 @@ def _wrappers(env: Any) -> Iterator[Any]:
     while env is not None and id(env) not in seen and len(seen) < 100:
         seen.add(id(env))
         yield env
-        env = getattr(env, "env", None)
+        own = getattr(env, "__dict__", {})
+        inside = [one for name, one in own.items() if name != "env" and _has_steps(one)]
+        # a wrapper may pass on the attribute `env` of an environment that it holds by another name
+        env = inside[0] if inside and "env" not in own else getattr(env, "env", None)
+
+
+def _has_steps(value: Any) -> bool:
+    return hasattr(type(value), "step") and hasattr(type(value), "reset")
 
 
 def class_names(env: Any) -> set[str]:

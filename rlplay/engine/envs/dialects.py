@@ -235,9 +235,13 @@ def _reset_takes_seed(env: Any) -> bool:
     Wrappers of the old API pass ``**kwargs`` on to the environment inside, so that one is inspected instead.
     """
     while True:
+        try:
+            parameters = inspect.signature(env.reset).parameters.values()
+        except (TypeError, ValueError):  # in another language: what has no method `seed` is not of the old API
+            return not has_seed_method(env)
         if takes(env.reset, "seed"):
             return True
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters_of(env.reset)):
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return False
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):

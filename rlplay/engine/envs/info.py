@@ -175,7 +175,7 @@ def _entry_like(name: str, example: Any) -> Entry:
             f"`info[{name!r}]` must be numeric or bool, of at most 64 bits, got {example!r} of dtype {dtype}."
         )
     absent = float("nan") if kind == "f" else False if kind == "b" else 0
-    return Entry(name, Field(array.shape, dtype, integral=False), absent)
+    return Entry(name, Field(array.shape, dtype, integral=kind in "iu"), absent)
 
 
 def _cast(entry: Entry, value: Any) -> npt.NDArray[Any]:

@@ -61,6 +61,7 @@ from .returned.numbers import to_flags, to_rewards
 from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environments, save_environments
+from .vectors import infos
 from .vectors.first_reset import check_reset, seeded_reset
 
 __all__ = ["VectorEnvironment"]
@@ -226,7 +227,7 @@ class VectorEnvironment:
         """Write the true last observations: from the info in SAME_STEP, else from the observations of this step."""
         if self._mode == "SAME_STEP":
             for j in ended:
-                last_obs = autoreset.last_observation(info, j, self._obs_description)
+                last_obs = infos.last_observation(info, j, self._obs_description)
                 parts = spaces.cast(self._obs_description, last_obs, f"final_obs[{j}]")
                 for leaf, part in zip(leaves, parts, strict=True):
                     leaf[j] = part
@@ -247,7 +248,7 @@ class VectorEnvironment:
         info = {name: values for name, values in info.items() if name in self._names_to_read}
         for j in np.flatnonzero(outcome.valid).tolist():
             self._progress.env = self._first + j
-            single = autoreset.info_of(info, j, self.n_envs)
+            single = infos.info_of(info, j, self.n_envs)
             if same_step and has_ended[j]:
                 single = self._info_at_end(single)
             self._entries.record(single, outcome.info, j)
@@ -260,7 +261,7 @@ class VectorEnvironment:
         beside those of the reset. An entry counts as one of the reset if the very first reset returned its name.
         """
         added = {name: value for name, value in single.items() if name not in self._names_in_reset_info}
-        return added | dict(single.get("final_info") or {})
+        return added | infos.info_at_end(single)
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return a list of one dict: the state of the environment, None unless ``whole``, and that of its episodes."""

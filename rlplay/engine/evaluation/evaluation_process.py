@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,7 +90,7 @@ class EvaluationService:
             rewards, _ = play_episodes(self._envs, self._actor, self._spec.n_steps, False, "cpu", self._progress)
         except Closed:
             raise Disconnected from None
-        returns: Array = rewards.sum(axis=0)
+        returns: Array = rewards.sum(axis=0, dtype=np.float64).astype(np.float32)
         return returns
 
     def run_short(self, head: bytes) -> None:

@@ -224,23 +224,37 @@ class InfoForm:
         ValueError
             An entry is neither a tensor that fits, on the device of the observations, nor a number.
         """
-        last = infos.get("final_info") if ended is not None else None
+        last: Any = infos.get("final_info") if ended is not None else None
+        last = last if isinstance(last, Mapping) else {}
         for (entry, path), leaf in zip(self._paths, into, strict=True):
-            value = self._find(infos, entry, path)
-            at_end: Any = self._find(last, entry, path) if isinstance(last, Mapping) else MISSING
+            value, told = self._find(infos, entry, path), self._told(infos, entry, path)
+            at_end, told_at_end = self._find(last, entry, path), self._told(last, entry, path)
             if value is MISSING:
-                value = at_end  # a step that ends an episode may tell all infos there, also those of other parts
+                value, told = at_end, told_at_end  # all infos may be there, also those of other parts
             if value is MISSING:
                 leaf.fill_(entry.absent)
             elif isinstance(value, Tensor):
                 leaf.copy_(value)
             else:
                 leaf.fill_(value)
+            for mask in told:
+                leaf.masked_fill_(~_wide(mask, leaf), entry.absent)
             if at_end is not MISSING and ended is not None:
                 at_end = at_end.to(leaf.dtype) if isinstance(at_end, Tensor) else at_end
-                leaf.copy_(torch.where(_wide(ended, leaf), at_end, leaf))
+                where = torch.stack([ended, *told_at_end]).all(dim=0)
+                leaf.copy_(torch.where(_wide(where, leaf), at_end, leaf))
             if recorded is not None:
                 leaf.masked_fill_(~_wide(recorded, leaf), entry.absent)
+
+    def _told(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> list[Tensor]:
+        """Return the masks of an entry and of what it is in: bool tensors ``_name`` say which parts have ``name``."""
+        masks, inside = [infos.get(f"_{entry.name}")], infos
+        for key in path:
+            if not isinstance(inside, Mapping):
+                break
+            masks.append(inside.get(f"_{key}"))
+            inside = inside.get(key, {})
+        return [x for x in masks if isinstance(x, Tensor) and x.dtype == torch.bool and tuple(x.shape) == (self._n,)]
 
     def _find(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> Any:
         """Return an entry as a tensor ``(n, ...)`` or one number for all parts, or ``MISSING``."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cloudpickle
 import gym
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -267,3 +268,20 @@ def test_a_dtype_that_numpy_or_torch_lacks_is_refused_at_the_call(dtype):
 def test_a_dtype_of_swapped_bytes_is_the_same_number_in_the_order_of_the_machine():
     assert entry({"code": np.array([1.5, 2.5], ">f4")}, "code", np.array([0, 0], ">f4")) == [1.5, 2.5]
     assert entry({"code": 1.5}, "code", ">f4") == 1.5
+
+
+@pytest.mark.parametrize("kind", ["list", "vector"])
+def test_an_unsigned_dtype_takes_integers_of_numpy_that_it_holds(kind):
+    class Lives(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        action_space = gymnasium.spaces.Discrete(1000)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(1, np.float32), 0.0, False, False, {"lives": np.int64(5)}
+
+    envs = [Lives()] if kind == "list" else gymnasium.vector.SyncVectorEnv([Lives])
+    with same.rollout(envs, CountingActor(), 3, info={"lives": np.uint8}) as feed:
+        assert (next(feed).env.info["lives"] == 5).all()

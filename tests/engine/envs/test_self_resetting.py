@@ -338,3 +338,114 @@ def test_the_rows_of_gyms_make_with_autoreset():
     assert got[0][0].env.truncated.any()
     for x, y in zip(nested.leaves(got[0]), nested.leaves(expected[0]), strict=True):
         np.testing.assert_array_equal(x.numpy(), y.numpy())
+
+
+class Line(gym.Env):
+    """An episode of three steps, whose info has a score at its end only."""
+
+    observation_space, action_space = gym.spaces.Box(-9, 9, (1,), np.float32), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, self.t == 3, False, {"score": 7.0} if self.t == 3 else {}
+
+
+class Forwards:
+    """A wrapper of no library, which passes all attributes on of an environment that it holds by a name of its own."""
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def reset(self, **options):
+        return self._inner.reset(**options)
+
+    def step(self, action):
+        return self._inner.step(action)
+
+
+def self_resetting_line():
+    return gym.wrappers.AutoResetWrapper(Line())
+
+
+@pytest.mark.parametrize(
+    "envs",
+    [
+        lambda: [self_resetting_line()],
+        lambda: [Forwards(self_resetting_line())],
+        lambda: gym.vector.SyncVectorEnv([self_resetting_line]),
+    ],
+)
+def test_the_last_observation_and_the_last_info_are_told_wherever_the_wrapper_is(envs):
+    with same.rollout(envs(), CountingActor(), 5, seed=0, info=("score",), final=True) as feed:
+        fragment = next(feed)
+    assert fragment.env.final.t.tolist() == [2]
+    assert fragment.env.final.obs.tolist() == [[3.0]]
+    assert fragment.env.info["score"][2].item() == 7.0
+
+
+class OwnVectorEnv(gym.Env):
+    """A vector environment that derives from a class of gym, but from none of its vector environments."""
+
+    num_envs, single_observation_space, single_action_space = 1, Line.observation_space, Line.action_space
+
+    def __init__(self):
+        self.line, self.over = Line(), False
+
+    def reset(self, **options):
+        return self.line.reset()[0][None], {}
+
+    def step(self, actions):
+        if self.over:  # resets itself at the next step
+            self.over = False
+            return self.line.reset()[0][None], np.zeros(1), np.zeros(1, bool), np.zeros(1, bool), {}
+        obs, rew, self.over, _, _ = self.line.step(0)
+        return obs[None], np.array([rew]), np.array([self.over]), np.zeros(1, bool), {}
+
+
+def test_a_vector_environment_of_the_users_own_says_how_it_resets_even_if_it_derives_from_gym():
+    with pytest.raises(ValueError, match="cannot tell when"):
+        same.rollout(OwnVectorEnv(), CountingActor(), 7)
+    with same.rollout(OwnVectorEnv(), CountingActor(), 8, autoreset="NEXT_STEP") as feed:
+        next(feed)
+        assert [episode.length for episode in feed.episodes()] == [3, 3]
+    with pytest.raises(ValueError, match="says that it resets"):
+        same.rollout(gym.vector.SyncVectorEnv([Line]), CountingActor(), 3, autoreset="NEXT_STEP")
+
+
+class Opaque:
+    """Stands for a method of a class in another language: its parameters cannot be told."""
+
+    def __init__(self, method):
+        self._method = method
+
+    @property
+    def __signature__(self):
+        raise ValueError("no signature found")
+
+    def __call__(self, *args, **options):
+        return self._method(*args, **options)
+
+
+def test_an_environment_whose_reset_has_no_signature_gets_its_seed():
+    seeds = []
+
+    class InC(Line):
+        def __init__(self):
+            self.reset = Opaque(self.begin)
+
+        def begin(self, *, seed=None, options=None):
+            seeds.append(seed)
+            return Line.reset(self)
+
+    env = InC()
+    env.seed = None  # gym's base class has a method, as the old API; this one has not
+    same.rollout([env], CountingActor(), 3, seed=0).close()
+    assert len(seeds) == 1
+    assert isinstance(seeds[0], int)

@@ -13,8 +13,8 @@ from torch import nn
 from rlplay import nested
 from rlplay.algo import a2c, unroll
 from rlplay.engine import Episode, Final, Fragment
-from rlplay.engine.envs.autoreset import last_observation
 from rlplay.engine.envs.spaces import Field
+from rlplay.engine.envs.vectors.infos import last_observation
 from rlplay.engine.rollout import same
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import ACTIONS, CountingActor, LedgerEnv

@@ -440,3 +440,13 @@ def test_a_rollout_over_an_environment_in_a_wrapper_closes_the_older_feed_with_a
     with feed:
         assert not older.open
         next(feed)
+
+
+def test_long_returns_are_summed_in_double_precision():
+    class Long(Plain):
+        def step(self, action):
+            obs, _, _, truncated, info = super().step(action)
+            return obs, 2.0**24 if self.t == 1 else 1.0, self.t == 4, truncated, info
+
+    with background(Long, Leaning(), 1) as examiner:
+        assert next(examiner).tolist() == [2.0**24 + 4]

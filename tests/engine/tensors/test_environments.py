@@ -1,6 +1,7 @@
 """Which vector environments in torch are taken, what they tell, and what is refused."""
 
 import re
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -497,3 +498,59 @@ def test_a_script_actor_acts_in_all_its_action_spaces():
     for action in ("discrete", "box", "dict"):
         fragments, _ = collect(same, Script(action=action), ScriptActor(Script(action=action)))
         assert len(fragments) == 4
+
+
+class Told:
+    """A vector environment of gymnasium whose arrays are given as tensors, masks included."""
+
+    def __init__(self, mode):
+        self._env = gymnasium.vector.SyncVectorEnv([partial(Scored, 3), partial(Scored, 5)], autoreset_mode=mode)
+        self.num_envs, self.autoreset_mode = 2, mode.name
+        self.single_observation_space = self._env.single_observation_space
+        self.single_action_space = self._env.single_action_space
+
+    def reset(self, *, seed=None, options=None):
+        return in_tensors(self._env.reset(seed=seed))
+
+    def step(self, actions):
+        return in_tensors(self._env.step(actions.numpy()))
+
+
+class Scored(gymnasium.Env):
+    """Tells a score at the end of an episode only."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(1000)
+
+    def __init__(self, length):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.length
+        told = {"score": 7.0, "episode": {"r": 2 * self.length}} if over else {}
+        return np.full(1, self.t, np.float32), 1.0, over, False, told
+
+
+def in_tensors(values):
+    if isinstance(values, dict):
+        values = {
+            name: value for name, value in values.items() if getattr(getattr(value, "dtype", None), "char", "") != "O"
+        }
+        return {name: in_tensors(value) for name, value in values.items()}
+    return tuple(map(in_tensors, values)) if isinstance(values, tuple) else torch.as_tensor(values)
+
+
+@pytest.mark.parametrize("mode", [gymnasium.vector.AutoresetMode.NEXT_STEP, gymnasium.vector.AutoresetMode.SAME_STEP])
+def test_entries_that_only_some_parts_have_are_absent_in_the_others(mode):
+    numpy = gymnasium.vector.SyncVectorEnv([partial(Scored, 3), partial(Scored, 5)], autoreset_mode=mode)
+    options = {"seed": 0, "info": {"score": float, "episode.r": np.int64}}
+    expected, found = (next(same.rollout(env, CountingActor(), 8, **options)).env.info for env in (numpy, Told(mode)))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0, equal_nan=True)
+    assert found["score"].isnan().any()
+    assert (found["score"] == 7).any()
