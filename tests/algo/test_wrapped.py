@@ -200,6 +200,7 @@ def test_devices_are_counted_on_each_machine_and_the_backend_follows(monkeypatch
     assert found == ["nccl" if device == "cuda:1" else "gloo"]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_two_learners_may_see_different_numbers_of_episodes_end(tmp_path):
     """The actor has buffers, which DistributedDataParallel sends with each call."""

@@ -343,7 +343,12 @@ def numbers_shown(changes, actor, feed):
     return shown
 
 
-@pytest.mark.parametrize("form", CONDITIONS)
+QUICK = "if", "getattr", "vars"
+
+
+@pytest.mark.parametrize(
+    "form", [one if one in QUICK else pytest.param(one, marks=pytest.mark.soak) for one in CONDITIONS]
+)
 @pytest.mark.parametrize("where", LANES)
 @pytest.mark.usefixtures("no_compiler")
 @pytest.mark.filterwarnings("ignore:`compile=True`. the actor's step runs eagerly")

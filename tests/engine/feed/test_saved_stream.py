@@ -67,6 +67,7 @@ def test_environments_that_reset_themselves_go_on_from_every_row(kind):
         check(case_of(kind, before=before, n_steps=1, final=True, after=4))
 
 
+@pytest.mark.soak
 def test_saved_streams_go_on_in_a_new_process(tmp_path):
     some = [
         case_of("gym", lag=0, final=True),

@@ -181,7 +181,7 @@ def test_errors_of_single_name_its_own_arguments():
         single.rollout(cartpole, ReportsThreads(), n_envs=0)
 
 
-@pytest.mark.parametrize("engine", ["single", "multi"])
+@pytest.mark.parametrize("engine", [pytest.param("single", marks=pytest.mark.soak), "multi"])
 def test_a_script_needs_no_main_guard_and_is_not_run_again(engine, tmp_path):
     script = tmp_path / "script.py"
     (tmp_path / "beside.py").write_text("LENGTH = 3\n")

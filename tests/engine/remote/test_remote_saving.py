@@ -130,6 +130,7 @@ def test_observations_of_dtypes_that_torch_does_not_pickle_are_saved_between_pro
         assert_same_bytes([next(feed) for _ in range(2)], expected)
 
 
+@pytest.mark.soak
 def test_a_stream_goes_on_in_a_collector_process_of_a_new_process(tmp_path):
     options = {"lag": 1, "final": True}
     learner, feed = resume(None, "same", **options)
