@@ -412,6 +412,7 @@ def test_a_refused_step_is_tried_again_only_if_an_attribute_that_it_reads_change
         assert len(tried) == so_far + 4 * steps
 
 
+@pytest.mark.soak
 def test_a_compiled_step_in_another_process_is_not_frozen_either():
     actor = Steps()
     with single.rollout(factory, actor, 3, 2, lag=1, seed=0, compile=True) as feed:
