@@ -47,7 +47,7 @@ def preamble_of_children() -> str:
     """Return the statements by which a child interpreter gets the search path of this one.
 
     As for the children of ``multiprocessing``, the entry ``''`` is the folder that the program was started in: it may
-    have changed its folder since. What is no string is left out, as Python itself does.
+    have changed its folder since. Entries that are no strings are left out: Python ignores them, too.
     """
     path = [one or ORIGINAL_DIR or "" for one in sys.path if isinstance(one, str)]
     return f"import sys; sys.path[:] = {path!r}; "

@@ -53,7 +53,7 @@ def global_generator_kept(device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            kept.__exit__(None, None, None)  # without the exception: see `contexts`
+            kept.__exit__(None, None, None)  # without the exception: `contexts.contextmanager` says why
 
 
 def draw_seed() -> int:

@@ -49,7 +49,8 @@ class CategoricalQNetwork(Modular):
     def react(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Choose the best or a random action for each row, and return it with logits and means."""
         logits = self.logits(features)
-        q = (logits.to(self.atoms.dtype).softmax(dim=-1) * self.atoms).sum(dim=-1)  # autocast rounds no sum
+        # not a matrix product, for which autocast would round to 8 bits
+        q = (logits.to(self.atoms.dtype).softmax(dim=-1) * self.atoms).sum(dim=-1)
         return _epsilon_greedy(self, q, self.epsilon), {"q": q, "q_logits": logits}
 
 

@@ -64,16 +64,16 @@ _SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "math_sdp": (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
     "cudnn_sdp": (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
 }
-"""torch's switches that change the numbers that kernels give: how each is read and set. (Whether denormal numbers are
-flushed cannot be read.) The older ones come first: setting them sets some of the newer ones."""
+"""How each of torch's switches that change the results of kernels is read and set. (One is missing, since it cannot be
+read: whether denormal numbers are flushed.) The older switches come first: to set them sets some of the newer ones."""
 
 
 def _read_switches() -> tuple[tuple[str, Any], ...]:
     found = []
     with generators_held(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that older switches for TF32 have newer ones
+        warnings.simplefilter("ignore")  # torch warns that the older switches for TF32 have been replaced
         for name, (read, _) in _SWITCHES.items():
-            with suppress(AttributeError, RuntimeError):  # in no such version; an older one after a newer one was set
+            with suppress(AttributeError, RuntimeError):  # not in this version; or older than one that was set
                 found.append((name, read()))
     return tuple(found)
 
@@ -105,10 +105,12 @@ class TorchDefaults:
         self.set_switches()
 
     def set_switches(self) -> None:
-        """Set the switches that are otherwise in this process, a child."""
+        """Set the switches that have other values in this process, a child."""
+        here = dict(_read_switches())
         for name, value in self.switches:
-            if dict(_read_switches()).get(name) != value:
+            if here.get(name) != value:
                 _SWITCHES[name][1](value)
+                here = dict(_read_switches())  # to set an older switch sets some of the newer ones
 
     @contextmanager
     def for_environments(self) -> Iterator[None]:

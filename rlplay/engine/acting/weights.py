@@ -57,7 +57,7 @@ def fills_or_empties(replaced: Sequence[tuple[Tensor | None, Tensor | None]]) ->
 
 
 def addresses(places: Iterable[WeightPlace]) -> list[int]:
-    """Return where in memory the tensors are that belong in these places."""
+    """Return the addresses of the tensors that belong in these places."""
     return [tensor.data_ptr() for _, _, tensor in places if tensor is not None]
 
 

@@ -39,11 +39,11 @@ class HasProgress(Protocol):
 
     @property
     def name(self) -> str:
-        """What error messages call it."""
+        """The name of the worker or collector process in error messages."""
 
     @property
     def progress(self) -> Progress:
-        """What it is doing."""
+        """The current activity of the worker or collector process."""
 
 
 class Progress(Clock):

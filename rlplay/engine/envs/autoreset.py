@@ -23,7 +23,7 @@ from ... import nested
 from ...nested import Nested
 from .dialects import final_info
 from .spaces import equal_spaces
-from .vectors.infos import LAST_OBSERVATION, told_last
+from .vectors.infos import has_last, told_last
 
 __all__ = [
     "AUTORESET_MODES",
@@ -144,8 +144,7 @@ class SelfResetting:
 
         If a wrapper outside has ended the episode, as a time limit does, the environment has not been reset.
         """
-        same_step = self.mode == "SAME_STEP" and isinstance(info, Mapping)
-        return same_step and any(name in info for name in LAST_OBSERVATION)
+        return self.mode == "SAME_STEP" and has_last(info)
 
     def resets_next(self) -> bool:
         """Whether, after a step that ended an episode, the next step resets the environment (NEXT_STEP)."""

@@ -28,7 +28,6 @@ from .evaluation_process import EvaluationService, EvaluationSpec
 
 __all__ = ["Examiner"]
 
-
 _CLOSED = "the evaluation process is closed."
 
 

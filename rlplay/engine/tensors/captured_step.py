@@ -23,7 +23,7 @@ class CapturedStep:
     """
 
     def __init__(self, environment: TensorEnvironment, memory: TurnMemory, call: Call, lane: Lane) -> None:
-        """Allocate a row that the environment writes, before it is copied to its place, and one that it reads."""
+        """Allocate two rows: the environment reads one and writes the other, which is then copied to its place."""
         self._environment, self._memory, self._call = environment, memory, call
         self._then, self._before = (make_blocks(memory.blocks.layout, 1, lane) for _ in range(2))
         (self._row,), (self._now,) = tensor_rows(self._then), tensor_rows(self._before)

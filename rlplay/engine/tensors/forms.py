@@ -23,7 +23,6 @@ from ..memory.layout import dtype_of
 
 __all__ = ["ActionForm", "InfoForm", "ObservationForm", "shown", "single_fields", "to_flags", "to_rewards"]
 
-
 _REMEDY = "Have the environment keep it there: a copy from another device at each step would make the host wait."
 
 
@@ -247,7 +246,7 @@ class InfoForm:
                 leaf.masked_fill_(~_wide(recorded, leaf), entry.absent)
 
     def _told(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> list[Tensor]:
-        """Return the masks of an entry and of what it is in: bool tensors ``_name`` say which parts have ``name``."""
+        """Return the bool tensors ``_name``, beside an entry and the dicts around it: which parts have ``name``."""
         masks, inside = [infos.get(f"_{entry.name}")], infos
         for key in path:
             if not isinstance(inside, Mapping):
@@ -292,7 +291,7 @@ def _holds_number(field: Field, value: float) -> bool:
 
 
 def _holds_all(field: Field, dtype: np.dtype[Any]) -> bool:
-    """Return whether a field can hold tensors of a dtype. To look at their values the host would have to wait."""
+    """Return whether a field can hold every value of a dtype. Values are not read, since the host would wait."""
     return field.accepts(dtype) and (field.dtype.kind not in "iu" or np.can_cast(dtype, field.dtype))
 
 

@@ -253,15 +253,20 @@ def test_a_change_that_alters_the_step_is_never_frozen(where, traced):
         assert "register_buffer" in complaints[0]
 
 
-def test_a_schedule_that_alters_a_compiled_step_again_and_again_makes_it_eager_with_one_warning(traced):
-    _graphs, programs = traced
+def complaints_of_a_schedule(where):
+    """Return the warnings that a step gives which a schedule alters in each fragment; see that it has the values."""
     actor = Steps()
-    with warnings.catch_warnings(record=True) as caught, opened_fast("compiled", actor) as feed:
+    with warnings.catch_warnings(record=True) as caught, opened_fast(where, actor) as feed:
         warnings.simplefilter("always")
         for k in range(12):
             actor.eps = k / 8
             assert (next(feed).actor["shown"] == k / 8).all()
-    complaints = [str(w.message) for w in caught if "compile=" in str(w.message)]
+    return [str(w.message) for w in caught if "compile=" in str(w.message)]
+
+
+def test_a_schedule_that_alters_a_compiled_step_again_and_again_makes_it_eager_with_one_warning(traced):
+    _graphs, programs = traced
+    complaints = complaints_of_a_schedule("compiled")
     assert len(complaints) == 1
     assert "`eps`" in complaints[0]
     assert "register_buffer" in complaints[0]
@@ -269,19 +274,14 @@ def test_a_schedule_that_alters_a_compiled_step_again_and_again_makes_it_eager_w
 
 
 def test_a_schedule_that_alters_a_captured_step_again_and_again_makes_it_eager_and_is_no_longer_tried_out(monkeypatch):
-    actor, tried, judge = Steps(), [], attribute_reads.Alterations.judge
+    tried, judge = [], attribute_reads.Alterations.judge
 
     def counted(self, *args):
         tried.append(args)
         return judge(self, *args)
 
     monkeypatch.setattr(attribute_reads.Alterations, "judge", counted)
-    with warnings.catch_warnings(record=True) as caught, opened_fast("captured", actor) as feed:
-        warnings.simplefilter("always")
-        for k in range(12):
-            actor.eps = k / 8
-            assert (next(feed).actor["shown"] == k / 8).all()
-    complaints = [str(w.message) for w in caught if "compile=" in str(w.message)]
+    complaints = complaints_of_a_schedule("captured")
     assert ["from now on" in one for one in complaints] == [False, True]
     assert all("`eps`" in one for one in complaints)
     assert len(tried) <= 7

@@ -20,6 +20,7 @@ from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.zoo.actors import ActorCritic, GaussianActorCritic, NatureCNN, QNetwork, mlp
 from tests.support.assertions import assert_identical_on_any_device
+from tests.support.cuda import fragments_beside_a_learner
 
 pytestmark = [
     pytest.mark.cuda,
@@ -50,9 +51,6 @@ def does_not_grow(used):
     return later - earlier < 30 * 512 / 2
 
 
-A_WHILE = 20_000_000  # cycles for which a kernel sleeps, to stretch the windows in which something may go wrong
-
-
 class GruActor(BaseActorModule):
     def __init__(self):
         super().__init__()
@@ -68,21 +66,13 @@ class GruActor(BaseActorModule):
 def collected(engine, *, home="cuda", stream=None, sleep=False, make_actor=GruActor, env="CartPole-v1", **options):
     """Collect and learn on a stream of the learner's, without ever waiting for it."""
     torch.manual_seed(1)
-    actor, kept = make_actor().to(home), []
+    actor = make_actor().to(home)
     envs = [gym.make(env) for _ in range(N_ENVS)]
     with (
         torch.cuda.stream(stream),
         engine.rollout(envs, actor, N_STEPS, seed=3, final=True, **options) as feed,
     ):
-        for _ in range(N_FRAGMENTS):
-            fragment = next(feed)
-            if sleep:
-                torch.cuda._sleep(A_WHILE)
-            kept.append(nested.map(torch.clone, fragment))
-            del fragment
-            with torch.no_grad():
-                for weight in actor.parameters():
-                    weight.mul_(0.9)
+        kept = fragments_beside_a_learner(feed, actor, N_FRAGMENTS, sleep=sleep)
         torch.cuda.synchronize()
     return kept
 

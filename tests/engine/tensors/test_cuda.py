@@ -6,12 +6,12 @@ On the lagging device the same code of the engine is tested in test_captured.py 
 import pytest
 import torch
 
-from rlplay import nested
 from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
 from rlplay.zoo.envs import CartPoleBatch
 from tests.support.assertions import assert_identical_on_any_device
+from tests.support.cuda import fragments_beside_a_learner
 
 pytestmark = [
     pytest.mark.cuda,
@@ -19,7 +19,6 @@ pytestmark = [
 ]
 
 N_ENVS, N_STEPS, N_FRAGMENTS = 6, 11, 6
-A_WHILE = 20_000_000  # cycles for which a kernel sleeps
 
 
 def make_env():
@@ -29,17 +28,9 @@ def make_env():
 def collected(engine, make=make_env, *, sleep=False, **options):
     """Collect and learn without ever waiting; return the fragments, the episodes and the environment."""
     torch.manual_seed(1)
-    actor, kept, env = ActorCritic(mlp(4, 64, 2), mlp(4, 64, 1)).cuda(), [], make()
+    actor, env = ActorCritic(mlp(4, 64, 2), mlp(4, 64, 1)).cuda(), make()
     with engine.rollout(env, actor, N_STEPS, seed=3, **options) as feed:
-        for _ in range(N_FRAGMENTS):
-            fragment = next(feed)
-            if sleep:
-                torch.cuda._sleep(A_WHILE)
-            kept.append(nested.map(torch.clone, fragment))
-            del fragment
-            with torch.no_grad():
-                for weight in actor.parameters():
-                    weight.mul_(0.9)
+        kept = fragments_beside_a_learner(feed, actor, N_FRAGMENTS, sleep=sleep)
         return kept, feed.episodes(), env
 
 

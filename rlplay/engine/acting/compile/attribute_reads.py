@@ -35,7 +35,7 @@ traced steps were equal."""
 
 
 class StepTable(Generic[T]):
-    """What is known of steps, by the modes and by the values of the attributes that the step has read.
+    """Stores an item for each variant of the step: for its modes, and the values of the attributes that it has read.
 
     Which attributes a step reads depends on the values of others: ``self.epsilon if self.explore else 0.0`` reads
     ``epsilon`` only while ``explore`` is true. So an item stands for all actors that have the same values in those
@@ -69,7 +69,7 @@ class StepTable(Generic[T]):
 
 
 def _values_of(plain: PlainChanges, reads: Reads) -> Values:
-    """Return the values of the attributes that the learner has changed, of those that are read."""
+    """Return the values of those attributes that the learner has changed and that the step may read."""
     return tuple(
         sorted(
             ((name, change.present, type(change.value), repr(change.value)) for name, change in plain.changes.items()
@@ -80,7 +80,7 @@ def _values_of(plain: PlainChanges, reads: Reads) -> Values:
 
 
 def changed_since(plain: PlainChanges, before: PlainChanges, reads: Reads) -> list[AttributeName]:
-    """Return the attributes that have changed in between and may be read."""
+    """Return the attributes that have changed from ``before`` to ``plain``, of those that the step may read."""
     changed = [name for name, change in plain.changes.items() if change.number > before.number]
     return [name for name in changed if reads is None or name in reads]
 

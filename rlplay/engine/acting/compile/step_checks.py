@@ -197,18 +197,19 @@ _READS_ALL = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 """Methods that read values without an operation of PyTorch."""
 
 
-class ArraysUnread(TorchFunctionMode):
-    """Refuses a step that reads a weight as a list or an array, as :class:`ValuesUnread` does one that reads a number.
+class _OfWeights:
+    """Knows the parameters and buffers whose values a step must not read.
 
-    Raises
-    ------
-    NoGraph
-        By such a call.
+    A tracer runs a call that reads a value on the weight itself, so that the graph would keep the value of that moment.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self._weights = {id(x) for x in weights}
+
+
+class ArraysUnread(_OfWeights, TorchFunctionMode):
+    """Refuses a step that reads a parameter or buffer as a list or an array. Raises :class:`NoGraph` at such a call."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Check one call and make it."""
@@ -217,20 +218,11 @@ class ArraysUnread(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class ValuesUnread(TorchDispatchMode):
-    """Refuses a step that reads the value of a weight as a Python number, as ``self.epsilon.item()`` does.
+class ValuesUnread(_OfWeights, TorchDispatchMode):
+    """Refuses a step that makes a Python number of a parameter or buffer, as ``self.epsilon.item()`` does.
 
-    A tracer runs such a call on the weight itself, so that the graph would have the value of that moment in it.
-
-    Raises
-    ------
-    NoGraph
-        By such a call.
+    Raises :class:`NoGraph` at such a call.
     """
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        super().__init__()
-        self._weights = {id(x) for x in weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Check one operation and run it."""

@@ -1,4 +1,4 @@
-"""Which memory the tensors that an actor keeps in attributes lie in, and how they get it again."""
+"""Saves which tensors in an actor's attributes share memory, and makes tensors that share memory in the same way."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 __all__ = ["Place", "Remade", "address_of", "places_of"]
 
 Place = tuple[int | str, int, list[int]]
-"""Where a tensor lies: the number of its memory, or the name of the weight whose memory it is; its offset there, in
-elements; its strides. A number of -1: it has no memory that can be looked at, or is empty."""
+"""The place of a tensor in memory. First, which memory: a number, or the name of the parameter or buffer that owns the
+memory; -1 if the tensor is empty, or of a kind without memory. Then the offset in this memory, in elements, and the
+strides."""
 
 
 def places_of(tensors: Sequence[Tensor], weights: Mapping[str, Tensor]) -> list[Place]:
-    """Return where tensors lie. Memory is numbered in the order in which it is met."""
+    """Return the places of tensors. Memory is numbered in the order of the tensors in it."""
     known: dict[int, int | str] = {address_of(x): name for name, x in weights.items()}
     known[0] = -1
     found: list[Place] = []
@@ -40,14 +41,14 @@ def address_of(x: Tensor) -> int:
 
 
 class Remade:
-    """Makes tensors that lie as the saved ones did: what shared memory shares it again.
+    """Makes tensors at the places of the saved ones, so that tensors which shared memory share it again.
 
     Parameters
     ----------
     saved : sequence of tensor
         The values of all saved tensors.
     places : sequence of Place
-        Where they lay.
+        The places of these tensors.
     stays : mapping of int to tensor
         By the number of a memory: a tensor of the new copy that keeps that memory.
     weights : mapping of str to tensor

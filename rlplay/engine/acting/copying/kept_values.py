@@ -95,7 +95,7 @@ def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any],
 def _restored_tensors(
     found: _Found, state: Mapping[str, Any], digests: Mapping[AttributeName, bytes], device: torch.device
 ) -> dict[AttributeName, tuple[list[Tensor], list[Tensor], bool]]:
-    """Return for each attribute its tensors, the values to be written into them, and whether they were made anew.
+    """Return for each attribute: its tensors, the values to be written into these, and whether these were made anew.
 
     The tensors of the new copy are taken, unless they have other shapes or lie otherwise in memory.
 
@@ -168,7 +168,7 @@ class _Found:
         return found
 
     def _places(self) -> dict[AttributeName, list[Place]]:
-        """Return where the tensors in each attribute lie."""
+        """Return the places in memory of the tensors in each attribute."""
         names = sorted(self.tensors)
         places = iter(places_of([x for name in names for x in self.tensors[name]], self.weights))
         return {name: list(islice(places, len(self.tensors[name]))) for name in names}

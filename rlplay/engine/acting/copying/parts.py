@@ -196,10 +196,12 @@ def names_in_code(code: types.CodeType) -> set[str]:
 
 
 def _global_paths(code: types.CodeType) -> set[tuple[str, ...]]:
-    """Return the global variables that code reads, functions inside of it included, and what it reads of them at once.
+    """Return the global variables that code reads, each with the attributes that it reads of it at once.
 
-    ``nets.HEADS["value"]`` is ``("nets", "HEADS")``. An attribute with the name of a global
-    variable does not count as that variable.
+    Functions inside of the code are included.
+
+    ``nets.HEADS["value"]`` is ``("nets", "HEADS")``. An attribute with the name of a global variable does not count as
+    that variable.
     """
     found, path = set[tuple[str, ...]](), tuple[str, ...]()
     for instruction in dis.get_instructions(code):

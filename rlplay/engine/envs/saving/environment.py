@@ -91,10 +91,9 @@ def save_environments(
         with progress.during("env.save", number):
             found.append(_contents_of(env, number))
     objects = {one.number: _kept_objects(one.parts) for one in found}
-    own_kept = [  # of functions with equal fingerprints, `objects` has one
-        {id(x): key for key, x in [*_functions(one.parts), *objects[one.number].items()]} for one in found
-    ]
-    survey = Survey({id(x): key for key, x in _kept_by_all(objects).items()})
+    own_kept = [{id(x): key for key, x in pairs} for pairs in objects.values()]
+    kept_by_all = _kept_by_all({number: dict(pairs) for number, pairs in objects.items()})
+    survey = Survey({id(x): key for key, x in kept_by_all.items()})
     for contents, own in zip(found, own_kept, strict=True):
         with progress.during("env.save", contents.number), _refusing(contents, own, survey):
             survey.look_at(contents.value, own, contents.number)
@@ -151,7 +150,7 @@ def restore_environments(envs: Sequence[Any], saved: Sequence[dict[str, Any]], f
                 f"the state is of another environment: environment {number} was {' > '.join(one['kinds'])}, and is "
                 f"{' > '.join(kinds)}. Pass environments that are made and wrapped alike."
             )
-    objects = {number: _kept_objects(own) for number, own in parts.items()}
+    objects = {number: dict(_kept_objects(own)) for number, own in parts.items()}
     kept, common = _kept_by_all(objects), dict[bytes, dict[Key, Any]]()
     for (number, own), one in zip(parts.items(), saved, strict=True):
         with progress.during("env.restore", number):
@@ -199,17 +198,17 @@ def _kept_by_all(objects: Mapping[int, Mapping[Key, Any]]) -> dict[Key, Any]:
     }
 
 
-def _kept_objects(parts: list[Part]) -> dict[Key, Any]:
-    """Return what is not pickled, by keys: the parts, functions without a name, and what has a name in the script."""
-    kept: dict[Key, Any] = {(k,): part.env for k, part in enumerate(parts)}
-    kept |= dict(_functions(parts))
-    return kept | {(_SCRIPT, name): one for name, one in named_in_script(parts).items()}
+def _kept_objects(parts: list[Part]) -> list[tuple[Key, Any]]:
+    """Return what is not pickled, with keys: the parts, functions without a name, and what has a name in the script.
 
-
-def _functions(parts: list[Part]) -> list[tuple[Key, Any]]:
-    """Return the functions without a name in the attributes of parts, with their keys."""
-    found = [one for part in parts for value in attributes_of(part.env).values() for one in functions_in(value)]
-    return [((FUNCTION, f"{one.__module__}.{one.__qualname__}", fingerprint(one)), one) for one in found]
+    Functions with equal fingerprints have the same key. If an object has several keys, the last one counts.
+    """
+    functions = [one for part in parts for value in attributes_of(part.env).values() for one in functions_in(value)]
+    return [
+        *(((k,), part.env) for k, part in enumerate(parts)),
+        *(((FUNCTION, f"{one.__module__}.{one.__qualname__}", fingerprint(one)), one) for one in functions),
+        *(((_SCRIPT, name), one) for name, one in named_in_script(parts).items()),
+    ]
 
 
 def _own_methods(part: Part) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

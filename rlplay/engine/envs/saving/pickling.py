@@ -24,8 +24,7 @@ Key = tuple[Any, ...]
 """Says where an object is that is not pickled, but taken from the environment into which the state is restored."""
 
 FUNCTION = "function"
-"""The first element of the key of a function that pickle does not find by its name; its name and its fingerprint
-follow."""
+"""The keys of functions that pickle does not find by their names are this word, the name and the fingerprint."""
 
 _DEPTH = 30
 

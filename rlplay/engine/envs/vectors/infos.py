@@ -6,22 +6,27 @@ Imports neither rows nor torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from ....nested import Nested
 from ..dialects import final_info
 
-__all__ = ["LAST_OBSERVATION", "info_at_end", "info_of", "last_observation", "told_last"]
+__all__ = ["has_last", "info_at_end", "info_of", "last_observation", "told_last"]
 
-LAST_OBSERVATION = ("final_observation", "final_obs", "closing_observation", "terminal_observation")
+_LAST_OBSERVATION = ("final_observation", "final_obs", "closing_observation", "terminal_observation")
 """The names of the last observation in the info: the last two are those of gym 0.25 and 0.24."""
+
+
+def has_last(info: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether the info of an environment that may have reset itself has the true last observation."""
+    return isinstance(info, Mapping) and any(name in info for name in _LAST_OBSERVATION)
 
 
 def told_last(info: Mapping[str, Any]) -> Nested:
     """Return the true last observation of an environment that has reset itself, from its own info."""
-    return next(info[name] for name in LAST_OBSERVATION if name in info)
+    return next(info[name] for name in _LAST_OBSERVATION if name in info)
 
 
 def info_at_end(single: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def last_observation(info: Mapping[str, Any], j: int, description: Nested) -> An
     """
     told = info.get("final_info")
     inner = told[j] if isinstance(told, np.ndarray | list) else None  # sub-environments may reset themselves as well
-    if isinstance(inner, Mapping) and any(name in inner for name in LAST_OBSERVATION):
+    if has_last(inner):
         return told_last(inner)
     batch = info.get("final_obs", info.get("final_observation"))  # the latter in gym
     if batch is None:
