@@ -1,7 +1,6 @@
 """The programs of the guide run as they are printed, each page in order, and its search finds what users look for."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.support.torchrun import run_by_torchrun
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROGRAM = re.compile(r"^\.\. code-block:: python\n(?:   :class: (\w+)\n)?\n((?:   .*\n|\n)+)", re.MULTILINE)
@@ -36,24 +37,13 @@ def test_the_programs_of_a_page_run_in_order(path, tmp_path, monkeypatch):
     names = {}
     for kind, text in programs(path):
         if kind == "torchrun":
-            run_by_torchrun(text, tmp_path / "train.py")
+            out = run_by_torchrun(text, tmp_path / "train.py", n_processes=2)
+            assert out.count("the same weights everywhere") == 2, out
         elif not kind:
             exec(compile(text, path.name, "exec"), names)
     for feed in [names.get("feed"), *names.get("feeds", [])]:
         if feed is not None:
             feed.close()
-
-
-def run_by_torchrun(text, script):
-    # At the end of the interpreter a thread of gloo may still release a tensor, and then abort the process
-    # (https://github.com/pytorch/pytorch/pull/179291): end before that, once the program itself has run.
-    script.write_text(text + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the same weights everywhere") == 2, done.stdout
 
 
 @pytest.mark.ray

@@ -11,6 +11,7 @@ import argparse
 import os
 
 import torch
+import torch._dynamo  # imported later, it would keep the process group, whose threads may abort the process at its end
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 

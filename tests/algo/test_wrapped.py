@@ -16,6 +16,7 @@ from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same
 from rlplay.zoo import ddp
 from rlplay.zoo.actors import ActorCritic, QNetwork, mlp
+from tests.support.torchrun import run_by_torchrun
 
 
 class Steps(BaseActorModule):
@@ -149,6 +150,7 @@ def fragment_of(end, recurrent):
 LEARNER = """
 import datetime
 import torch
+import torch._dynamo  # as in rlplay.zoo.ddp
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -173,6 +175,7 @@ for core in (None, nn.GRU(2, 2)):
         dist.all_reduce(total)
         assert torch.allclose(total / 2, grads, atol=1e-6)
 dist.barrier()  # gloo may abort a process that the other one leaves while it is still connected
+del learner
 dist.destroy_process_group()
 """
 
@@ -204,11 +207,7 @@ def test_devices_are_counted_on_each_machine_and_the_backend_follows(monkeypatch
 @pytest.mark.timeout(600)
 def test_two_learners_may_see_different_numbers_of_episodes_end(tmp_path):
     """The actor has buffers, which DistributedDataParallel sends with each call."""
-    script = tmp_path / "learner.py"
-    script.write_text(FRAGMENTS + LEARNER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_by_torchrun(FRAGMENTS + LEARNER, tmp_path / "learner.py", n_processes=2)
 
 
 @pytest.mark.timeout(600)
@@ -217,20 +216,9 @@ def test_two_learners_train_to_the_weights_of_one_with_twice_the_environments(tm
 
     def train(n_processes, n_envs, groups):
         out = tmp_path / f"{n_processes}.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-        options = [
-            "--steps",
-            str(n_envs * 16 * 12),
-            "--n-envs",
-            str(n_envs),
-            "--groups",
-            str(groups),
-            "--out",
-            str(out),
-        ]
-        command += ["-m", "rlplay.zoo.ddp", *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        options = ["--steps", n_envs * 16 * 12, "--n-envs", n_envs, "--groups", groups, "--out", out]
+        page = "import runpy; runpy.run_module('rlplay.zoo.ddp', run_name='__main__')"
+        run_by_torchrun(page, tmp_path / "ddp.py", *options, n_processes=n_processes)
         return torch.load(out)
 
     two, one = train(2, 2, 1), train(1, 4, 2)
