@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 from rlplay import nested
 from rlplay.algo import a2c, ppo, unroll, vtrace
-from rlplay.algo.distributions import Bits, SquashedGaussian
+from rlplay.algo.distributions import Bits, PreTanh, SquashedGaussian
 from rlplay.algo.distributions import Categorical as Ours
 from rlplay.algo.policy import carried_out, mean_action, policy
 from tests.support.fragments import made_sticky
@@ -174,6 +174,14 @@ def test_squashed_densities_are_finite_at_the_bounds_in_float32():
     x = u.double()
     expected = (Normal(0.0, 1.0).log_prob(x) + 2 * x.abs() - math.log(4)).sum()
     torch.testing.assert_close(got, expected.float().expand(T, B))
+
+
+def test_squashed_densities_of_half_precision_are_computed_in_float32():
+    torch.manual_seed(0)
+    mean, x = torch.randn(2, 100, 1, 6).bfloat16()
+    got = SquashedGaussian(mean.float(), torch.zeros(100, 1, 6), 2).log_prob(PreTanh(x))
+    expected = SquashedGaussian(mean.double(), torch.zeros(100, 1, 6).double(), 2).log_prob(PreTanh(x.double()))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
