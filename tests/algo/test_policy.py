@@ -218,6 +218,15 @@ def test_an_action_that_is_no_array_is_refused():
         policy({"logits": ()}, None, fragment.env.valid)
 
 
+def test_parts_of_an_action_without_tensors_add_nothing():
+    turn, valid = torch.randint(3, (4, 2)), torch.ones(4, 2, dtype=torch.bool)
+    info = {"logits": torch.randn(5, 2, 3, dtype=torch.float64)}
+    act = ({}, {"none": (), "turn": turn}, ())
+    got, expected = policy({"policy": ((), {"turn": info}, ())}, act, valid), policy(info, turn, valid)
+    exactly(got.log_prob(act), expected.log_prob(turn))
+    exactly(got.entropy(), expected.entropy())
+
+
 @every_kind
 def test_minibatches_of_any_space_are_a_partition(kind):
     fragment, actor = fragment_of(kind), Linear(kind)
