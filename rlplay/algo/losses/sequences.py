@@ -72,7 +72,7 @@ def values_of(critic: Callable[..., Tensor], rows: Nested, act: Nested) -> Tenso
     ValueError
         The values have another shape.
     """
-    first = nested.leaves(act)[0]
+    first: Tensor = nested.leaves(act)[0]
     lead = first.shape[:2]
     if 0 in lead:  # no episode ended; not every network accepts an empty batch
         return first.new_zeros(*lead, 1)
