@@ -29,6 +29,14 @@ def one_torch_thread():
 
 
 @pytest.fixture
+def bfloat16_by_default():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def no_stock(monkeypatch):
     """Draw noise call by call, on the host and on a device: so both draw the same numbers, on each processor."""
     monkeypatch.setattr(sampling, "_STOCK", 1)
