@@ -68,7 +68,7 @@ def read_autoreset_mode(env: Any, otherwise: str | None = None) -> str:
                 "or ale-py, or EnvPool's with `env_type='gymnasium'`; else pass a list of single environments."
             )
     raw = getattr(env, "unwrapped", env)
-    if getattr(raw, "is_async", False) or getattr(raw, "batch_size", env.num_envs) != env.num_envs:
+    if _answers_for_some(raw):
         raise ValueError(
             f"{env!r} answers for some of its {env.num_envs} parts at a time: make it with a `batch_size` of "
             f"{env.num_envs}, or without one."
@@ -94,6 +94,14 @@ def read_autoreset_mode(env: Any, otherwise: str | None = None) -> str:
             "by `rollout(..., autoreset=...)`, or pass a list of single environments."
         )
     return str(name)
+
+
+def _answers_for_some(raw: Any) -> bool:
+    """Whether EnvPool or ale-py is to answer for some of the parts at a time; others may mean other things by names."""
+    names = class_names(raw)
+    if "AtariVectorEnv" in names:
+        return bool(raw.batch_size != raw.num_envs)
+    return "EnvPoolMixin" in names and bool(raw.is_async)
 
 
 def check_saved_mode(saved: str, now: str) -> None:
