@@ -158,7 +158,7 @@ def split_reset(description: Nested, result: Any) -> tuple[Nested, bool]:
     ValueError
         It is None, or a pair of an observation and something else than a dict.
     """
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         return observation_of(result, has_info=False), False
     obs, info = result
     if info is None or isinstance(info, Mapping):

@@ -15,6 +15,7 @@ from gym.spaces import Box, Dict, Discrete, Tuple
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, multi, same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
+from tests.support.assertions import assert_same_bytes
 from tests.support.scripted import ScriptedActor, ScriptedEnv
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -130,6 +131,24 @@ def test_an_info_of_reset_that_is_no_dict_is_reported_as_such(info):
 def test_an_info_of_reset_may_be_a_dict_or_none(info):
     with same.rollout([Told(info)], ScriptedActor(), 3) as feed:
         next(feed)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "old"])
+def test_what_reset_and_step_return_may_be_lists(old):
+    class Lists(ScriptedEnv):
+        def reset(self, *, seed=None):
+            obs, info = super().reset()
+            return obs.tolist() if old else [obs.tolist(), info]
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return [obs.tolist(), *rest]
+
+    fragments = []
+    for kind in (Lists, ScriptedEnv):
+        with same.rollout([kind()], ScriptedActor(), 7, final=True) as feed:
+            fragments.append(next(feed))
+    assert_same_bytes(*fragments)
 
 
 def test_observations_that_are_pairs_are_no_infos():
