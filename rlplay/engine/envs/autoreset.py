@@ -21,7 +21,7 @@ import numpy as np
 
 from ... import nested
 from ...nested import Nested
-from .dialects import final_info
+from .dialects import final_info, is_vector
 from .spaces import equal_spaces
 from .vectors.infos import has_last, told_last
 
@@ -122,7 +122,7 @@ def check_wrappers(env: Any) -> None:
         There is such a wrapper.
     """
     for wrapper in _wrappers(env):
-        if class_names(wrapper) & _IGNORE_FINAL_OBS:
+        if is_vector(wrapper) and class_names(wrapper) & _IGNORE_FINAL_OBS:
             raise ValueError(
                 f"`final=True` needs the true last observations, but {type(wrapper).__name__} around a vector "
                 "environment leaves those in its info as they were: wrap its single environments instead, or do "
