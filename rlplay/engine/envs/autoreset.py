@@ -14,7 +14,7 @@ Imports neither rows nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from ... import nested
 from ...nested import Nested
 from .dialects import final_info, is_vector
+from .identity import wrappers
 from .spaces import equal_spaces
 from .vectors.infos import has_last, told_last
 
@@ -121,7 +122,7 @@ def check_wrappers(env: Any) -> None:
     ValueError
         There is such a wrapper.
     """
-    for wrapper in _wrappers(env):
+    for wrapper in wrappers(env):
         if is_vector(wrapper) and class_names(wrapper) & _IGNORE_FINAL_OBS:
             raise ValueError(
                 f"`final=True` needs the true last observations, but {type(wrapper).__name__} around a vector "
@@ -188,7 +189,7 @@ def find_self_resetting(env: Any, number: int) -> SelfResetting | None:
         Its last observations would not be those that it shows: a wrapper outside changes all others.
     """
     outside: list[Any] = []
-    for wrapper in _wrappers(env):
+    for wrapper in wrappers(env):
         names = class_names(wrapper)
         if "Autoreset" in names:
             return SelfResetting("NEXT_STEP", wrapper, outermost=not outside)
@@ -227,22 +228,6 @@ def _check_outside(outside: list[Any], wrapper: Any, number: int) -> None:
                 "changes its observations, but not the last ones of episodes, which are in the info: take "
                 f"{type(wrapper).__name__} off (`autoreset=False`), since rlplay resets environments by itself."
             )
-
-
-def _wrappers(env: Any) -> Iterator[Any]:
-    """Yield the wrappers around an environment from the outside in, then the environment itself, each once."""
-    seen: set[int] = set()
-    while env is not None and id(env) not in seen and len(seen) < 100:
-        seen.add(id(env))
-        yield env
-        own = getattr(env, "__dict__", {})
-        inside = [one for name, one in own.items() if name != "env" and _has_steps(one)]
-        # a wrapper may pass on the attribute `env` of an environment that it holds by another name
-        env = inside[0] if inside and "env" not in own else getattr(env, "env", None)
-
-
-def _has_steps(value: Any) -> bool:
-    return hasattr(type(value), "step") and hasattr(type(value), "reset")
 
 
 def class_names(env: Any) -> set[str]:

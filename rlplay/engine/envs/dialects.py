@@ -15,7 +15,7 @@ from ...nested import Nested
 from ..concurrency.exceptions import repr_of
 from ..concurrency.progress import Progress
 from . import spaces
-from .identity import check_distinct
+from .identity import check_distinct, wrappers
 from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
 
@@ -206,8 +206,7 @@ def make_each(
     sources: Sequence[Any], seeds: Sequence[int | None], progress: Progress, first: int, made: list[Any]
 ) -> list[Any]:
     """Return the environments: instances as they are, and what factories make, which is appended to ``made``, too."""
-    envs = []
-    progress.doing = "env.make"
+    envs, progress.doing = list[Any](), "env.make"
     for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
         progress.env = first + j
         env = make_environment(source, seed) if is_factory(source) else source
@@ -226,8 +225,9 @@ def seeded_reset(env: Any, seed: int | None) -> Any:
         return env.reset()
     if _reset_takes_seed(env):
         return env.reset(seed=seed)
-    if has_seed_method(env):
-        env.seed(seed)
+    seeded = next(filter(has_seed_method, wrappers(env)), None)  # a wrapper may lack the method
+    if seeded is not None:
+        seeded.seed(seed)
     return env.reset()
 
 

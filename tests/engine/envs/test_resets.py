@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import namedtuple
+from functools import partial
 from typing import NamedTuple
 
 import cloudpickle
@@ -211,6 +212,31 @@ class OldRandom(Random):
 
     def reset(self):
         return super().reset()[0]
+
+
+class Unseeded:
+    """A wrapper of no library, without the method `seed`."""
+
+    observation_space, action_space = Random.observation_space, Random.action_space
+
+    def __init__(self, name, env):
+        self.name = name
+        setattr(self, name, env)
+
+    def reset(self):
+        return getattr(self, self.name).reset()
+
+    def step(self, action):
+        return getattr(self, self.name).step(action)
+
+
+@pytest.mark.parametrize("wrapped", [lambda env: env, partial(Unseeded, "env"), partial(Unseeded, "inner")])
+def test_an_environment_of_the_old_api_is_seeded_through_wrappers_without_the_method(wrapped):
+    obs = []
+    for rng in (7, 8):
+        with same.rollout([wrapped(wrapped(OldRandom(rng)))], ScriptedActor(), 3, seed=5) as feed:
+            obs.append(next(feed).state.obs[:, 0, 0].tolist())
+    assert obs[0] == obs[1]
 
 
 def numbers(n=6, seed=7):
