@@ -187,7 +187,7 @@ class TensorEnvironment:
         ValueError
             The environment returned something that does not fit.
         """
-        if acts is not None:
+        if acts:  # torch refuses an empty list, of an action space without numbers
             torch._foreach_copy_(then.act, acts)
         result = call(self._env.step, self._actions.given(then.act))
         obs, reward, terminated, truncated, infos = self._split(result)
