@@ -330,7 +330,6 @@ class AnswersOnce(SyncVectorEnv):
         return result
 
 
-@pytest.mark.timeout(20)
 @engines
 def test_a_step_that_has_failed_is_not_waited_for_again(engine):
     envs = [make_cartpoles(), make_cartpoles(cls=AnswersOnce)]
