@@ -358,7 +358,6 @@ class AnswersOnce(AtariVectorEnv, SyncVectorEnv):
         return result
 
 
-@pytest.mark.timeout(20)
 @engines
 def test_a_step_that_has_failed_is_not_waited_for_again(engine):
     envs = [make_cartpoles(), make_cartpoles(cls=AnswersOnce)]
