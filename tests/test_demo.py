@@ -174,7 +174,7 @@ def test_a_demo_that_cannot_be_resumed_says_why(tmp_path, monkeypatch, no_monito
     monkeypatch.setattr("rlplay.engine.feed.saved_stream.__version__", "9.9")
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "argument --resume: `state` was saved by rlplay 0.1" in capsys.readouterr().err
+    assert f"argument --resume: `state` was saved by rlplay {rlplay.__version__}," in capsys.readouterr().err
     (tmp_path / "CartPole-v1-same-seed0.pt").write_bytes(b"nothing")
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
