@@ -26,7 +26,8 @@ __all__ = ["main"]
 
 def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     """Run the target in a child process of the process ``parent``; returning ends the child."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _do_nothing)
+    signal.siginterrupt(signal.SIGINT, False)
     cover_closed_streams()
     atexit.register(_flush_files)  # the first one registered is the last one called
     for fd in (link_fd, pipe_fd):
@@ -39,6 +40,10 @@ def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     gc.freeze()  # else each collection at the end searches all of torch, if it has been imported: seconds under load
     with suppress(Disconnected):
         target(link, *args)
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """Handle SIGINT. If the signal were ignored, the programs that an environment starts would ignore it, too."""
 
 
 def _flush_files() -> None:
