@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from ...interpreter import cover_closed_streams
 from .link import Disconnected, Link
@@ -38,7 +38,7 @@ def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
         sys.argv[:] = pickle.load(file)
         target, args = pickle.load(file)
     gc.freeze()  # else each collection at the end searches all of torch, if it has been imported: seconds under load
-    with suppress(Disconnected):
+    with suppress(Disconnected), closing(link):  # the watch has a descriptor of its own, so the parent sees no end yet
         target(link, *args)
 
 
