@@ -30,6 +30,7 @@ from .group import Group
 from .independence import keeps_nothing
 from .recurrent.reset import SLOW_RESET, honours_mask
 from .snapshot import Snapshot
+from .weights import restore_stores
 
 __all__ = ["Behaviour", "Snapshot"]
 
@@ -223,6 +224,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
                 everybody = torch.ones(group.width, dtype=torch.bool, device=device)
                 hx = self._reset(hx, everybody, range(group.width))
             group.start(hx, list(map(form_of, self.spec.leaves(acted, info))))
+        restore_stores(self._stores)  # trials on copies are to begin with them as they are at each snapshot
         if len(groups) > 1 and not self._lane.shared(Place.ACTOR, Place.HOST):
             first = nested.map(torch.clone, inputs[0].state)
             self.keeps_nothing = keeps_nothing(self._module, self._drawn_from, first, groups[0].hx, device)
