@@ -154,6 +154,13 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
             check_forms(group.answer_forms, forms)
         return answer
 
+    def react_to_last(self, group: Group, state: State, *, begun: Sequence[int] = ()) -> list[Tensor]:
+        """React virtually to true last observations, and return the answer, as :meth:`react` does.
+
+        The actor gets a copy of ``state``, which it may keep: the next last observations are written into the same row.
+        """
+        return self.react(group, nested.map(torch.clone, state), begun=begun, virtual=True)
+
     def react_into(
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
     ) -> None:

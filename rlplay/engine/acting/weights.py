@@ -82,7 +82,8 @@ def put_back(places: Iterable[WeightPlace]) -> None:
 
 def weight_stores(module: nn.Module) -> list[WeightStore]:
     """List where a module and its submodules store parameters and buffers, with what is now there."""
-    return [WeightStore(store, dict(store)) for part in module.modules() for store in (part._parameters, part._buffers)]
+    stores = [store for part in module.modules() for store in (part._parameters, part._buffers)]
+    return [WeightStore(store, dict(store)) for store in stores]  # type: ignore[arg-type]
 
 
 def restore_stores(stores: Iterable[WeightStore]) -> None:
