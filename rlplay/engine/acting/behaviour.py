@@ -20,7 +20,7 @@ from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
-from .actor_spec import NOT_PROBED, ActorSpec, check_forms, form_of, note_obs
+from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_unchanged, form_of, note_obs, versions_of
 from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
@@ -215,7 +215,9 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         for group, first in zip(groups, inputs, strict=True):
             part = nested.map(torch.clone, first.state)
             with global_generator_kept(device):
+                versions = versions_of(part)
                 answer = first_answer(self._module, part)
+                check_unchanged(part, versions)
                 acted, hx, info = check_answer(answer, act, group.width, method_of(self._module))
                 if group is groups[0]:
                     structure = nested.structure((along(act, acted, "act"), info))
