@@ -28,6 +28,7 @@ from .copying.kept_inputs import copy_kept_inputs
 from .fast_modules import fast_step, make_fast
 from .group import Group
 from .independence import keeps_nothing
+from .recurrent.form import HX_IS_WRITTEN_TO
 from .recurrent.reset import SLOW_RESET, honours_mask
 from .snapshot import Snapshot
 from .weights import restore_stores
@@ -130,8 +131,9 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         Raises
         ------
         ValueError
-            If shapes or dtypes have changed since :meth:`probe`; for the recurrent state this is found out by the next
-            virtual step, thus before the fragment is delivered.
+            If shapes or dtypes have changed since :meth:`probe`, or if the actor writes to the recurrent state that it
+            has returned earlier. For the recurrent state both are found out by the next virtual step, thus before the
+            fragment is delivered.
         """
         generator = group.virtual_generator if virtual else group.generator
         if self._drawn_from is not generator:
@@ -141,6 +143,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
             hx = nested.map(torch.clone, hx)  # the actor may advance its recurrent state in place
+            versions = versions_of(group.hx)
         try:
             act, new, info = self._step(*state, hx=hx, virtual=virtual)
         except Exception as error:
@@ -148,6 +151,8 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
             raise
         if not virtual:
             group.hx = new
+        elif versions_of(group.hx) != versions:
+            raise ValueError(HX_IS_WRITTEN_TO)
         answer = self.spec.leaves(act, info)
         forms = list(map(form_of, answer))
         if forms != group.answer_forms:
