@@ -102,8 +102,8 @@ class OperationLog(TorchDispatchMode):
 
     def replay(self) -> None:
         """Run all logged operations again."""
-        # the casts were logged; autocast must not cast again
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        # the casts were logged; autocast must not cast again. The work may have made tensors in inference mode
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             for operation in self._operations:
                 operation.run()
 

@@ -23,11 +23,13 @@ __all__ = [
     "ActorSpec",
     "Form",
     "check_forms",
+    "check_unchanged",
     "first_of",
     "form_in_words",
     "form_of",
     "note_obs",
     "same_kind",
+    "versions_of",
 ]
 
 _MOST_TOLD = 8
@@ -101,6 +103,29 @@ def check_forms(expected: list[Form], got: list[Form]) -> None:
         raise ValueError(
             f"the dtypes of the actor's act or info have changed: expected {list(dtypes)}, got {list(dtypes_now)}."
         )
+
+
+def versions_of(tree: Nested) -> list[int]:
+    """Return how often each tensor has been written to in place; 0 for those of inference mode, which do not tell."""
+    return [0 if x.is_inference() else x._version for x in nested.leaves(tree)]
+
+
+def check_unchanged(state: Nested, versions: list[int]) -> None:
+    """Check that the actor has not changed its inputs, whose :func:`versions_of` were these before the step.
+
+    Raises
+    ------
+    ValueError
+        If it has.
+    """
+    for name, version, now in zip(nested.names(state, ""), versions, versions_of(state), strict=True):
+        if now != version:
+            name = name.lstrip(".")
+            raise ValueError(
+                f"the actor changes its input `{name}` in place, as `x = {name}.float(); x /= 255` does with floats. "
+                "Fragments are made of this memory, and would have the changed numbers: make a new tensor, as by "
+                "`x = x / 255`."
+            )
 
 
 def same_kind(one: torch.dtype, other: torch.dtype) -> bool:

@@ -20,7 +20,7 @@ from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
-from .actor_spec import NOT_PROBED, ActorSpec, check_forms, form_of, note_obs
+from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_unchanged, form_of, note_obs, versions_of
 from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
@@ -28,8 +28,10 @@ from .copying.kept_inputs import copy_kept_inputs
 from .fast_modules import fast_step, make_fast
 from .group import Group
 from .independence import keeps_nothing
+from .recurrent.form import HX_IS_WRITTEN_TO
 from .recurrent.reset import SLOW_RESET, honours_mask
 from .snapshot import Snapshot
+from .weights import restore_stores
 
 __all__ = ["Behaviour", "Snapshot"]
 
@@ -129,8 +131,9 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         Raises
         ------
         ValueError
-            If shapes or dtypes have changed since :meth:`probe`; for the recurrent state this is found out by the next
-            virtual step, thus before the fragment is delivered.
+            If shapes or dtypes have changed since :meth:`probe`, or if the actor writes to the recurrent state that it
+            has returned earlier. For the recurrent state both are found out by the next virtual step, thus before the
+            fragment is delivered.
         """
         generator = group.virtual_generator if virtual else group.generator
         if self._drawn_from is not generator:
@@ -140,6 +143,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         hx = self._reset(group.hx, state.fin[0], begun) if begun else group.hx
         if virtual:
             hx = nested.map(torch.clone, hx)  # the actor may advance its recurrent state in place
+            versions = versions_of(group.hx)
         try:
             act, new, info = self._step(*state, hx=hx, virtual=virtual)
         except Exception as error:
@@ -147,11 +151,20 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
             raise
         if not virtual:
             group.hx = new
+        elif versions_of(group.hx) != versions:
+            raise ValueError(HX_IS_WRITTEN_TO)
         answer = self.spec.leaves(act, info)
         forms = list(map(form_of, answer))
         if forms != group.answer_forms:
             check_forms(group.answer_forms, forms)
         return answer
+
+    def react_to_last(self, group: Group, state: State, *, begun: Sequence[int] = ()) -> list[Tensor]:
+        """React virtually to true last observations, and return the answer, as :meth:`react` does.
+
+        The actor gets a copy of ``state``, which it may keep: the next last observations are written into the same row.
+        """
+        return self.react(group, nested.map(torch.clone, state), begun=begun, virtual=True)
 
     def react_into(
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
@@ -207,7 +220,9 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         for group, first in zip(groups, inputs, strict=True):
             part = nested.map(torch.clone, first.state)
             with global_generator_kept(device):
+                versions = versions_of(part)
                 answer = first_answer(self._module, part)
+                check_unchanged(part, versions)
                 acted, hx, info = check_answer(answer, act, group.width, method_of(self._module))
                 if group is groups[0]:
                     structure = nested.structure((along(act, acted, "act"), info))
@@ -223,6 +238,7 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
                 everybody = torch.ones(group.width, dtype=torch.bool, device=device)
                 hx = self._reset(hx, everybody, range(group.width))
             group.start(hx, list(map(form_of, self.spec.leaves(acted, info))))
+        restore_stores(self._stores)  # trials on copies are to begin with them as they are at each snapshot
         if len(groups) > 1 and not self._lane.shared(Place.ACTOR, Place.HOST):
             first = nested.map(torch.clone, inputs[0].state)
             self.keeps_nothing = keeps_nothing(self._module, self._drawn_from, first, groups[0].hx, device)

@@ -165,7 +165,8 @@ class BlockNoise(Source):
             seeds = np.random.SeedSequence((self.initial_seed(), dtype.itemsize, *shape))
             (seed,) = seeds.generate_state(1, np.uint64)
             generator = torch.Generator(self.device).manual_seed(int(seed) >> 1)
-            block = self._blocks[form] = NoiseBlock(form, generator)
+            with torch.inference_mode(False):  # its memory is also written to outside of the step
+                block = self._blocks[form] = NoiseBlock(form, generator)
         return block
 
     @contextmanager

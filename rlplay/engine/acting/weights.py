@@ -1,7 +1,8 @@
 """The parameters and buffers of a module: their names, and the places in which the module stores them.
 
 A module may assign a new tensor to a buffer. Snapshots are copied into the old tensor, and compiled or captured steps
-have its address, so the old tensor is put back into its place. Imports nothing else of ``rlplay``.
+have its address, so the old tensor is put back into its place. It may also fill an empty buffer, add one, or delete
+one; that is undone, too. Imports nothing else of ``rlplay``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "WeightPlace",
+    "WeightStore",
     "addresses",
     "check_not_sharded",
     "check_same_names",
@@ -21,7 +23,9 @@ __all__ = [
     "named_weights",
     "put_back",
     "replaced_weights",
+    "restore_stores",
     "weight_places",
+    "weight_stores",
 ]
 
 
@@ -34,6 +38,15 @@ class WeightPlace(NamedTuple):
     """The key in ``store``."""
     tensor: Tensor | None
     """None for a parameter or buffer that is registered as None."""
+
+
+class WeightStore(NamedTuple):
+    """Where a module stores all of its parameters, or all of its buffers, and what belongs there."""
+
+    store: dict[str, Tensor | None]
+    """The module's ``_parameters`` or ``_buffers``."""
+    content: dict[str, Tensor | None]
+    """What belongs there, by name; None for what is registered as None."""
 
 
 def weight_places(module: nn.Module) -> list[WeightPlace]:
@@ -65,6 +78,20 @@ def put_back(places: Iterable[WeightPlace]) -> None:
     """Store every tensor in its place again. Does not copy the values of replacements."""
     for store, name, tensor in places:
         store[name] = tensor
+
+
+def weight_stores(module: nn.Module) -> list[WeightStore]:
+    """List where a module and its submodules store parameters and buffers, with what is now there."""
+    stores = [store for part in module.modules() for store in (part._parameters, part._buffers)]
+    return [WeightStore(store, dict(store)) for store in stores]  # type: ignore[arg-type]
+
+
+def restore_stores(stores: Iterable[WeightStore]) -> None:
+    """Put back all that belongs there, and remove what has been added. Does not copy the values of replacements."""
+    for store, content in stores:
+        if store.keys() != content.keys() or any(store[name] is not x for name, x in content.items()):
+            store.clear()
+            store.update(content)
 
 
 def named_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ def react_to_last(
     last, part = staging.last_inputs[group.number], staging.groups[group.number].inside
     inside = {k: j - part.start for j, k in places.items() if part.start <= j < part.stop}
     if inside:
-        info = behaviour.react(group, last, begun=(), virtual=True)[behaviour.spec.n_acts :]
+        info = behaviour.react_to_last(group, last)[behaviour.spec.n_acts :]
         obs = nested.leaves(last.obs)
         for k, j in inside.items():
             finals.obs[k] = [leaf[0, j].clone() for leaf in obs]

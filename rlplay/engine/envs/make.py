@@ -73,7 +73,6 @@ def make_turns(
     sticky: bool,
     first_env: int = 0,
     sharded: bool = False,
-    apart: bool = True,
     autoreset: str | None = None,
     make_list: Callable[..., Environments] = EnvironmentList,
     make_tensors: Callable[..., Any] | None = None,
@@ -96,9 +95,6 @@ def make_turns(
         The number of the first environment, among those of all shards.
     sharded : bool
         Whether there are several shards.
-    apart : bool
-        Whether each group of single environments is a turn of its own. If not, all of them are one turn, which takes
-        less time where the actor runs on the host.
     autoreset : str, optional
         When vector environments that do not say it reset their parts.
     make_list : callable
@@ -148,8 +144,8 @@ def make_turns(
         else:
             check_environments(envs, first_env)
             seeds = seeds_of(seed, len(envs), reseed=reseed, first=first_env)
-            parts = groups if apart else [slice(0, len(envs))]
-            turns += [make_list(envs[x], seeds[x], entries, progress, first=first_env + x.start) for x in parts]
+            # the blocks of groups begin alike in every engine: where an input lies, kernels may round it otherwise
+            turns += [make_list(envs[x], seeds[x], entries, progress, first=first_env + x.start) for x in groups]
     except BaseException as error:
         for complaint in close_environments(owned):
             add_note(error, complaint)

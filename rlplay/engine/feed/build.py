@@ -95,13 +95,9 @@ def open_feed(
         progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
-            apart = not lane.shared(Place.ACTOR, Place.HOST)
-            make_stepper = partial(
-                _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
-            )
             with lane.collecting():  # environments are made on the device and the stream that they are stepped on
                 with defaults.for_environments():
-                    stepper = make_stepper()
+                    stepper = _make_stepper(sources, options, plan, progress, make_list, gate, defaults)
                 kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
                 collector = kind(stepper, behaviour, lane, plan, progress, gate, defaults)
                 prepare = collector.prepare if saved is None else partial(resume, collector, saved)
@@ -170,13 +166,10 @@ def _make_stepper(
     make_list: Callable[..., Environments],
     gate: Gate,
     defaults: TorchDefaults,
-    *,
-    apart: bool,
 ) -> Stepper | TensorStepper:
     """Make and reset the environments, and make the stepper of the kind that the options name.
 
-    ``apart`` says whether groups that this thread steps are turns of their own. Called in the collector's thread, since
-    environments may be bound to the thread that makes them.
+    Called in the collector's thread, since environments may be bound to the thread that makes them.
     """
     groups, entries = plan.groups, plan.entries
     are_vectors = len(sources) > 1 and all(map(is_vector, sources))
@@ -186,7 +179,7 @@ def _make_stepper(
         turns = make_turns(
             sources, groups, plan.seed, entries, progress,
             reseed=options.reseed, final=plan.final, sticky=plan.sticky, first_env=plan.first_env,
-            sharded=options.shard is not None, apart=apart, autoreset=options.autoreset, make_list=make_list,
+            sharded=options.shard is not None, autoreset=options.autoreset, make_list=make_list,
             make_tensors=TensorEnvironment,
         )  # fmt: skip
         try:

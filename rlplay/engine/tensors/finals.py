@@ -167,7 +167,7 @@ def _react(
     group.hx = structure.unflatten([rows[t, :, b].movedim(0, 1).contiguous() for rows in part.hxs])
     try:
         # the mask `fin` is all False: the recurrent state is taken as it is, also by compiled steps
-        answer = behaviour.react(group, state, begun=everyone(behaviour, group), virtual=True)
+        answer = behaviour.react_to_last(group, state, begun=everyone(behaviour, group))
     finally:
         group.hx = kept
     for target, value in zip(into, answer[behaviour.spec.n_acts :], strict=True):

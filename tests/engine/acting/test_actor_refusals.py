@@ -1,4 +1,4 @@
-"""Actors that are refused at the call for the arguments of their ``forward``, or for modules of TorchScript."""
+"""Actors that are refused at the call: arguments of ``forward``, modules of TorchScript, changes in place, others."""
 
 from __future__ import annotations
 
@@ -262,3 +262,27 @@ def test_an_attribute_generator_that_is_none_of_torch_is_refused(engine, generat
 def test_a_generator_of_torch_is_taken(generator):
     with same.rollout([env()], NamesItGenerator(generator), 3) as feed:
         next(feed)
+
+
+class ScalesInPlace(BaseActorModule):
+    def forward(self, obs, *, fin, **ignored):
+        x = obs["vector"].float()
+        x /= 255
+        return zeros(fin)
+
+
+class ClampsInPlace(BaseActorModule):
+    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+        rew.clamp_(-1, 1)
+        return zeros(fin)
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "name"), [(ScalesInPlace, "dict", r"obs\['vector'\]"), (ClampsInPlace, "vector", "rew")]
+)
+def test_an_actor_that_changes_its_inputs_in_place_is_refused(kind, form, name):
+    envs = [LedgerEnv(gym.spaces, form=form)]
+    with pytest.raises(ValueError, match=rf"changes its input `{name}` in place.* new tensor, as by `x = x / 255`"):
+        threaded.rollout(envs, kind(), 3)
+    with pytest.raises(ValueError, match=rf"changes its input `{name}` in place"):
+        evaluate(envs, kind())

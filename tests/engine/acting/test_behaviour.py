@@ -37,6 +37,36 @@ def test_a_buffer_that_the_behaviour_copy_assigns_still_follows_the_learner(engi
             assert counts.tolist() == [start + 1, start + 2, start + 3, start + 4]
 
 
+class RemakesBuffers(BaseActorModule):
+    """Fills an empty buffer, adds one, and deletes one. Its info tells of each whether it was as the learner has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("empty", None)
+        self.register_buffer("there", torch.zeros(1))
+
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        fresh = self.empty is None, not hasattr(self, "added"), hasattr(self, "there")
+        self.empty = torch.ones(1)
+        if fresh[1]:
+            self.register_buffer("added", torch.ones(1))
+        if fresh[2]:
+            del self.there
+        return zeros_like_act(fin), (), torch.tensor(fresh).expand(*fin.shape, 3)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.filterwarnings("ignore:.*eager"))])
+@pytest.mark.parametrize("device", [None, "lagging"])
+@engines
+def test_buffers_that_the_behaviour_copy_fills_adds_or_deletes_are_what_they_were_at_the_next_snapshot(
+    engine, device, compiled
+):
+    lane = LaggingLane(consumer_on_host=True) if device else None
+    with engine.rollout(envs(), RemakesBuffers(), 2, device=lane, compile=compiled) as feed:
+        for _ in range(3):
+            assert next(feed).actor[:, 0].tolist() == [[True] * 3, [False] * 3, [False] * 3]
+
+
 class SwapsMemory(BaseActorModule):
     """Gives a parameter and a buffer other memory in each step. Its info is what they are, and how often it stepped."""
 

@@ -451,7 +451,7 @@ class DrawsInReset(CountsInState):
 
 
 class FillsEmptyBuffer(AnswerActor):
-    """Fills an empty buffer at its first step, in train mode alone if `only_training`."""
+    """Fills an empty buffer at the first step of a fragment, in train mode alone if `only_training`."""
 
     def __init__(self, *, only_training=False):
         super().__init__()
@@ -473,6 +473,22 @@ class FillsAndEmptiesBuffer(FillsEmptyBuffer):
 
     def following(self, obs):
         return obs.clone() if self.last is None else None
+
+
+class FillsInVirtualSteps(AnswerActor):
+    """Real steps tell whether a virtual step of this fragment has filled the buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", None)
+
+    def forward(self, obs, *, virtual, **inputs):
+        if virtual:
+            self.last = obs.clone()
+        return super().forward(obs, **inputs)
+
+    def answer(self, obs, fin):
+        return torch.full_like(obs, self.last is not None)
 
 
 class OtherDtypeInRealSteps(AnswerActor):
@@ -575,25 +591,18 @@ def test_an_operation_that_could_draw_and_does_not_may_be_captured(name, given, 
     assert step_checks.draws_numbers(attrgetter(name)(torch.ops.aten), (), given) == drawn
 
 
+@pytest.mark.parametrize("make", [FillsEmptyBuffer, FillsAndEmptiesBuffer])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_buffer_that_is_filled_at_the_first_step_is_followed_by_captured_steps(groups, steps):
-    got = collected(FillsEmptyBuffer, groups=groups, compile=True, device=lagging_actor_device())
-    assert_identical(collected(FillsEmptyBuffer, groups=groups), got)
-    assert steps["taken"] == 3 * (7 + 1) * groups
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_an_actor_that_fills_and_empties_a_buffer_runs_eagerly_with_one_warning(groups, steps):
-    make = FillsAndEmptiesBuffer
+def test_an_actor_that_fills_or_empties_a_buffer_runs_eagerly_with_one_warning(make, groups, steps):
     got, (warning,) = compile_warnings_of(
         lambda: collected(make, groups=groups, compile=True, device=lagging_actor_device())
     )
-    assert "runs eagerly, since it fills a buffer that was empty, or empties one" in str(warning.message)
+    assert "runs eagerly, since it adds or fills a buffer, or empties one" in str(warning.message)
     assert_identical(collected(make, groups=groups), got)
     assert not steps["captured"]
 
 
-def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_emptied_a_buffer(steps):
+def test_captured_steps_go_on_after_a_fragment_of_eager_ones_that_fill_and_empty_a_buffer(steps):
     """Here eval mode can be captured, and train mode, which comes in between, cannot."""
 
     def fragments(**options):
@@ -605,11 +614,20 @@ def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_emptied_a_
                 found.append(next(feed))
         return found
 
-    got, (first, second) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
-    assert "runs eagerly in train mode, since it fills a buffer" in str(first.message)
-    assert "runs eagerly, since a step that ran eagerly has filled a buffer" in str(second.message)
+    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
+    assert "runs eagerly in train mode, since it adds or fills a buffer" in str(warning.message)
     assert_identical(fragments(), got)
-    assert steps["taken"] == 6 + 1
+    assert steps["taken"] == 3 * (6 + 1)
+
+
+def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_filled_a_buffer(steps):
+    """Virtual steps cannot be captured here, and there is one at each end of an episode."""
+    got, (warning,) = compile_warnings_of(
+        lambda: collected(FillsInVirtualSteps, compile=True, device=lagging_actor_device())
+    )
+    assert "runs eagerly, since a step that ran eagerly has filled a buffer" in str(warning.message)
+    assert_identical(collected(FillsInVirtualSteps), got)
+    assert 0 < steps["taken"] < 3 * 7
 
 
 def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():

@@ -256,6 +256,14 @@ def test_graphs_over_equal_constants_are_equal():
     assert key(0.5) == key(0.5) != key(0.25)
 
 
+def test_attention_without_dropout_draws_nothing_and_is_part_of_a_graph():
+    def step(x, out):
+        out.copy_(torch.nn.functional.scaled_dot_product_attention(x, x, x))
+
+    found = traced(step, torch.rand(1, 2, 4, 8), torch.rand(1, 2, 4, 8))
+    assert "scaled_dot_product" in found.graph.code
+
+
 # ---- random numbers
 
 

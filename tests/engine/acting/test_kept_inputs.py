@@ -117,6 +117,36 @@ def test_evaluate_agrees_with_a_fragment():
     assert_identical(expected[..., :4], torch.from_numpy(info)[:12, ..., :4])  # the other numbers tell the seed
 
 
+class KeepsLasts(BaseActorModule):
+    """Keeps what it reacts to virtually, and a copy of that; reports how many of these now differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept, self.copies = [], []
+
+    def forward(self, obs, *, fin, virtual, hx=None, **ignored):
+        if virtual:
+            self.kept.append(obs)
+            self.copies.append(obs.clone())
+        n = sum(not torch.equal(x, y) for x, y in zip(self.kept, self.copies, strict=True))
+        return torch.zeros_like(fin, dtype=torch.int64), (), torch.full(fin.shape, n)
+
+
+@pytest.mark.filterwarnings("ignore:`compile=True`. the actor's step runs eagerly")
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("envs", [ledgers, lambda: Script(2)], ids=["list", "tensors"])
+def test_what_it_has_kept_of_last_observations_does_not_change(envs, lane):
+    options = LANES[lane]()
+    with same.rollout(envs(), KeepsLasts(), 20, final=True, **options) as feed:
+        fragments = [next(feed) for _ in range(2)]
+        if "device" in options:
+            options["device"].synchronize()
+        for fragment in fragments:
+            assert len(fragment.env.final.t) > 1
+            assert not fragment.actor.any()
+            assert not fragment.env.final.actor.any()
+
+
 def test_copies_are_made_of_inputs_alone_each_once_and_containers_stay_what_they_are():
     memory, other, module = torch.arange(6.0), torch.arange(6.0), nn.Module()
     row, around = memory[2:4], [0]

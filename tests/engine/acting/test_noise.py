@@ -178,6 +178,21 @@ def test_captured_steps_take_the_noise_of_eager_ones(make_actor, options, rows, 
     assert all(bool(told) == (make_actor is SamplesOften) for told in generators)
 
 
+class SamplesInInferenceMode(Samples):
+    @torch.inference_mode()
+    def forward(self, obs, **inputs):
+        return super().forward(obs, **inputs)
+
+
+def test_a_step_in_inference_mode_is_captured(generators):
+    eager, got = (
+        collected(SamplesInInferenceMode, compile=compile, device=LaggingLane(consumer_on_host=True), n_fragments=2)
+        for compile in (False, True)
+    )
+    assert_identical(eager, got)
+    assert generators
+
+
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("rows", [3, 1000])
 def test_where_fragments_end_changes_no_action(compile, rows, monkeypatch):

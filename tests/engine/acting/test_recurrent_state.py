@@ -1,4 +1,4 @@
-"""The form of the recurrent state is known from the fresh one: another one is an error, never a wrong number."""
+"""The form of the recurrent state is that of the fresh one, and its memory is its own: all else is an error."""
 
 from __future__ import annotations
 
@@ -48,6 +48,32 @@ def test_a_recurrent_state_of_another_form_than_the_fresh_one_is_an_error(engine
     with (
         engine.rollout([ScriptedEnv(), ScriptedEnv()], Remembers(fresh, later), **options) as feed,
         pytest.raises(ValueError, match=f"recurrent state has changed its form.*{words}.*`step` must return"),
+    ):
+        next(feed)
+
+
+class KeepsItsState(BaseActorModule):
+    """Writes its recurrent state into a tensor of its own, in an attribute or a buffer, and returns that."""
+
+    def __init__(self, *, in_buffer):
+        super().__init__()
+        kept = torch.zeros(2, 1, 2)
+        if in_buffer:
+            self.register_buffer("kept", kept)
+        else:
+            self.kept = kept
+
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        self.kept.copy_(1 if hx is None else hx["h"].mT + 1)
+        return torch.zeros_like(fin, dtype=torch.int64), {"h": self.kept.mT}, ()
+
+
+@pytest.mark.parametrize("in_buffer", [False, True])
+@pytest.mark.parametrize("engine", [same, threaded])
+def test_a_recurrent_state_that_later_steps_write_to_is_an_error(engine, in_buffer):
+    with (
+        engine.rollout([ScriptedEnv(), ScriptedEnv()], KeepsItsState(in_buffer=in_buffer), 8) as feed,
+        pytest.raises(ValueError, match=r"returns as `hx` memory that it keeps.*as by `hx.clone\(\)`"),
     ):
         next(feed)
 

@@ -10,7 +10,7 @@ import torch
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
-from rlplay.testing import LaggingLane
+from rlplay.testing import LaggingLane, LedgerEnv
 from tests.support.assertions import assert_identical
 from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
 
@@ -22,6 +22,30 @@ def test_threaded_yields_the_fragments_of_same_bit_for_bit(lag, groups):
     got, others = run_training(threaded, lag=lag, groups=groups)
     assert versions == others == [max(0, k - lag) for k in range(N_FRAGMENTS)]
     assert_identical(expected, got)
+
+
+class TellsWhereInputsLie(BaseActorModule):
+    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+        where = [x.data_ptr() % 64 for x in (stepno, obs, act, rew, fin)]
+        return torch.zeros_like(act), (), torch.tensor(where).expand(*fin.shape, -1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "part", "options"),
+    [
+        (threaded, slice(4), {"workers": 2, "worker": "thread", "groups": 2}),
+        (same, slice(2, 4), {"shard": (1, 2)}),
+    ],
+)
+def test_inputs_are_aligned_alike_however_environments_are_stepped(engine, part, options):
+    """Kernels of matrix products may round otherwise where their inputs are not aligned to the same bytes."""
+
+    def told(rollout, n, **options):
+        with rollout([LedgerEnv(gym.spaces, j) for j in range(n)], TellsWhereInputsLie(), 3, seed=0, **options) as feed:
+            return next(feed).actor
+
+    whole = told(same.rollout, 4, groups=2)
+    assert_identical(whole[:, part], told(engine.rollout, part.stop - (part.start or 0), **options))
 
 
 @pytest.mark.parametrize("sticky", [False, True])

@@ -27,7 +27,7 @@ from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..noise import BlockNoise
 from ..plain_attributes import NO_CHANGES, PlainChanges
-from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
 from .captured_step import StepTrials, make_step
@@ -59,8 +59,7 @@ class CapturedBehaviour(Behaviour):
         self._environment_steps = EnvironmentSteps()
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
-        # also lists the buffers that were empty at the call and are filled now, unlike the places of the base class
-        self._all_places: list[WeightPlace] = []
+        self._places = weight_places(self._module)
         self._may_be_replaced = False  # True if an eager step may have replaced buffers since they were put back
 
     @property
@@ -116,7 +115,6 @@ class CapturedBehaviour(Behaviour):
             infos = [leaf[:, group.columns] for leaf in nested.leaves(info)]
             acts, allocate = answer[: self.spec.n_acts], partial(lane.empty, Place.ACTOR)
             self._memory[group.number] = CaptureMemory(rows, acts, infos, group.hx, allocate)
-        self._all_places = weight_places(self._module)
         passed = [modes for modes in self._checked_modes if modes not in self._refusals]
         try:
             self._warm_up(passed)
@@ -209,13 +207,13 @@ class CapturedBehaviour(Behaviour):
         bool
             False if that is impossible, since a buffer has been filled or emptied. All steps are eager from then on.
         """
-        replaced = replaced_weights(self._all_places)
+        replaced = replaced_weights(self._places)
         if fills_or_empties(replaced):
             why = "a step that ran eagerly has filled a buffer that was empty, or emptied one"
             self._refuse_all_modes(why, self._present_modes)
             return False
         if replaced:
-            put_back(self._all_places)
+            put_back(self._places)
             copy_at_once(replaced)  # type: ignore[arg-type]
         self._may_be_replaced = False
         return True
@@ -264,7 +262,7 @@ class CapturedBehaviour(Behaviour):
         memory = self._memory[group.number]
 
         def work() -> None:
-            if make_step(self.spec, self._module, self._all_places, memory, noise, virtual=virtual) != taken:
+            if make_step(self.spec, self._module, self._places, memory, noise, virtual=virtual) != taken:
                 raise NoGraph("it does not draw alike each time")
             if not virtual:
                 self._environment_steps.run(group.number, memory.index)

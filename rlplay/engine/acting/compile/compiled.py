@@ -95,10 +95,7 @@ class CompiledBehaviour(Behaviour):
             results.clear()
         for group, first in zip(groups, inputs, strict=True):
             part = nested.map(torch.clone, first.state)
-            rows = [
-                torch.empty((1, group.width, *leaf.shape), dtype=leaf.dtype, device="cpu")
-                for leaf in nested.leaves(info)
-            ]
+            rows = [torch.empty((1, group.width, *x.shape), dtype=x.dtype, device="cpu") for x in nested.leaves(info)]
             self._workspaces[group.number] = Workspace(part, group.hx, rows)
         present = tuple(module.training for module in self._modules.values())
         try:
@@ -162,6 +159,12 @@ class CompiledBehaviour(Behaviour):
         workspace = self._workspaces[group.number]
         self.react_into(group, state, workspace.infos if virtual else workspace.rows, begun=begun, virtual=virtual)
         return workspace.rows
+
+    def react_to_last(self, group: Group, state: State, *, begun: Sequence[int] = ()) -> list[Tensor]:
+        """React virtually to true last observations. A compiled step is bound to this very state, and keeps none."""
+        if not self._active_programs:
+            return super().react_to_last(group, state, begun=begun)
+        return self.react(group, state, begun=begun, virtual=True)
 
     def react_into(
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool

@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from ....process_state import compiling
 from .draws import Draw, RecordedNoise
-from .step_checks import NoGraph
+from .step_checks import NoGraph, draws_numbers
 
 __all__ = ["StepGraph", "keys_of", "make_graph"]
 
@@ -138,7 +138,7 @@ def _check_draws_and_writes(graph: Graph, tensors: dict[Node, Tensor], operand_o
     """
     addresses = [x.untyped_storage().data_ptr() for x in tensors.values()]
     for node in graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if isinstance(node.target, torch._ops.OpOverload) and draws_numbers(node.target, node.args, node.kwargs):
             raise NoGraph(f"it draws random numbers by `{node.target}`")
         if node.target is torch.ops.aten.copy_.default:
             if operand_of[node.args[0]][0] not in ("input", "buffer"):

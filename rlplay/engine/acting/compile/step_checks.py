@@ -49,8 +49,8 @@ __all__ = [
 Modes = tuple[bool, ...]
 """The train (True) or eval (False) mode of each module, in the order of ``actor.modules()``."""
 
-FILLS_OR_EMPTIES = "it fills a buffer that was empty, or empties one"
-"""Why a step has no graph if it replaces a buffer that is None, or sets a buffer to None."""
+FILLS_OR_EMPTIES = "it adds or fills a buffer, or empties one"
+"""Why a step has no graph if it registers a buffer, replaces one that is None, or sets one to None."""
 
 
 class NoGraph(Exception):

@@ -15,7 +15,7 @@ from ...memory.lane import Lane, Place
 from ..checks import check_actor
 from ..plain_attributes import PlainWatch, apply_changes
 from ..snapshot import Snapshot
-from ..weights import check_same_names, check_same_weights, named_weights, weight_places
+from ..weights import check_same_names, check_same_weights, named_weights, restore_stores, weight_stores
 from .copy_actor import copy_actor
 from .copy_state import copy_state, load_copy_state, load_watch_state, pack_changes, unpack_changes, watch_state
 from .parcel import packed
@@ -53,11 +53,7 @@ class CopiedActor:
         own = named_weights(self._modules)
         self._weights = {name: weight.detach() for name, weight in own.items()}
         self._weight_memory = list(zip(own.values(), self._weights.values(), strict=True))
-        self._places = [place for place in weight_places(self._module) if place.tensor is not None]
-        self._empty_buffers = {
-            name: {key for key, buffer in module._buffers.items() if buffer is None}
-            for name, module in self._modules.items()
-        }
+        self._stores = weight_stores(self._module)
         self._plain_watch, self._plain_adopted = PlainWatch(dict(actor.named_modules())), 0
         self.keeps_nothing = False
 
@@ -104,11 +100,9 @@ class CopiedActor:
     def adopt(self, snapshot: Snapshot) -> None:
         """Load a snapshot into the copy, in the collector's thread. Weights are written in place: addresses stay."""
 
-        def restore_places_modes_and_attributes() -> None:
+        def restore_stores_modes_and_attributes() -> None:
             # during a step a module may have replaced its buffer by another tensor, or the memory of a weight
-            for store, name, weight in self._places:
-                if store[name] is not weight:
-                    store[name] = weight
+            restore_stores(self._stores)
             for weight, memory in self._weight_memory:
                 if weight.data_ptr() != memory.data_ptr():
                     weight.data = memory
@@ -121,7 +115,7 @@ class CopiedActor:
             self.keeps_nothing = False  # the step may do something else than in the trial
         if not self._snapshot_in_place:
             self._lane.copy(self.weights, snapshot.weights)
-        self._lane.launch(restore_places_modes_and_attributes)
+        self._lane.launch(restore_stores_modes_and_attributes)
 
     @property
     def forms(self) -> list[str]:
@@ -130,7 +124,8 @@ class CopiedActor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the copy has that no snapshot brings. It must not act meanwhile."""
-        return {**copy_state(self._modules, self._empty_buffers), "adopted": self._plain_adopted}
+        restore_stores(self._stores)  # the next snapshot does so, too
+        return {**copy_state(self._modules), "adopted": self._plain_adopted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned, before the copy acts for the first time.

@@ -1,8 +1,8 @@
-"""What a behaviour copy has that no snapshot brings: plain attributes, filled buffers, and what it keeps otherwise.
+"""What a behaviour copy has that no snapshot brings: plain attributes, and what it keeps in others.
 
 Saved as dicts, lists, numbers, strings, bytes and tensors on the host. Weights are left out: each snapshot overwrites
-them before the copy acts. What has been seen of the learner's actor is saved apart: it belongs to whoever takes the
-snapshots, which may be another process.
+them before the copy acts, and empties the buffers that the copy has filled. What has been seen of the learner's actor
+is saved apart: it belongs to whoever takes the snapshots, which may be another process.
 """
 
 from __future__ import annotations
@@ -30,23 +30,9 @@ __all__ = [
 _MISSING = object()
 
 
-def copy_state(modules: Mapping[str, nn.Module], empty: Mapping[str, set[str]]) -> dict[str, Any]:
-    """Return the state of a copy.
-
-    Parameters
-    ----------
-    modules : mapping of str to module
-        The modules of the copy, by name.
-    empty : mapping of str to set of str
-        For each module: its buffers that were None when the copy was made.
-    """
-    filled = [
-        [name, key, buffer.to("cpu", copy=True)]
-        for name, module in modules.items()
-        for key, buffer in module._buffers.items()
-        if buffer is not None and key in empty[name]
-    ]
-    return {"plain": _pack(plain_of(modules)), "filled": filled, **kept_values(modules)}
+def copy_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return the state of a copy whose modules are these, by name."""
+    return {"plain": _pack(plain_of(modules)), **kept_values(modules)}
 
 
 def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
@@ -63,10 +49,7 @@ def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) 
             f"the state is of another actor: it had the modules {sorted(plain)}, and has {sorted(modules)}."
         )
     load_plain(modules, plain)
-    device = _device_of(modules)
-    for name, key, value in state["filled"]:
-        modules[name]._buffers[key] = value.to(device, copy=True)
-    load_kept_values(modules, state, device)
+    load_kept_values(modules, state, _device_of(modules))
 
 
 def watch_state(watch: PlainWatch) -> dict[str, Any]:
@@ -82,7 +65,7 @@ def load_watch_state(watch: PlainWatch, state: Mapping[str, Any], modules: Itera
 
 
 def what_differs(states: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the attributes and buffers in which states of copies of one actor differ; sorted."""
+    """Return the names of the attributes in which states of copies of one actor differ; sorted."""
     first, *others = [_by_name(state) for state in states]
     names = {name for one in (first, *others) for name in one}
     differ = {
@@ -92,9 +75,9 @@ def what_differs(states: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _by_name(state: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """Return what a state of a copy has, by kinds and by names of attributes and buffers."""
+    """Return what a state of a copy has, by kinds and by names of attributes."""
     found = {("plain", dotted((name, key))): x for name, own in state["plain"].items() for key, x in own.items()}
-    for kind in ("filled", "tensors", "others", "values"):
+    for kind in ("tensors", "others", "values"):
         found |= {(kind, dotted((name, key))): x for name, key, x in state[kind]}
     return found
 

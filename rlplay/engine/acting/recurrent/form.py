@@ -8,7 +8,14 @@ from .... import nested
 from ....nested import Nested
 from ..actor_spec import Form, first_of, form_of, same_kind
 
-__all__ = ["RecurrentForm"]
+__all__ = ["HX_IS_WRITTEN_TO", "RecurrentForm"]
+
+HX_IS_WRITTEN_TO = (
+    "the actor returns as `hx` memory that it keeps and writes to at each step: a virtual step has changed the "
+    "recurrent state, and so would the steps of other groups. Return a copy, as by `hx.clone()`; only the `hx` that a "
+    "step is given may be changed in place."
+)
+"""The error for an actor that returns, say, ``self.h`` after ``self.h.copy_(...)``."""
 
 
 class RecurrentForm:
