@@ -36,29 +36,23 @@ __all__ = [
 ]
 
 
-def make_environments(
-    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, single_episode: bool = False
-) -> Environments:
-    """Make, reset and check environments: one vector environment, or a list of instances and factories.
+def make_environments(sources: Sequence[Any], seed: int, progress: Progress) -> Environments:
+    """Make, reset and check the environments of an evaluation: single ones, or one vector environment.
+
+    Single ones are not reset at the end of their episode.
 
     Parameters
     ----------
-    envs : vector environment, or sequence
-        As :func:`list_sources` accepts it.
+    sources : sequence
+        As :func:`list_sources` returns them.
     seed : int
-        The seed of the feed, from which each environment's seed is derived.
-    entries : Entries
-        The info entries to record.
+        The seed of the evaluation, from which each environment's seed is derived.
     progress : Progress
         Where the current activity is noted.
-    final : bool
-        Whether the true last observations will be needed. Not every vector environment has them.
-    single_episode : bool
-        Whether the environments of a list are not reset at the end of their episode. Ignored for a vector environment.
     """
-    if is_vector(envs):
-        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress, final=final)
-    return EnvironmentList(envs, seeds_of(seed, len(envs)), entries, progress, single_episode=single_episode)
+    if len(sources) == 1 and is_vector(env := sources[0]):
+        return VectorEnvironment(env, seeds_of(seed, int(env.num_envs)), Entries(()), progress)
+    return EnvironmentList(sources, seeds_of(seed, len(sources)), Entries(()), progress, single_episode=True)
 
 
 def make_turns(

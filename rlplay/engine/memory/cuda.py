@@ -29,10 +29,12 @@ from ...nested import Nested, leaves
 from .cuda_graphs import GraphCapture
 from .lane import Lane, Place
 
-__all__ = ["SPIN", "CudaLane", "lane_between", "parse_device"]
+__all__ = ["CudaLane", "lane_between", "parse_device"]
 
-SPIN = 2e-3
-"""Seconds. Beside a learner on the same GPU a step of an actor takes about as long; see BENCHMARKS.md."""
+_SPIN = 2e-3 if (os.cpu_count() or 1) >= 8 else 0.0
+"""Seconds for which the host looks again and again whether an event has been reached, before it sleeps. To sleep and to
+wake up again takes some 50 us, as long as a small step of an actor. Beside a learner on the same GPU a step takes about
+as long as this; see BENCHMARKS.md. On a machine with few cores the learner needs the core."""
 
 _PRIORITY = -1
 """Of the collector's streams and graphs. Of the blocks of kernels that wait, a GPU starts those of higher priority
@@ -46,18 +48,9 @@ class CudaLane(Lane):
 
     asynchronous = True
 
-    def __init__(self, device: torch.device, actor_device: torch.device, *, spin: float | None = None) -> None:
-        """Create the collector's streams. A feed makes one lane.
-
-        Parameters
-        ----------
-        spin : float, optional
-            Seconds for which the host looks again and again whether an event has been reached, before it sleeps. To
-            sleep and to wake up again takes some 50 us, as long as a small step of an actor. By default :data:`SPIN` on
-            a machine with at least eight cores, else 0: there the learner needs the core.
-        """
+    def __init__(self, device: torch.device, actor_device: torch.device) -> None:
+        """Create the collector's streams. A feed makes one lane."""
         super().__init__(device, actor_device)
-        self._spin = spin if spin is not None else SPIN * ((os.cpu_count() or 1) >= 8)
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
         # the actor's device comes last, so that it is the current device inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
@@ -143,11 +136,11 @@ class CudaLane(Lane):
             streams[device].wait_event(point)
 
     def host_wait(self, event: Any) -> None:
-        """Let the host wait until an event is reached; see ``spin``. Other threads may run meanwhile."""
+        """Let the host wait until an event is reached; see :data:`_SPIN`. Other threads may run meanwhile."""
         if event is None:
             return
         self.counters.host_waits += 1
-        deadline = perf_counter() + self._spin
+        deadline = perf_counter() + _SPIN
         for _, point in event:
             while not point.query():
                 if perf_counter() >= deadline:
