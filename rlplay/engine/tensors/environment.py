@@ -29,7 +29,7 @@ from ..envs.autoreset import read_autoreset_mode
 from ..envs.dialects import close_environments
 from ..envs.info import Entries
 from ..envs.returned.refused import refused_vector_step
-from .forms import ActionForm, InfoForm, ObservationForm, shown, single_fields, to_flags, to_rewards
+from .forms import ActionForm, InfoForm, ObservationForm, shown, single_fields, to_flags, to_rewards, wide
 
 __all__ = ["FINAL_NAMES", "TensorEnvironment", "TensorRow"]
 
@@ -204,14 +204,11 @@ class TensorEnvironment:
             recorded = then.valid if self.mode == "NEXT_STEP" else None
             self._infos.record(infos, then.info, recorded, then.fin if self.mode == "SAME_STEP" else None)
         given = self._write_last(last, leaves, infos) if last else True
+        torch._foreach_copy_(then.obs, leaves)
         if self.mode == "DISABLED":
-            torch._foreach_copy_(then.obs, leaves)
             begun = self._form.leaves(_observations_of(call(self._reset, then.fin.clone())))
             for leaf, part in zip(then.obs, begun, strict=True):
-                mask = then.fin.view(-1, *(1,) * (leaf.ndim - 1))
-                leaf.copy_(torch.where(mask, part.to(leaf.dtype), leaf))
-        else:
-            torch._foreach_copy_(then.obs, leaves)
+                leaf.copy_(torch.where(wide(then.fin, leaf), part.to(leaf.dtype), leaf))
         return given
 
     def _reset(self, mask: Tensor) -> Any:
@@ -243,7 +240,7 @@ class TensorEnvironment:
             after.copy_(torch.where(reset, before, after))
         then.rew.masked_fill_(reset, 0.0)
         for before, after in zip(now.act, then.act, strict=True):
-            after.copy_(torch.where(reset.view(-1, *(1,) * (after.ndim - 1)), before, after))
+            after.copy_(torch.where(wide(reset, after), before, after))
 
     def _write_last(self, last: list[Tensor], leaves: list[Tensor], infos: Mapping[str, Any]) -> bool:
         """Write the last observations; return whether there are any."""

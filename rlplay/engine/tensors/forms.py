@@ -21,7 +21,7 @@ from ..envs.info import MISSING, Entries, Entry, look_up
 from ..envs.spaces import Field
 from ..memory.layout import dtype_of
 
-__all__ = ["ActionForm", "InfoForm", "ObservationForm", "shown", "single_fields", "to_flags", "to_rewards"]
+__all__ = ["ActionForm", "InfoForm", "ObservationForm", "shown", "single_fields", "to_flags", "to_rewards", "wide"]
 
 _REMEDY = "Have the environment keep it there: a copy from another device at each step would make the host wait."
 
@@ -237,13 +237,13 @@ class InfoForm:
             else:
                 leaf.fill_(value)
             for mask in told:
-                leaf.masked_fill_(~_wide(mask, leaf), entry.absent)
+                leaf.masked_fill_(~wide(mask, leaf), entry.absent)
             if at_end is not MISSING and ended is not None:
                 at_end = at_end.to(leaf.dtype) if isinstance(at_end, Tensor) else at_end
                 where = torch.stack([ended, *told_at_end]).all(dim=0)
-                leaf.copy_(torch.where(_wide(where, leaf), at_end, leaf))
+                leaf.copy_(torch.where(wide(where, leaf), at_end, leaf))
             if recorded is not None:
-                leaf.masked_fill_(~_wide(recorded, leaf), entry.absent)
+                leaf.masked_fill_(~wide(recorded, leaf), entry.absent)
 
     def _told(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> list[Tensor]:
         """Return the bool tensors ``_name``, beside an entry and the dicts around it: which parts have ``name``."""
@@ -295,5 +295,6 @@ def _holds_all(field: Field, dtype: np.dtype[Any]) -> bool:
     return field.accepts(dtype) and (field.dtype.kind not in "iu" or np.can_cast(dtype, field.dtype))
 
 
-def _wide(mask: Tensor, like: Tensor) -> Tensor:
+def wide(mask: Tensor, like: Tensor) -> Tensor:
+    """Append dimensions of size 1 to a mask ``(n,)``, so that it broadcasts over a tensor ``(n, ...)``."""
     return mask.view(-1, *(1,) * (like.ndim - 1))
