@@ -22,6 +22,7 @@ from ..collector.saving import from_bytes, resume, to_bytes
 from ..concurrency.exceptions import pack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, SharedProgress
+from ..concurrency.sendable import check_factory_and_actor
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule, Final, Fragment
@@ -50,6 +51,10 @@ class CollectorSpec(NamedTuple):
     threads: int
     """The number of torch's threads in the process."""
     compile: bool
+
+    def check_sendable(self, where: str) -> None:
+        """Raise TypeError if the factory or the actor cannot be pickled; ``where`` says where they were to be sent."""
+        check_factory_and_actor(self.sources[0], self.actor, self.columns, where, "collect with `threaded`")
 
 
 class Prepared(NamedTuple):

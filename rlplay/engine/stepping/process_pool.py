@@ -120,8 +120,7 @@ class _ProcessWorker(Worker):
         remedy = "Let the factory make what it needs when it is called, or use `worker='thread'`."
         for share in self.shares:
             for j, source in enumerate(share.sources, share.columns.start):
-                name = f"the factory of environment {j}"
-                check_sendable([(name, "the factory", source, remedy)], "a worker process")
+                check_sendable(f"the factory of environment {j}", "the factory", source, remedy, "a worker process")
 
 
 class ProcessPool(WorkerPool[_ProcessWorker]):
