@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "blank_tensors",
     "dtype_of",
     "fields_to_leaves",
+    "numpy_dtype_of",
     "outcome_layout",
     "state_layout",
     "whole_layout",
@@ -105,3 +107,10 @@ def dtype_of(dtype: np.dtype[Any]) -> torch.dtype:
         If there is none.
     """
     return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+@cache
+def numpy_dtype_of(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the numpy dtype that corresponds to a torch dtype; float32 for bfloat16, which numpy does not have."""
+    known = torch.float32 if dtype == torch.bfloat16 else dtype
+    return torch.empty(0, dtype=known, device="cpu").numpy().dtype
