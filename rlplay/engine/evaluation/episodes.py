@@ -26,7 +26,7 @@ from ..feed.options import at_least, home_of, seed_of
 from ..feed.serving import check_not_served
 from ..memory.cuda import lane_between
 from ..memory.lane import Place
-from ..memory.layout import fields_to_leaves, state_layout
+from ..memory.layout import state_layout
 from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
 
 __all__ = ["play_episodes"]
@@ -58,8 +58,7 @@ def play_episodes(
         try:
             with torch_context.applied():
                 group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
-                layout = state_layout(fields_to_leaves(environments.obs), fields_to_leaves(environments.act))
-                rows = RowLayout.of(layout, {}, environments.n_envs)
+                rows = RowLayout.of(state_layout(environments.obs, environments.act), {}, environments.n_envs)
                 slot = Slot([rows], [], 2, lambda *form: lane.empty(Place.HOST, *form))
                 played = _play(
                     environments, behaviour, group, slot, progress, torch_context, n_steps, render,

@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..core import Fragment, Outcome, State
+from ..envs.info import Entries
 
 __all__ = [
     "Leaf",
@@ -22,7 +23,7 @@ __all__ = [
     "blank_rows",
     "blank_tensors",
     "dtype_of",
-    "fields_to_leaves",
+    "info_layout",
     "numpy_dtype_of",
     "outcome_layout",
     "state_layout",
@@ -42,13 +43,19 @@ class Leaf:
 
 
 def state_layout(obs: Nested, act: Nested) -> State:
-    """Return the layout of a state, from those of an observation and of an action."""
+    """Return the layout of a state, from the fields of the observation space and of the action space."""
+    obs, act = _leaves_of(obs), _leaves_of(act)
     return State(stepno=Leaf((), torch.int64), obs=obs, act=act, rew=Leaf((), torch.float32), fin=Leaf((), torch.bool))
 
 
-def fields_to_leaves(described: Nested) -> Nested:
-    """Convert the fields of a space, which have numpy dtypes, to leaves with torch dtypes."""
-    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), described)
+def info_layout(entries: Entries) -> dict[str, Leaf]:
+    """Return the layout of the recorded entries of the environments' info, by their names."""
+    return {entry.name: _leaves_of(entry.field) for entry in entries.entries}
+
+
+def _leaves_of(fields: Nested) -> Nested:
+    """Convert fields, which have numpy dtypes, to leaves with torch dtypes."""
+    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), fields)
 
 
 def outcome_layout(info: dict[str, Leaf]) -> Outcome:
