@@ -46,7 +46,7 @@ from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
 from .options import Options, home_of, plan_for, plan_for_processes
-from .saved_stream import SavedStream, check_version, with_saved_seed
+from .saved_stream import SavedStream, with_saved_seed
 from .serving import close_older_feeds, register
 
 __all__ = ["open_feed", "open_remote"]
@@ -80,13 +80,11 @@ def open_feed(
     TypeError, ValueError, TimeoutError
         As in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
-    sources, saved = list_sources(envs), options.state
-    if saved is not None:
-        check_version(saved)
-        options = with_saved_seed(options)
+    sources, options, saved = list_sources(envs), with_saved_seed(options), options.state
     plan = plan_for(options, sources)
     lane = lane_between(options.device, options.actor_device, home_of(actor))
-    stream = SavedStream(options, plan, None if lane.shared(Place.ACTOR, Place.HOST) else lane.actor_device)
+    on_device = not lane.shared(Place.ACTOR, Place.HOST)
+    stream = SavedStream(options, plan, lane.actor_device if on_device else None)
     with torch.inference_mode(False):  # the tensors made here are written to later
         in_place = not options.background and options.lag == 0 and not lane.asynchronous
         behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
@@ -95,13 +93,11 @@ def open_feed(
         progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
-            apart = not lane.shared(Place.ACTOR, Place.HOST)
-            make_stepper = partial(
-                _make_stepper, sources, options, plan, progress, make_list, gate, defaults, apart=apart
-            )
             with lane.collecting():  # environments are made on the device and the stream that they are stepped on
                 with defaults.for_environments():
-                    stepper = make_stepper()
+                    stepper = _make_stepper(
+                        sources, options, plan, progress, make_list, gate, defaults, apart=on_device
+                    )
                 kind: Any = TensorCollector if isinstance(stepper, TensorStepper) else Collector
                 collector = kind(stepper, behaviour, lane, plan, progress, gate, defaults)
                 prepare = collector.prepare if saved is None else partial(resume, collector, saved)
@@ -136,10 +132,7 @@ def open_remote(
     elsewhere : bool
         Whether the processes may run on other machines, which may have devices that this one lacks.
     """
-    saved = options.state
-    if saved is not None:
-        check_version(saved)
-        options = with_saved_seed(options)
+    options, saved = with_saved_seed(options), options.state
     plan = plan_for_processes(options, factory)
     device = options.device
     lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))
