@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from ... import __version__
+from ..acting.noise import seed_from
 from ..collector.messages import Collecting, Plan, Token
 from ..collector.saving import check_same, pack_delivery, unpack_delivery
 from ..memory.lane import Lane
@@ -131,8 +132,7 @@ def with_saved_seed(options: Options) -> Options:
     _check_version(saved)
     seed = saved["seed"]
     if saved["environments"] == "restart":
-        (drawn,) = np.random.SeedSequence((seed, saved["collector"]["n_collected"], 1)).generate_state(1, np.uint64)
-        seed = int(drawn) >> 1
+        seed = seed_from(np.random.SeedSequence((seed, saved["collector"]["n_collected"], 1)))
     return replace(options, seed=seed)
 
 
