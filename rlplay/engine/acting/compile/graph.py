@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from ....dtypes import as_bytes
 from ....process_state import compiling
 from .draws import Draw, RecordedNoise
 from .step_checks import NoGraph
@@ -237,4 +238,4 @@ def _product_as_sum(product: Any) -> Callable[..., Any]:
 
 
 def _contents(x: Tensor) -> tuple[Any, ...]:
-    return x.dtype, x.shape, x.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return x.dtype, x.shape, as_bytes(x).numpy().tobytes()
