@@ -51,7 +51,7 @@ def make_environments(sources: Sequence[Any], seed: int, progress: Progress) -> 
         Where the current activity is noted.
     """
     if len(sources) == 1 and is_vector(env := sources[0]):
-        return VectorEnvironment(env, seeds_of(seed, int(env.num_envs)), Entries(()), progress)
+        return _reset_vector(env, seeds_of(seed, int(env.num_envs)), Entries(()), progress)
     return EnvironmentList(sources, seeds_of(seed, len(sources)), Entries(()), progress, single_episode=True)
 
 
@@ -128,16 +128,8 @@ def make_turns(
             for k, env in enumerate(envs):
                 seeds = seeds_of(seed, int(env.num_envs), reseed=reseed, first=start)
                 number = k if len(envs) > 1 else None
-                mode = read_autoreset_mode(env, autoreset)
-                progress.doing, progress.env = "env.reset", vector_number(number)
-                result = reset_vector(env, seeds)
-                kind = make_tensors if make_tensors is not None and gives_tensors(result) else VectorEnvironment
-                turns.append(
-                    kind(
-                        env, seeds, entries, progress, final=final, first=start, number=number, result=result,
-                        mode=mode,
-                    )
-                )  # fmt: skip
+                options = {"final": final, "first": start, "number": number}
+                turns.append(_reset_vector(env, seeds, entries, progress, autoreset, make_tensors, **options))
                 start += int(env.num_envs)
         else:
             check_environments(envs, first_env)
@@ -151,6 +143,28 @@ def make_turns(
     for turn in turns:
         turn.own([env for env in owned if any(env is one for one in turn.instances)])
     return turns
+
+
+def _reset_vector(
+    env: Any,
+    seeds: Sequence[int | None],
+    entries: Entries,
+    progress: Progress,
+    autoreset: str | None = None,
+    make_tensors: Callable[..., Any] | None = None,
+    number: int | None = None,
+    **options: Any,
+) -> Environments:
+    """Reset a vector environment, and take it as environments of the kind that its observations show.
+
+    ``number`` and ``options`` are those of :class:`VectorEnvironment`.
+    """
+    mode = read_autoreset_mode(env, autoreset)
+    progress.doing, progress.env = "env.reset", vector_number(number)
+    result = reset_vector(env, seeds)
+    kind: Any = make_tensors if make_tensors is not None and gives_tensors(result) else VectorEnvironment
+    made: Environments = kind(env, result, mode, entries, progress, number=number, **options)
+    return made
 
 
 def _make_all(

@@ -17,7 +17,7 @@ the three autoreset modes. No step reads a value of a tensor, so in each mode al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,6 @@ from torch import Tensor
 
 from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
-from ..envs.autoreset import read_autoreset_mode
 from ..envs.dialects import close_environments
 from ..envs.info import Entries
 from ..envs.returned.refused import refused_vector_step
@@ -88,15 +87,14 @@ class TensorEnvironment:
     def __init__(
         self,
         env: Any,
-        seeds: Sequence[int | None],
+        result: Any,
+        mode: str,
         entries: Entries,
         progress: Progress,
         *,
         final: bool = False,
         first: int = 0,
         number: int | None = None,
-        result: Any = None,
-        mode: str | None = None,
     ) -> None:
         """Take an environment that has been reset.
 
@@ -106,6 +104,10 @@ class TensorEnvironment:
             With ``num_envs``, ``single_observation_space``, ``single_action_space``, ``reset`` and ``step``. The step
             returns ``(obs, reward, terminated, truncated, infos)``, or by an older API ``(obs, reward, dones, infos)``,
             where ``infos["time_outs"]`` are those of the ``dones`` that are truncations.
+        result : tensors, or tuple
+            What ``reset`` has returned: observations, or a pair of observations and infos.
+        mode : {"SAME_STEP", "NEXT_STEP", "DISABLED"}
+            The autoreset mode.
         entries : Entries
             The info entries to record.
         final : bool
@@ -114,17 +116,13 @@ class TensorEnvironment:
             The number of the first part in the feed.
         number : int or None
             Its place in a list of vector environments. None: it is not in a list.
-        result : tensors, or tuple
-            What ``reset`` has returned: observations, or a pair of observations and infos.
-        mode : str, optional
-            The autoreset mode, if the environment does not say it.
 
         Raises
         ------
         TypeError, ValueError
-            Its mode is not known, its spaces cannot be recorded, or an observation does not fit its space.
+            Its spaces cannot be recorded, or an observation does not fit its space.
         """
-        self.mode = read_autoreset_mode(env, mode)
+        self.mode = mode
         self._env, self._final, self.number = env, final, vector_number(number)
         self._owned: list[Any] = []
         self.n_envs, self.instances = int(env.num_envs), [env]
