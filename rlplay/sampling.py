@@ -186,8 +186,8 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor, *, generator: torch.Gener
     """
     numbers = _few_numbers(q) if type(generator) is Source else None
     greedy = _best(q.detach()) if numbers is None else _best_of_few(numbers)
-    random = torch.empty(greedy.shape, dtype=torch.int64, device=q.device).random_(0, q.shape[-1], generator=generator)
-    explore = torch.rand(greedy.shape, device=q.device, generator=generator) < epsilon
+    random = torch.randint(q.shape[-1], greedy.shape, dtype=torch.int64, device=q.device, generator=generator)
+    explore = torch.rand(greedy.shape, dtype=torch.float32, device=q.device, generator=generator) < epsilon
     return torch.where(explore & (greedy >= 0), random, greedy)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a test leaves no thread and no process behind; one torch thread; no clock in hypothesis."""
+"""Fixtures of all tests: a test leaves no thread and no process behind; one torch thread; time for a busy machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from tqdm import tqdm
 
 from rlplay import sampling
 from rlplay.engine.acting import noise
+from rlplay.engine.cluster.ray_collectors import RayCollectors
+from rlplay.engine.concurrency.child import Child
+from rlplay.engine.feed.driver import Driver
 from rlplay.engine.memory.cuda import CudaLane
-
-_GRACE = 5.0  # seconds that threads and processes may take to end
+from rlplay.engine.stepping.pool import WorkerPool
+from tests.support.threads import LONG
 
 # no test asserts that something is fast, and so hypothesis does not either: the machine may be busy
 settings.register_profile("rlplay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,6 +31,25 @@ settings.load_profile("rlplay")
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_hurry():
+    """Let what is closed take long to end: the machine may be busy. A test of what never ends shortens this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Driver, "stop_timeout", LONG)
+        patch.setattr(WorkerPool, "close_timeout", LONG)
+        patch.setattr(Child, "grace", LONG)
+        patch.setattr(RayCollectors, "grace", LONG)
+        yield
+
+
+@pytest.fixture
+def bfloat16_by_default():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture
@@ -60,9 +82,9 @@ def nothing_left_behind(request):
     if _threads() - threads or _processes() - processes:
         gc.collect()  # a reference cycle may keep a feed alive; slow, so only if there is something left
     for thread in _threads() - threads:
-        thread.join(_GRACE)
+        thread.join(LONG)
     for process in multiprocessing.active_children():
-        process.join(_GRACE)
+        process.join(LONG)
     left = [thread.name for thread in _threads() - threads], _processes() - processes
     assert not any(left), f"the test has left threads {left[0]} and processes {left[1]} alive"
 

@@ -24,7 +24,7 @@ def read(path):
 
 def client_of(notebook, folder):
     return nbclient.NotebookClient(
-        notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
 
 
@@ -34,6 +34,7 @@ def short(monkeypatch):
 
 
 @pytest.mark.notebooks
+@pytest.mark.timeout(600)
 @each
 def test_a_notebook_runs_in_its_short_form_without_warnings(path, tmp_path):
     notebook = read(path)
@@ -73,7 +74,7 @@ def test_interrupting_and_rerunning_a_notebook_cell_leaves_no_thread(tmp_path):
             """Run a cell to its end, or interrupt it once it prints; return what it printed, and its error."""
             asked, said, error = client.execute(source, stop_on_error=False), "", None
             while True:
-                message = client.get_iopub_msg(timeout=60)
+                message = client.get_iopub_msg(timeout=300)
                 if message["parent_header"].get("msg_id") != asked:
                     continue
                 kind, content = message["msg_type"], message["content"]

@@ -90,6 +90,14 @@ def test_epsilon_greedy_explores_with_probability_epsilon():
     assert (epsilon_greedy(q, 0.0) == 1).all()
 
 
+@pytest.mark.usefixtures("bfloat16_by_default")
+def test_epsilon_greedy_is_exact_whatever_the_default_dtype():
+    """Random numbers of 8 bits would be below 0.001 four times too often."""
+    q = torch.tensor([0.0, 2.0]).expand(100_000, 2)
+    random = epsilon_greedy(q, 0.001, generator=torch.Generator().manual_seed(0)) == 0
+    assert 20 < random.sum() < 80
+
+
 # no action is drawn from NaN
 
 NAN, INF = float("nan"), float("inf")

@@ -108,7 +108,8 @@ class SquashedGaussian:
 
     def log_prob(self, act: PreTanh) -> Tensor:
         """Return the log-density of ``tanh(act.x)``: that of the normal variate less ``log(1 - tanh(x)^2)``."""
-        return self._normal.log_prob(act.x) - _sum_trailing(_log_slope(act.x), self._n_lead)
+        x = act.x.to(torch.promote_types(act.x.dtype, self._mean.dtype))  # in 16 bits the slope would be lost
+        return self._normal.log_prob(x) - _sum_trailing(_log_slope(x), self._n_lead)
 
     def entropy(self) -> Tensor:
         """Return the normal variate's entropy plus the mean of ``log(1 - tanh(x)^2)``.

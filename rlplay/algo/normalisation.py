@@ -96,7 +96,7 @@ class RunningNorm(nn.Module):
         if x.shape[len(lead) :] != self.mean.shape or (valid is not None and valid.shape != lead):
             expected = (*(("...",) if valid is None else valid.shape), *self.mean.shape)
             raise ValueError(f"Values must be {expected}, got {tuple(x.shape)}.")
-        rows = x.to(torch.float64).reshape(-1, *self.mean.shape)
+        rows = x.to(torch.float64).reshape(lead.numel(), *self.mean.shape)
         counts = rows.new_ones(len(rows)) if valid is None else valid.flatten().to(torch.float64)
         rows = rows.masked_fill(~like(counts > 0, rows), 0)
 

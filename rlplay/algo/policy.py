@@ -25,7 +25,7 @@ the behaviour policy recorded in ``fragment.actor``, since ``tanh`` in float32 c
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -257,16 +257,18 @@ def _policy_info(info: Nested) -> Nested:
 
 
 def _items(act: Nested) -> list[tuple[Any, Nested]]:
-    """Return the keys and the parts of a Dict or Tuple action."""
+    """Return the keys and the parts of a Dict or Tuple action, without parts that have no tensors."""
     if isinstance(act, Mapping):
         keys = act if isinstance(act, OrderedDict) else sorted(act)  # the order of its leaves in `nested`
-        return [(key, act[key]) for key in keys]
-    if isinstance(act, Sequence):
-        return list(enumerate(act))
-    raise TypeError(
-        f"Actions must be tensors, or mappings or tuples of them; got {type(act).__name__}. (The losses know Discrete, "
-        f"MultiDiscrete, MultiBinary, Box, and Dict and Tuple of these.)"
-    )
+        items: Iterable[tuple[Any, Nested]] = ((key, act[key]) for key in keys)
+    elif isinstance(act, Sequence):
+        items = enumerate(act)
+    else:
+        raise TypeError(
+            f"Actions must be tensors, or mappings or tuples of them; got {type(act).__name__}. (The losses know "
+            f"Discrete, MultiDiscrete, MultiBinary, Box, and Dict and Tuple of these.)"
+        )
+    return [(key, part) for key, part in items if nested.leaves(part)]
 
 
 def _child(info: Nested, key: Any, path: str) -> Nested:

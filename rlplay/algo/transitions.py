@@ -6,6 +6,7 @@ functions of :mod:`rlplay.algo.returns` take arrays of ``T`` transitions with on
 
 from __future__ import annotations
 
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -67,7 +68,8 @@ def transitions(
     Returns
     -------
     Transitions
-        New tensors; the fragment is not changed.
+        New tensors, except that ``valid`` is the fragment's own, and ``bootstrap`` a view of ``value`` if no dtype
+        changes. The fragment is not changed.
 
     Raises
     ------
@@ -129,15 +131,13 @@ def blank_padding(fragment: Fragment) -> Fragment:
     # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
     unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
 
-    def blank(x: Tensor) -> Tensor:
-        blanked: Tensor = move(lambda x: x.masked_fill(like(unused_act, x), 0), x)
+    def blank(mask: Tensor, x: Tensor) -> Tensor:
+        blanked: Tensor = move(lambda x: x.masked_fill(like(mask, x), 0), x)
         return blanked
 
-    def blank_float(x: Tensor) -> Tensor:
-        return x.masked_fill(like(unused, x), 0) if x.is_floating_point() else x
-
-    obs, act = nested.map(blank_float, state.obs), nested.map(blank, state.act)
-    return fragment._replace(state=state._replace(obs=obs, act=act, rew=blank(state.rew)))
+    obs = nested.map(lambda x: blank(unused, x) if x.is_floating_point() else x, state.obs)
+    act, rew = nested.map(partial(blank, unused_act), (state.act, state.rew))
+    return fragment._replace(state=state._replace(obs=obs, act=act, rew=rew))
 
 
 def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing: tuple[int, ...]) -> None:

@@ -196,7 +196,7 @@ class Buffer:
                         "The buffer has changed since this pass over it began: finish the pass before the next "
                         "`commit`, or begin another one."
                     )
-                yield store, chosen, torch.ones(len(chosen), device=ids.device)
+                yield store, chosen, torch.ones(len(chosen), dtype=torch.float32, device=ids.device)
 
         return batches()
 

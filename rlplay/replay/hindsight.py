@@ -160,10 +160,10 @@ class Hindsight:
             state=state,
             act=nested.map(lambda x: x[None], following.act),
             rew=rew[None],
-            discount=torch.where(terminated, 0.0, gamma)[None],
+            discount=torch.full((1, n), gamma, dtype=torch.float32, device=device).masked_fill(terminated, 0),
             next=reached._replace(rew=rew[None]),
             ids=number,
-            weight=torch.ones(n, device=device),
+            weight=torch.ones(n, dtype=torch.float32, device=device),
         )
 
     def _gather(self, rows: Nested, numbers: Tensor) -> Nested:

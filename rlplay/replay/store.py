@@ -27,17 +27,26 @@ class FinalRing:
     Parameters
     ----------
     rows : nested tensors, ``(R, ...)``
-        The memory of the ring. The ring writes to it.
+        The memory of the ring. The ring writes to it. It has no tensors if observations have none.
     n_fragments : int
         The number of fragments whose rows are kept.
+    device : torch.device
+        The device of the rows and of their numbers.
     n_rows_of : sequence of int
         The number of rows of each fragment whose rows are in ``rows`` already, oldest first.
     n_appended : int
         The number of rows that were ever appended.
     """
 
-    def __init__(self, rows: Nested, n_fragments: int, n_rows_of: Sequence[int] = (), n_appended: int = 0) -> None:
-        self.rows = rows
+    def __init__(
+        self,
+        rows: Nested,
+        n_fragments: int,
+        device: torch.device,
+        n_rows_of: Sequence[int] = (),
+        n_appended: int = 0,
+    ) -> None:
+        self.rows, self._device = rows, device
         self._n_rows_of = deque(n_rows_of, maxlen=n_fragments)
         self._n_held, self._n_appended = sum(n_rows_of), n_appended
 
@@ -54,10 +63,9 @@ class FinalRing:
         self._make_room(self._n_held, k)
         self._n_rows_of.append(k)
         self._n_held += k
-        ring = nested.leaves(self.rows)
-        numbers = self._n_appended + torch.arange(k, device=ring[0].device)
+        numbers = self._n_appended + torch.arange(k, device=self._device)
         if k:
-            for leaf, new in zip(ring, nested.leaves(rows), strict=True):
+            for leaf, new in zip(nested.leaves(self.rows), nested.leaves(rows), strict=True):
                 as_movable(leaf)[numbers % len(leaf)] = as_movable(new.to(leaf.device))
         self._n_appended += k
         return numbers
@@ -74,20 +82,20 @@ class FinalRing:
     def restored(cls, state: dict[str, Any], n_fragments: int, device: torch.device) -> FinalRing:
         """Make a ring from the result of :meth:`state_dict`, with copies of the tensors."""
         rows = nested.map(lambda leaf: leaf.to(device, copy=True), state["rows"])
-        return cls(rows, n_fragments, state["held"], int(state["n_rows"]))
+        return cls(rows, n_fragments, device, state["held"], int(state["n_rows"]))
 
     def _make_room(self, n_kept: int, k: int) -> None:
         """Double the ring until it has room for the newest ``n_kept`` rows and ``k`` more."""
-        size = old_size = len(nested.leaves(self.rows)[0])
-        while size < n_kept + k:
-            size *= 2
-        if size == old_size:
-            return
 
         def grown(leaf: Tensor) -> Tensor:
+            size = len(leaf)
+            while size < n_kept + k:
+                size *= 2
+            if size == len(leaf):
+                return leaf
             numbers = torch.arange(self._n_appended - n_kept, self._n_appended, device=leaf.device)
             new = leaf.new_zeros(size, *leaf.shape[1:])
-            new[numbers % size] = leaf[numbers % old_size]
+            new[numbers % size] = leaf[numbers % len(leaf)]
             return new
 
         self.rows = nested.map(partial(move, grown), self.rows)
@@ -154,7 +162,7 @@ class Store:
 
         final = fragment.env.final
         has_final = isinstance(final, Final)
-        finals = FinalRing(nested.map(one_row, (final.obs, final.actor)), n_fragments) if has_final else None
+        finals = FinalRing(nested.map(one_row, (final.obs, final.actor)), n_fragments, device) if has_final else None
         final_numbers = torch.full((n_fragments, n_steps, n_envs), -1, device=device)
         return cls(nested.map(ring, _without_final(fragment)), final_numbers, finals)
 

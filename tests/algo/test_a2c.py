@@ -131,6 +131,8 @@ def test_blank_padding_keeps_the_rows_that_losses_use():
     assert blank_padding(x).state.act[-1, 2] == 0
     images = fragment_of(torch.ones(3, 1, dtype=torch.uint8), torch.ones(2, 1), valid=[1, 0])
     assert blank_padding(images).state.obs is images.state.obs
+    coarse = fragment_of(torch.ones(3, 1).to(torch.float8_e4m3fn), torch.ones(2, 1), valid=[1, 0])
+    assert blank_padding(coarse).state.obs.float().flatten().tolist() == [1, 0, 0]
 
 
 # The loss

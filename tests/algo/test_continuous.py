@@ -220,6 +220,26 @@ def test_a_next_state_that_is_not_known_changes_no_bit():
         assert all(map(torch.equal, nested.leaves(got), nested.leaves(expected)))
 
 
+class Rounded(nn.Module):
+    """Two critics in bfloat16, which has no number between 256 and 258; their values do not depend on the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(256.0, dtype=torch.bfloat16))
+
+    def forward(self, obs, act):
+        return self.value.expand(*obs.shape[:2], 2)
+
+
+def test_values_in_half_precision_are_compared_in_float32():
+    critic, batch = Rounded(), batch_of(rew=torch.full((1, N), 0.25), discount=torch.ones(1, N), weight=torch.ones(N))
+    loss, info = td3.critic_loss(batch, hard_actor(), critic, target=critic, low=-1.0, high=1.0)
+    torch.testing.assert_close(loss, torch.tensor(0.25**2))
+    torch.testing.assert_close(info["td_error"], torch.full((N,), 0.25))
+    torch.testing.assert_close(info["target"], torch.tensor(256.25))
+    assert td3.actor_loss(batch, hard_actor(), critic)[0].dtype == torch.float32
+
+
 def test_losses_never_wait_for_the_device():
     batch = nested.map(lambda x: x.to("meta"), batch_of())
     actor, hard, critic = soft_actor().to("meta"), hard_actor().to("meta"), critics().to("meta")

@@ -13,7 +13,7 @@ from rlplay import nested
 from rlplay.algo import c51, dqn, quantile, r2d2, unroll
 from rlplay.zoo.actors import Duelling, mlp
 from rlplay.zoo.distributional import CategoricalQNetwork, NoisyLinear, QuantileQNetwork, resample
-from tests.support.fragments import Dense, made_sticky, random_batch, random_fragment
+from tests.support.fragments import Dense, Table, fragment_of, made_sticky, random_batch, random_fragment
 
 exactly = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 N, A, GAMMA = 12, 3, 0.9
@@ -398,3 +398,11 @@ def test_distributional_networks_act_greedily_on_the_mean():
 def test_small_returns_survive_rescaling_in_float32():
     x = torch.tensor([-1e-3, 0.0, 1e-6, 1e-3, 0.1, 1.0, 100.0])
     torch.testing.assert_close(r2d2.unscaled(r2d2.rescaled(x)), x, rtol=1e-5, atol=0)
+
+
+def test_values_in_half_precision_are_rescaled_in_float32():
+    actor = Table()
+    values = torch.tensor([[3.0, 17.5, 2.0]], dtype=torch.bfloat16)
+    actor.forward = lambda obs, **ignored: (obs, (), {"q": values[torch.zeros_like(obs)]})
+    _, info = dqn.loss(fragment_of([0, 0], [0.0]), actor, gamma=1.0, rescale=1e-3)
+    torch.testing.assert_close(info["target"], torch.tensor(17.5), rtol=1e-6, atol=0)

@@ -60,6 +60,13 @@ def test_the_dtype_is_that_of_the_observation_or_float32(dtype):
     exactly(norm.mean, [4.5, 5.5, 6.5])
 
 
+def test_observations_without_numbers_are_counted():
+    norm = RunningNorm((0,))
+    norm.update(torch.zeros(4, 3, 0), torch.ones(4, 3, dtype=torch.bool))
+    assert norm.count == 12
+    assert norm(torch.zeros(4, 3, 0)).shape == (4, 3, 0)
+
+
 def test_values_that_do_not_count_change_no_bit():
     x, valid = torch.randn(6, 2, 3), torch.rand(6, 2) < 0.5
     found = []

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 from rlplay import nested
 from rlplay.algo import a2c, ppo, unroll, vtrace
-from rlplay.algo.distributions import Bits, SquashedGaussian
+from rlplay.algo.distributions import Bits, PreTanh, SquashedGaussian
 from rlplay.algo.distributions import Categorical as Ours
 from rlplay.algo.policy import carried_out, mean_action, policy
 from tests.support.fragments import made_sticky
@@ -176,6 +176,14 @@ def test_squashed_densities_are_finite_at_the_bounds_in_float32():
     torch.testing.assert_close(got, expected.float().expand(T, B))
 
 
+def test_squashed_densities_of_half_precision_are_computed_in_float32():
+    torch.manual_seed(0)
+    mean, x = torch.randn(2, 100, 1, 6).bfloat16()
+    got = SquashedGaussian(mean.float(), torch.zeros(100, 1, 6), 2).log_prob(PreTanh(x))
+    expected = SquashedGaussian(mean.double(), torch.zeros(100, 1, 6).double(), 2).log_prob(PreTanh(x.double()))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
@@ -208,6 +216,15 @@ def test_an_action_that_is_no_array_is_refused():
     fragment = fragment_of("discrete")
     with pytest.raises(TypeError, match="Actions must be tensors, or mappings or tuples of them; got NoneType"):
         policy({"logits": ()}, None, fragment.env.valid)
+
+
+def test_parts_of_an_action_without_tensors_add_nothing():
+    turn, valid = torch.randint(3, (4, 2)), torch.ones(4, 2, dtype=torch.bool)
+    info = {"logits": torch.randn(5, 2, 3, dtype=torch.float64)}
+    act = ({}, {"none": (), "turn": turn}, ())
+    got, expected = policy({"policy": ((), {"turn": info}, ())}, act, valid), policy(info, turn, valid)
+    exactly(got.log_prob(act), expected.log_prob(turn))
+    exactly(got.entropy(), expected.entropy())
 
 
 @every_kind

@@ -225,6 +225,41 @@ def test_what_is_not_valid_changes_no_bit():
         assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_in_half_precision_are_averaged_in_float32(kind):
+    """Of several hundred transitions, whose errors alternate: a sum in bfloat16 would be far off."""
+    make, _, _, module, options = KINDS[kind]
+    critic = Critics(4, 8).bfloat16()
+    plain = critic.forward
+    critic.forward = lambda obs, act: plain(obs.bfloat16(), act.bfloat16())
+    fragment = random_fragment(5, T=64, B=8, recurrent=True, box=True)
+    loss, info = module.sequence_critic_loss(fragment, make(), critic, target=critic, gamma=GAMMA, **options)
+    with torch.no_grad():
+        q = critic(fragment.state.obs[:-1], fragment.state.act[1:]).double()
+    y = info["td_error"].double() + q.mean(-1)
+    torch.testing.assert_close(loss.double(), ((q - y.unsqueeze(-1)) ** 2).sum(-1).mean() / 2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(info["q"].double(), q.mean(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_critic_is_not_called_for_no_last_states(kind):
+    """Not every network accepts an empty batch: here the last size would be ambiguous."""
+
+    class Reshaping(Critics):
+        def forward(self, rows, act):
+            return super().forward(rows, act).view(*act.shape[:2], -1)
+
+    make, _, _, module, options = KINDS[kind]
+    fragment = random_fragment(0, recurrent=True, box=True)
+    fragment = fragment._replace(state=fragment.state._replace(fin=torch.zeros_like(fragment.state.fin)))
+    over, final = torch.zeros_like(fragment.env.valid), nested.map(lambda x: x[:0], fragment.env.final)
+    fragment = fragment._replace(env=fragment.env._replace(terminated=over, truncated=over, final=final))
+    critic, without = Reshaping(4, 8).double(), fragment._replace(env=fragment.env._replace(final=()))
+    args = {"target": critic, "gamma": GAMMA, **options}
+    loss, _ = module.sequence_critic_loss(fragment, make(), critic, **args)
+    exactly(loss, module.sequence_critic_loss(without, make(), critic, **args)[0])
+
+
 @pytest.mark.parametrize("weight", [torch.ones(3), torch.ones(9, 1)])
 def test_weights_of_another_shape_are_refused(weight):
     with pytest.raises(ValueError, match=r"`weight` must be \(T, B\) = \(9, 4\) or \(B,\) = \(4,\), got"):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, returns, vtrace
 from rlplay.engine.rollout import same, threaded
+from rlplay.sampling import bernoulli, categorical, epsilon_greedy, multinomial
 from rlplay.zoo.actors import ActorCritic, mlp
 from tests.support.assertions import assert_identical
 from tests.support.fragments import Dense, made_sticky, random_fragment
@@ -182,6 +183,16 @@ def test_compiled_returns_equal_eager_ones(graphs):
     compiled = torch.compile(lambda: list(all_of_them()), backend=graphs, fullgraph=True)
     torch.testing.assert_close(compiled(), list(all_of_them()), equal_nan=True)
     assert graphs.frame_count == 1
+
+
+def test_the_draws_of_an_actor_do_not_split_the_graph_of_a_loss():
+    x = torch.randn(5, 3)
+    for draw in (categorical, multinomial, bernoulli, partial(epsilon_greedy, epsilon=0.5)):
+        found = []
+        for function in (draw, torch.compile(draw, backend="eager", fullgraph=True)):
+            torch.manual_seed(0)
+            found.append(function(x))
+        assert torch.equal(*found)
 
 
 @pytest.mark.soak

@@ -140,6 +140,13 @@ def test_a_pass_over_sequences_has_every_column_once(kind):
     assert len(eligible(fragments)) > SHELVES
 
 
+@pytest.mark.usefixtures("bfloat16_by_default")
+def test_weights_of_a_pass_are_float32_whatever_the_default_dtype():
+    buffer = Uniform(CAPACITY)
+    committed(buffer)
+    assert {batch.weight.dtype for batch in buffer.epoch(7, gamma=GAMMA)} == {torch.float32}
+
+
 def test_a_commit_ends_a_pass():
     buffer = Uniform(CAPACITY)
     committed(buffer)

@@ -92,6 +92,13 @@ def test_goals_are_what_the_same_episode_achieves_later(episodes):
     assert set(chosen) == {1, 2, 3, 4} or set(chosen) == {1, 2, 3}
 
 
+@pytest.mark.usefixtures("bfloat16_by_default")
+def test_discounts_and_weights_are_float32_whatever_the_default_dtype(episodes):
+    batch = filled(episodes).sample(20, gamma=GAMMA)
+    assert batch.discount.dtype == batch.weight.dtype == torch.float32
+    assert set(batch.discount.unique().tolist()) <= {0.0, torch.tensor(GAMMA, dtype=torch.float32).item()}
+
+
 def test_a_fraction_gets_new_goals(episodes):
     buffer, rows = filled(episodes, fraction=0.5), rows_of(episodes)
     batch = buffer.sample(4000, gamma=GAMMA, generator=generator())

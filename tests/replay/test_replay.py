@@ -307,6 +307,23 @@ def test_named_tuples_are_saved_and_loaded():
     assert_same_numbers(draw(Uniform, again, 9), draw(Uniform, buffer, 9))
 
 
+@kinds
+@pytest.mark.parametrize("nothing", [{}, ()])
+def test_observations_without_tensors_are_stored(nothing, sequences):
+    buffer, again = Uniform(CAPACITY, sequences=sequences), Uniform(CAPACITY, sequences=sequences)
+    for seed in range(5):
+        fragment = changed(make_fragment(seed, ends=0.5, valid=1.0)._replace(actor=()), obs=nothing)
+        final = fragment.env.final._replace(obs=nothing, actor=())
+        buffer.commit(fragment._replace(env=fragment.env._replace(final=final)))
+    again.load_state_dict(buffer.state_dict())
+    drawn = draw(Uniform, buffer, 40)
+    assert_same_numbers(drawn, draw(Uniform, again, 40))
+    if sequences:
+        assert len(drawn.fragment.env.final.t) == drawn.fragment.state.fin[1:].sum() > 0
+    else:
+        assert (drawn.next.stepno == drawn.state.stepno + 1).any()  # of true last states; all others are random
+
+
 def test_last_observations_take_less_than_twice_the_memory_they_need():
     buffer = Uniform(3 * 5)
     for seed in range(9):

@@ -20,15 +20,21 @@ class ProcessBlocker:
 
     def __init__(self, folder):
         folder.mkdir(exist_ok=True)
+        self._begun = folder / "begun"
         self._entered, self._release = str(folder / "entered"), str(folder / "release")
         for name in (self._entered, self._release):
             os.mkfifo(name)
 
     def __call__(self):
+        self._begun.touch()
         with open(self._entered, "w") as file:
             file.write(str(os.getpid()))
         with open(self._release) as file:
             file.read()
+
+    def has_begun(self):
+        """Return whether a process has made the call."""
+        return self._begun.exists()
 
     def wait_until_entered(self):
         """Wait until a process has made the call; return its process id."""

@@ -96,10 +96,10 @@ class Actor:
         """Die: whoever waits for an answer gets an error. The thread that collects ends at the next step."""
         with self._living:
             self.is_dead = True
-            self.object.end()
-            for answer in self._pending:
+            for answer in self._pending:  # before the end of the step, which would be the answer
                 if not answer.done():
                     self._answer(answer.set_exception, ActorDiedError(why))
+            self.object.end()
             for thread in self._threads.values():
                 thread.shutdown(wait=False, cancel_futures=True)
 

@@ -18,7 +18,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start backgro
 import numpy as np
 import torch
 from rlplay.engine import BaseActorModule
+from rlplay.engine.concurrency.child import Child
+from rlplay.engine.feed.driver import Driver
 from rlplay.engine.rollout import same, threaded
+
+Driver.stop_timeout = Child.grace = 50.0  # seconds: the machine may be busy
 
 
 class Space:  # no library of environments is imported: it would take long, and has things to say

@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-LONG = 60  # seconds until a test gives up waiting; the machine may be slow
+LONG = 100  # seconds until a test gives up waiting; the machine may be slow
 
 
 class InThread(threading.Thread):
@@ -110,4 +110,4 @@ class ThreadBlocker:
 
     def __call__(self) -> None:
         self.entered.set()
-        assert self.release.wait(60), "the blocker was not released"
+        assert self.release.wait(LONG), "the blocker was not released"

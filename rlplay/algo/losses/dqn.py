@@ -203,12 +203,13 @@ def _action_values(info: Nested, act: Nested) -> Tensor:
 
 
 def _greedy_values(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
-    """Compute ``V(s)``, given the infos of two networks.
+    """Compute ``V(s)``, given the infos of two networks: at least float32.
 
     With ``double``, the network of ``chosen_by`` chooses the action whose value the network of ``evaluated_by`` gives.
     Otherwise ``V(s)`` is the largest value of the latter.
     """
     q: Tensor = entry(evaluated_by, "q").detach()
+    q = q.to(torch.promote_types(q.dtype, torch.float32))
     if not double:
         return q.amax(-1)
     best = entry(chosen_by, "q").detach().argmax(-1, keepdim=True)

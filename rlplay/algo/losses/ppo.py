@@ -151,10 +151,11 @@ def losses(
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield the loss of each random minibatch of a fragment, over several epochs.
 
-    Each loss is computed when the iterator is advanced, with the actor's weights at that time. A minibatch consists of
-    single transitions if the actor has no recurrent state, and of whole columns if the actor has one. Transitions that
-    are not valid are drawn as well and left out of the means, so minibatches of a sticky fragment have fewer valid
-    transitions.
+    Each loss is computed when the iterator is advanced, with the actor's weights at that time. (A ``torch.autocast``
+    around the loop needs ``cache_enabled=False``: otherwise it uses the first weights that it has cast for all losses.)
+    A minibatch consists of single transitions if the actor has no recurrent state, and of whole columns if the actor
+    has one. Transitions that are not valid are drawn as well and left out of the means, so minibatches of a sticky
+    fragment have fewer valid transitions.
 
     Parameters
     ----------

@@ -112,10 +112,16 @@ def values_of(critic: Callable[..., Tensor], state: State, act: Nested) -> Tenso
 
 
 def checked_values(q: Tensor, lead: torch.Size, demand: str) -> Tensor:
-    """Return the values of several critics, ``(*lead, n)``; raise ValueError, which begins with ``demand``, if not."""
+    """Return the values of several critics, ``(*lead, n)``, at least float32.
+
+    Raises
+    ------
+    ValueError
+        They have another shape. The message begins with ``demand``.
+    """
     if q.ndim != 3 or q.shape[:2] != lead:
         raise ValueError(f"{demand} = {(*lead, 'n')}, the values of n critics; got {tuple(q.shape)}.")
-    return q
+    return q.to(torch.promote_types(q.dtype, torch.float32))
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:

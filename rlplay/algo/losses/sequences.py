@@ -65,14 +65,17 @@ def _first_state(memory: Actor, fragment: Fragment) -> Nested:
 
 
 def values_of(critic: Callable[..., Tensor], rows: Nested, act: Nested) -> Tensor:
-    """Return the values of actions by several critics, ``(n_seq, B, n)``.
+    """Return the values of actions by several critics, ``(n_seq, B, n)``; no values if there are no actions.
 
     Raises
     ------
     ValueError
         The values have another shape.
     """
-    lead = nested.leaves(act)[0].shape[:2]
+    first: Tensor = nested.leaves(act)[0]
+    lead = first.shape[:2]
+    if 0 in lead:  # no episode ended; not every network accepts an empty batch
+        return first.new_zeros(*lead, 1)
     return checked_values(critic(rows, act), lead, "`critic(rows, act)` must return (n_seq, B, n)")
 
 

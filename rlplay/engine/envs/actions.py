@@ -75,11 +75,11 @@ class ActionForm:
             except KeyError:  # below it is found out whether it is the action of an ignored column
                 pass
         self._check(leaves, ignored, progress)
-        if not self._is_array:
-            leaves = self._given(leaves)
-            return [self._structure.unflatten([leaf[j].copy() for leaf in leaves]) for j in range(self._n_envs)]
-        (leaf,) = leaves if self._as_they_are else self._given(leaves)
-        return leaf if leaf.ndim == 1 else leaf.copy()  # iterating over a vector yields scalars, which are copies
+        if self._is_array:
+            (leaf,) = leaves if self._as_they_are else self._given(leaves)
+            return _of_each(self._fields[0], leaf)
+        columns = [_of_each(field, leaf) for field, leaf in zip(self._fields, self._given(leaves), strict=True)]
+        return [self._structure.unflatten([column[j] for column in columns]) for j in range(self._n_envs)]
 
     def together(self, leaves: list[Array], ignored: Collection[int], progress: Progress) -> Nested:
         """Return the actions of all environments, as a nest of arrays ``(B, ...)``. Parameters and errors as above."""
@@ -113,6 +113,13 @@ class ActionForm:
 
     def _given(self, leaves: Sequence[Array]) -> list[Array]:
         return [field.given(leaf) for field, leaf in zip(self._fields, leaves, strict=True)]
+
+
+def _of_each(field: Field, leaf: Array) -> Sequence[Any] | Array:
+    """Return the actions of each environment, copied: a NumPy scalar of a Discrete space, an array of a Box."""
+    if leaf.ndim > 1:
+        return leaf.copy()
+    return list(leaf) if field.integral else [np.array(number) for number in leaf]
 
 
 def _scalars_of(field: Field) -> dict[int, Any]:

@@ -14,14 +14,15 @@ Imports neither rows nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ... import nested
 from ...nested import Nested
-from .dialects import final_info
+from .dialects import final_info, is_vector
+from .identity import wrappers
 from .spaces import equal_spaces
 from .vectors.infos import has_last, told_last
 
@@ -68,7 +69,7 @@ def read_autoreset_mode(env: Any, otherwise: str | None) -> str:
                 "or ale-py, or EnvPool's with `env_type='gymnasium'`; else pass a list of single environments."
             )
     raw = getattr(env, "unwrapped", env)
-    if getattr(raw, "is_async", False) or getattr(raw, "batch_size", env.num_envs) != env.num_envs:
+    if _answers_for_some(raw):
         raise ValueError(
             f"{env!r} answers for some of its {env.num_envs} parts at a time: make it with a `batch_size` of "
             f"{env.num_envs}, or without one."
@@ -96,6 +97,14 @@ def read_autoreset_mode(env: Any, otherwise: str | None) -> str:
     return str(name)
 
 
+def _answers_for_some(raw: Any) -> bool:
+    """Whether EnvPool or ale-py is to answer for some of the parts at a time; others may mean other things by names."""
+    names = class_names(raw)
+    if "AtariVectorEnv" in names:
+        return bool(raw.batch_size != raw.num_envs)
+    return "EnvPoolMixin" in names and bool(raw.is_async)
+
+
 def check_saved_mode(saved: str, now: str) -> None:
     """Raise ValueError if a vector environment has another autoreset mode than the one that was saved."""
     if saved != now:
@@ -113,8 +122,8 @@ def check_wrappers(env: Any) -> None:
     ValueError
         There is such a wrapper.
     """
-    for wrapper in _wrappers(env):
-        if class_names(wrapper) & _IGNORE_FINAL_OBS:
+    for wrapper in wrappers(env):
+        if is_vector(wrapper) and class_names(wrapper) & _IGNORE_FINAL_OBS:
             raise ValueError(
                 f"`final=True` needs the true last observations, but {type(wrapper).__name__} around a vector "
                 "environment leaves those in its info as they were: wrap its single environments instead, or do "
@@ -180,7 +189,7 @@ def find_self_resetting(env: Any, number: int) -> SelfResetting | None:
         Its last observations would not be those that it shows: a wrapper outside changes all others.
     """
     outside: list[Any] = []
-    for wrapper in _wrappers(env):
+    for wrapper in wrappers(env):
         names = class_names(wrapper)
         if "Autoreset" in names:
             return SelfResetting("NEXT_STEP", wrapper, outermost=not outside)
@@ -219,22 +228,6 @@ def _check_outside(outside: list[Any], wrapper: Any, number: int) -> None:
                 "changes its observations, but not the last ones of episodes, which are in the info: take "
                 f"{type(wrapper).__name__} off (`autoreset=False`), since rlplay resets environments by itself."
             )
-
-
-def _wrappers(env: Any) -> Iterator[Any]:
-    """Yield the wrappers around an environment from the outside in, then the environment itself, each once."""
-    seen: set[int] = set()
-    while env is not None and id(env) not in seen and len(seen) < 100:
-        seen.add(id(env))
-        yield env
-        own = getattr(env, "__dict__", {})
-        inside = [one for name, one in own.items() if name != "env" and _has_steps(one)]
-        # a wrapper may pass on the attribute `env` of an environment that it holds by another name
-        env = inside[0] if inside and "env" not in own else getattr(env, "env", None)
-
-
-def _has_steps(value: Any) -> bool:
-    return hasattr(type(value), "step") and hasattr(type(value), "reset")
 
 
 def class_names(env: Any) -> set[str]:

@@ -15,7 +15,7 @@ from ...nested import Nested
 from ..concurrency.exceptions import repr_of
 from ..concurrency.progress import Progress
 from . import spaces
-from .identity import check_distinct
+from .identity import check_distinct, wrappers
 from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
 
@@ -38,6 +38,13 @@ __all__ = [
 ]
 
 
+_BACKGROUND_METHODS = {
+    "EnvPoolMixin": ("send", "recv"),
+    "AtariVectorEnv": ("send", "recv"),
+    "AsyncVectorEnv": ("step_async", "step_wait"),  # other classes of gym make the step in `step_wait`
+}  # of EnvPool, ale-py, gym and gymnasium; a class of the user's own may have such methods for something else
+
+
 def is_vector(source: Any) -> bool:
     """Whether this is one vector environment rather than a list of environments."""
     return hasattr(source, "num_envs") and hasattr(source, "single_observation_space")
@@ -52,17 +59,12 @@ def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any
     """Return the methods of a vector environment that start a step and wait for its result; None if it has none.
 
     The third one waits for a result that nobody needs: no longer than a few seconds, if the environment can do that.
-
-    EnvPool and ale-py have ``send`` and ``recv``; ``AsyncVectorEnv`` of gym and gymnasium has ``step_async`` and
-    ``step_wait``. They are used only if ``step`` consists of them: a subclass or a wrapper may do more in its ``step``.
+    They are used only if ``step`` consists of them: a subclass or a wrapper may do more in its ``step``.
     """
     mro = type(env).__mro__
     if "step" in getattr(env, "__dict__", ()):
         return None
-    names = [("send", "recv")]
-    if any(cls.__name__ == "AsyncVectorEnv" for cls in mro):  # those of other classes of gym make the step at the end
-        names.append(("step_async", "step_wait"))
-    for start, wait in names:
+    for start, wait in (_BACKGROUND_METHODS[cls.__name__] for cls in mro if cls.__name__ in _BACKGROUND_METHODS):
         owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
         if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
             method = getattr(env, wait)
@@ -156,7 +158,7 @@ def split_reset(description: Nested, result: Any) -> tuple[Nested, bool]:
     ValueError
         It is None, or a pair of an observation and something else than a dict.
     """
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         return observation_of(result, has_info=False), False
     obs, info = result
     if info is None or isinstance(info, Mapping):
@@ -204,8 +206,7 @@ def make_each(
     sources: Sequence[Any], seeds: Sequence[int | None], progress: Progress, first: int, made: list[Any]
 ) -> list[Any]:
     """Return the environments: instances as they are, and what factories make, which is appended to ``made``, too."""
-    envs = []
-    progress.doing = "env.make"
+    envs, progress.doing = list[Any](), "env.make"
     for j, (source, seed) in enumerate(zip(sources, seeds, strict=True)):
         progress.env = first + j
         env = make_environment(source, seed) if is_factory(source) else source
@@ -224,8 +225,9 @@ def seeded_reset(env: Any, seed: int | None) -> Any:
         return env.reset()
     if _reset_takes_seed(env):
         return env.reset(seed=seed)
-    if has_seed_method(env):
-        env.seed(seed)
+    seeded = next(filter(has_seed_method, wrappers(env)), None)  # a wrapper may lack the method
+    if seeded is not None:
+        seeded.seed(seed)
     return env.reset()
 
 

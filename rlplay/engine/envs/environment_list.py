@@ -240,9 +240,15 @@ class EnvironmentList:
         return first_obs if has_reset else self._reset(j)
 
     def _step_into_next_episode(self, j: int, action: Any, then: StateRow) -> None:
-        """Have an environment reset itself by a step, and write the first observation of the next episode."""
+        """Have an environment reset itself by a step, and write the first observation of the next episode.
+
+        If the step says that the episode is over, a wrapper outside has not noticed its end: then all is reset.
+        """
         self._progress.env = self._first_number + j
-        self._writer.write(then, j, self.instances[j].step(action)[0])
+        result = self.instances[j].step(action)
+        obs, _, terminated, truncated, _ = result if len(result) == 5 else read_old_step(result)
+        is_over = to_flag(terminated, "terminated") or to_flag(truncated, "truncated")
+        self._writer.write(then, j, self._reset(j) if is_over else obs)
         del self._stopped[j]
         self._reset_next.remove(j)
 

@@ -1,11 +1,15 @@
-"""Which environments are the same one, also inside of wrappers (``env``) and of vector environments (``envs``)."""
+"""Environments inside of others: the wrappers around one, and which are the same one.
+
+The same one is looked for in the attributes ``env`` of wrappers and ``envs`` of vector environments alone. What an
+environment holds by another name may be common to several, as an opponent is, or an environment that it learns from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["check_distinct", "environments_in"]
+__all__ = ["check_distinct", "environments_in", "wrappers"]
 
 
 def environments_in(source: Any) -> list[Any]:
@@ -31,3 +35,19 @@ def check_distinct(envs: Sequence[Any]) -> None:
                 "count): each column needs an instance of its own."
             )
         seen.update(map(id, parts))
+
+
+def wrappers(env: Any) -> Iterator[Any]:
+    """Yield the wrappers around an environment from the outside in, then the environment itself, each once."""
+    seen: set[int] = set()
+    while env is not None and id(env) not in seen and len(seen) < 100:
+        seen.add(id(env))
+        yield env
+        own = getattr(env, "__dict__", {})
+        inside = [one for name, one in own.items() if name != "env" and _has_steps(one)]
+        # a wrapper may pass on the attribute `env` of an environment that it holds by another name
+        env = inside[0] if inside and "env" not in own else getattr(env, "env", None)
+
+
+def _has_steps(value: Any) -> bool:
+    return hasattr(type(value), "step") and hasattr(type(value), "reset")

@@ -27,8 +27,8 @@ from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
 from ..envs.dialects import close_environments
 from ..envs.info import Entries
-from ..envs.returned.refused import refused_vector_step
-from .forms import ActionForm, InfoForm, ObservationForm, shown, single_fields, to_flags, to_rewards, wide
+from ..envs.returned.refused import infos_of, refused_vector_step
+from .forms import ActionForm, InfoForm, ObservationForm, single_fields, to_flags, to_rewards, wide
 
 __all__ = ["FINAL_NAMES", "TensorEnvironment", "TensorRow"]
 
@@ -185,7 +185,7 @@ class TensorEnvironment:
         ValueError
             The environment returned something that does not fit.
         """
-        if acts is not None:
+        if acts:  # torch refuses an empty list, of an action space without numbers
             torch._foreach_copy_(then.act, acts)
         result = call(self._env.step, self._actions.given(then.act))
         obs, reward, terminated, truncated, infos = self._split(result)
@@ -216,11 +216,9 @@ class TensorEnvironment:
         """Return the five values of a step, whichever API it has."""
         if not isinstance(result, tuple | list) or len(result) not in (4, 5):
             raise refused_vector_step(result, _STEP_VALUES)
-        infos = {} if result[-1] is None else result[-1]
-        if not isinstance(infos, Mapping):
-            if len(result) == 4:
-                raise refused_vector_step(result, _STEP_VALUES)
-            raise ValueError(f"expected the infos of the vector environment to be a dict, got {shown(infos)}.")
+        if len(result) == 4 and not isinstance(result[-1], Mapping | None):
+            raise refused_vector_step(result, _STEP_VALUES)
+        infos = infos_of(result[-1])
         if len(result) == 5:
             return result[0], result[1], result[2], result[3], infos
         obs, reward, dones, _ = result

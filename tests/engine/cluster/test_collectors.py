@@ -28,6 +28,7 @@ from tests.support.assertions import assert_same_bytes, is_closed
 from tests.support.errors import raising
 from tests.support.rare import PixelEnv, RareDtypes, learn_nothing
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
+from tests.support.starting import start_timeout_begins_when, timeout_counts_while
 from tests.support.threads import InThread, PauseInThread, ThreadBlocker, all_tokens_used_up, until
 from tests.support.training import GruWithBuffer, change_everything, record_training
 
@@ -382,7 +383,8 @@ def test_a_pause_in_the_midst_of_a_save_leaves_the_gate_as_it_was(ray):
 def test_an_environment_that_blocks_is_named_after_the_timeout(scripted, ray, monkeypatch):
     monkeypatch.setattr(RayCollectors, "grace", 0.5)
     blocker = ThreadBlocker()
-    feed = scripted(Script(), Script().at("step", T + 2, blocker), timeout=1.5)
+    timeout_counts_while(blocker.entered.is_set, monkeypatch)
+    feed = scripted(Script(), Script().at("step", T + 2, blocker), timeout=0.5)
     assert is_scripted_fragment(0, next(feed))
     with pytest.raises(TimeoutError, match=r"collector 1 \(.*\) on node 1: environment 1, in env.step, at step 1 of"):
         next(feed)
@@ -395,8 +397,9 @@ def test_an_environment_that_blocks_is_named_after_the_timeout(scripted, ray, mo
 def test_a_ray_actor_that_finds_no_place_is_told_after_the_start_timeout(ray, monkeypatch):
     monkeypatch.setattr(RayCollectors, "grace", 0.1)
     monkeypatch.setattr(ray_stand_in.Actor, "_run", lambda *args: None)
+    start_timeout_begins_when(lambda: until(lambda: len(ray.actors) == 2), monkeypatch)
     with pytest.raises(TimeoutError, match=r"collector 1 \(.*\): the collector, in the queue for a place in the"):
-        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, start_timeout=1.0)
+        cluster.rollout(ScriptedEnv, ScriptedActor(), T, 2, 1, start_timeout=0.3)
     assert all(actor.is_dead for actor in ray.actors)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlplay.engine.concurrency.link import Disconnected, Link
-from tests.support.threads import InThread
+from tests.support.threads import LONG, InThread
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_parts_of_a_message_are_counted_on_both_sides_while_it_is_under_way(ends
 
     def note_sent(n):
         sent.append(n)
-        assert part_arrived.wait(10)  # so that the message is under way until a part of it has been received
+        assert part_arrived.wait(LONG)  # so that the message is under way until a part of it has been received
 
     one.on_transfer, other.on_transfer = note_sent, received.append
     writer = InThread(lambda: one.write_object(bytes(2**22)))

@@ -289,6 +289,20 @@ def test_an_action_in_a_nest_is_named_by_its_path():
         next(feed)
 
 
+def test_the_action_of_a_box_is_an_array_even_without_dimensions():
+    box, discrete = Box(-9, 9, (), np.float64), Discrete(3)
+    envs = Echo(box), Echo(Dict({"move": discrete, "aim": box}))  # `contains` warns of a NumPy scalar
+    for env, act in zip(envs, (lambda t: t.double(), lambda t: {"move": t % 3, "aim": t.double()}), strict=True):
+        with same.rollout([env], Says(act), 3) as feed:
+            next(feed)
+    (kept,), (nest,) = ({type(action) for action in env.got} for env in envs)
+    assert (kept, nest) == (np.ndarray, dict)
+    assert [action.item() for action in envs[0].got] == [0.0, 1.0, 2.0]
+    assert [(type(a["aim"]), a["aim"].item(), type(a["move"])) for a in envs[1].got] == [
+        (np.ndarray, float(t), np.int64) for t in range(3)
+    ]
+
+
 def test_infinite_actions_are_the_environments_own_affair():
     space = Box(-1, 1, (2,), np.float32)
     with same.rollout([Silent(space)], Says(at_step_2([0.0, 1.0], [INF, -INF], 0)), 5) as feed:

@@ -140,6 +140,9 @@ class Vector(Returns, gymnasium.vector.VectorEnv):
 class OfTensors(Returns, Script):
     """In torch."""
 
+    def reset(self, *, seed=None, options=None):
+        return self.of_reset(*super().reset(seed=seed, options=options))
+
     def step(self, action):
         return self.of_step(*super().step(action))
 
@@ -171,3 +174,25 @@ def test_a_vector_environment_of_the_old_api_is_named():
 def test_a_vector_reset_without_return_is_named():
     with pytest.raises(ValueError, match=r"`reset` .* returned None: is `return observations, infos` missing\?"):
         play_vector(Vector(of_reset=lambda *values: None))
+
+
+@vectors
+def test_infos_of_a_vector_environment_may_be_none(kind):
+    infos = iter([None, {"score": 3.0}])
+    env = kind(lambda *values: (*values[:4], next(infos)), lambda obs, _: (obs, None))
+    actor = ScriptActor(env) if isinstance(env, Script) else CountingActor("discrete")
+    with same.rollout(env, actor, 2, info=("score",)) as feed:
+        score = next(feed).env.info["score"]
+    assert score.isnan()[0].all()
+    assert (score[1] == 3).all()
+
+
+@vectors
+def test_a_list_of_infos_of_a_vector_environment_is_refused_with_the_remedy(kind):
+    with pytest.raises(ValueError, match=r"infos .* to be a dict, got list\. .*DictInfoToList.* Take it off"):
+        play_vector(kind(lambda *values: (*values[:4], [{}, {}])))
+
+
+def test_a_wrapper_that_makes_a_list_of_infos_is_named_at_the_call():
+    with pytest.raises(ValueError, match=r"infos .* to be a dict, got list\. .*DictInfoToList.* Take it off"):
+        same.rollout(gymnasium.wrappers.vector.DictInfoToList(Vector()), CountingActor("discrete"), 8)

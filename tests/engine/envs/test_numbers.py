@@ -148,6 +148,7 @@ VECTORS = {
     "integers": lambda x: x.astype(np.int32),
     "float16": lambda x: x.astype(np.float16),
     "lists of one": lambda x: x[:, None].tolist(),
+    "objects": lambda x: np.array([Fraction(float(one)) for one in x], object),
 }
 
 

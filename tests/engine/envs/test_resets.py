@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import namedtuple
+from functools import partial
 from typing import NamedTuple
 
 import cloudpickle
@@ -15,6 +16,7 @@ from gym.spaces import Box, Dict, Discrete, Tuple
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, multi, same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
+from tests.support.assertions import assert_same_bytes
 from tests.support.scripted import ScriptedActor, ScriptedEnv
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -132,6 +134,24 @@ def test_an_info_of_reset_may_be_a_dict_or_none(info):
         next(feed)
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["", "old"])
+def test_what_reset_and_step_return_may_be_lists(old):
+    class Lists(ScriptedEnv):
+        def reset(self, *, seed=None):
+            obs, info = super().reset()
+            return obs.tolist() if old else [obs.tolist(), info]
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return [obs.tolist(), *rest]
+
+    fragments = []
+    for kind in (Lists, ScriptedEnv):
+        with same.rollout([kind()], ScriptedActor(), 7, final=True) as feed:
+            fragments.append(next(feed))
+    assert_same_bytes(*fragments)
+
+
 def test_observations_that_are_pairs_are_no_infos():
     with same.rollout([Shows(Tuple((BOX, BOX)), [(ZEROS, ZEROS)])], ScriptedActor(), 3) as feed:
         next(feed)
@@ -192,6 +212,31 @@ class OldRandom(Random):
 
     def reset(self):
         return super().reset()[0]
+
+
+class Unseeded:
+    """A wrapper of no library, without the method `seed`."""
+
+    observation_space, action_space = Random.observation_space, Random.action_space
+
+    def __init__(self, name, env):
+        self.name = name
+        setattr(self, name, env)
+
+    def reset(self):
+        return getattr(self, self.name).reset()
+
+    def step(self, action):
+        return getattr(self, self.name).step(action)
+
+
+@pytest.mark.parametrize("wrapped", [lambda env: env, partial(Unseeded, "env"), partial(Unseeded, "inner")])
+def test_an_environment_of_the_old_api_is_seeded_through_wrappers_without_the_method(wrapped):
+    obs = []
+    for rng in (7, 8):
+        with same.rollout([wrapped(wrapped(OldRandom(rng)))], ScriptedActor(), 3, seed=5) as feed:
+            obs.append(next(feed).state.obs[:, 0, 0].tolist())
+    assert obs[0] == obs[1]
 
 
 def numbers(n=6, seed=7):

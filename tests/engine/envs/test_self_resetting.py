@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rlplay import nested
+from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import episodic, same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LedgerEnv
@@ -390,6 +391,38 @@ def test_the_last_observation_and_the_last_info_are_told_wherever_the_wrapper_is
     assert fragment.env.info["score"][2].item() == 7.0
 
 
+class Zero(BaseActorModule):
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        return torch.zeros_like(fin, dtype=torch.int64), (), ()
+
+
+class Trial(Wrapper):
+    """Two episodes of the environment inside are one of this."""
+
+    def reset(self, **options):
+        self.n = 0
+        return self.env.reset(**options)
+
+    def step(self, action):
+        obs, rew, terminated, truncated, info = self.env.step(action)
+        self.n += terminated
+        return obs, rew, self.n == 2, truncated, info
+
+
+def test_a_wrapper_outside_that_ends_an_episode_together_with_the_environment_is_reset_as_well():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Inside(Line, gymnasium.Env):
+        pass
+
+    limited = gymnasium.wrappers.TimeLimit(gymnasium_autoreset(Inside()), 3)
+    with same.rollout([Trial(gymnasium_autoreset(Inside())), limited], Zero(), 16) as feed:
+        fragment, episodes = next(feed), feed.episodes()
+    assert [[one.length for one in episodes if one.env == j] for j in range(2)] == [[7, 7], [3, 3, 3, 3]]
+    for j, shown in enumerate(([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0], [0, 1, 2, 3] * 4 + [0])):
+        assert fragment.state.obs[:, j, 0].tolist() == shown
+
+
 class OwnVectorEnv(gym.Env):
     """A vector environment that derives from a class of gym, but from none of its vector environments."""
 
@@ -449,3 +482,21 @@ def test_an_environment_whose_reset_has_no_signature_gets_its_seed():
     same.rollout([env], CountingActor(), 3, seed=0).close()
     assert len(seeds) == 1
     assert isinstance(seeds[0], int)
+
+
+def test_a_wrapper_inside_of_the_users_own_vector_environment_is_none_around_it():
+    class WithPrototype(OwnVectorEnv):
+        autoreset_mode = "SAME_STEP"
+
+        def __init__(self):
+            super().__init__()
+            self.line = gym.wrappers.TransformObservation(Line(), np.negative)
+
+        def step(self, actions):
+            obs, rew, terminated, truncated, _ = self.line.step(actions[0])
+            last = obs[None]
+            obs = self.line.reset()[0] if terminated else obs
+            return obs[None], np.array([rew]), np.array([terminated]), np.array([truncated]), {"final_obs": last}
+
+    with same.rollout(WithPrototype(), Zero(), 7, final=True) as feed:
+        assert next(feed).env.final.obs.tolist() == [[-3.0], [-3.0]]

@@ -39,8 +39,14 @@ def fragments_of(engine, envs, n_fragments=4, **options):
         return [nested.map(lambda x: x.clone(), next(feed)) for _ in range(n_fragments)]
 
 
-class SendsAndReceives(SyncVectorEnv):
+class AtariVectorEnv:
+    """Has the name of ale-py's class, by which its methods `send` and `recv` are known."""
+
+
+class SendsAndReceives(AtariVectorEnv, SyncVectorEnv):
     """Has the methods of EnvPool and ale-py, and notes their calls."""
+
+    batch_size = 2
 
     calls: list[tuple[str, int]]
     number: int
@@ -179,6 +185,28 @@ def test_a_subclass_that_does_more_in_its_step_is_stepped_by_it():
     assert calls.count(("step", 0)) == calls.count(("step", 1)) == 9
 
 
+class Remote(SyncVectorEnv):
+    """Talks to a simulator elsewhere by `send` and `recv`; its `batch_size` is one of its own, and so is `is_async`."""
+
+    batch_size, is_async = 32, True
+
+    def step(self, actions):
+        self.send({"actions": actions})
+        return super().step(self.recv()["actions"])
+
+    def send(self, message):
+        self.message = message
+
+    def recv(self):
+        return self.message
+
+
+@engines
+def test_methods_and_attributes_of_the_users_own_are_not_taken_for_those_of_libraries(engine):
+    expected = fragments_of(engine, [make_cartpoles(), make_cartpoles()])
+    assert_identical(expected, fragments_of(engine, [make_cartpoles(cls=Remote), make_cartpoles(cls=Remote)]))
+
+
 class ReleasesLock(SyncVectorEnv):
     releases_interpreter_lock = True
 
@@ -309,10 +337,10 @@ def test_a_hanging_vector_environment_is_named(monkeypatch):
         feed.close()
 
 
-class AnswersOnce(SyncVectorEnv):
+class AnswersOnce(AtariVectorEnv, SyncVectorEnv):
     """A pool as EnvPool is one: a `recv` without a `send` before it waits for ever. Fails at its third step."""
 
-    n_steps = 0
+    batch_size, n_steps = 2, 0
 
     def step(self, actions):
         self.send(actions)
@@ -330,7 +358,6 @@ class AnswersOnce(SyncVectorEnv):
         return result
 
 
-@pytest.mark.timeout(20)
 @engines
 def test_a_step_that_has_failed_is_not_waited_for_again(engine):
     envs = [make_cartpoles(), make_cartpoles(cls=AnswersOnce)]

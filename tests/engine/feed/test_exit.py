@@ -8,9 +8,7 @@ import subprocess
 import pytest
 
 from tests.support.scripts import is_traceback, start_script
-
-LIMIT = 60  # seconds, for a process that imports torch on a busy machine
-
+from tests.support.threads import LONG
 
 EACH = ["same-0", "threaded-0", "threaded-1", "threaded-2"]
 ALL = [*EACH, "same-1", "same-2"]
@@ -22,7 +20,7 @@ each = pytest.mark.parametrize(
 def finish(process):
     """Wait for the process; return its exit code, what it printed, and the last lines of its tracebacks."""
     try:
-        out, err = process.communicate(timeout=LIMIT)
+        out, err = process.communicate(timeout=LONG)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
@@ -137,7 +135,7 @@ def test_a_script_ends_although_an_environment_never_returns_from_its_step():
         atexit.unregister(report)
     """
     process = start_script(script, "threaded-1")
-    _, err = process.communicate(timeout=LIMIT)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == 0
     assert "RuntimeWarning: the collector has not ended within 0.2 s" in err
     assert "environment 0, in env.step, at step 1 of fragment 1" in err

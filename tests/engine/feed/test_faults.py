@@ -23,7 +23,7 @@ from rlplay.engine.rollout import same, threaded
 from tests.support.assertions import is_closed
 from tests.support.errors import TwoArgumentError, raising
 from tests.support.scripted import LENGTH, B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
-from tests.support.starting import timeout_counts_while
+from tests.support.starting import TimeInSteps, start_timeout_begins_when, timeout_counts_while
 from tests.support.threads import LONG, InThread, ThreadBlocker, all_tokens_used_up, until
 
 THREADED = {f"threaded-{lag}": partial(threaded.rollout, n_steps=T, seed=0, lag=lag) for lag in (0, 1, 2)}
@@ -426,24 +426,27 @@ def test_an_actor_that_blocks_is_named_after_the_timeout(threaded_rollout, impat
     assert not thread.is_alive()
 
 
-def test_a_fragment_may_take_longer_than_the_timeout_while_there_is_progress():
-    slow = threading.Event()  # never set: its timeout is the work of a slow environment
-    script = Script()
-    for n in range(1, 31):
-        script.at("step", n, lambda: slow.wait(0.05))
-    with threaded.rollout([ScriptedEnv(script)], ScriptedActor(), 30, timeout=1.0) as feed:
-        next(feed)
+def test_a_fragment_may_take_longer_than_the_timeout_while_there_is_progress(tmp_path, monkeypatch):
+    clock, script = TimeInSteps(tmp_path, 0.3, monkeypatch), Script()
+    for n in range(1, 9):
+        script.at("step", n, clock.step)
+    with threaded.rollout([ScriptedEnv(script)], ScriptedActor(), 8, timeout=0.4) as feed:
+        try:
+            next(feed)
+        finally:
+            clock.give_up()
 
 
-def test_a_factory_that_blocks_is_named_and_what_it_makes_is_closed_when_it_returns(impatient):
+def test_a_factory_that_blocks_is_named_and_what_it_makes_is_closed_when_it_returns(impatient, monkeypatch):
     blocker, early, late = ThreadBlocker(), ScriptedEnv(), ScriptedEnv()
+    start_timeout_begins_when(partial(until, blocker.entered.is_set), monkeypatch, processes=False)
 
     def factory():
         blocker()
         return late
 
-    with pytest.raises(TimeoutError, match=r"2 s.*environment 1, in env.make"):
-        threaded.rollout([lambda: early, factory], ScriptedActor(), start_timeout=2.0)
+    with pytest.raises(TimeoutError, match=r"0.2 s.*environment 1, in env.make"):
+        threaded.rollout([lambda: early, factory], ScriptedActor(), start_timeout=0.2)
     (thread,) = collector_threads()
     blocker.release.set()
     thread.join(LONG)
@@ -585,10 +588,7 @@ def test_fragments_outlive_their_feed(rollout):
 
 def test_a_keyboard_interrupt_inside_next_ends_the_feed(rollout):
     made, main = ScriptedEnv(), threading.main_thread().ident
-    # CPython may miss a signal that comes just before it begins to wait; it then comes at an eighth of the timeout
-    feed = rollout(
-        [ScriptedEnv(), lambda: made], ScriptedActor(), **({"timeout": 4.0} if rollout in THREADED.values() else {})
-    )
+    feed = rollout([ScriptedEnv(), lambda: made], ScriptedActor())
 
     def interrupt():  # while the main thread cannot but be inside next: this is the first fragment
         signal.pthread_kill(main, signal.SIGINT)
@@ -837,14 +837,15 @@ def test_a_pause_gives_up_on_an_environment_that_blocks_and_the_feed_goes_on_whe
     threaded_rollout, monkeypatch
 ):
     env, blocker = ScriptedEnv(), ThreadBlocker()
+    timeout_counts_while(lambda: False, monkeypatch)  # that of `next`
     feed = threaded_rollout([ScriptedEnv(), env], ScriptedActor())
     env.script.at("step", 3, blocker)
     consumer = InThread(feed.__next__)
     assert blocker.entered.wait(LONG)
-    monkeypatch.setattr(feed._driver, "_timeout", 0.2)
-    with pytest.raises(TimeoutError, match=r"cannot pause.*environment 1, in env.step"), feed.pause():
-        raise AssertionError("it is not paused")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(feed._driver, "_timeout", 0.2)
+        with pytest.raises(TimeoutError, match=r"cannot pause.*environment 1, in env.step"), feed.pause():
+            raise AssertionError("it is not paused")
     blocker.release.set()
     assert is_scripted_fragment(0, consumer.wait().value)
     feed.close()

@@ -23,7 +23,7 @@ from tests.support.errors import raising
 from tests.support.processes import ProcessBlocker, child_processes
 from tests.support.scripted import B, Script, ScriptedActor, ScriptedEnv, T, is_scripted_fragment
 from tests.support.scripts import is_traceback, start_script
-from tests.support.starting import start_timeout_begins_when
+from tests.support.starting import start_timeout_begins_when, timeout_counts_while
 from tests.support.threads import LONG, InThread, PauseInThread, all_tokens_used_up, until
 
 
@@ -248,10 +248,11 @@ def test_a_process_that_dies_at_the_call_is_named():
 
 # on a busy machine the other process, which is idle, may take longer to end than `impatient` allows
 @pytest.mark.filterwarnings("ignore:collector process 0 .* had not ended:RuntimeWarning")
-def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, blockers, impatient):
-    feed, _ = many(Script(), Script().at("step", T + 2, blockers[1]), timeout=2.0)
+def test_an_environment_that_blocks_is_named_after_the_timeout_and_killed(many, blockers, impatient, monkeypatch):
+    timeout_counts_while(blockers[1].has_begun, monkeypatch)
+    feed, _ = many(Script(), Script().at("step", T + 2, blockers[1]), timeout=0.5)
     assert is_scripted_fragment(0, next(feed))
-    with pytest.raises(TimeoutError, match=r"2 s: collector process 1 \(environment 1\): environment 1, in env.step"):
+    with pytest.raises(TimeoutError, match=r"0.5 s: collector process 1 \(environment 1\): environment 1, in env.step"):
         next(feed)
     with pytest.raises(StopIteration):
         next(feed)
@@ -482,21 +483,22 @@ def test_a_pause_waits_for_parts_that_no_fragment_waits_for_and_lets_them_go_on(
         assert [next(feed).state.rew.shape, feed.version] == [(101, 1), (0,)]  # the part with the oldest weights
 
 
-def test_processes_that_have_paused_go_on_after_a_pause_that_came_to_nothing(tmp_path, blockers):
-    def pause():
-        with feed.pause():
-            pass
+def test_processes_that_have_paused_go_on_after_a_pause_that_came_to_nothing(tmp_path, blockers, monkeypatch):
+    def release_once_told(shut):
+        if shut:
+            assert all_told(feed)
+            blockers[0].release()
 
     factory, now = counted(tmp_path, Script(), *(Script().at("step", 3, blocker) for blocker in blockers))
-    with multi.rollout(factory, ScriptedActor(), 100, 3, 1, n_per_batch=1, seed=0, lag=0, timeout=3.0) as feed:
+    with multi.rollout(factory, ScriptedActor(), 100, 3, 1, n_per_batch=1, seed=0, lag=0) as feed:
         next(feed)
         for blocker in blockers:
             blocker.wait_until_entered()
-        pauser = InThread(pause)
-        until(lambda: all_told(feed))
-        blockers[0].release()
-        with pytest.raises(TimeoutError, match="cannot pause"):
-            raise pauser.wait().error
+        feed._driver._gate.on_change(release_once_told)
+        monkeypatch.setattr(feed._driver, "_timeout", 1.0)
+        with pytest.raises(TimeoutError, match="cannot pause"), feed.pause():
+            pass
+        feed._driver._gate.remove_change(release_once_told)
         until(lambda: now()[1] == 100)
         assert now() == [100, 100, 2]
         blockers[1].release()

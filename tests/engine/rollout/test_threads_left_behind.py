@@ -79,8 +79,8 @@ def test_a_thread_that_ends_after_close_is_waited_for(engine, tmp_path):
 
 @engines
 def test_a_thread_that_does_not_end_is_killed_with_its_process_and_a_warning_tells_of_it(engine, tmp_path, monkeypatch):
-    feed = engine(partial(StartsThread, tmp_path, ends=False))
     monkeypatch.setattr(Child, "grace", 0.2)
+    feed = engine(partial(StartsThread, tmp_path, ends=False))
     with pytest.warns(RuntimeWarning, match=r"process \d+\) .*was killed"):
         feed.close()
     assert not list(tmp_path.iterdir())

@@ -115,7 +115,9 @@ def test_a_worker_that_dies_in_saving_is_named_although_a_worker_before_it_is_sl
 @idle_worker_may_end_late
 def test_a_worker_process_that_hangs_in_saving_is_named_and_killed(tmp_path, monkeypatch):
     shorten_closing(monkeypatch)
-    feed = open_feed({3: ProcessBlocker(tmp_path)}, timeout=1.5)
+    block = ProcessBlocker(tmp_path)
+    timeout_counts_while(block.has_begun, monkeypatch)
+    feed = open_feed({3: block}, timeout=0.5)
     next(feed)
     with pytest.raises(TimeoutError, match=r"worker 1 \(environments 2 to 3\): environment 3, in env.save"):
         feed.state_dict()

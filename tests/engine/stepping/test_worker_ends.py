@@ -122,7 +122,7 @@ def test_stats_include_the_time_of_workers(kind):
     assert sum(stats.collector) < 1.5 * stats.seconds
 
 
-@pytest.mark.parametrize("n_feeds", [10, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("n_feeds", [5, pytest.param(50, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("forgotten", [False, True])
 @kinds
 def test_many_feeds_with_workers_leave_no_resources(kind, forgotten, n_feeds):

@@ -12,15 +12,13 @@ import threading
 from functools import partial
 
 import cloudpickle
-import numpy as np
 import pytest
 
-from rlplay.engine.concurrency import watchdog
 from rlplay.engine.rollout import threaded
 from tests.support.actors import AddsWeight
 from tests.support.errors import TwoArgumentError
 from tests.support.processes import ProcessBlocker, is_alive
-from tests.support.starting import start_timeout_begins_when
+from tests.support.starting import TimeInSteps, start_timeout_begins_when, timeout_counts_while
 from tests.support.threads import LONG, InThread, until
 from tests.support.workers import (
     B,
@@ -153,9 +151,11 @@ def test_a_worker_whose_own_fork_outlives_it_is_named_and_the_fork_is_killed(tmp
 
 @idle_worker_may_end_late
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("act", [wait_forever, loop_forever, hold_interpreter_lock])
-def test_a_worker_that_hangs_is_named_and_killed(act, groups, impatient):
-    feed = rollout(at_step(3, 8, act), timeout=1.5, groups=groups)
+@pytest.mark.parametrize("hang", [wait_forever, loop_forever, hold_interpreter_lock])
+def test_a_worker_that_hangs_is_named_and_killed(hang, groups, impatient, tmp_path, monkeypatch):
+    hangs = tmp_path / "hangs"
+    timeout_counts_while(hangs.exists, monkeypatch)
+    feed = rollout(at_step(3, 8, lambda: (hangs.touch(), hang())), timeout=0.5, groups=groups)
     with pytest.warns(RuntimeWarning, match=r"worker 1 .*was killed.*environment 3, in env.step"):
         error = check_end(
             feed, TimeoutError, r"worker 1 \(environments .*3\): environment 3, in env.step, at step 2 of", k=1
@@ -181,7 +181,8 @@ def test_an_environment_that_does_not_close_is_named_and_its_worker_killed(impat
 
 @idle_worker_may_end_late
 def test_a_worker_thread_that_hangs_is_named_and_left_behind(blocker, impatient, monkeypatch):
-    feed = rollout(at_step(3, 8, blocker), worker="thread", timeout=1.5)
+    timeout_counts_while(blocker.has_begun, monkeypatch)
+    feed = rollout(at_step(3, 8, blocker), worker="thread", timeout=0.5)
     assert is_worker_fragment(0, next(feed))
     with pytest.raises(TimeoutError, match=r"worker 1 \(environments 2 to 3\): environment 3, in env.step"):
         next(feed)
@@ -192,40 +193,9 @@ def test_a_worker_thread_that_hangs_is_named_and_left_behind(blocker, impatient,
     until(lambda: not any(thread.name.startswith("rlplay") for thread in threading.enumerate()))
 
 
-class TimeInSteps:
-    """A clock by which each step of an environment takes the same time, whatever it really takes.
-
-    A step lasts until the consumer has looked at the clock meanwhile, or has given up. The number of steps that have
-    begun, the number that the consumer has seen last, and whether it has given up, are in a file: steps may be those of
-    another process.
-    """
-
-    def __init__(self, folder, step_seconds):
-        self.path, self.step_seconds = folder / "clock", step_seconds
-        np.zeros(3, np.int64).tofile(self.path)
-
-    @property
-    def shared(self):
-        return np.memmap(self.path, np.int64, "r+")
-
-    def step(self):
-        shared = self.shared
-        shared[0] += 1
-        until(lambda: shared[1] >= shared[0] or shared[2])
-
-    def seconds(self):
-        shared = self.shared
-        shared[1] = begun = int(shared[0])
-        return begun * self.step_seconds
-
-    def give_up(self):
-        self.shared[2] = 1
-
-
 @kinds
 def test_the_watchdog_does_not_fire_while_workers_make_slow_progress(kind, tmp_path, monkeypatch):
-    clock = TimeInSteps(tmp_path, step_seconds=0.3)
-    monkeypatch.setattr(watchdog, "perf_counter", clock.seconds)
+    clock = TimeInSteps(tmp_path, 0.3, monkeypatch)
     acts = {j: {1: clock.step} for j in range(8)}  # all of them take longer than `timeout`, one does not
     with rollout(acts, n_envs=8, workers=1, worker=kind, timeout=0.4) as feed:
         try:

@@ -500,6 +500,29 @@ def test_a_script_actor_acts_in_all_its_action_spaces():
         assert len(fragments) == 4
 
 
+class Watched(Script):
+    """Is watched only: its action space has no numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.single_action_space = gymnasium.spaces.Dict({})
+
+    def step(self, action):
+        assert action == {}
+        return super().step([torch.zeros(self.num_envs)])
+
+
+class Watches(BaseActorModule):
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        return {}, (), {"code": obs}
+
+
+def test_an_action_space_may_have_no_numbers():
+    expected, _ = collect(same, Watched(), Watches())
+    got, _ = collect(same, Watched(), Watches(), device=LaggingLane())
+    assert_same_bytes(got, expected)
+
+
 class Told:
     """A vector environment of gymnasium whose arrays are given as tensors, masks included."""
 

@@ -81,6 +81,8 @@ def to_flags(values: Any, n: int, name: str) -> Array:
 
 
 def _one_each(values: Any, n: int, name: str, kind: str) -> Array:
+    if isinstance(values, np.ndarray) and values.dtype == object:
+        values = values.tolist()
     if isinstance(values, list | tuple):
         numbers = [one_number(value) for value in values]
         array = np.array(None) if None in numbers else np.array([float(number) for number in numbers])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["five_values", "forgotten_info", "observation_of", "refused_step", "refused_vector_step"]
+__all__ = ["five_values", "forgotten_info", "infos_of", "observation_of", "refused_step", "refused_vector_step"]
 
 
 def refused_step(result: Any) -> ValueError:
@@ -36,7 +36,19 @@ def five_values(result: Any) -> Any:
         obs, reward, terminated, truncated, infos = result
     except (TypeError, ValueError):
         raise refused_vector_step(result, "(obs, reward, terminated, truncated, infos)") from None
-    return obs, reward, terminated, truncated, infos
+    return obs, reward, terminated, truncated, infos_of(infos)
+
+
+def infos_of(told: Any) -> Mapping[str, Any]:
+    """Return the infos that a vector environment has returned, None as an empty dict; raise ValueError if no dict."""
+    if isinstance(told, Mapping):
+        return told
+    if told is None:
+        return {}
+    raise ValueError(
+        f"expected the infos of the vector environment to be a dict, got {type(told).__name__}. Is there a wrapper "
+        "that makes a list of them (DictInfoToList, VectorListInfo)? Take it off."
+    )
 
 
 def refused_vector_step(result: Any, expected: str) -> ValueError:

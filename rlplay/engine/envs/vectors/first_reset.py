@@ -14,6 +14,7 @@ import numpy as np
 from .... import nested
 from ..autoreset import class_names
 from ..dialects import has_seed_method, parameters_of, takes
+from ..returned.refused import infos_of
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector"]
 
@@ -76,13 +77,13 @@ def check_reset(env: Any, result: Any) -> tuple[Any, Mapping[str, Any]]:
         raise ValueError(
             f"`reset` of the vector environment {env!r} returned None: is `return observations, infos` missing?"
         )
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping | list | None)):
         raise ValueError(
             f"expected `reset` of the vector environment {env!r} to return observations and a dict of infos, got "
             f"{type(result).__name__} (those of gym up to 0.25 are not supported): pass a list of single environments "
             "instead."
         )
-    return result
+    return result[0], infos_of(result[1])
 
 
 def _refuses_seed(reset: Callable[..., Any]) -> bool:
