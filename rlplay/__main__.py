@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _demo(parser: argparse.ArgumentParser, options: dict[str, Any], command: str) -> int:
     _require_matplotlib(parser)
 
-    from .demo import N_COLLECTORS, demo, make_env
+    from .demo import N_COLLECTORS, ResumeError, demo, make_env
 
     try:
         make_env(options["env"])
@@ -119,9 +120,7 @@ def _demo(parser: argparse.ArgumentParser, options: dict[str, Any], command: str
     _make_folder(parser, options["out"])
     try:
         summary = demo(**options)
-    except ValueError as error:
-        if not options["resume"]:
-            raise
+    except ResumeError as error:
         parser.error(f"argument --resume: {error}")
     return INTERRUPTED if summary["outcome"] == "interrupted" else 0
 
@@ -186,12 +185,15 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="seconds of work in addition to the A2C update of each fragment (default 0); equal: so many that training "
         "takes as long as collection; none: no learner",
     )  # fmt: skip
-    option("--cost", default=0.0, type=_non_negative, metavar="MS", help="milliseconds of a step of pixels (default 0)")
+    option(
+        "--cost", default=0.0, type=_at_least(0, float), metavar="MS",
+        help="milliseconds of a step of pixels (default 0)",
+    )  # fmt: skip
     option(
         "--repeats", type=_at_least(1), metavar="N", help="number of measurements of each engine and limit (default 5)"
     )
     option(
-        "--turn", dest="window_seconds", type=_non_negative, metavar="S",
+        "--turn", dest="window_seconds", type=_at_least(0, float), metavar="S",
         help="approximate seconds of one measured window (default 0.5)",
     )  # fmt: skip
     option(
@@ -247,11 +249,12 @@ def _require_matplotlib(parser: argparse.ArgumentParser) -> None:
 
 
 def _make_folder(parser: argparse.ArgumentParser, folder: Path) -> None:
-    """Create the folder of ``--out``, or exit with a usage error."""
+    """Create the folder of ``--out``; exit with a usage error if no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        parser.error(f"argument --out: {error}")
+        parser.error(f"argument --out: no file can be written into the folder {str(folder)!r}: {error.strerror}")
 
 
 def _converter(parse: Callable[[str], Any]) -> Any:
@@ -266,24 +269,19 @@ def _converter(parse: Callable[[str], Any]) -> Any:
     return convert
 
 
-def _non_negative(text: str) -> float:
-    """Read a finite number that is not negative."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number that is not negative, got {text}")
-    return number
+def _at_least(least: int, kind: type[int] | type[float] = int) -> Any:
+    """Return a converter for argparse to a finite number of at least ``least``."""
 
-
-def _at_least(least: int) -> Any:
-    """Return a converter for argparse to an integer of at least ``least``."""
-
-    def convert(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}")
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise ValueError(f"must be {'an integer' if kind is int else 'a number'}, got {text!r}") from None
+        if not least <= number < float("inf"):
+            raise ValueError(f"must be at least {least}, got {text}")
         return number
 
-    return convert
+    return _converter(parse)
 
 
 def _device(text: str) -> str:

@@ -16,10 +16,12 @@ import threading
 import warnings
 from collections.abc import Mapping
 from itertools import takewhile
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 __all__ = ["load", "save"]
 
@@ -38,15 +40,16 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
         The file, such as ``"run.pt"``. Its folder must exist. Earlier checkpoints are ``run.pt.1`` (the one before),
         ``run.pt.2`` and so on.
     state : dict
-        What ``torch.save`` takes. :func:`load` reads tensors, numbers, strings, bytes, and dicts, lists and tuples of
-        these, which includes every ``state_dict`` of torch.
+        Of tensors, numbers, strings, bytes, and dicts, lists and tuples of these, which includes every ``state_dict``
+        of torch. Numbers and arrays of NumPy, and named tuples, are not among them: :func:`load` would not read them.
     keep : int
         How many checkpoints are kept, the new one included.
 
     Raises
     ------
     TypeError
-        ``state`` is no dict, or ``keep`` no integer.
+        ``state`` is no dict, or holds what :func:`load` does not read, or ``keep`` is no integer. The old checkpoints
+        stay.
     ValueError
         ``keep`` is less than 1.
     OSError
@@ -54,7 +57,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"a checkpoint is a dict, got {type(state).__name__}: name what is in it, {{'actor': ...}}.")
-    if isinstance(keep, bool) or not isinstance(keep, int):
+    if isinstance(keep, bool) or not isinstance(keep, Integral):
         raise TypeError(f"`keep` must be an integer, got {keep!r}.")
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, got {keep}: the new checkpoint is one of them.")
@@ -66,6 +69,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
                 torch.save(dict(state), file)
                 file.flush()
                 os.fsync(file.fileno())
+            _check_readable(beside)
             _keep_earlier(path, keep)
             beside.replace(path)
         except BaseException:
@@ -115,6 +119,18 @@ def load(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, An
             warnings.warn(f"{broken} cannot be read ({why}), so {file} was read.", RuntimeWarning, stacklevel=2)
         return loaded
     raise RuntimeError(f"no checkpoint of {str(path)!r} can be read.") from errors[0][1]
+
+
+def _check_readable(file: Path) -> None:
+    """Raise TypeError if a checkpoint has objects of classes that :func:`load` does not read. Reads no tensor."""
+    classes = sorted(get_unsafe_globals_in_checkpoint(str(file)))
+    if classes:
+        raise TypeError(
+            f"`load` could not read this checkpoint again, since it holds {', '.join(classes)}. A checkpoint is a dict "
+            "of tensors, numbers, strings, bytes, and dicts, lists and tuples of these: write `x.item()` for a number "
+            "of NumPy, `torch.from_numpy(x)` for an array, `tuple(x)` for a named tuple, and `module.state_dict()` "
+            "for a module."
+        )
 
 
 def _earlier(path: Path) -> list[Path]:

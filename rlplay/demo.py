@@ -27,7 +27,7 @@ from rlplay.engine.rollout import multi, same, single, threaded
 from .engine.feed.feed import Feed
 from .zoo.gym_or_gymnasium import gym
 
-__all__ = ["N_COLLECTORS", "Actor", "demo", "make_env"]
+__all__ = ["N_COLLECTORS", "Actor", "ResumeError", "demo", "make_env"]
 
 N_COLLECTORS = 2
 """The number of collector processes of ``multi``."""
@@ -73,19 +73,18 @@ def demo(
 
     Raises
     ------
+    ResumeError
+        The checkpoint to resume from cannot be read, or was written with other options or by another version of rlplay
+        (the message names the difference).
     ValueError
-        The checkpoint to resume from was written with other options (the message names the difference), or ``env`` is
-        unknown, or has other spaces than a flat Box of observations and Discrete actions.
+        ``env`` is unknown, or has other spaces than a flat Box of observations and Discrete actions.
     """
     options = dict(locals())
     plotting.require()  # fails now rather than after the training
     Path(out).mkdir(parents=True, exist_ok=True)
     stem = str(Path(out) / f"{env}-{engine}-seed{seed}".replace("/", "-"))
     path = Path(f"{stem}.pt")
-    saved = checkpoint.load(path) if resume and path.exists() else None
-    if resume:
-        check_options(options, saved or {})
-        print(f"no checkpoint {path} yet: from the beginning" if saved is None else f"goes on from {path}")
+    saved = load_checkpoint(path, options) if resume else None
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
@@ -104,15 +103,14 @@ def demo(
         n_done = saved["n_done"]
 
     # `final`: an episode that a time limit ends is bootstrapped from its true last observation
-    factory = partial(make_env, env)
-    shared: dict[str, Any] = {"lag": lag, "seed": seed, "final": True, "state": saved and saved["feed"]}
-    if engine == "multi":
-        feed = multi.rollout(factory, actor, n_steps, N_COLLECTORS, n_envs // N_COLLECTORS, **shared)
-    elif engine == "single":
-        feed = single.rollout(factory, actor, n_steps, n_envs, **shared)
+    shared: dict[str, Any] = {"lag": lag, "seed": seed, "final": True}
+    if saved is None:
+        feed = make_feed(engine, env, n_envs, actor, n_steps, **shared)
     else:
-        rollout = {"same": same.rollout, "threaded": threaded.rollout}[engine]
-        feed = rollout([factory] * n_envs, actor, n_steps, **shared)
+        try:
+            feed = make_feed(engine, env, n_envs, actor, n_steps, **shared, state=saved["feed"])
+        except ValueError as error:
+            raise ResumeError(str(error)) from error
     can_save = can_be_saved(feed)
     log = Log(feed, example.spec.reward_threshold, n_updates * n_envs * n_steps, saved["episodes"] if saved else [])
 
@@ -143,13 +141,42 @@ def demo(
     return log.write(stem, options)
 
 
+def make_feed(engine: str, env: str, n_envs: int, actor: Actor, n_steps: int, **shared: Any) -> Feed:
+    """Make the feed of an engine; ``shared`` are the options that all engines have."""
+    factory = partial(make_env, env)
+    if engine == "multi":
+        return multi.rollout(factory, actor, n_steps, N_COLLECTORS, n_envs // N_COLLECTORS, **shared)
+    if engine == "single":
+        return single.rollout(factory, actor, n_steps, n_envs, **shared)
+    rollout = {"same": same.rollout, "threaded": threaded.rollout}[engine]
+    return rollout([factory] * n_envs, actor, n_steps, **shared)
+
+
+class ResumeError(ValueError):
+    """A run cannot go on from its checkpoint."""
+
+
+def load_checkpoint(path: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the checkpoint that a run with these options goes on from, or None if there is none; print which."""
+    try:
+        saved = checkpoint.load(path)
+    except FileNotFoundError:
+        print(f"no checkpoint {path} yet: from the beginning")
+        return None
+    except RuntimeError as error:
+        raise ResumeError(f"{error} Delete it, or use another --out.") from error
+    check_options(options, saved)
+    print(f"goes on from {path}")
+    return saved
+
+
 def check_options(options: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Raise ValueError if a checkpoint was saved with other options of those that are :data:`KEPT`."""
+    """Raise ResumeError if a checkpoint was saved with other options of those that are :data:`KEPT`."""
     kept = saved.get("options", {})
     differ = [name for name, before in kept.items() if kind_of(before) != kind_of(options[name])]
     if differ:
         flags = [" ".join(f"--{name.replace('_', '-')} {one[name]}" for name in differ) for one in (kept, options)]
-        raise ValueError(f"use the saved run's {flags[0]}, or another --out; got {flags[1]}")
+        raise ResumeError(f"use the saved run's {flags[0]}, or another --out; got {flags[1]}")
 
 
 def kind_of(option: int | str) -> str:
@@ -171,7 +198,7 @@ def make_env(name: str) -> Any:
     """Make an environment; raise ValueError if the name is unknown, or if the actor is not made for its spaces."""
     try:
         env = gym.make(name)
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:  # an ID such as `package:name` imports the package
         raise ValueError(str(error)) from error
     obs, act = env.observation_space, env.action_space
     if not (isinstance(obs, gym.spaces.Box) and len(obs.shape) == 1 and isinstance(act, gym.spaces.Discrete)):

@@ -6,6 +6,7 @@ The only module that asks whether a lock lets only one thread at a time run Pyth
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import sysconfig
 from multiprocessing.process import ORIGINAL_DIR  # type: ignore[attr-defined]
@@ -34,13 +35,15 @@ def is_free_threaded_build() -> bool:
 
 
 def options_for_children() -> list[str]:
-    """Return the command-line options by which a child interpreter makes the choice of ``-X gil=0`` or ``-X gil=1``.
+    """Return the command-line options of this interpreter, such as ``-O`` and ``-W error``, for a child interpreter.
 
-    The environment variable ``PYTHON_GIL`` needs no option: children inherit it. (They read it even if this interpreter
-    ignores the environment.)
+    They are those that ``multiprocessing`` gives to its children, and ``-X gil=0`` or ``-X gil=1``. The environment
+    variable ``PYTHON_GIL`` needs no option: children inherit it, and ignore it (``-E``) if this interpreter does.
     """
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     choice = sys._xoptions.get("gil")
-    return [] if choice is None else ["-X", "gil" if choice is True else f"gil={choice}"]
+    lock = "gil" if choice is True else f"gil={choice}"
+    return options if choice is None or lock in options else [*options, "-X", lock]
 
 
 def preamble_of_children() -> str:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from rlplay import checkpoint
+from rlplay.engine import Episode
 from tests.support.threads import InThread, TellingLock, until
 
 SAVES_FOR_EVER = """
@@ -121,6 +123,24 @@ def test_what_cannot_be_saved_leaves_the_old_one(tmp_path):
     checkpoint.save(path, {"k": 0})
     with pytest.raises(Exception, match=r"pickle|local object"):
         checkpoint.save(path, {"k": lambda: 0})
+    assert names_in(tmp_path) == ["run.pt"]
+    assert checkpoint.load(path) == {"k": 0}
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (np.float32(0.5), "scalar"),
+        ({"returns": [np.arange(3)]}, "numpy.ndarray"),
+        (Episode(0, 1.0, 2), "Episode"),
+        (torch.nn.Linear(1, 1), "Linear"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(value, named, tmp_path):
+    path = tmp_path / "run.pt"
+    checkpoint.save(path, {"k": 0})
+    with pytest.raises(TypeError, match=rf"`load` could not read this checkpoint again, .*{named}.* `x.item\(\)`"):
+        checkpoint.save(path, {"best": value})
     assert names_in(tmp_path) == ["run.pt"]
     assert checkpoint.load(path) == {"k": 0}
 

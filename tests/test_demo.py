@@ -167,12 +167,36 @@ def test_a_demo_whose_environments_cannot_be_saved_says_so_and_goes_on(tmp_path,
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_a_demo_that_cannot_be_resumed_says_why(tmp_path, monkeypatch, no_monitor, capsys):
+    options = {"engine": "same", "n_envs": 2, "n_steps": 16, "total_steps": 64, "out": tmp_path}
+    rlplay.demo.demo(**options)
+    arguments = ["demo", *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()), "--resume"]
+    monkeypatch.setattr("rlplay.engine.feed.saved_stream.__version__", "9.9")
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert f"argument --resume: `state` was saved by rlplay {rlplay.__version__}," in capsys.readouterr().err
+    (tmp_path / "CartPole-v1-same-seed0.pt").write_bytes(b"nothing")
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert re.search(r"--resume: no checkpoint of .* can be read\. Delete it", capsys.readouterr().err)
+
+
+def test_an_error_of_a_resumed_training_is_not_told_as_one_of_resuming(tmp_path, monkeypatch, no_monitor):
+    def fails(*_, **__):
+        raise ValueError("of the loss")
+
+    options = ["demo", "--engine", "same", *SHORT, "--total-steps", "128", "--out", str(tmp_path), "--resume"]
+    monkeypatch.setattr(rlplay.demo.a2c, "loss", fails)
+    with pytest.raises(ValueError, match="of the loss"):
+        main(options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--lag", "-1"], "must be at least 0"),
         (["--n-envs", "0"], "must be at least 1"),
-        (["--n-steps", "many"], "invalid"),
+        (["--n-steps", "many"], "--n-steps: must be an integer, got 'many'"),
         (["--engine", "quantum"], "invalid choice"),
         (["--engine", "multi", "--n-envs", "3"], "--n-envs: multi divides"),
         (["--env", "Pendulum-v1"], "Discrete"),
@@ -185,6 +209,19 @@ def test_the_demo_refuses_bad_options_with_a_message(tmp_path, options, message)
     assert done.returncode not in (0, 130)
     assert message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--env", "nothing:CartPole-v1"], "--env: No module named 'nothing'"),
+        (["--out", "/proc"], "--out: no file can be written into the folder '/proc': "),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(options, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", *options])
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_line_tells_its_version():

@@ -39,11 +39,18 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "options"),
-    [({}, []), ({"gil": "0"}, ["-X", "gil=0"]), ({"gil": "1"}, ["-X", "gil=1"]), ({"dev": True}, [])],
+    [
+        ({}, []),
+        ({"gil": "0"}, ["-X", "gil=0"]),
+        ({"gil": "1"}, ["-X", "gil=1"]),
+        ({"utf8": True, "gil": True}, ["-X", "utf8", "-X", "gil"]),
+    ],
 )
-def test_a_child_gets_the_option_that_chooses_the_lock_and_no_other(given, options, monkeypatch):
+def test_a_child_gets_the_options_of_this_interpreter(given, options, monkeypatch):
+    monkeypatch.setattr(sys, "_xoptions", {})
+    others = interpreter.options_for_children()
     monkeypatch.setattr(sys, "_xoptions", given)
-    assert interpreter.options_for_children() == options
+    assert interpreter.options_for_children() == others + options
 
 
 SCRIPT = """

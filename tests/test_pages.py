@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rlplay.zoo import pages
-from rlplay.zoo.pages import her, rnd
+from rlplay.zoo.pages import her, ppo, rnd
 
 learning = pytest.mark.learning
 every_seed = pytest.mark.parametrize("seed", [0, 1, 2])
@@ -125,6 +125,14 @@ def test_a_page_is_a_program():
     command = [sys.executable, "-m", "rlplay.zoo.pages.r2d2", "--env", "Recall", "--seed", "1", "--steps", "6000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "steps: mean return of the last 20 episodes" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--steps=0", "--seed=-1"])
+def test_a_page_refuses_numbers_out_of_range(option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ppo", option])
+    with pytest.raises(SystemExit, match="2"):
+        pages.run(ppo.train, env="CartPole-v1", steps=1)
+    assert "--seed must be at least 0, and --steps at least 1; got " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -121,6 +121,13 @@ def test_a_panel_shows_only_what_all_tracks_have_recorded():
         timelines({"one": made_up_trace(short)}, milliseconds=70)
 
 
+@pytest.mark.parametrize("content", ["", "no JSON", "{}", "[1]", "3"])
+def test_a_file_that_is_no_trace_is_refused(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json' is no trace: pass a file that `feed\.trace\(path\)` has written"):
+        timeline(tmp_path / "run.json")
+
+
 def test_a_collector_that_waits_for_its_workers_is_not_busy():
     steps = {"collector": [("inference", 30), ("stepping", 70)], "worker 0": [("waiting", 30), ("stepping", 70)]}
     figure = timeline(made_up_trace({"learner": [("waiting", 50), ("training", 50)]} | steps))

@@ -69,6 +69,8 @@ class RunningNorm(nn.Module):
 
     def __init__(self, shape: Sequence[int], *, clip: float | None = 10.0, epsilon: float = 1e-8) -> None:
         super().__init__()
+        if isinstance(shape, int):
+            raise TypeError(f"`shape` must be a sequence of integers, got {shape!r}: write `({shape!r},)`.")
         if clip is not None and not clip > 0:
             raise ValueError(f"`clip` must be a number > 0, or None for no bound; got {clip!r}.")
         self._clip, self._epsilon = clip, epsilon

@@ -71,7 +71,8 @@ def timeline(trace: Any, *, fragments: int | None = 4, title: str = "", caption:
     Raises
     ------
     ValueError
-        The trace is empty: it has not ended yet, or no fragment was asked for while it was recorded.
+        The trace is empty: it has not ended yet, or no fragment was asked for while it was recorded. Or the file is no
+        trace.
     """
     from matplotlib.figure import Figure
 
@@ -146,10 +147,7 @@ class _Tracks(NamedTuple):
         While its workers step, a collector is shown as waiting for them. While a stream has no work, it is shown as
         waiting.
         """
-        if isinstance(trace, str | os.PathLike):
-            events = json.loads(Path(trace).read_text(encoding="utf-8"))["traceEvents"]
-        else:
-            events = trace.events
+        events = _read_events(Path(trace)) if isinstance(trace, str | os.PathLike) else trace.events
         names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
         spans: dict[str, list[_Span]] = {name: [] for name in names.values()}
         has_workers = any(name.startswith("worker") for name in spans)
@@ -181,6 +179,15 @@ class _Tracks(NamedTuple):
                 "have recorded: record more fragments, or show fewer milliseconds."
             )
         return starts[-1]
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    """Read the events of a trace from its file; raise ValueError if the file is none."""
+    try:
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is no trace: pass a file that `feed.trace(path)` has written.") from error
+    return events
 
 
 def _draw_tracks(axes: Axes, tracks: _Tracks, first: float, last: float) -> tuple[set[str], str]:

@@ -88,6 +88,8 @@ def test_wrong_arguments_are_named():
         norm.update(torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"Values must be \(4, 3\), got \(5, 3\)"):
         norm.update(torch.zeros(5, 3), torch.ones(4, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"`shape` must be a sequence of integers, got 3: write `\(3,\)`"):
+        RunningNorm(3)
     with pytest.raises(ValueError, match="`clip` must be a number > 0, or None"):
         RunningNorm((3,), clip=-1.0)
     with pytest.raises(ValueError, match="must have 3 environments, got 4"):

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -28,6 +27,7 @@ import cloudpickle
 from ...interpreter import cover_closed_streams, options_for_children, preamble_of_children
 from .channel import Closed
 from .link import Link
+from .shared_memory import new_memory
 
 __all__ = ["Child", "Listener"]
 
@@ -94,7 +94,7 @@ class Child:
             child_end, parent_end = os.pipe()
             childs.callback(os.close, child_end)
             on_error.callback(os.close, parent_end)
-            arguments = childs.enter_context(tempfile.TemporaryFile())
+            arguments = childs.enter_context(os.fdopen(new_memory(len(data)), "wb"))
             arguments.write(data)
             arguments.seek(0)
             fds = theirs.fileno(), child_end, arguments.fileno()

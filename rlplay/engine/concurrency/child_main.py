@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from ...interpreter import cover_closed_streams
 from .link import Disconnected, Link
@@ -26,7 +26,8 @@ __all__ = ["main"]
 
 def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
     """Run the target in a child process of the process ``parent``; returning ends the child."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _do_nothing)
+    signal.siginterrupt(signal.SIGINT, False)
     cover_closed_streams()
     atexit.register(_flush_files)  # the first one registered is the last one called
     for fd in (link_fd, pipe_fd):
@@ -37,8 +38,12 @@ def main(link_fd: int, pipe_fd: int, arguments_fd: int, parent: int) -> None:
         sys.argv[:] = pickle.load(file)
         target, args = pickle.load(file)
     gc.freeze()  # else each collection at the end searches all of torch, if it has been imported: seconds under load
-    with suppress(Disconnected):
+    with suppress(Disconnected), closing(link):  # the watch has a descriptor of its own, so the parent sees no end yet
         target(link, *args)
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """Handle SIGINT. If the signal were ignored, the programs that an environment starts would ignore it, too."""
 
 
 def _flush_files() -> None:

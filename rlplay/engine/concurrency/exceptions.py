@@ -3,7 +3,8 @@
 An exception is sent in several forms, since it is the receiver who finds out which of them it can restore:
 
 1. pickled as it is;
-2. its class, arguments and attributes, without calling its ``__init__``, and without attributes that cannot be sent;
+2. its class, arguments and attributes, without calling the ``__init__`` of its own class, and without attributes that
+   cannot be sent;
 3. an exception group: its members, each sent by itself;
 4. the name of its class, its message and its notes as text, which becomes a RuntimeError.
 """
@@ -64,13 +65,20 @@ class _Parts(NamedTuple):
 
     kind: type[BaseException]
     args: tuple[Any, ...]
+    """The arguments of the builtin exception that ``kind`` derives from, such as a file name for an OSError."""
     attributes: dict[str, Any]
 
     def rebuild(self) -> BaseException:
-        """Create the exception without calling its ``__init__``."""
-        error = self.kind.__new__(self.kind, *self.args)
+        """Create the exception, calling only the constructor of the builtin exception that it derives from."""
+        base = _builtin_base(self.kind)
+        error: BaseException = base.__new__(self.kind, *self.args)
+        base.__init__(error, *self.args)
         vars(error).update(self.attributes)
         return error
+
+
+def _builtin_base(kind: type[BaseException]) -> Any:
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
 def pack(error: BaseException) -> bytes:
@@ -109,7 +117,9 @@ def _dumps(thing: Any, is_copy: Callable[[Any], bool] = lambda copy: True) -> by
 def _dump_parts(error: BaseException) -> tuple[bytes | None, list[str]]:
     """Pickle the parts of an exception; return also the names of the attributes that cannot be pickled."""
     attributes = {name: value for name, value in vars(error).items() if _dumps(value) is not None}
-    data = _dumps(_Parts(type(error), error.args, attributes), lambda parts: parts.rebuild() is not None)
+    kind, args, *_ = _builtin_base(type(error)).__reduce__(error)
+    # without an attribute that cannot be sent, the exception's `__str__` may fail: then text tells more
+    data = _dumps(_Parts(kind, args, attributes), lambda parts: str(parts.rebuild()) is not None)
     return data, [name for name in vars(error) if name not in attributes]
 
 
@@ -127,6 +137,13 @@ def unpack(data: bytes | bytearray) -> BaseException:
 
 
 def _restore(packed: _Packed) -> BaseException:
+    error = _restore_without_notes(packed)
+    if packed.notes:  # an exception's own `__reduce__` may have left them out
+        vars(error)["__notes__"] = list(packed.notes)
+    return error
+
+
+def _restore_without_notes(packed: _Packed) -> BaseException:
     for form in (packed.whole, packed.parts):
         try:
             found = pickle.loads(form) if form is not None else None
@@ -135,14 +152,10 @@ def _restore(packed: _Packed) -> BaseException:
                 return error
         except Exception:  # such as an ImportError: the next form needs less
             continue
-    restored: BaseException
-    if packed.members:
-        kind, members = _BaseExceptionGroup, [unpack(member) for member in packed.members]
-        message = packed.message.rpartition(" (")[0]  # without the number of members
-        named = packed.name in ("BaseExceptionGroup", "ExceptionGroup")
-        restored = kind(message if named else f"{packed.name}: {message}", members)
-    else:
-        restored = RuntimeError(f"{packed.name}: {packed.message}")
-    if packed.notes:
-        vars(restored)["__notes__"] = list(packed.notes)
-    return restored
+    if not packed.members:
+        return RuntimeError(f"{packed.name}: {packed.message}")
+    members = [unpack(member) for member in packed.members]
+    message = packed.message.rpartition(" (")[0]  # without the number of members
+    named = packed.name in ("BaseExceptionGroup", "ExceptionGroup")
+    group: BaseException = _BaseExceptionGroup(message if named else f"{packed.name}: {message}", members)
+    return group

@@ -48,9 +48,9 @@ class Entries:
             It is neither, or an example cannot be recorded.
         """
         if isinstance(asked, str) or not isinstance(asked, Mapping | Sequence):
+            remedy = f"a single entry is `info=({asked!r},)`" if isinstance(asked, str) else "leave it out for none"
             raise TypeError(
-                f"`info` must be a tuple of names or a dict of names to dtypes or examples, got {asked!r}; "
-                f"for a single entry write `info=({asked!r},)`."
+                f"`info` must be a tuple of names or a dict of names to dtypes or examples, got {asked!r}; {remedy}."
             )
         if not all(isinstance(name, str) for name in asked):
             raise TypeError(f"`info` must name entries by strings, got {list(asked)!r}.")

@@ -52,7 +52,7 @@ class EvaluationService:
         """Make the environments; if that fails, close those that have been made."""
         torch.set_num_threads(spec.threads)
         spec.defaults.set()
-        torch.manual_seed(spec.seed)
+        torch.manual_seed(spec.seed % 2**64)  # torch takes no larger seeds
         self._progress = SharedProgress(server.memory)
         self._actor, self._spec = actor.train(not spec.greedy), spec
         self._weights = [*actor.parameters(), *actor.buffers()]

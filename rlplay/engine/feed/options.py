@@ -26,10 +26,11 @@ __all__ = [
     "Options",
     "at_least",
     "check_factory",
-    "check_timeouts",
+    "check_flags",
     "home_of",
     "plan_for",
     "plan_for_processes",
+    "seconds_of",
     "seed_of",
 ]
 
@@ -47,7 +48,7 @@ class Options:
     Raises
     ------
     TypeError, ValueError
-        If a number is not an integer or is out of range, if ``reseed`` is no bool, if a timeout is not positive, if
+        If a number is not an integer or is out of range, if a flag is no bool, if a timeout is not positive, if
         ``n_per_batch`` is more than ``n_actors``, or if ``shard`` is no pair as described, or there is no ``seed``.
     """
 
@@ -88,7 +89,8 @@ class Options:
             value = getattr(self, field.name)
             if isinstance(value, np.generic):
                 object.__setattr__(self, field.name, value.item())
-        check_timeouts(timeout=self.timeout, start_timeout=self.start_timeout)
+        for name in ("timeout", "start_timeout"):
+            object.__setattr__(self, name, seconds_of(name, getattr(self, name)))
         for name, least in (
             ("n_steps", 1),
             ("n_actors", 1),
@@ -99,8 +101,7 @@ class Options:
             ("groups", 1),
         ):
             at_least(name, getattr(self, name), least)
-        if not isinstance(self.reseed, bool):
-            raise TypeError(f"`reseed` must be True or False, got {self.reseed!r}.")
+        check_flags(sticky=self.sticky, final=self.final, compile=self.compile, reseed=self.reseed)
         if self.autoreset not in (None, *AUTORESET_MODES):
             raise ValueError(
                 f"`autoreset` must be one of {', '.join(map(repr, AUTORESET_MODES))}, or None, got {self.autoreset!r}."
@@ -230,11 +231,18 @@ def _check_workers(options: Options, sources: Sequence[Any]) -> None:
         )
 
 
-def check_timeouts(**seconds: float) -> None:
-    """Raise ValueError if one of these times is not a positive number of seconds."""
-    for name, value in seconds.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
-            raise ValueError(f"`{name}` must be a positive number of seconds, got {value!r}; math.inf waits for ever.")
+def check_flags(**flags: Any) -> None:
+    """Raise TypeError if one of these is neither True nor False: any other object, also ``"False"``, counts as one."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def seconds_of(name: str, value: float) -> float:
+    """Return a time limit as Python's float, which all waits take; raise ValueError if it is not positive."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+        raise ValueError(f"`{name}` must be a positive number of seconds, got {value!r}; math.inf waits for ever.")
+    return float(value)
 
 
 def at_least(name: str, value: Any, least: int) -> None:

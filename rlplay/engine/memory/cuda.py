@@ -221,7 +221,7 @@ def parse_device(device: torch.device | str | int, name: str, *, elsewhere: bool
     """
     try:
         parsed = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be a torch device such as 'cpu' or 'cuda:0', got {device!r}.") from error
     if parsed.type == "cpu":
         return torch.device("cpu")

@@ -14,7 +14,7 @@ from ..cluster.ray_collectors import RayCollectors
 from ..core import BaseActorModule
 from ..feed.build import open_remote
 from ..feed.feed import Feed
-from ..feed.options import Device, Info, Options
+from ..feed.options import Device, Info, Options, check_flags
 
 __all__ = ["rollout"]
 
@@ -94,8 +94,7 @@ def rollout(
     TypeError
         ``restart`` is True and an environment cannot be saved; the message has the path to what cannot.
     """
-    if not isinstance(restart, bool):
-        raise TypeError(f"`restart` must be True or False, got {restart!r}.")
+    check_flags(restart=restart)
     options = Options(
         n_steps=n_steps, n_actors=n_actors, n_per_actor=n_per_actor,
         n_per_batch=n_actors if n_per_batch is None else n_per_batch, sticky=sticky, device=device,

@@ -15,7 +15,7 @@ from ..envs.rows import Array
 from ..evaluation.episodes import play_episodes
 from ..evaluation.evaluation_process import EvaluationSpec
 from ..evaluation.examiner import Examiner
-from ..feed.options import at_least, check_factory, check_timeouts, seed_of
+from ..feed.options import at_least, check_factory, check_flags, seconds_of, seed_of
 
 __all__ = ["Examiner", "background", "evaluate"]
 
@@ -64,6 +64,7 @@ def evaluate(
     RuntimeError
         If an environment serves an open feed. The feed goes on.
     """
+    check_flags(render=render)
     return play_episodes(envs, actor, n_steps, render, device, Progress())
 
 
@@ -129,6 +130,7 @@ def background(
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
     check_factory(factory, takes_lists="`evaluate`")
-    check_timeouts(timeout=timeout, start_timeout=start_timeout)
+    check_flags(greedy=greedy)
+    timeout, start_timeout = seconds_of("timeout", timeout), seconds_of("start_timeout", start_timeout)
     spec = EvaluationSpec(factory, n_envs, n_steps, seed_of(seed), TorchDefaults.here(switches=True), greedy, threads)
     return Examiner(actor, timeout, start_timeout, spec)

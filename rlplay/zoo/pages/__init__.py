@@ -78,6 +78,8 @@ def run(train: Callable[[str, int, int], Training], *, env: str, steps: int, eve
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=steps, help="environment steps; default: %(default)s")
     options = parser.parse_args()
+    if options.seed < 0 or options.steps < 1:
+        parser.error(f"--seed must be at least 0, and --steps at least 1; got {options.seed} and {options.steps}")
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
     returns: list[float] = []
     due = every

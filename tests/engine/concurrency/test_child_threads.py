@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_a_process_is_watched_by_its_link_where_a_descriptor_of_it_cannot_be_had
         child.link.read_object()
     assert child._exit_code(LONG) == 0
     assert child.close() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory without a file needs memfd_create")
+def test_a_process_starts_where_no_temporary_file_can_be_made(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert Child(return_at_once, name="a child").close() == []
 
 
 def is_free(lock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -112,10 +113,38 @@ class Reduced(Exception):
         return str, ("nothing",)
 
 
+class Missing(FileNotFoundError):
+    """An OSError, whose message and errno are set by the constructor of OSError."""
+
+    def __init__(self, name, folder):
+        super().__init__(2, "no such level", f"{folder}/{name}")
+
+
+class Coded(SystemExit):
+    def __init__(self, code, *, why):
+        super().__init__(code)
+        self.why = why
+
+
+class Anew(Exception):
+    def __new__(cls, first, second):
+        return super().__new__(cls)
+
+
+class Locked(Exception):
+    """Its message needs an attribute that cannot be sent."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __str__(self):
+        return f"locked: {self.lock.locked()}"
+
+
 def passed_on(error):
     try:
         raise error
-    except Exception as caught:
+    except BaseException as caught:
         add_note(caught, "environment 3")
         return unpack(pack(caught))
 
@@ -127,9 +156,30 @@ def test_attributes_that_cannot_be_sent_are_left_out_and_named():
     assert "could not be sent: lock" in str(found.__cause__)
 
 
-def test_a_message_is_not_changed_by_pickling():
-    found = passed_on(Decorated("text"))
-    assert (type(found), str(found)) == (Decorated, "<text>")
+@pytest.mark.parametrize(
+    ("error", "message", "attributes"),
+    [
+        (Decorated("text"), "<text>", {}),
+        (Missing("7", "levels"), "[Errno 2] no such level: 'levels/7'", {"errno": 2, "filename": "levels/7"}),
+        (Coded(3, why="no display"), "3", {"code": 3, "why": "no display"}),
+        (Anew("first", "second"), "('first', 'second')", {}),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, BaseException) else "",
+)
+def test_neither_type_nor_message_is_changed_by_a_constructor_that_takes_other_arguments(error, message, attributes):
+    found = passed_on(error)
+    assert (type(found), str(found)) == (type(error), message)
+    assert {name: getattr(found, name) for name in attributes} == attributes
+
+
+def test_an_exception_that_pickles_without_its_attributes_keeps_its_notes():
+    try:
+        json.loads("{")
+    except json.JSONDecodeError as error:  # has a `__reduce__` of its own, as many exceptions have
+        error.__notes__ = ["in the file of levels"]
+        found = passed_on(error)
+    assert type(found) is json.JSONDecodeError
+    assert found.__notes__ == ["in the file of levels", "rlplay: environment 3"]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +188,7 @@ def test_a_message_is_not_changed_by_pickling():
         (Silent("x"), "Silent"),
         (Reduced("y"), "y"),
         (KeyError(threading.Lock()), "KeyError: <unlocked _thread.lock"),
+        (Locked(), "Locked: locked: False"),
     ],
 )
 def test_whatever_cannot_be_pickled_arrives_as_text(error, starts):

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from fractions import Fraction
 from functools import partial
 
 import gym
@@ -155,7 +156,7 @@ class Leaning(BaseActorModule):
 
 def test_background_evaluation_follows_the_weights_one_evaluation_behind():
     actor = Leaning()
-    with background(Ender, actor, 3) as examiner:
+    with background(Ender, actor, 3, seed=10**30) as examiner:
         with torch.no_grad():
             actor.lean.fill_(1.0)
         assert next(examiner).tolist() == [10.0] * 3  # it began at the call
@@ -203,6 +204,20 @@ def test_background_evaluation_closes_environments_whose_repr_fails():
 def test_times_that_are_no_positive_numbers_are_refused(seconds):
     with pytest.raises(ValueError, match="must be a positive number of seconds"):
         background(Ender, Leaning(), 1, **seconds)
+
+
+def test_times_may_be_numbers_of_any_kind(monkeypatch):
+    monkeypatch.setattr("rlplay.engine.rollout.evaluate.Examiner", lambda *given: given)
+    _, *seconds, _ = background(Ender, Leaning(), 1, timeout=np.float32(2), start_timeout=Fraction(5, 2))
+    assert seconds == [2.0, 2.5]
+    assert {type(one) for one in seconds} == {float}  # the wait for a process takes no float32
+
+
+def test_flags_that_are_no_bools_are_refused():
+    with pytest.raises(TypeError, match="`greedy` must be True or False, got 'no'"):
+        background(Ender, Leaning(), 1, greedy="no")
+    with pytest.raises(TypeError, match="`render` must be True or False, got 'human'"):
+        evaluate([Ender()], Leaning(), render="human")
 
 
 class EndsEarly(Ender):

@@ -1,4 +1,4 @@
-"""Programs whose standard streams are closed, that change their folder, or that have arguments."""
+"""Programs whose standard streams are closed, that change their folder, or that have arguments and options."""
 
 from __future__ import annotations
 
@@ -62,8 +62,15 @@ print("ok")
 """
 
 
-def test_processes_find_modules_of_the_folder_that_the_program_was_started_in_and_its_arguments(tmp_path):
-    (tmp_path / "told.py").write_text(PROGRAM + 'assert sys.argv == ["-c", "--level", "7"], sys.argv\n')
-    command = [sys.executable, "-W", "ignore", "-c", MOVED, "--level", "7"]
+TOLD = """
+assert sys.argv == ["-c", "--level", "7"], sys.argv
+assert sys.warnoptions == ["ignore", "error::ResourceWarning"], sys.warnoptions
+"""
+
+
+def test_processes_find_modules_of_the_folder_of_the_start_the_arguments_and_the_options_of_the_program(tmp_path):
+    (tmp_path / "told.py").write_text(PROGRAM + TOLD)
+    command = [sys.executable, "-W", "ignore", "-W", "error::ResourceWarning", "-c", MOVED, "--level", "7"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("ok\n"), done.stderr
+    assert "ResourceWarning" not in done.stderr

@@ -263,6 +263,20 @@ def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed
     until(lambda: not any(map(is_alive, pids)))
 
 
+def interrupt_a_program():
+    """Raise an error that says what has ended the program; in a process that an interrupt of its own does not end."""
+    os.kill(os.getpid(), signal.SIGINT)
+    with subprocess.Popen(["sleep", "5"]) as program:
+        program.send_signal(signal.SIGINT)
+    raise ValueError(f"ended by {program.returncode}")
+
+
+def test_an_environment_in_a_worker_can_interrupt_a_program_that_it_has_started():
+    ended = f"ended by {-signal.SIGINT}"
+    with rollout(at_step(0, 1, interrupt_a_program)) as feed, pytest.raises(ValueError, match=ended):
+        next(feed)
+
+
 def test_ctrl_c_inside_next_ends_parent_and_workers_with_one_traceback():
     process, pids = parent("next(feed)", hangs=8, lag=0)
     until_they_hang(process, pids)  # in a fragment that the parent has asked for, so it is inside of `next`
