@@ -1,8 +1,8 @@
-"""Moving data of dtypes for which PyTorch lacks most operations: unsigned integers of more than 8 bits, and float8.
+"""Tensors of any dtype: their bytes, and moving their data where PyTorch lacks most operations.
 
-Moving data (gathering, scattering, stacking, filling with zeros) does not depend on what the bits mean. So such tensors
-are viewed as signed integers of the same width, moved, and viewed as their own dtype again. Imports nothing of
-``rlplay``.
+It lacks them for unsigned integers of more than 8 bits, and for float8. Moving data (gathering, scattering, stacking,
+filling with zeros) does not depend on what the bits mean. So such tensors are viewed as signed integers of the same
+width, moved, and viewed as their own dtype again. Imports nothing of ``rlplay``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_movable", "move"]
+__all__ = ["as_bytes", "as_movable", "move"]
 
 _SIGNED_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MOVED_AS = {
@@ -39,3 +39,8 @@ def move(fn: Callable[..., Any], x: Tensor, *others: Tensor) -> Any:
     if dtype is None:
         return fn(x, *others)
     return fn(x.view(dtype), *(other.view(dtype) for other in others)).view(x.dtype)
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """Return the bytes of a tensor of any dtype, uint8 ``(n,)``, without gradients; a view if it is contiguous."""
+    return x.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tqdm import tqdm
 
 from rlplay import sampling
 from rlplay.engine.acting import noise
 from rlplay.engine.cluster.ray_collectors import RayCollectors
 from rlplay.engine.concurrency.child import Child
 from rlplay.engine.feed.driver import Driver
+from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.stepping.pool import WorkerPool
 from tests.support.threads import LONG
 
@@ -55,6 +57,20 @@ def no_stock(monkeypatch):
     """Draw noise call by call, on the host and on a device: so both draw the same numbers, on each processor."""
     monkeypatch.setattr(sampling, "_STOCK", 1)
     monkeypatch.setattr(noise, "BLOCK", 0)
+
+
+@pytest.fixture
+def no_monitor(monkeypatch):
+    """Turn off the monitor of the progress bars of the compiler: its thread does not end."""
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """List what was captured; capturing that fails is an error here, as all warnings are."""
+    found, really = [], CudaLane.capture
+    monkeypatch.setattr(CudaLane, "capture", lambda *args: found.append(really(*args)) or found[-1])
+    return found
 
 
 @pytest.fixture(autouse=True)

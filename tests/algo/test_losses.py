@@ -13,7 +13,7 @@ from rlplay import nested
 from rlplay.algo import a2c, dqn, ppo, unroll, vtrace
 from rlplay.engine import State
 from rlplay.replay import Batch
-from tests.support.fragments import Dense, Table, ended, fragment_of, made_sticky, random_fragment
+from tests.support.fragments import Dense, Table, ended, fragment_of, gradients, made_sticky, random_fragment
 
 ACTOR_CRITIC = {"a2c": a2c.loss, "ppo": ppo.loss, "vtrace": vtrace.loss}
 LOSSES = {**ACTOR_CRITIC, "dqn": dqn.loss}
@@ -25,12 +25,6 @@ each_actor_critic = pytest.mark.parametrize(
 )
 recurrence = pytest.mark.parametrize("recurrent", [False, True], ids=["", "recurrent"])
 kinds = pytest.mark.parametrize("box", [False, True], ids=["discrete", "box"])
-
-
-def gradients(loss, actor):
-    """Return the gradients of all parameters; zero where there are none."""
-    found = torch.autograd.grad(loss, list(actor.parameters()), allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(p) if x is None else x for x, p in zip(found, actor.parameters(), strict=True)]
 
 
 def assert_same_loss_and_gradients(got, expected, actor):

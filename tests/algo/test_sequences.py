@@ -13,7 +13,7 @@ from rlplay.algo import sac, td3
 from rlplay.engine import Final
 from rlplay.zoo.actors import mlp
 from rlplay.zoo.continuous import Critics, Deterministic, RecurrentCritics, SquashedGaussian
-from tests.support.fragments import made_sticky, random_fragment
+from tests.support.fragments import gradients, made_sticky, random_fragment
 
 exactly = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 BOUNDS = LOW, HIGH = [-1.0, -3.0], [1.0, 5.0]
@@ -116,11 +116,6 @@ def targets(fragment, actor, target, react, alpha, burn_in=0):
                 (k,) = ((env.final.t == t) & (env.final.b == b)).nonzero()[0]
                 y[t, b] += GAMMA * value(lasts[k], last_features[k])
     return y
-
-
-def gradients(loss, module):
-    found = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(p) if x is None else x for x, p in zip(found, module.parameters(), strict=True)]
 
 
 KINDS = {

@@ -13,12 +13,9 @@ from rlplay.replay import Hindsight
 from rlplay.zoo.actors import QNetwork, mlp
 from rlplay.zoo.envs import BitFlip
 from rlplay.zoo.pages.her import Flat, outcome
+from tests.support.replay import generator
 
 GAMMA = 0.9
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

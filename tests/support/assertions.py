@@ -8,6 +8,12 @@ import torch
 from rlplay import nested
 
 
+def equal_tensors(some, others):
+    """Return whether all leaves are equal. NaN is not equal to NaN; containers are not compared."""
+    pairs = zip(nested.leaves(some), nested.leaves(others), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
 def assert_identical(some, others, where=""):
     """Compare structure, dtypes and values, which must be equal exactly. NaN is not equal to NaN."""
     assert nested.structure(some) == nested.structure(others)

@@ -8,6 +8,7 @@ import torch
 
 from rlplay import nested
 from rlplay.engine.core import Episode
+from tests.support.assertions import equal_tensors
 
 LAST_NAMES = ("final_obs", "final_observation")
 
@@ -30,7 +31,7 @@ def check_by_hand(env, seed, fragments, episodes, *, start=0, names=()):
     played, lasts = [], defaultdict(list)
     rew, fin = torch.zeros(n), torch.ones(n, dtype=torch.bool)
     for t in range(len(state.fin)):
-        assert equal(at(state.obs, t), nested.map(lambda x: x - start if start else x, obs)), t
+        assert equal_tensors(at(state.obs, t), nested.map(lambda x: x - start if start else x, obs)), t
         assert state.stepno[t].tolist() == stepno, t
         assert torch.equal(state.rew[t], rew), t
         assert torch.equal(state.fin[t], fin), t
@@ -49,7 +50,7 @@ def check_by_hand(env, seed, fragments, episodes, *, start=0, names=()):
                 terminated[j], truncated[j] = flags[j]
                 rew[j], resetting[j], stepno[j], ret[j], fin[j] = 0.0, False, 0, 0.0, True
                 assert not outcome.valid[t, j]
-                assert equal(at(state.act, t + 1, j), at(state.act, t, j))
+                assert equal_tensors(at(state.act, t + 1, j), at(state.act, t, j))
                 assert all(absent(outcome.info[name][t, j]) for name in names)
                 continue
             assert outcome.valid[t, j]
@@ -79,21 +80,16 @@ def check_by_hand(env, seed, fragments, episodes, *, start=0, names=()):
 def check_final(final, expected, start):
     assert [*zip(final.t.tolist(), final.b.tolist(), strict=True)] == [(t, j) for t, j, *_ in expected]
     for k, (_, _, last, stepno, act, rew) in enumerate(expected):
-        assert equal(at(final.obs, k), nested.map(lambda x: x - start if start else x, last))
+        assert equal_tensors(at(final.obs, k), nested.map(lambda x: x - start if start else x, last))
         told = at(final.actor, k)  # the counting actor tells its inputs
-        assert equal(told["obs"], at(final.obs, k))
+        assert equal_tensors(told["obs"], at(final.obs, k))
         assert (told["stepno"], told["rew"], told["fin"], told["virtual"]) == (stepno, rew, False, True)
-        assert equal(told["act"], act)
+        assert equal_tensors(told["act"], act)
         assert told["hx"]["count"] == stepno
 
 
 def at(tree, *where):
     return nested.map(lambda x: x[where], tree)
-
-
-def equal(one, other):
-    pairs = zip(nested.leaves(one), nested.leaves(other), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
 
 
 def absent(x):

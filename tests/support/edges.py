@@ -45,11 +45,6 @@ def copied_on_consumer_stream(lane, fragment):
     return copy
 
 
-def equal_tensors(some, others):
-    pairs = zip(nested.leaves(some), nested.leaves(others), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
-
-
 def check_edge(edge, engine, fragments_of, all_equal, monkeypatch):
     """Check that fragments are right with an edge, and wrong or refused without it.
 

@@ -1,4 +1,4 @@
-"""Fragments made by hand or at random, and small float64 actors, for the tests of losses."""
+"""Fragments made by hand or at random, small float64 actors, and their gradients, for the tests of losses."""
 
 from __future__ import annotations
 
@@ -128,3 +128,9 @@ def random_batch(seed=0, N=12, act=None):
     discount = 0.9 * (torch.rand(1, N, dtype=torch.float64, generator=g) > 0.3)
     weight = torch.rand(N, dtype=torch.float64, generator=g)
     return Batch(state(), act, rew, discount, state(), torch.arange(N), weight)
+
+
+def gradients(loss, module):
+    """Return the gradients of all parameters; zero where there are none."""
+    found = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(p) if x is None else x for x, p in zip(found, module.parameters(), strict=True)]

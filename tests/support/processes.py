@@ -61,3 +61,8 @@ def child_processes():
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended since
             found |= {int(pid) for pid in children.read_text().split()}
     return found
+
+
+def resident():
+    """Return how much of this process is in memory, in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20

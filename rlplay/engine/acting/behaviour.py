@@ -22,7 +22,6 @@ from ..memory.layout import Leaf
 from ..memory.slot import GroupBlocks
 from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_unchanged, form_of, note_obs, versions_of
 from .checks import check_answer, clamped_leaves, first_answer, method_of
-from .compile.environment_steps import WithoutEnvironmentSteps
 from .copying.copied_actor import CopiedActor
 from .copying.kept_inputs import copy_kept_inputs
 from .fast_modules import fast_step, make_fast
@@ -36,7 +35,7 @@ from .weights import restore_stores
 __all__ = ["Behaviour", "Snapshot"]
 
 
-class Behaviour(CopiedActor, WithoutEnvironmentSteps):
+class Behaviour(CopiedActor):
     """A copy of the actor, with weights and random generators of its own, on the actor's device. Its step is eager.
 
     Attributes
@@ -86,6 +85,27 @@ class Behaviour(CopiedActor, WithoutEnvironmentSteps):
         info : nested tensors, ``(1+T, B, ...)``
             The infos that the actor writes in all fragments.
         """
+
+    def offer_environment_step(
+        self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]
+    ) -> None:
+        """Offer the step of an environment, to be captured behind that of a group; an eager step ignores it.
+
+        Parameters
+        ----------
+        work : callable
+            Takes an int64 tensor ``(1,)``: the index of the row that the environment is to write.
+        generators : sequence of torch.Generator
+            What the environment draws from.
+        """
+
+    def may_take_environment(self, group: Group) -> bool:
+        """Whether a step of the group may take a step of its environment as well; see :meth:`takes_environment`."""
+        return False
+
+    def takes_environment(self, group: Group) -> bool:
+        """Whether the next step of the group takes a step of its environment as well, in one captured graph."""
+        return False
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun at row 0, and return its leaves.

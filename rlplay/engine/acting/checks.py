@@ -18,6 +18,7 @@ from ... import nested
 from ...nested import Nested
 from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
+from ..memory.layout import numpy_dtype_of
 from .actor_spec import first_of, note_obs
 from .weights import check_not_sharded
 
@@ -202,7 +203,7 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
                 f"the actor's {name}: expected shape (1, n_envs, ...) = {expected}, got {tuple(part.shape)}"
                 f"{_shape_remedy(tuple(part.shape), expected)}."
             )
-        dtype = _numpy_dtype(part)
+        dtype = numpy_dtype_of(part.dtype)
         accepted, why = field.accepts(dtype), "which cannot be cast safely"
         if accepted and _is_wider(dtype, field) and (not field.integral or dtype.kind == "u"):
             accepted, why = False, "whose numbers may wrap around in the dtype of the space"
@@ -216,14 +217,8 @@ def _check_action(described: Nested, acted: Nested, width: int) -> None:
 def clamped_leaves(described: Sequence[Field], acted: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     """Find the leaves of an action that are to be clamped, see :attr:`.actor_spec.ActorSpec.clamped`."""
     pairs = enumerate(zip(described, acted, strict=False))  # infos may come behind the actions
-    wider = [(k, np.iinfo(field.dtype)) for k, (field, part) in pairs if _is_wider(_numpy_dtype(part), field)]
+    wider = [(k, np.iinfo(field.dtype)) for k, (field, part) in pairs if _is_wider(numpy_dtype_of(part.dtype), field)]
     return [(k, int(limits.min), int(limits.max)) for k, limits in wider]
-
-
-def _numpy_dtype(x: Tensor) -> np.dtype[Any]:
-    """Return the dtype of a tensor as one of NumPy's, which has no bfloat16: float32."""
-    dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-    return torch.empty(0, dtype=dtype, device="cpu").numpy().dtype
 
 
 def _is_wider(dtype: np.dtype[Any], field: Field) -> bool:

@@ -13,7 +13,7 @@ from ...nested import Nested
 from ...sampling import Source
 from ..memory.lane import Lane, Place
 from .actor_spec import Form
-from .noise import BlockNoise
+from .noise import BlockNoise, seed_from
 from .recurrent.form import RecurrentForm
 
 __all__ = ["Group", "split"]
@@ -55,7 +55,7 @@ class Group:
         self.answer_forms: list[Form] = []
         self.hx_form = RecurrentForm(())
         self.generator, self.virtual_generator = (
-            kind(lane.actor_device).manual_seed(_seed_of(np.random.SeedSequence(seed, spawn_key=(key, use))))
+            kind(lane.actor_device).manual_seed(seed_from(np.random.SeedSequence(seed, spawn_key=(key, use))))
             for use in (0, 1)
         )
 
@@ -113,7 +113,3 @@ def split(n_envs: int, groups: int) -> list[slice]:
     """Split the environments into contiguous parts whose sizes differ by at most one; the larger ones come first."""
     edges = [int(part[0]) for part in np.array_split(np.arange(n_envs), groups)] + [n_envs]
     return [slice(start, stop) for start, stop in pairwise(edges)]
-
-
-def _seed_of(sequence: np.random.SeedSequence) -> int:
-    return int(sequence.generate_state(1, np.uint64)[0]) >> 1

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ... import nested
+from ...dtypes import as_bytes
 from ...nested import Nested
 from ...process_state import global_generator_kept
 from ..core import BaseActorModule, State
@@ -60,9 +61,4 @@ def _contents(module: BaseActorModule) -> Any:
     if any(isinstance(fingerprint, int) for fingerprint in attributes.values()):
         return None  # an attribute that cannot be pickled may change within
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    return attributes, [(name, id(x), _bytes(x)) for name, x in tensors]
-
-
-def _bytes(x: torch.Tensor) -> bytes:
-    memory: bytes = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b""
-    return memory
+    return attributes, [(name, id(x), as_bytes(x).cpu().numpy().tobytes()) for name, x in tensors]

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from ...contexts import contextmanager
 from ...sampling import Source, log_exponential
+from .actor_spec import Form
 
-__all__ = ["BLOCK", "BlockNoise", "Form", "NoiseBlock"]
+__all__ = ["BLOCK", "BlockNoise", "NoiseBlock", "seed_from"]
 
 BLOCK = 2**18
 """How many numbers a block holds. It does not depend on the length of fragments, so where these end changes nothing."""
-
-Form = tuple[torch.Size, torch.dtype]
-"""The shape and the dtype of the noise that is taken at once."""
 
 
 class NoiseBlock:
@@ -162,9 +160,8 @@ class BlockNoise(Source):
         block = self._blocks.get(form)
         if block is None:
             shape, dtype = form
-            seeds = np.random.SeedSequence((self.initial_seed(), dtype.itemsize, *shape))
-            (seed,) = seeds.generate_state(1, np.uint64)
-            generator = torch.Generator(self.device).manual_seed(int(seed) >> 1)
+            seed = seed_from(np.random.SeedSequence((self.initial_seed(), dtype.itemsize, *shape)))
+            generator = torch.Generator(self.device).manual_seed(seed)
             with torch.inference_mode(False):  # its memory is also written to outside of the step
                 block = self._blocks[form] = NoiseBlock(form, generator)
         return block
@@ -198,3 +195,8 @@ class BlockNoise(Source):
         """Note that a captured step has taken these rows."""
         for form, count in counts.items():
             self._blocks[form].advance(count)
+
+
+def seed_from(sequence: np.random.SeedSequence) -> int:
+    """Return the seed of 63 bits that a seed sequence determines."""
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1

@@ -26,7 +26,7 @@ from ..collector.saving import from_bytes, resume, to_bytes
 from ..concurrency.exceptions import add_note, pack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..core import Final, Fragment
+from ..core import Fragment
 from ..remote.collector_process import CollectorSpec, Prepared, Reply, SavedState, make_collector
 from .object_store import Bytes, bytes_of, tensor_over
 from .reported_progress import Report
@@ -124,10 +124,7 @@ class CollectorActor:
     @_answers
     def state_dict(self, whole: bool) -> bytes:
         """Return what the next fragments depend on; with ``whole`` the states of the environments are part of it."""
-        try:
-            return _pickled(SavedState(to_bytes(self._here.made.collector.state_dict(whole=whole)), None))
-        except BaseException as error:
-            return _pickled(SavedState(None, pack(error)))
+        return _pickled(SavedState.of(self._here.made.collector, whole=whole))
 
     @_answers
     def collect(self, request: Request, weights: Sequence[Bytes]) -> Part:
@@ -207,11 +204,7 @@ class _CollectorHere:
         finally:
             self._gate.leave()
         self._progress.finish_fragment()
-        final = delivery.final
-        n_finals = len(final.t) if isinstance(final, Final) else 0
-        episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
-        reply = Reply(n_finals, delivery.steps, episodes, delivery.warning, list(self._entries.untold))
-        return bytes_of(blank), bytes_of(final), reply
+        return bytes_of(blank), bytes_of(delivery.final), Reply.to(delivery, self._entries)
 
 
 def _pickled(thing: Any) -> bytes:

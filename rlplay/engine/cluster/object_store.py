@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import nested
+from ...dtypes import as_bytes
 from ...nested import Nested
 from ..core import Final, Fragment
 from ..memory.layout import Leaf, blank_fragment
@@ -25,7 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 
 def bytes_of(tree: Nested) -> list[Bytes]:
     """Return the bytes of each leaf, a tensor of any dtype on the host; views where tensors are contiguous."""
-    return [leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy() for leaf in nested.leaves(tree)]
+    return [as_bytes(leaf).numpy() for leaf in nested.leaves(tree)]
 
 
 def tensor_over(memory: Bytes, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

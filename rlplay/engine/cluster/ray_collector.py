@@ -16,7 +16,6 @@ from ..concurrency.exceptions import add_note, unpack
 from ..concurrency.sendable import unpickle_from
 from ..remote.collector_process import CollectorSpec, Reply
 from ..remote.elsewhere import CollectorElsewhere
-from ..remote.handle import check_spec_sendable
 from ..stepping.shares import name_environments
 from .collector_actor import CollectorActor, Failed, Part, Request
 from .object_store import Bytes, PartForms, bytes_of
@@ -59,7 +58,7 @@ class RayCollector(CollectorElsewhere):
         try:
             self._spec = cloudpickle.dumps(spec)
         except Exception:
-            check_spec_sendable(spec, "a Ray actor")
+            spec.check_sendable("a Ray actor")
             raise
         self._kind = ray.remote(concurrency_groups={"control": 1})(CollectorActor).options(**ray_options)
         self.progress = ReportedProgress(self._ask_for_report)

@@ -33,7 +33,7 @@ from ..memory.slot import Blocks
 from ..stepping.stepper import Stepper
 from .finals import stage_final
 from .laid_out import LaidOut, Prepared, lay_out
-from .loop import collect
+from .loop import Loop
 from .messages import Delivery, Plan, Token
 from .parts import split_blocks
 from .saving import all_forms, pack_row, unpack_row
@@ -181,14 +181,15 @@ class Collector:
             progress.begin("actor.step")
             behaviour.bind_rows(self._groups, staging.groups, [rows[0] for rows in staging.answers], staging.actor)
 
-        finals, n_transitions = collect(
-            staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context, self._pass_gate,
+        loop = Loop(
+            staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context,
             sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
+        loop.run(self._pass_gate)
 
         progress.begin("the hand-over")
         deliver(staging, token.blank, lane)
-        staged = stage_final(finals, self.layout, lane) if plan.final else ()
+        staged = stage_final(loop.finals, self.layout, lane) if plan.final else ()
         copied = lane.record()  # the consumer's stream waits for this event (edge: copied -> read)
         staging.mark_copied(copied)
         if lane.shared(Place.CONSUMER, Place.HOST):
@@ -203,7 +204,7 @@ class Collector:
             copied=copied,
             consumer_stream=token.consumer_stream,
             snapshot=token.snapshot,
-            steps=n_transitions,
+            steps=loop.n_transitions,
             warning="\n".join(filter(None, found)),
             episodes=episodes,
         )

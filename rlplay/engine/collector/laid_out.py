@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..acting.torch_context import TorchContext
 from ..core import Fragment, Outcome, State
 from ..memory.lane import Lane
-from ..memory.layout import fields_to_leaves, outcome_layout, state_layout
+from ..memory.layout import info_layout, outcome_layout, state_layout
 from ..memory.slot import RowLayout, Slot
 from ..stepping.stepper import Stepper
 from .messages import Plan
@@ -39,8 +39,7 @@ class Prepared(NamedTuple):
 
 def lay_out(stepper: Stepper, plan: Plan, lane: Lane) -> LaidOut:
     """Allocate the slots, and let the stepper write the very first row."""
-    state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
-    info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
+    state, info = state_layout(stepper.obs, stepper.act), info_layout(plan.entries)
     absent = [entry.absent for entry in plan.entries.entries]
     widths = [stepper.groups[turn[-1]].stop - stepper.groups[turn[0]].start for turn in stepper.turns]
     layouts = [RowLayout.of(state, info, width) for width in widths]

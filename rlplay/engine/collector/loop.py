@@ -1,7 +1,7 @@
 """The loop over the steps of one fragment: the actor reacts, the environments step, rows are uploaded.
 
-Functions over memory that is allocated already. This module must not import threads, queues or devices: it uses the
-verbs of a lane, whatever kind of lane it is.
+It works on memory that is allocated already. This module must not import threads, queues or devices: it uses the verbs
+of a lane, whatever kind of lane it is.
 """
 
 from __future__ import annotations
@@ -21,23 +21,11 @@ from ..stepping.stepper import Stepper
 from .finals import Finals, complete_last, react_to_last, reserve_places
 from .staging import Staging, download, upload
 
-__all__ = ["collect"]
+__all__ = ["Loop"]
 
 
-def collect(
-    staging: Staging,
-    behaviour: Behaviour,
-    groups: Sequence[Group],
-    stepper: Stepper,
-    lane: Lane,
-    progress: Progress,
-    torch_context: TorchContext,
-    pass_gate: Callable[[], None],
-    *,
-    sticky: bool,
-    final: bool,
-) -> tuple[Finals, int]:
-    """Collect ``T`` steps into the staging buffers, and the virtual reaction to row ``T``. Row 0 is filled in already.
+class Loop:
+    """The loop over the steps of one fragment: ``T`` steps, and the virtual reaction to row ``T``.
 
     The environments of one turn step while the actor reacts to the other turns. Environments that step in the
     background are started as soon as their actions are there. Others are stepped in this thread, as late as possible:
@@ -46,29 +34,13 @@ def collect(
         this thread        launch A0, B0   step A   launch A1   step B   launch B1   step A   launch A2   ...
         the actor's device A0 B0                    A1                   B1                   A2
 
-    Parameters
+    Attributes
     ----------
-    torch_context : TorchContext
-        It is applied in the calling thread.
-    pass_gate : callable
-        Called before each step. It may wait, for a pause, or raise, to stop the collector.
-    sticky, final : bool
-        As in ``rollout``.
-
-    Returns
-    -------
     finals : Finals
         Empty unless ``final``. On an asynchronous lane its lists of tensors are filled in when the device reacts.
     n_transitions : int
-        The number of transitions that were carried out.
+        The number of transitions that were carried out; complete after :meth:`run`.
     """
-    loop = _Loop(staging, behaviour, groups, stepper, lane, progress, torch_context, sticky=sticky, final=final)
-    loop.run(pass_gate)
-    return loop.finals, loop.n_transitions
-
-
-class _Loop:
-    """The loop over the steps of one fragment; see :func:`collect`."""
 
     def __init__(
         self,
@@ -83,6 +55,15 @@ class _Loop:
         sticky: bool,
         final: bool,
     ) -> None:
+        """Take what a fragment needs; row 0 is filled in already.
+
+        Parameters
+        ----------
+        torch_context : TorchContext
+            It is applied in the calling thread.
+        sticky, final : bool
+            As in ``rollout``.
+        """
         self._staging, self._behaviour, self._stepper = staging, behaviour, stepper
         self._lane, self._progress, self._torch_context = lane, progress, torch_context
         self._final = final
@@ -100,7 +81,10 @@ class _Loop:
         self.finals, self.n_transitions = Finals(), 0
 
     def run(self, pass_gate: Callable[[], None]) -> None:
-        """Make all steps, and the virtual reaction to the last row."""
+        """Make all steps, and the virtual reaction to the last row.
+
+        ``pass_gate`` is called before each step; it may wait, for a pause, or raise, to stop the collector.
+        """
         lane, turns, n_steps = self._lane, range(len(self._turns)), self._staging.n_steps
         starts_at_once = self._stepper.steps_in_background
         self._progress.begin("actor.reset")

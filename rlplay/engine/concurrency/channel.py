@@ -1,6 +1,6 @@
-"""A first-in-first-out channel between threads; the only module that imports ``queue``.
+"""A first-in-first-out channel between threads, what its ``get`` may raise, and the failure that is sent as an item.
 
-Contains the channel and the three exceptions and messages around it. Must not import torch.
+The only module that imports ``queue``. Must not import torch.
 """
 
 from __future__ import annotations

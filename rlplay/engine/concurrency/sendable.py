@@ -5,43 +5,68 @@ from __future__ import annotations
 import functools
 import pickle
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cloudpickle
 
 from .exceptions import repr_of
 
-__all__ = ["check_sendable", "unpickle_from"]
+__all__ = ["check_factory_and_actor", "check_sendable", "unpickle_from"]
 
 _DEEPEST = 12
 """How many attributes, items and variables deep the cause is looked for."""
 
 
-def check_sendable(things: Iterable[tuple[str, str, Any, str]], where: str) -> None:
-    """Check that things can be pickled.
+def check_sendable(name: str, path: str, thing: Any, remedy: str, where: str) -> None:
+    """Check that a thing can be pickled.
 
     Parameters
     ----------
-    things : iterable of tuples
-        For each thing: how messages call it, the expression that begins the path to what is wrong, the thing itself,
-        and what the user can do about it.
+    name, path : str
+        How messages call the thing, and the expression that begins the path to what is wrong.
+    thing : object
+    remedy : str
+        What the user can do about it.
     where : str
-        Which process the things are to be sent to, for the message.
+        Which process the thing is to be sent to.
 
     Raises
     ------
     TypeError
-        A thing cannot be pickled. The message names it, and the path to the part of it that cannot.
+        It cannot be pickled. The message names it, and the path to the part of it that cannot.
     """
-    for name, path, thing, remedy in things:
-        error = _failure(thing)
-        if error is not None:
-            path, part = _find(thing, path, _DEEPEST)
-            raise TypeError(
-                f"{name} cannot be sent to {where}: {path}, of type {type(part).__name__}, cannot be pickled "
-                f"({_failure(part)}). {remedy}"
-            ) from error
+    error = _failure(thing)
+    if error is not None:
+        path, part = _find(thing, path, _DEEPEST)
+        raise TypeError(
+            f"{name} cannot be sent to {where}: {path}, of type {type(part).__name__}, cannot be pickled "
+            f"({_failure(part)}). {remedy}"
+        ) from error
+
+
+def check_factory_and_actor(factory: Any, actor: Any, envs: slice, where: str, alternative: str) -> None:
+    """Check that the factory of some environments and an actor can be pickled.
+
+    Parameters
+    ----------
+    envs : slice
+        The numbers of the environments.
+    where : str
+        Which process they are to be sent to, for the message.
+    alternative : str
+        What needs no pickling, for the message.
+
+    Raises
+    ------
+    TypeError
+        As :func:`check_sendable`.
+    """
+    made = f"`factory` (which makes environments {envs.start} to {envs.stop - 1})"
+    of_factory = f"Let it make what it needs when it is called, or {alternative}."
+    of_actor = f"Make it when the actor is first used, leave it out in `__getstate__`, or {alternative}."
+    check_sendable(made, "`factory`", factory, of_factory, where)
+    check_sendable("`actor`", "`actor`", actor, of_actor, where)
 
 
 def unpickle_from(name: str, data: bytes | bytearray) -> Any:

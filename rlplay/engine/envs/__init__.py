@@ -2,20 +2,22 @@
 
 ``protocol``
     What a stepper needs of environments; where to begin with a new kind of environment.
-``make``
-    From the ``envs`` argument of a rollout to environments.
+``make``, ``identity``
+    From the ``envs`` argument of a rollout to environments; which of them are the same one.
 ``environment_list``, ``dialects``
     A list of single environments, and the APIs that a single environment may have.
-``vector_environment``
-    One vector environment, and what follows from its autoreset mode.
+``vector_environment``, ``vectors``
+    One vector environment, and what follows from its autoreset mode; its first reset, and its infos.
 ``autoreset``
     Environments that reset themselves, vectors and single ones: when they do it, and where their info has what.
-``actions``, ``numbers``
+``actions``, ``returned``
     What environments get: actions, checked. What they return: rewards and flags in any form that is one number.
 ``rows``
     The numpy views that environments write into.
 ``spaces``, ``info``
     Shapes and dtypes of observations, actions and info entries.
+``saving``
+    The state of environments, with all wrappers and inner environments.
 ``gym_on_numpy2``
     Stock gym 0.26 on NumPy 2.
 

@@ -46,7 +46,7 @@ _IGNORE_FINAL_OBS = {"ObservationWrapper", "NormalizeObservation"}
 _CHANGE_OBSERVATIONS = {"ObservationWrapper", "NormalizeObservation", "AtariPreprocessing", "FrameStackObservation"}
 
 
-def read_autoreset_mode(env: Any, otherwise: str | None = None) -> str:
+def read_autoreset_mode(env: Any, otherwise: str | None) -> str:
     """Return when a vector environment resets its sub-environments: ``"NEXT_STEP"``, ``"SAME_STEP"`` or ``"DISABLED"``.
 
     Parameters

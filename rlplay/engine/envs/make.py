@@ -36,29 +36,23 @@ __all__ = [
 ]
 
 
-def make_environments(
-    envs: Any, seed: int, entries: Entries, progress: Progress, *, final: bool = False, single_episode: bool = False
-) -> Environments:
-    """Make, reset and check environments: one vector environment, or a list of instances and factories.
+def make_environments(sources: Sequence[Any], seed: int, progress: Progress) -> Environments:
+    """Make, reset and check the environments of an evaluation: single ones, or one vector environment.
+
+    Single ones are not reset at the end of their episode.
 
     Parameters
     ----------
-    envs : vector environment, or sequence
-        As :func:`list_sources` accepts it.
+    sources : sequence
+        As :func:`list_sources` returns them.
     seed : int
-        The seed of the feed, from which each environment's seed is derived.
-    entries : Entries
-        The info entries to record.
+        The seed of the evaluation, from which each environment's seed is derived.
     progress : Progress
         Where the current activity is noted.
-    final : bool
-        Whether the true last observations will be needed. Not every vector environment has them.
-    single_episode : bool
-        Whether the environments of a list are not reset at the end of their episode. Ignored for a vector environment.
     """
-    if is_vector(envs):
-        return VectorEnvironment(envs, seeds_of(seed, int(envs.num_envs)), entries, progress, final=final)
-    return EnvironmentList(envs, seeds_of(seed, len(envs)), entries, progress, single_episode=single_episode)
+    if len(sources) == 1 and is_vector(env := sources[0]):
+        return _reset_vector(env, seeds_of(seed, int(env.num_envs)), Entries(()), progress)
+    return EnvironmentList(sources, seeds_of(seed, len(sources)), Entries(()), progress, single_episode=True)
 
 
 def make_turns(
@@ -130,16 +124,8 @@ def make_turns(
             for k, env in enumerate(envs):
                 seeds = seeds_of(seed, int(env.num_envs), reseed=reseed, first=start)
                 number = k if len(envs) > 1 else None
-                mode = read_autoreset_mode(env, autoreset)
-                progress.doing, progress.env = "env.reset", vector_number(number)
-                result = reset_vector(env, seeds)
-                kind = make_tensors if make_tensors is not None and gives_tensors(result) else VectorEnvironment
-                turns.append(
-                    kind(
-                        env, seeds, entries, progress, final=final, first=start, number=number, result=result,
-                        mode=mode,
-                    )
-                )  # fmt: skip
+                options = {"final": final, "first": start, "number": number}
+                turns.append(_reset_vector(env, seeds, entries, progress, autoreset, make_tensors, **options))
                 start += int(env.num_envs)
         else:
             check_environments(envs, first_env)
@@ -153,6 +139,28 @@ def make_turns(
     for turn in turns:
         turn.own([env for env in owned if any(env is one for one in turn.instances)])
     return turns
+
+
+def _reset_vector(
+    env: Any,
+    seeds: Sequence[int | None],
+    entries: Entries,
+    progress: Progress,
+    autoreset: str | None = None,
+    make_tensors: Callable[..., Any] | None = None,
+    number: int | None = None,
+    **options: Any,
+) -> Environments:
+    """Reset a vector environment, and take it as environments of the kind that its observations show.
+
+    ``number`` and ``options`` are those of :class:`VectorEnvironment`.
+    """
+    mode = read_autoreset_mode(env, autoreset)
+    progress.doing, progress.env = "env.reset", vector_number(number)
+    result = reset_vector(env, seeds)
+    kind: Any = make_tensors if make_tensors is not None and gives_tensors(result) else VectorEnvironment
+    made: Environments = kind(env, result, mode, entries, progress, number=number, **options)
+    return made
 
 
 def _make_all(

@@ -18,9 +18,9 @@ __all__ = ["Environments"]
 class Environments(Protocol):
     """``B`` environments that are stepped together and write into rows.
 
-    The constructor makes the environments where needed, resets each of them exactly once with its seed, checks spaces
-    and first observations, and keeps copies of the first observations for :meth:`begin`. If the constructor raises, it
-    has closed what it made.
+    The constructor takes a vector environment that has been reset, or makes single environments where needed and resets
+    each of them exactly once with its seed. It checks spaces and first observations, and keeps copies of the first
+    observations for :meth:`begin`. If the constructor raises, it has closed what it made.
 
     While an environment is reset or stepped, :class:`~rlplay.engine.concurrency.progress.Progress` names that
     environment and the method, so that an error or a timeout can be attributed. All methods are called by one thread.

@@ -62,7 +62,7 @@ from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environments, save_environments
 from .vectors import infos
-from .vectors.first_reset import check_reset, seeded_reset
+from .vectors.first_reset import check_reset
 
 __all__ = ["VectorEnvironment"]
 
@@ -88,42 +88,38 @@ class VectorEnvironment:
     def __init__(
         self,
         env: Any,
-        seeds: Sequence[int | None],
+        result: Any,
+        mode: str,
         entries: Entries,
         progress: Progress,
         *,
         final: bool = False,
         first: int = 0,
         number: int | None = None,
-        result: Any = None,
-        mode: str | None = None,
     ) -> None:
-        """Reset the environment once, with a seed for each of its sub-environments.
-
-        ``SyncVectorEnv`` and ``AsyncVectorEnv`` of gym and gymnasium, and ale-py's, seed each one with its own. Others
-        get the first seed. EnvPool is seeded where it is made (``envpool.make(..., seed=)``), and not here.
+        """Take an environment that has been reset.
 
         Parameters
         ----------
         env : vector environment
             Of gym 0.26, gymnasium, EnvPool or ale-py.
-        seeds : sequence of int or None
-            One for each sub-environment. None: no seed is given.
+        result : object
+            What ``reset`` has returned.
+        mode : {"SAME_STEP", "NEXT_STEP", "DISABLED"}
+            Its autoreset mode.
         entries, progress, final
             The info entries to record; where the current activity is noted; whether :meth:`step` is given ``last``.
         first, number : int
             The number of the first sub-environment in the feed; its place in a list of vector environments, if any.
-        result, mode : optional
-            What ``reset`` has returned, if it was called already; the autoreset mode, if the environment has none.
 
         Raises
         ------
         TypeError, ValueError
-            It is no vector environment of a known kind, it hides the true last observations although ``final``, its
-            spaces cannot be recorded, or an observation does not fit its space.
+            It hides the true last observations although ``final``, its spaces cannot be recorded, or an observation
+            does not fit its space.
         """
         patch_gym()
-        self._mode = autoreset.read_autoreset_mode(env, mode)
+        self._mode = mode
         if final and self._mode == "SAME_STEP":
             autoreset.check_wrappers(env)
         self._env, self._entries, self._progress = env, entries, progress
@@ -137,8 +133,7 @@ class VectorEnvironment:
         self._batch_description = nested.map(lambda field: field.batched(self.n_envs), self._obs_description)
         self.act: Nested = spaces.fields(env.single_action_space)
         self._actions = ActionForm(self.act, self.n_envs, first)
-        progress.doing, progress.env = "env.reset", self._number
-        obs, info = seeded_reset(env, seeds) if result is None else check_reset(env, result)
+        obs, info = check_reset(env, result)
         self._first_obs = spaces.cast(self._batch_description, obs)
         self.obs: Nested = spaces.along(self._obs_description, obs)
         self._writer = ObservationWriter(self._batch_description, obs, None)

@@ -19,7 +19,6 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress, note_progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_vector
-from ..envs.info import Entries
 from ..envs.make import list_sources, make_environments
 from ..envs.protocol import Environments
 from ..envs.rows import Array
@@ -27,7 +26,7 @@ from ..feed.options import at_least, home_of, seed_of
 from ..feed.serving import check_not_served
 from ..memory.cuda import lane_between
 from ..memory.lane import Place
-from ..memory.layout import fields_to_leaves, state_layout
+from ..memory.layout import state_layout
 from ..memory.slot import Blocks, GroupBlocks, RowLayout, Slot
 
 __all__ = ["play_episodes"]
@@ -48,7 +47,6 @@ def play_episodes(
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
     sources, seed = list_sources(envs), seed_of(None)
-    vector = len(sources) == 1 and is_vector(sources[0])
     lane = lane_between(device, None, home_of(actor))
     check_not_served(sources)
     with torch.inference_mode(False):
@@ -56,18 +54,15 @@ def play_episodes(
     with note_progress(progress):
         torch_context = TorchContext.here(lane.actor_device)
         with torch_context.defaults.for_environments():
-            environments = make_environments(
-                sources[0] if vector else sources, seed, Entries(()), progress, single_episode=True
-            )
+            environments = make_environments(sources, seed, progress)
         try:
             with torch_context.applied():
                 group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
-                layout = state_layout(fields_to_leaves(environments.obs), fields_to_leaves(environments.act))
-                rows = RowLayout.of(layout, {}, environments.n_envs)
+                rows = RowLayout.of(state_layout(environments.obs, environments.act), {}, environments.n_envs)
                 slot = Slot([rows], [], 2, lambda *form: lane.empty(Place.HOST, *form))
                 played = _play(
                     environments, behaviour, group, slot, progress, torch_context, n_steps, render,
-                    sticky=not vector,
+                    sticky=not is_vector(environments.instances[0]),
                 )  # fmt: skip
         except BaseException as error:
             with torch_context.defaults.for_environments():

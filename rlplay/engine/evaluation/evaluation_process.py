@@ -12,13 +12,13 @@ from torch import Tensor
 from ..acting.plain_attributes import PlainChanges, apply_changes
 from ..acting.torch_context import TorchDefaults
 from ..concurrency.channel import Closed
-from ..concurrency.exceptions import add_note, repr_of
+from ..concurrency.exceptions import add_note
 from ..concurrency.link import Disconnected
 from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule
-from ..envs.dialects import make_environment
+from ..envs.dialects import close_environments, make_each
 from ..envs.make import seeds_of
 from ..envs.rows import Array
 from ..remote.shared_fragment import SharedWeights
@@ -58,13 +58,11 @@ class EvaluationService:
         self._weights = [*actor.parameters(), *actor.buffers()]
         self._plain_adopted = 0
         self._received: list[Tensor] = []
-        self._envs: list[Any] = []
+        self._made: list[Any] = []
         try:
             with note_progress(self._progress):
-                self._progress.doing = "env.make"
-                for j, env_seed in enumerate(seeds_of(spec.seed, spec.n_envs)):
-                    self._progress.env = j
-                    self._envs.append(make_environment(spec.factory, env_seed))
+                factories, seeds = [spec.factory] * spec.n_envs, seeds_of(spec.seed, spec.n_envs)
+                self._envs = make_each(factories, seeds, self._progress, 0, self._made)
         except BaseException as error:
             for complaint in self.close():
                 add_note(error, complaint)
@@ -98,13 +96,4 @@ class EvaluationService:
 
     def close(self) -> list[str]:
         """Close the environments, each once; return one sentence for each that failed."""
-        complaints: list[str] = []
-        while self._envs:
-            env = self._envs.pop()
-            if any(env is other for other in self._envs):
-                continue
-            try:
-                getattr(env, "close", bool)()
-            except BaseException as error:  # the others must be closed all the same
-                complaints.append(f"closing {repr_of(env)} failed: {repr_of(error)}.")
-        return complaints
+        return close_environments(self._made)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..acting.behaviour import Behaviour
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import SharedProgress
-from ..concurrency.sendable import check_sendable
+from ..concurrency.sendable import check_factory_and_actor
 from ..concurrency.service import PARTIAL, ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..concurrency.watchdog import LONGEST_INTERVAL, Watchdog
@@ -62,7 +62,7 @@ class Examiner(Iterator[Array]):
             self._progress = SharedProgress(map_memory(fd))
             self._child = ServiceProcess(EvaluationService, copy, spec, name=name, memory_fd=fd)
         except Exception:
-            _check_sendable(spec, copy)
+            check_factory_and_actor(spec.factory, copy, slice(0, spec.n_envs), name, "evaluate with `evaluate`")
             raise
         finally:
             os.close(fd)
@@ -197,24 +197,3 @@ def _end_unreferenced(child: ServiceProcess, progress: SharedProgress, pid: int)
     """End the process of an examiner that was dropped without ``close()``."""
     for complaint in _end(child, progress, pid):
         warnings.warn(complaint, RuntimeWarning, stacklevel=2)
-
-
-def _check_sendable(spec: EvaluationSpec, actor: BaseActorModule) -> None:
-    """Raise TypeError if the factory or the actor cannot be pickled: then the process could not be started."""
-    check_sendable(
-        [
-            (
-                f"`factory` (which makes environments 0 to {spec.n_envs - 1})",
-                "`factory`",
-                spec.factory,
-                "Let it make what it needs when it is called, or evaluate with `evaluate`.",
-            ),
-            (
-                "`actor`",
-                "`actor`",
-                actor,
-                "Make it when the actor is first used, leave it out in `__getstate__`, or evaluate with `evaluate`.",
-            ),
-        ],
-        "the evaluation process",
-    )

@@ -46,7 +46,7 @@ from .background import Background
 from .driver import Driver, Inline
 from .feed import Feed
 from .options import Options, home_of, plan_for, plan_for_processes
-from .saved_stream import SavedStream, check_version, with_saved_seed
+from .saved_stream import SavedStream, with_saved_seed
 from .serving import close_older_feeds, register
 
 __all__ = ["open_feed", "open_remote"]
@@ -80,10 +80,7 @@ def open_feed(
     TypeError, ValueError, TimeoutError
         As in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
-    sources, saved = list_sources(envs), options.state
-    if saved is not None:
-        check_version(saved)
-        options = with_saved_seed(options)
+    sources, options, saved = list_sources(envs), with_saved_seed(options), options.state
     plan = plan_for(options, sources)
     lane = lane_between(options.device, options.actor_device, home_of(actor))
     stream = SavedStream(options, plan, None if lane.shared(Place.ACTOR, Place.HOST) else lane.actor_device)
@@ -132,10 +129,7 @@ def open_remote(
     elsewhere : bool
         Whether the processes may run on other machines, which may have devices that this one lacks.
     """
-    saved = options.state
-    if saved is not None:
-        check_version(saved)
-        options = with_saved_seed(options)
+    options, saved = with_saved_seed(options), options.state
     plan = plan_for_processes(options, factory)
     device = options.device
     lane = lane_between(device, None if isinstance(device, Lane) else "cpu", home_of(actor))

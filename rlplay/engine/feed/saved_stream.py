@@ -26,13 +26,14 @@ import numpy as np
 import torch
 
 from ... import __version__
+from ..acting.noise import seed_from
 from ..collector.messages import Collecting, Plan, Token
 from ..collector.saving import check_same, pack_delivery, unpack_delivery
 from ..memory.lane import Lane
 from .driver import Driver
 from .options import Options
 
-__all__ = ["SavedStream", "check_version", "with_saved_seed"]
+__all__ = ["SavedStream", "with_saved_seed"]
 
 
 class SavedStream:
@@ -115,7 +116,27 @@ def _pack_tokens(tokens: list[Token], collector: Collecting, lane: Lane) -> list
     return [{"version": token.version, "snapshot": packed[id(token.snapshot)]} for token in tokens]
 
 
-def check_version(state: Any) -> None:
+def with_saved_seed(options: Options) -> Options:
+    """Return the options with the seed of the saved stream; where episodes begin anew, with one that follows from it.
+
+    ``torch``'s global generator is not drawn from then. Without a saved stream the options stay as they are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``options.state`` is no saved stream of this version of the library.
+    """
+    saved = options.state
+    if saved is None:
+        return options
+    _check_version(saved)
+    seed = saved["seed"]
+    if saved["environments"] == "restart":
+        seed = seed_from(np.random.SeedSequence((seed, saved["collector"]["n_collected"], 1)))
+    return replace(options, seed=seed)
+
+
+def _check_version(state: Any) -> None:
     """Check that ``state`` was returned by ``feed.state_dict()`` of this version of the library.
 
     Raises
@@ -133,21 +154,6 @@ def check_version(state: Any) -> None:
             f"`state` was saved by rlplay {state['rlplay']}, and this is rlplay {__version__}: go on with the version "
             "that has saved it, or begin anew from the weights."
         )
-
-
-def with_saved_seed(options: Options) -> Options:
-    """Return the options with the seed of the saved stream; where episodes begin anew, with one that follows from it.
-
-    ``torch``'s global generator is not drawn from then.
-    """
-    saved = options.state
-    if saved is None:
-        return options
-    seed = saved["seed"]
-    if saved["environments"] == "restart":
-        (drawn,) = np.random.SeedSequence((seed, saved["collector"]["n_collected"], 1)).generate_state(1, np.uint64)
-        seed = int(drawn) >> 1
-    return replace(options, seed=seed)
 
 
 def _settings_of(options: Options, plan: Plan, actor_device: torch.device | None) -> dict[str, Any]:

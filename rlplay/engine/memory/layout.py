@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..core import Fragment, Outcome, State
+from ..envs.info import Entries
 
 __all__ = [
     "Leaf",
@@ -21,7 +23,8 @@ __all__ = [
     "blank_rows",
     "blank_tensors",
     "dtype_of",
-    "fields_to_leaves",
+    "info_layout",
+    "numpy_dtype_of",
     "outcome_layout",
     "state_layout",
     "whole_layout",
@@ -40,13 +43,19 @@ class Leaf:
 
 
 def state_layout(obs: Nested, act: Nested) -> State:
-    """Return the layout of a state, from those of an observation and of an action."""
+    """Return the layout of a state, from the fields of the observation space and of the action space."""
+    obs, act = _leaves_of(obs), _leaves_of(act)
     return State(stepno=Leaf((), torch.int64), obs=obs, act=act, rew=Leaf((), torch.float32), fin=Leaf((), torch.bool))
 
 
-def fields_to_leaves(described: Nested) -> Nested:
-    """Convert the fields of a space, which have numpy dtypes, to leaves with torch dtypes."""
-    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), described)
+def info_layout(entries: Entries) -> dict[str, Leaf]:
+    """Return the layout of the recorded entries of the environments' info, by their names."""
+    return {entry.name: _leaves_of(entry.field) for entry in entries.entries}
+
+
+def _leaves_of(fields: Nested) -> Nested:
+    """Convert fields, which have numpy dtypes, to leaves with torch dtypes."""
+    return nested.map(lambda field: Leaf(field.shape, dtype_of(field.dtype)), fields)
 
 
 def outcome_layout(info: dict[str, Leaf]) -> Outcome:
@@ -105,3 +114,10 @@ def dtype_of(dtype: np.dtype[Any]) -> torch.dtype:
         If there is none.
     """
     return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+@cache
+def numpy_dtype_of(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return the numpy dtype that corresponds to a torch dtype; float32 for bfloat16, which numpy does not have."""
+    known = torch.float32 if dtype == torch.bfloat16 else dtype
+    return torch.empty(0, dtype=known, device="cpu").numpy().dtype

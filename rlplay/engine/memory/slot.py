@@ -15,7 +15,7 @@ from torch import Tensor
 from ... import nested
 from ..core import Outcome, State
 from ..stepping.blocks import ALIGNMENT, ArrayLocation, BlockLayout, SlotLayout
-from .layout import Allocate, Leaf, dtype_of, outcome_layout
+from .layout import Allocate, Leaf, dtype_of, numpy_dtype_of, outcome_layout
 
 __all__ = ["Blocks", "GroupBlocks", "RowLayout", "Slot"]
 
@@ -48,8 +48,7 @@ class RowLayout(NamedTuple):
 
         def place(leaf: Leaf) -> ArrayLocation:
             nonlocal end
-            dtype = torch.empty(0, dtype=leaf.dtype, device="cpu").numpy().dtype
-            location = ArrayLocation(_align(end, _LEAF_ALIGNMENT), (width, *leaf.shape), dtype)
+            location = ArrayLocation(_align(end, _LEAF_ALIGNMENT), (width, *leaf.shape), numpy_dtype_of(leaf.dtype))
             end = location.stop
             return location
 

@@ -17,15 +17,17 @@ from ..acting.make import make_behaviour
 from ..acting.plain_attributes import PlainChanges
 from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
-from ..collector.messages import Plan, Token
+from ..collector.messages import Delivery, Plan, Token
 from ..collector.saving import from_bytes, resume, to_bytes
 from ..concurrency.exceptions import pack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress, SharedProgress
+from ..concurrency.sendable import check_factory_and_actor
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule, Final, Fragment
 from ..envs.environment_list import EnvironmentList
+from ..envs.info import Entries
 from ..memory.cuda import lane_between
 from ..memory.lane import Lane
 from ..stepping.inline import InlineStepper
@@ -51,6 +53,10 @@ class CollectorSpec(NamedTuple):
     """The number of torch's threads in the process."""
     compile: bool
 
+    def check_sendable(self, where: str) -> None:
+        """Raise TypeError if the factory or the actor cannot be pickled; ``where`` says where they were to be sent."""
+        check_factory_and_actor(self.sources[0], self.actor, self.columns, where, "collect with `threaded`")
+
 
 class Prepared(NamedTuple):
     """The answer of a collector process to ``prepare``."""
@@ -73,6 +79,13 @@ class Reply(NamedTuple):
     untold: list[str]
     """The names of ``info`` that none of the process's environments has told so far."""
 
+    @classmethod
+    def to(cls, delivery: Delivery, entries: Entries) -> Reply:
+        """Make the reply that stands for a delivery. ``entries`` are those of the process's environments."""
+        n_finals = len(delivery.final.t) if isinstance(delivery.final, Final) else 0
+        episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
+        return cls(n_finals, delivery.steps, episodes, delivery.warning, list(entries.untold))
+
 
 class SavedState(NamedTuple):
     """What a collector process answers if it is asked for its state."""
@@ -83,6 +96,14 @@ class SavedState(NamedTuple):
     error: bytes | None
     """What it raised, by :func:`~rlplay.engine.concurrency.exceptions.pack`. It is an answer like others, so that those
     of all processes are received before it is raised."""
+
+    @classmethod
+    def of(cls, collector: Collector, *, whole: bool) -> SavedState:
+        """Ask a collector for its state; with ``whole`` the states of the environments are part of it."""
+        try:
+            return cls(to_bytes(collector.state_dict(whole=whole)), None)
+        except BaseException as error:
+            return cls(None, pack(error))
 
 
 class MadeCollector(NamedTuple):
@@ -154,10 +175,7 @@ class CollectorService:
 
     def state_dict(self, whole: bool) -> SavedState:
         """Return what the next fragments depend on; with ``whole`` the states of the environments are part of it."""
-        try:
-            return SavedState(to_bytes(self._collector.state_dict(whole=whole)), None)
-        except BaseException as error:
-            return SavedState(None, pack(error))
+        return SavedState.of(self._collector, whole=whole)
 
     def share(self, spec: SharedFragmentSpec, fd: int) -> None:
         """Map the memory that fragments and weights are passed in."""
@@ -170,13 +188,8 @@ class CollectorService:
         token = Token(version, Snapshot(shared.weights, modes, plain), shared.fragment, None, self._lane.record())
         delivery = self._collector.serve(token)
         self._progress.begin("waiting for the learner")
-        finals = delivery.final
-        episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
-        n_finals = 0
-        if isinstance(finals, Final):
-            n_finals = len(finals.t)
-            nested.map(lambda rows, x: rows[:n_finals].copy_(x), shared.final, finals)
-        return Reply(n_finals, delivery.steps, episodes, delivery.warning, list(self._entries.untold))
+        nested.map(lambda rows, x: rows[: len(x)].copy_(x), shared.final, delivery.final)
+        return Reply.to(delivery, self._entries)
 
     def run_short(self, head: bytes) -> None:
         """Do nothing: a collector process gets no short requests."""

@@ -13,7 +13,6 @@ from ... import nested
 from ...nested import Nested
 from ..collector.messages import Token
 from ..concurrency.progress import SharedProgress
-from ..concurrency.sendable import check_sendable
 from ..concurrency.service import ServiceProcess
 from ..concurrency.shared_memory import map_memory, new_memory
 from ..core import Fragment
@@ -23,7 +22,7 @@ from .elsewhere import CollectorElsewhere
 from .saving import unpack_part
 from .shared_fragment import SharedFragment, SharedFragmentSpec
 
-__all__ = ["CollectorProcess", "check_spec_sendable"]
+__all__ = ["CollectorProcess"]
 
 
 class CollectorProcess(CollectorElsewhere):
@@ -40,7 +39,7 @@ class CollectorProcess(CollectorElsewhere):
             self.progress = SharedProgress(map_memory(fd))
             self.service = ServiceProcess(CollectorService, spec, name=self.name, memory_fd=fd)
         except Exception:
-            check_spec_sendable(spec, "a collector process")
+            spec.check_sendable("a collector process")
             raise
         finally:
             os.close(fd)
@@ -104,25 +103,3 @@ class CollectorProcess(CollectorElsewhere):
         """Put what :meth:`finished_part` returned back into the shared memory, as if the process had replied."""
         if saved is not None:
             self.version, self.reply = unpack_part(saved, self.shared)
-
-
-def check_spec_sendable(spec: CollectorSpec, where: str) -> None:
-    """Raise TypeError if the factory or the actor cannot be pickled; ``where`` says where it was to be sent."""
-    first, last = spec.columns.start, spec.columns.stop - 1
-    check_sendable(
-        [
-            (
-                f"`factory` (which makes environments {first} to {last})",
-                "`factory`",
-                spec.sources[0],
-                "Let it make what it needs when it is called, or collect with `threaded`.",
-            ),
-            (
-                "`actor`",
-                "`actor`",
-                spec.actor,
-                "Make it when the actor is first used, leave it out in `__getstate__`, or collect with `threaded`.",
-            ),
-        ],
-        where,
-    )

@@ -109,9 +109,6 @@ class InlineStepper:
             environments.load_state(saved[start:stop])
             start = stop
 
-    def kill(self) -> None:
-        """Do nothing: a thread cannot be killed."""
-
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong."""
         return close_all(self._environments)

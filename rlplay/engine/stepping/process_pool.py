@@ -32,25 +32,13 @@ __all__ = ["ProcessPool"]
 class _ProcessWorker(Worker):
     """The collector's side of a worker process, which makes its environments and writes into the shared slots."""
 
-    def __init__(
-        self,
-        number: int,
-        shares: Sequence[Share],
-        entries: Entries,
-        n_workers: int,
-        n_envs: int,
-        first_env: int,
-        memory: PoolMemory,
-        memory_fd: int,
-        set_up: Callable[[], None] | None,
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, memory: PoolMemory, memory_fd: int) -> None:
         """Start the process, and share ``memory`` with it, whose file descriptor is ``memory_fd``."""
-        progress = memory.progress(number)
-        super().__init__(number, shares, progress)
-        self._memory, self._first_env = memory, first_env
+        progress = memory.progress(spec.number)
+        super().__init__(spec.number, spec.shares, progress)
+        self._memory, self._first_env = memory, spec.first_env
         self._outcomes: list[list[list[OutcomeRow]]] = []  # by slot, share and row
         self._requested: deque[tuple[int, Step]] = deque()
-        spec = WorkerSpec(number, self.shares, entries, n_workers, n_envs, first_env, set_up)
         try:
             self.process = ServiceProcess(WorkerService, spec, name=self.name, memory_fd=memory_fd)
         except Exception:
@@ -120,8 +108,7 @@ class _ProcessWorker(Worker):
         remedy = "Let the factory make what it needs when it is called, or use `worker='thread'`."
         for share in self.shares:
             for j, source in enumerate(share.sources, share.columns.start):
-                name = f"the factory of environment {j}"
-                check_sendable([(name, "the factory", source, remedy)], "a worker process")
+                check_sendable(f"the factory of environment {j}", "the factory", source, remedy, "a worker process")
 
 
 class ProcessPool(WorkerPool[_ProcessWorker]):
@@ -168,7 +155,8 @@ class ProcessPool(WorkerPool[_ProcessWorker]):
         try:
             self._memory = memory = PoolMemory(map_memory(fd), *size)
             for number, shares in enumerate(shares_by_worker):
-                worker = _ProcessWorker(number, shares, entries, n_workers, n_envs, first_env, memory, fd, self._set_up)
+                spec = WorkerSpec(number, list(shares), entries, n_workers, n_envs, first_env, self._set_up)
+                worker = _ProcessWorker(spec, memory, fd)
                 self._listener.add(worker.process, worker)
                 yield worker
         finally:

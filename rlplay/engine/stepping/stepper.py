@@ -102,9 +102,6 @@ class Stepper(Protocol):
             They are states of other environments.
         """
 
-    def kill(self) -> None:
-        """Abandon the steps under way, where that is possible. Called from another thread."""
-
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong in closing them."""
 

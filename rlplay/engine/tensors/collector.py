@@ -20,7 +20,7 @@ from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import Episode, Final
 from ..memory.lane import Lane, Place
-from ..memory.layout import fields_to_leaves, outcome_layout, state_layout
+from ..memory.layout import info_layout, outcome_layout, state_layout
 from ..memory.slot import Blocks, RowLayout
 from .action_checks import NONE_WRONG, ActionCheck
 from .captured_step import CapturedStep, HeldTensors
@@ -80,8 +80,7 @@ class TensorCollector(Collector):
         stepper, plan, lane = self.stepper, self._plan, self._lane
         _check_device(stepper, lane)
         self._action_check = ActionCheck(stepper.act, stepper.environments[0].device)
-        state = state_layout(fields_to_leaves(stepper.obs), fields_to_leaves(stepper.act))
-        info = {entry.name: fields_to_leaves(entry.field) for entry in plan.entries.entries}
+        state, info = state_layout(stepper.obs, stepper.act), info_layout(plan.entries)
         self._layouts = [RowLayout.of(state, info, one.n_envs) for one in stepper.environments]
         self._firsts = [make_blocks(layout, 1, lane) for layout in self._layouts]
         lane.host_wait(lane.record())

@@ -17,7 +17,7 @@ the three autoreset modes. No step reads a value of a tensor, so in each mode al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +25,10 @@ from torch import Tensor
 
 from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
-from ..envs.autoreset import read_autoreset_mode
 from ..envs.dialects import close_environments
 from ..envs.info import Entries
 from ..envs.returned.refused import infos_of, refused_vector_step
-from .forms import ActionForm, InfoForm, ObservationForm, single_fields, to_flags, to_rewards
+from .forms import ActionForm, InfoForm, ObservationForm, single_fields, to_flags, to_rewards, wide
 
 __all__ = ["FINAL_NAMES", "TensorEnvironment", "TensorRow"]
 
@@ -88,15 +87,14 @@ class TensorEnvironment:
     def __init__(
         self,
         env: Any,
-        seeds: Sequence[int | None],
+        result: Any,
+        mode: str,
         entries: Entries,
         progress: Progress,
         *,
         final: bool = False,
         first: int = 0,
         number: int | None = None,
-        result: Any = None,
-        mode: str | None = None,
     ) -> None:
         """Take an environment that has been reset.
 
@@ -106,6 +104,10 @@ class TensorEnvironment:
             With ``num_envs``, ``single_observation_space``, ``single_action_space``, ``reset`` and ``step``. The step
             returns ``(obs, reward, terminated, truncated, infos)``, or by an older API ``(obs, reward, dones, infos)``,
             where ``infos["time_outs"]`` are those of the ``dones`` that are truncations.
+        result : tensors, or tuple
+            What ``reset`` has returned: observations, or a pair of observations and infos.
+        mode : {"SAME_STEP", "NEXT_STEP", "DISABLED"}
+            The autoreset mode.
         entries : Entries
             The info entries to record.
         final : bool
@@ -114,17 +116,13 @@ class TensorEnvironment:
             The number of the first part in the feed.
         number : int or None
             Its place in a list of vector environments. None: it is not in a list.
-        result : tensors, or tuple
-            What ``reset`` has returned: observations, or a pair of observations and infos.
-        mode : str, optional
-            The autoreset mode, if the environment does not say it.
 
         Raises
         ------
         TypeError, ValueError
-            Its mode is not known, its spaces cannot be recorded, or an observation does not fit its space.
+            Its spaces cannot be recorded, or an observation does not fit its space.
         """
-        self.mode = read_autoreset_mode(env, mode)
+        self.mode = mode
         self._env, self._final, self.number = env, final, vector_number(number)
         self._owned: list[Any] = []
         self.n_envs, self.instances = int(env.num_envs), [env]
@@ -204,14 +202,11 @@ class TensorEnvironment:
             recorded = then.valid if self.mode == "NEXT_STEP" else None
             self._infos.record(infos, then.info, recorded, then.fin if self.mode == "SAME_STEP" else None)
         given = self._write_last(last, leaves, infos) if last else True
+        torch._foreach_copy_(then.obs, leaves)
         if self.mode == "DISABLED":
-            torch._foreach_copy_(then.obs, leaves)
             begun = self._form.leaves(_observations_of(call(self._reset, then.fin.clone())))
             for leaf, part in zip(then.obs, begun, strict=True):
-                mask = then.fin.view(-1, *(1,) * (leaf.ndim - 1))
-                leaf.copy_(torch.where(mask, part.to(leaf.dtype), leaf))
-        else:
-            torch._foreach_copy_(then.obs, leaves)
+                leaf.copy_(torch.where(wide(then.fin, leaf), part.to(leaf.dtype), leaf))
         return given
 
     def _reset(self, mask: Tensor) -> Any:
@@ -241,7 +236,7 @@ class TensorEnvironment:
             after.copy_(torch.where(reset, before, after))
         then.rew.masked_fill_(reset, 0.0)
         for before, after in zip(now.act, then.act, strict=True):
-            after.copy_(torch.where(reset.view(-1, *(1,) * (after.ndim - 1)), before, after))
+            after.copy_(torch.where(wide(reset, after), before, after))
 
     def _write_last(self, last: list[Tensor], leaves: list[Tensor], infos: Mapping[str, Any]) -> bool:
         """Write the last observations; return whether there are any."""

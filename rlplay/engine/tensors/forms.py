@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,9 @@ from ...nested import Nested
 from ..envs import spaces
 from ..envs.info import MISSING, Entries, Entry, look_up
 from ..envs.spaces import Field
-from ..memory.layout import dtype_of
+from ..memory.layout import dtype_of, numpy_dtype_of
 
-__all__ = ["ActionForm", "InfoForm", "ObservationForm", "shown", "single_fields", "to_flags", "to_rewards"]
+__all__ = ["ActionForm", "InfoForm", "ObservationForm", "shown", "single_fields", "to_flags", "to_rewards", "wide"]
 
 _REMEDY = "Have the environment keep it there: a copy from another device at each step would make the host wait."
 
@@ -163,7 +162,7 @@ class ObservationForm:
         for k, (field, part) in enumerate(zip(self._leaves, parts, strict=True)):
             fits = isinstance(part, Tensor) and tuple(part.shape) == (self._n, *field.shape)
             fits = fits and (not self._known or part.device == self._known[k][2])
-            if not fits or not field.accepts(_numpy_dtype(part.dtype)):
+            if not fits or not field.accepts(numpy_dtype_of(part.dtype)):
                 where = f" on {self._known[k][2]}" if self._known else ""
                 raise ValueError(
                     f"{name}{self._names[k].removeprefix('obs')}: expected a tensor of {self._n} parts, each of "
@@ -173,12 +172,6 @@ class ObservationForm:
 
 def _start_of(field: Field, like: Tensor) -> Tensor | None:
     return torch.tensor(field.start, dtype=dtype_of(field.dtype), device=like.device) if field.start else None
-
-
-@cache
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    as_numpy = torch.float32 if dtype == torch.bfloat16 else dtype
-    return torch.empty(0, dtype=as_numpy, device="cpu").numpy().dtype
 
 
 class ActionForm:
@@ -237,13 +230,13 @@ class InfoForm:
             else:
                 leaf.fill_(value)
             for mask in told:
-                leaf.masked_fill_(~_wide(mask, leaf), entry.absent)
+                leaf.masked_fill_(~wide(mask, leaf), entry.absent)
             if at_end is not MISSING and ended is not None:
                 at_end = at_end.to(leaf.dtype) if isinstance(at_end, Tensor) else at_end
                 where = torch.stack([ended, *told_at_end]).all(dim=0)
-                leaf.copy_(torch.where(_wide(where, leaf), at_end, leaf))
+                leaf.copy_(torch.where(wide(where, leaf), at_end, leaf))
             if recorded is not None:
-                leaf.masked_fill_(~_wide(recorded, leaf), entry.absent)
+                leaf.masked_fill_(~wide(recorded, leaf), entry.absent)
 
     def _told(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> list[Tensor]:
         """Return the bool tensors ``_name``, beside an entry and the dicts around it: which parts have ``name``."""
@@ -271,7 +264,7 @@ class InfoForm:
                 f"info entry {entry.name!r}: expected a tensor on {self._device}, where the observations are, or a "
                 f"number for all parts, got {shown(value)}. {_REMEDY}"
             )
-        if isinstance(value, Tensor) and _holds_all(field, _numpy_dtype(value.dtype)):
+        if isinstance(value, Tensor) and _holds_all(field, numpy_dtype_of(value.dtype)):
             if tuple(value.shape) in (shape, field.shape):
                 return value.detach().expand(shape)
             if tuple(value.shape) == (self._n, 1) and not field.shape:
@@ -295,5 +288,6 @@ def _holds_all(field: Field, dtype: np.dtype[Any]) -> bool:
     return field.accepts(dtype) and (field.dtype.kind not in "iu" or np.can_cast(dtype, field.dtype))
 
 
-def _wide(mask: Tensor, like: Tensor) -> Tensor:
+def wide(mask: Tensor, like: Tensor) -> Tensor:
+    """Append dimensions of size 1 to a mask ``(n,)``, so that it broadcasts over a tensor ``(n, ...)``."""
     return mask.view(-1, *(1,) * (like.ndim - 1))

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...nested import Nested
 from ..envs.make import close_all
-from ..envs.rows import Episode
 from ..stepping.shares import divide_into_turns
 from .environment import TensorEnvironment
 
@@ -54,13 +53,6 @@ class TensorStepper:
 
     def finish_all(self) -> None:
         """Do nothing: no step is under way between two steps."""
-
-    def episodes(self) -> list[Episode]:
-        """Return an empty list: the collector finds the episodes that ended."""
-        return []
-
-    def kill(self) -> None:
-        """Do nothing: a thread cannot be killed."""
 
     def close(self) -> list[str]:
         """Close the environments that were made for this feed; return what went wrong."""

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from rlplay import sampling
 from rlplay.engine import BaseActorModule
@@ -49,13 +48,9 @@ from tests.support.collecting import (
 )
 from tests.support.training import GruWithBuffer, assert_processes_yield_the_fragments_of_same, run_training
 
+pytestmark = pytest.mark.usefixtures("no_monitor")
+
 cartpole = partial(gym.make, "CartPole-v1")
-
-
-@pytest.fixture(autouse=True)
-def no_monitor(monkeypatch):
-    """Turn off the monitor of the progress bars of the compiler: its thread does not end."""
-    monkeypatch.setattr(tqdm, "monitor_interval", 0)
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.acting.compile import attribute_reads, compiled, inductor
 from rlplay.engine.acting.compile.captured_step import StepTrials
 from rlplay.engine.rollout import evaluate, multi, same, single, threaded
 from rlplay.testing import LaggingLane, make_ledger
+
+pytestmark = pytest.mark.usefixtures("no_monitor")
 
 factory = functools.partial(make_ledger, gymnasium.spaces, 0)
 
@@ -177,12 +178,6 @@ def test_an_evaluation_in_the_background_has_the_attributes_of_its_moment():
 
 
 # ---- compiled and captured steps
-
-
-@pytest.fixture(autouse=True)
-def no_monitor(monkeypatch):
-    """Turn off the monitor of the progress bars of the compiler: its thread does not end."""
-    monkeypatch.setattr(tqdm, "monitor_interval", 0)
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from rlplay.engine.collector.staging import Staging
 from rlplay.engine.memory.lane import Place
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
+from tests.support.assertions import equal_tensors
 from tests.support.edges import (
     borrowing_is_not_recorded,
     check_edge,
     collectors_do_not_wait,
     consumers_do_not_wait,
     copied_on_consumer_stream,
-    equal_tensors,
     filled_with_sevens,
     the_host_does_not_wait_for_the_collector,
 )
@@ -78,14 +78,14 @@ def read_on_consumer_stream(lane, fragment, read):
 
 
 def rows_are_uploaded_before_they_are_filled(monkeypatch, lane):
-    react, upload = loop._Loop._react, loop.upload
+    react, upload = loop.Loop._react, loop.upload
 
     def react_and_upload_the_next_row(self, turn, t, *, virtual=False):
         react(self, turn, t, virtual=virtual)
         if not virtual:
             upload(self._staging, self._lane, turn, t + 1)
 
-    monkeypatch.setattr(loop._Loop, "_react", react_and_upload_the_next_row)
+    monkeypatch.setattr(loop.Loop, "_react", react_and_upload_the_next_row)
     monkeypatch.setattr(loop, "upload", lambda staging, lane, turn, t: None)
 
 

@@ -229,14 +229,6 @@ ACTORS = {
 }
 
 
-@pytest.fixture
-def captures(monkeypatch):
-    """List what was captured; capturing that fails is an error here, as all warnings are."""
-    found, really = [], CudaLane.capture
-    monkeypatch.setattr(CudaLane, "capture", lambda *args: found.append(really(*args)) or found[-1])
-    return found
-
-
 @pytest.mark.parametrize(("make_actor", "env"), ACTORS.values(), ids=ACTORS)
 def test_captured_steps_are_the_eager_ones_bit_for_bit(make_actor, env, captures):
     options = {"make_actor": make_actor, "env": env, "lag": 1, "groups": 2}

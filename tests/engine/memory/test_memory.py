@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import deque
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from rlplay.engine.collector.collector import Collector
 from rlplay.engine.remote.remote_collector import RemoteCollector
 from rlplay.engine.rollout import same, single, threaded
+from tests.support.processes import resident
 from tests.support.scripted import ScriptedActor, ScriptedEnv
 
 FEEDS = {
@@ -51,9 +50,6 @@ def test_fragments_in_memory_are_those_under_way_and_those_kept(engine, lag, n_k
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rollout", FEEDS.values(), ids=FEEDS)
 def test_memory_does_not_grow_over_ten_thousand_fragments(rollout):
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-
     used = []
     with rollout(lag=1, final=True, seed=0) as feed:
         for k in range(1, 10_001):

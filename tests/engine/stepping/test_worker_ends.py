@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import cloudpickle
 import pytest
 
-from tests.support.processes import ProcessBlocker, is_alive
+from tests.support.processes import ProcessBlocker, is_alive, resident
 from tests.support.threads import LONG, InThread, until
 from tests.support.workers import (
     B,
@@ -127,9 +126,6 @@ def test_stats_include_the_time_of_workers(kind):
 @pytest.mark.parametrize("forgotten", [False, True])
 @kinds
 def test_many_feeds_with_workers_leave_no_resources(kind, forgotten, n_feeds):
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-
     def one():
         feed = rollout(worker=kind, workers=1, n_envs=1)
         next(feed)

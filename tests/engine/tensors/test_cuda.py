@@ -6,7 +6,6 @@ On the lagging device the same code of the engine is tested in test_captured.py 
 import pytest
 import torch
 
-from rlplay.engine.memory.cuda import CudaLane
 from rlplay.engine.rollout import same, threaded
 from rlplay.zoo.actors import ActorCritic, mlp
 from rlplay.zoo.envs import CartPoleBatch
@@ -32,14 +31,6 @@ def collected(engine, make=make_env, *, sleep=False, **options):
     with engine.rollout(env, actor, N_STEPS, seed=3, **options) as feed:
         kept = fragments_beside_a_learner(feed, actor, N_FRAGMENTS, sleep=sleep)
         return kept, feed.episodes(), env
-
-
-@pytest.fixture
-def captures(monkeypatch):
-    """List what was captured; capturing that fails is an error here, as all warnings are."""
-    found, really = [], CudaLane.capture
-    monkeypatch.setattr(CudaLane, "capture", lambda *args: found.append(really(*args)) or found[-1])
-    return found
 
 
 def check(expected, got):

@@ -11,13 +11,13 @@ from rlplay.engine.memory.lane import Lane
 from rlplay.engine.rollout import same, threaded
 from rlplay.engine.tensors.collector import TensorCollector
 from rlplay.testing import LaggingLane
+from tests.support.assertions import equal_tensors
 from tests.support.edges import (
     borrowing_is_not_recorded,
     check_edge,
     collectors_do_not_wait,
     consumers_do_not_wait,
     copied_on_consumer_stream,
-    equal_tensors,
     filled_with_sevens,
     the_host_does_not_wait_for_the_caller,
     the_host_does_not_wait_for_the_collector,

@@ -11,8 +11,8 @@ import torch
 
 from .... import nested
 from ...core import BaseActorModule
-from ..actor_spec import ActorSpec
-from ..noise import BlockNoise, Form
+from ..actor_spec import ActorSpec, Form
+from ..noise import BlockNoise
 from ..weights import WeightPlace, addresses, fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Operations
 from .capture_memory import CaptureMemory, copy_at_once

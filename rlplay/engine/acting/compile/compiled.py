@@ -30,7 +30,7 @@ from ..torch_context import TorchContext
 from ..weights import weight_places
 from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffer, changed_since
 from .draws import DrawsOutside, RecordedNoise, check_repeats
-from .graph import StepGraph, keys_of, make_graph
+from .graph import StepGraph, make_graph
 from .inductor import Program, copy_all
 from .step_checks import (
     ArraysUnread,
@@ -59,7 +59,7 @@ class TracedStep(NamedTuple):
     @property
     def outcome(self) -> tuple[list[Any], str]:
         """Equal for steps that do the same."""
-        return keys_of(self.graphs), self.why_eager
+        return [graph.key for graph in self.graphs.values()], self.why_eager
 
 
 class CompiledBehaviour(Behaviour):

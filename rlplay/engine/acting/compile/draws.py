@@ -62,9 +62,9 @@ class RecordedNoise(Source):
         Whether the operations of this moment are those of the source itself.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        super().__init__(device)
-        self._source = Source(device).manual_seed(0)
+    def __init__(self) -> None:
+        super().__init__()
+        self._source = Source().manual_seed(0)
         self.draws: list[Draw] = []
         self.tensors: list[Tensor] = []
         self.drawing = False

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..group import Group
 from .step_checks import describe_error
 
-__all__ = ["EnvironmentSteps", "WithoutEnvironmentSteps"]
+__all__ = ["EnvironmentSteps"]
 
 
 class EnvironmentSteps:
@@ -47,28 +46,3 @@ class EnvironmentSteps:
             "`compile=True`: the vector environment says that its step can be captured (`capturable`), but it runs "
             f"eagerly, since capturing it with the actor's failed with {describe_error(error)}."
         )
-
-
-class WithoutEnvironmentSteps:
-    """The methods of a behaviour copy whose steps are not captured: it captures no steps of environments either."""
-
-    def offer_environment_step(
-        self, group: Group, work: Callable[[Tensor], None], generators: Sequence[torch.Generator]
-    ) -> None:
-        """Offer the step of an environment, to be captured behind that of a group; an eager step ignores it.
-
-        Parameters
-        ----------
-        work : callable
-            Takes an int64 tensor ``(1,)``: the index of the row that the environment is to write.
-        generators : sequence of torch.Generator
-            What the environment draws from.
-        """
-
-    def may_take_environment(self, group: Group) -> bool:
-        """Whether a step of the group may take a step of its environment as well; see :meth:`takes_environment`."""
-        return False
-
-    def takes_environment(self, group: Group) -> bool:
-        """Whether the next step of the group takes a step of its environment as well, in one captured graph."""
-        return False

@@ -7,7 +7,7 @@ neither actors nor compilers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from ....dtypes import as_bytes
 from ....process_state import compiling
 from .draws import Draw, RecordedNoise
 from .step_checks import NoGraph, draws_numbers
 
-__all__ = ["StepGraph", "keys_of", "make_graph"]
+__all__ = ["StepGraph", "make_graph"]
 
 Operand = tuple[str, int]
 """Kind and number of a tensor: ``("parameter", 3)`` is the fourth parameter. See :attr:`StepGraph.operands`."""
@@ -47,11 +48,6 @@ class StepGraph(NamedTuple):
     """All draws of the step. The noise operands are those of them that are used."""
     key: Any
     """Equal for graphs that do the same with the same constants."""
-
-
-def keys_of(graphs: Mapping[Any, StepGraph]) -> list[Any]:
-    """Return the keys of several graphs, in their order."""
-    return [graph.key for graph in graphs.values()]
 
 
 def make_graph(
@@ -237,4 +233,4 @@ def _product_as_sum(product: Any) -> Callable[..., Any]:
 
 
 def _contents(x: Tensor) -> tuple[Any, ...]:
-    return x.dtype, x.shape, x.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return x.dtype, x.shape, as_bytes(x).numpy().tobytes()

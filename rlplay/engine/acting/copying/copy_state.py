@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ....dtypes import as_bytes
 from ..plain_attributes import NO_CHANGES, PlainChange, PlainChanges, PlainWatch, dotted, load_plain, plain_of
 from .kept_values import kept_values, load_kept_values
 from .plain_values import pack_plain, unpack_plain
@@ -88,12 +89,8 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         alike = (one.dtype, one.shape) == (other.dtype, other.shape)
-        return alike and torch.equal(_bytes_of(one), _bytes_of(other))
+        return alike and torch.equal(as_bytes(one), as_bytes(other))
     return type(one) is type(other) and bool(repr(one) == repr(other))
-
-
-def _bytes_of(x: Tensor) -> Tensor:
-    return x.contiguous().reshape(-1).view(torch.uint8)
 
 
 def pack_changes(changes: PlainChanges) -> list[Any]:

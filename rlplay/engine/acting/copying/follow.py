@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
 import types
 import weakref
 from collections import defaultdict, deque
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...envs.saving.functions import found_by_name
 from .parts import BUILTIN_METHODS, WEAK_CONTAINERS, is_atomic, referent_of, slots_of
 from .walk import Walk
 
@@ -85,8 +85,7 @@ class Follower:
     def follow(self, value: Any) -> Any:
         """Return what takes the place of a value in the copy; it may be the value itself, changed in place."""
         if is_atomic(value) or isinstance(value, type | Tensor):
-            known = self._memo.get(id(value), value) if isinstance(value, Tensor) else value
-            return known
+            return self._memo.get(id(value), value) if isinstance(value, Tensor) else value
         if id(value) in self._followed:
             return self._followed[id(value)][1]
         copied = self._memo.get(id(value), value)
@@ -161,7 +160,8 @@ class Follower:
 
     def _follow_function(self, function: types.FunctionType) -> types.FunctionType:
         state = (function.__closure__, function.__defaults__, function.__kwdefaults__, vars(function))
-        if not any(state) or _is_found_by_name(function):
+        # of a global function of a module there is one, for all who use it
+        if not any(state) or found_by_name(function.__module__, function.__qualname__) is function:
             self._followed[id(function)] = function, function
             return function
         new_cells: list[tuple[types.CellType, types.CellType]] = []
@@ -222,11 +222,3 @@ class Follower:
         if any(new is not key for (new, _), key in zip(items, value, strict=True)):
             value.clear()
             value.update(items)
-
-
-def _is_found_by_name(function: types.FunctionType) -> bool:
-    """Return whether a function is a global one of its module; then there is one, for all who use it."""
-    found: Any = sys.modules.get(function.__module__ or "")
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .shared_memory import address_of_storage
+
 __all__ = ["Place", "Remade", "address_of", "places_of"]
 
 Place = tuple[int | str, int, list[int]]
@@ -32,12 +34,7 @@ def places_of(tensors: Sequence[Tensor], weights: Mapping[str, Tensor]) -> list[
 
 def address_of(x: Tensor) -> int:
     """Return the address of a tensor's memory, 0 if it has none."""
-    if x.layout != torch.strided:
-        return 0
-    try:
-        return x.untyped_storage().data_ptr() if x.numel() else 0
-    except Exception:  # subclasses without memory raise different types
-        return 0
+    return address_of_storage(x) if x.numel() else 0
 
 
 class Remade:

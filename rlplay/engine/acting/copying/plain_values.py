@@ -8,13 +8,14 @@ there they are looked for in the actor.
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from types import FunctionType
 from typing import Any
 
 from torch import nn
+
+from ...envs.saving.functions import found_by_name
 
 __all__ = ["pack_plain", "unpack_plain"]
 
@@ -51,10 +52,7 @@ def unpack_plain(packed: Any, modules: Iterable[nn.Module]) -> Any:
     if not isinstance(packed, list):
         return packed
     module, name, plain = packed
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    for kind in (found, *_classes_of(modules)):
+    for kind in (found_by_name(module, name), *_classes_of(modules)):
         if isinstance(kind, type) and (kind.__module__, kind.__qualname__) == (module, name):
             return kind(plain)
     raise ValueError(f"the state has a value of the class {module}.{name}, which is not found: define or import it.")

@@ -19,19 +19,19 @@ _REAL = frozenset({float, int, bool, *(np.dtype(char).type for char in "?bBhHiIl
 """The types of single numbers that are converted at once."""
 
 
-def to_reward(value: Any, name: str = "the reward") -> float:
+def to_reward(value: Any) -> float:
     """Convert a reward to a float. It may be anything that is one number, also in a list or an array of one.
 
     Raises
     ------
     ValueError
-        It is not one number; the message calls it ``name``.
+        It is not one number.
     """
     if type(value) in _REAL:
         return float(value)
     number = one_number(value)
     if number is None:
-        raise ValueError(f"expected {name} to be one number, got {_shown(value)}.")
+        raise ValueError(f"expected the reward to be one number, got {_shown(value)}.")
     return float(number)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .parts import Part, attributes_of
 
-__all__ = ["fingerprint", "functions_in", "named_in_script"]
+__all__ = ["fingerprint", "found_by_name", "functions_in", "named_in_script"]
 
 _SCRIPT = "__main__"
 
@@ -89,12 +89,15 @@ def named_in_script(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _has_name(function: FunctionType) -> bool:
-    if function.__module__ == _SCRIPT:
-        return False
-    found: Any = sys.modules.get(function.__module__)
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
+    return function.__module__ != _SCRIPT and found_by_name(function.__module__, function.__qualname__) is function
+
+
+def found_by_name(module: str | None, name: str) -> Any:
+    """Return what has a qualified name in a module that has been imported; None if there is nothing."""
+    found: Any = sys.modules.get(module or "")
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _refers_to_constants(function: FunctionType, outer: tuple[FunctionType, ...] = ()) -> bool:

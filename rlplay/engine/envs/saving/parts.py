@@ -27,7 +27,7 @@ class Part:
         self.env, self.path, self.innermost = env, path, True
 
 
-def parts_of(env: Any, path: str = "env") -> list[Part]:
+def parts_of(env: Any) -> list[Part]:
     """Return an environment and all environments that are its attributes, or in containers that are, at any depth.
 
     Each comes once, the outermost first. Those in lists, tuples and dicts come before those that are attributes
@@ -35,7 +35,7 @@ def parts_of(env: Any, path: str = "env") -> list[Part]:
     which one that is. An inner environment has ``step``, ``reset`` and an action space; a simulator without the last is
     a part of the environment that holds it. Properties are not read, since these may run code.
     """
-    found = [Part(env, path)]
+    found = [Part(env, "env")]
     for part in found:
         for where, one in _held_by(part.env):
             if not _is_environment(one):

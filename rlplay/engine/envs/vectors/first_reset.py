@@ -16,20 +16,16 @@ from ..autoreset import class_names
 from ..dialects import has_seed_method, parameters_of, takes
 from ..returned.refused import infos_of
 
-__all__ = ["check_reset", "gives_tensors", "reset_vector", "seeded_reset"]
-
-
-def seeded_reset(env: Any, seeds: Sequence[int | None]) -> tuple[Any, Mapping[str, Any]]:
-    """Reset a vector environment as :func:`reset_vector` does; return observations and info."""
-    return check_reset(env, reset_vector(env, seeds))
+__all__ = ["check_reset", "gives_tensors", "reset_vector"]
 
 
 def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
     """Reset a vector environment with the seeds in the form that its library takes; return what ``reset`` returned.
 
     ``SyncVectorEnv``, ``AsyncVectorEnv`` and ale-py's take one seed for each sub-environment, others the first seed
-    only. EnvPool takes no seed here: it is seeded where it is made. If the seeds are None, ``reset`` gets no seed. If
-    ``reset`` has no parameter ``seed``, it gets none, and ``env.seed(seeds[0])`` is called before, if there is one.
+    only. EnvPool takes no seed here: it is seeded where it is made (``envpool.make(..., seed=)``). If the seeds are
+    None, ``reset`` gets no seed. If ``reset`` has no parameter ``seed``, it gets none, and ``env.seed(seeds[0])`` is
+    called before, if there is one.
     """
     names = class_names(getattr(env, "unwrapped", env))
     seed: Any = seeds[0]
