@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
+
+from ...contexts import contextmanager
 
 __all__ = ["Channel", "Closed", "Failure", "TimedOut"]
 
@@ -33,6 +36,26 @@ class Failure:
     error: BaseException
 
 
+class _Queue(queue.Queue[object]):
+    """A queue whose lock a thread can release if an interrupt has left it locked.
+
+    An interrupt (Ctrl-C) may be raised right after ``put`` or ``get`` has taken the lock, or right before it releases
+    the lock. Its ``with`` block then leaves the lock taken, and every thread would wait for it for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        lock: Any = threading.RLock()  # this kind of lock knows which thread holds it
+        self.mutex = lock
+        self.not_empty, self.not_full, self.all_tasks_done = (threading.Condition(lock) for _ in range(3))
+
+    def release(self) -> None:
+        """Release the lock, if this thread holds it."""
+        with suppress(RuntimeError):  # this thread does not hold it (any more)
+            while True:
+                self.mutex.release()
+
+
 class Channel(Generic[T]):
     """A first-in-first-out channel between threads, which either side may close, once.
 
@@ -43,13 +66,12 @@ class Channel(Generic[T]):
 
     def __init__(self, *, reentrant: bool = False) -> None:
         """Open the channel. A finalizer may close a ``reentrant`` one even if it interrupts a ``put`` of its thread."""
-        self._queue: queue.Queue[object] | queue.SimpleQueue[object]
-        self._queue = queue.SimpleQueue() if reentrant else queue.Queue()
+        self._queue: _Queue | queue.SimpleQueue[object] = queue.SimpleQueue() if reentrant else _Queue()
         self._closed = False
 
     def put(self, item: T | Failure) -> None:
         """Send a value, or the failure to produce it."""
-        self._queue.put(item)
+        self._put(item)
 
     def get(self, timeout: float | None = None) -> T:
         """Wait for the next value and return it.
@@ -64,7 +86,9 @@ class Channel(Generic[T]):
             The exception that was sent as a :class:`Failure`.
         """
         try:
-            item = _CLOSED if self._closed else self._queue.get(timeout=timeout and min(timeout, threading.TIMEOUT_MAX))
+            with self._released():
+                longest = timeout and min(timeout, threading.TIMEOUT_MAX)
+                item = _CLOSED if self._closed else self._queue.get(timeout=longest)
         except queue.Empty:
             raise TimedOut from None
         except RuntimeError as error:
@@ -72,7 +96,7 @@ class Channel(Generic[T]):
             # with the KeyboardInterrupt as its context.
             raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
         if item is _CLOSED or self._closed:
-            self._queue.put(_CLOSED)  # wakes the next waiting thread, if any
+            self._put(_CLOSED)  # wakes the next waiting thread, if any
             raise Closed
         if isinstance(item, Failure):
             try:
@@ -84,7 +108,7 @@ class Channel(Generic[T]):
     def close(self) -> None:
         """Close the channel and wake every thread that waits in :meth:`get`."""
         self._closed = True
-        self._queue.put(_CLOSED)
+        self._put(_CLOSED)
 
     def drain(self) -> None:
         """Close the channel, and drop the items that are left.
@@ -92,7 +116,23 @@ class Channel(Generic[T]):
         An item that another thread sends during this call may stay in the channel until the channel is dropped.
         """
         self._closed = True
-        with suppress(queue.Empty):
+        with suppress(queue.Empty), self._released():
             while True:
                 self._queue.get_nowait()
-        self._queue.put(_CLOSED)
+        self._put(_CLOSED)
+
+    def _put(self, item: object) -> None:
+        with self._released():
+            self._queue.put(item)
+
+    @contextmanager
+    def _released(self) -> Iterator[None]:
+        """Release the queue's lock if an interrupt ends this ``with`` block."""
+        try:
+            yield
+        except queue.Empty:
+            raise  # no interrupt; the thread may hold the lock for a `put` that a finalizer has interrupted
+        except BaseException:
+            if isinstance(self._queue, _Queue):
+                self._queue.release()
+            raise

@@ -18,7 +18,7 @@ class Gate:
     """Where the collector stops between two steps, for a pause or for good.
 
     The collector reads ``shut`` before each step and calls :meth:`wait_while_shut` if it is True; a step costs no more
-    than that. All else is written with the lock ``_change``. ``shut``, ``closed``, ``closing_time`` and the tuple of
+    than that. All else is written with the lock ``_lock``. ``shut``, ``closed``, ``closing_time`` and the tuple of
     threads are read without it as well: each is one reference, which is replaced as a whole.
     """
 
@@ -30,7 +30,9 @@ class Gate:
         """True if the collector has to stop for good. Never reset."""
         self.closing_time = 0.0
         """Seconds that the collecting thread may take to end its processes, after it has left its step."""
-        self._change = threading.Condition()
+        # ``with self._change`` would take the same lock, and an interrupt may leave that block without its release
+        self._lock = threading.RLock()
+        self._change = threading.Condition(self._lock)
         self._collecting = False
         self._holders: list[tuple[int, object]] = []
         """For each pause: the identifier of the thread that keeps the collector paused, and an object of its own."""
@@ -41,7 +43,7 @@ class Gate:
 
     def add_thread(self, thread: threading.Thread) -> None:
         """Register a thread in which collecting is done; such a thread must not wait for the collector."""
-        with self._change:
+        with self._lock:
             self._threads = (*self._threads, thread)
 
     def is_inside(self) -> bool:
@@ -50,12 +52,12 @@ class Gate:
 
     def on_give_up(self, callback: Callable[[], None]) -> None:
         """Register a callback that ends the work of a stuck collector. It is called from another thread."""
-        with self._change:
+        with self._lock:
             self._give_up_callbacks.append(callback)
 
     def on_change(self, callback: Callable[[bool], None]) -> None:
         """Register a callback for changes of ``shut``; it is called with the new value, in the thread that sets it."""
-        with self._change:
+        with self._lock:
             self._change_callbacks.append(callback)
 
     def on_close(self, callback: Callable[[], None], seconds: float) -> None:
@@ -63,7 +65,7 @@ class Gate:
 
         The thread that collects may take ``seconds`` to end after that. The callback may be called twice.
         """
-        with self._change:  # so that either this method sees `closed`, or `close` sees the callback
+        with self._lock:  # so that either this method sees `closed`, or `close` sees the callback
             self._close_callbacks.append(callback)
             self.closing_time = max(self.closing_time, seconds)
             closed = self.closed
@@ -72,12 +74,12 @@ class Gate:
 
     def remove_give_up(self, callback: Callable[[], None]) -> None:
         """Remove a callback of :meth:`on_give_up`, so that the gate keeps its owner alive no longer."""
-        with self._change:
+        with self._lock:
             self._give_up_callbacks.remove(callback)
 
     def remove_change(self, callback: Callable[[bool], None]) -> None:
         """Remove a callback of :meth:`on_change`: it is not called any more when this method has returned."""
-        with self._change:
+        with self._lock:
             self._change_callbacks.remove(callback)
 
     @property
@@ -87,7 +89,7 @@ class Gate:
 
     def give_up(self) -> None:
         """End the work of a stuck collector where that is possible (processes can be killed, threads cannot)."""
-        with self._change:
+        with self._lock:
             callbacks = tuple(self._give_up_callbacks)
         for callback in callbacks:  # without the lock: a callback may wait
             callback()
@@ -97,7 +99,7 @@ class Gate:
 
         Returns at once if something is being collected already, since a thread that pauses waits for that to stop.
         """
-        with self._change:
+        with self._lock:
             self._change.wait_for(lambda: self.closed or self._collecting or not self._holders)
             if self.closed:
                 raise Closed
@@ -105,7 +107,7 @@ class Gate:
 
     def leave(self) -> None:
         """End collecting: nothing is written until the next :meth:`enter`."""
-        with self._change:
+        with self._lock:
             self._collecting = False
             self._change.notify_all()
 
@@ -130,14 +132,14 @@ class Gate:
         limit = min(timeout, threading.TIMEOUT_MAX)
         holder = threading.get_ident(), object()
         try:
-            with self._change:
+            with self._lock:
                 self._holders.append(holder)
                 self._update()
                 if not self._change.wait_for(lambda: self.closed or not self._collecting, limit):
                     raise TimeoutError(f"cannot pause: no end of a step for {timeout:g} s; {describe()}.")
             yield
         finally:
-            with self._change:
+            with self._lock:
                 if holder in self._holders:  # an interrupt may have come before
                     self._holders.remove(holder)
                 self._update()
@@ -145,18 +147,18 @@ class Gate:
 
     def is_held_by_this_thread(self) -> bool:
         """Return True if the calling thread keeps the collector paused: waiting for a fragment would never end."""
-        with self._change:  # another thread that leaves its block meanwhile would shift the entries of the list
+        with self._lock:  # another thread that leaves its block meanwhile would shift the entries of the list
             return any(thread == threading.get_ident() for thread, _ in self._holders)
 
     def close(self) -> None:
         """Stop the collector before its next step, for good."""
         self.closed = True
-        with self._change:  # reentrant: a finalizer may call this method during any other method of the same thread
+        with self._lock:  # reentrant: a finalizer may call this method during any other method of the same thread
             self._update()
             callbacks = tuple(self._close_callbacks)
         for callback in callbacks:
             callback()
-        with self._change:
+        with self._lock:
             self._change.notify_all()
 
     def _update(self) -> None:

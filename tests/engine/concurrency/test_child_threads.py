@@ -135,7 +135,7 @@ def test_threads_and_callbacks_are_registered_with_the_lock_of_the_gate():
 
     class Looked(list):
         def append(self, callback):
-            could_register.append(is_free(gate._change))
+            could_register.append(is_free(gate._lock))
             super().append(callback)
 
     gate = Gate()

@@ -123,7 +123,7 @@ def test_whether_a_thread_has_paused_is_read_while_no_other_thread_can_change_it
 
     class Watched(list):
         def __iter__(self):
-            could_change.append(InThread(lambda: gate._change.acquire(blocking=False)).wait().value)
+            could_change.append(InThread(lambda: gate._lock.acquire(blocking=False)).wait().value)
             return super().__iter__()
 
     gate = Gate()
