@@ -27,6 +27,7 @@ def programs(path):
 PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "reference" not in path.parts and programs(path)]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_programs_of_a_page_run_in_order(path, tmp_path, monkeypatch):
     for package in ("gymnasium", *NEEDS.get(path.stem, [])):

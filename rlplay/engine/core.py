@@ -269,7 +269,7 @@ class BaseActorModule(torch.nn.Module):
         act : nested tensors, ``(n_seq, B, ...)``
             The actions, of the action space's structure, shape and kind.
         hx : nested tensors, ``(L, B, ...)``
-            The next recurrent state, always of the same form; ``()`` or ``None`` for actors that have none.
+            The next recurrent state, of one form, in memory that no later step writes to; ``()`` or ``None`` if none.
         info : nested tensors, ``(n_seq, B, ...)``
             What is to be recorded in ``fragment.actor``, such as logits and values.
         """

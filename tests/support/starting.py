@@ -41,8 +41,8 @@ class _Begun(Channel):
 def start_timeout_begins_when(wait, monkeypatch, *, processes=True):
     """Have the `start_timeout` of the next rollout begin when `wait()` returns and the collector waits for processes.
 
-    For a short `start_timeout`: the start of a process, or of a thread without ``processes``, may take longer than that
-    on a busy machine.
+    For a short `start_timeout`: the start of a process or, if ``processes`` is False, of a thread may take longer than
+    that on a busy machine.
     """
     make_background = build.Background
 

@@ -122,9 +122,9 @@ def check_unchanged(state: Nested, versions: list[int]) -> None:
         if now != version:
             name = name.lstrip(".")
             raise ValueError(
-                f"the actor changes its input `{name}` in place, as `x = {name}.float(); x /= 255` does with floats. "
-                "Fragments are made of this memory, and would have the changed numbers: make a new tensor, as by "
-                "`x = x / 255`."
+                f"the actor changes its input `{name}` in place: its numbers, as `x = {name}.float(); x /= 255` does "
+                "with floats, or the shape of a view of it, as `x.squeeze_()`. Fragments are made of this memory, and "
+                "would have the changed numbers: make a new tensor, as by `x = x / 255` or `x.squeeze()`."
             )
 
 

@@ -1,8 +1,8 @@
 """The parameters and buffers of a module: their names, and the places in which the module stores them.
 
 A module may assign a new tensor to a buffer. Snapshots are copied into the old tensor, and compiled or captured steps
-have its address, so the old tensor is put back into its place. It may also fill an empty buffer, add one, or delete
-one; that is undone, too. Imports nothing else of ``rlplay``.
+have its address, so the old tensor is put back into its place. A module may also fill an empty buffer, add one, or
+delete one; that is undone, too. Imports nothing else of ``rlplay``.
 """
 
 from __future__ import annotations

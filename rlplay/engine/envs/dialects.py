@@ -252,8 +252,8 @@ def _reset_takes_seed(env: Any) -> bool:
 
 
 def has_seed_method(env: Any) -> bool:
-    """Whether an environment has a method ``seed``, as those of the old API; it may have its own seed by that name."""
-    return callable(getattr(env, "seed", None))
+    """Whether this is an environment, no simulator inside of one, and has a method ``seed``, as in the old API."""
+    return callable(getattr(env, "seed", None)) and any(hasattr(env, f"{a}action_space") for a in ("", "single_"))
 
 
 def check_environments(envs: Sequence[Any], first: int) -> None:

@@ -1,7 +1,8 @@
 """Environments inside of others: the wrappers around one, and which are the same one.
 
-The same one is looked for in the attributes ``env`` of wrappers and ``envs`` of vector environments alone. What an
-environment holds by another name may be common to several, as an opponent is, or an environment that it learns from.
+Whether two environments share one is looked for in the attributes ``env`` of wrappers and ``envs`` of vector
+environments alone. What an environment holds by another name may be common to several, as an opponent is, or an
+environment that it learns from. Wrappers may hold the environment that they wrap by any name.
 """
 
 from __future__ import annotations

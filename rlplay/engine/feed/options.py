@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
@@ -242,7 +243,10 @@ def seconds_of(name: str, value: float) -> float:
     """Return a time limit as Python's float, which all waits take; raise ValueError if it is not positive."""
     if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
         raise ValueError(f"`{name}` must be a positive number of seconds, got {value!r}; math.inf waits for ever.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def at_least(name: str, value: Any, least: int) -> None:

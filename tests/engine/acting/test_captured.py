@@ -491,6 +491,18 @@ class FillsInVirtualSteps(AnswerActor):
         return torch.full_like(obs, self.last is not None)
 
 
+class AddsInVirtualSteps(AnswerActor):
+    """Real steps tell whether a virtual step of this fragment has added a buffer."""
+
+    def forward(self, obs, *, virtual, **inputs):
+        if virtual and not hasattr(self, "last"):
+            self.register_buffer("last", obs.clone())
+        return super().forward(obs, **inputs)
+
+    def answer(self, obs, fin):
+        return torch.full_like(obs, hasattr(self, "last"))
+
+
 class OtherDtypeInRealSteps(AnswerActor):
     """More so in earnest."""
 
@@ -620,13 +632,12 @@ def test_captured_steps_go_on_after_a_fragment_of_eager_ones_that_fill_and_empty
     assert steps["taken"] == 3 * (6 + 1)
 
 
-def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_filled_a_buffer(steps):
+@pytest.mark.parametrize("kind", [FillsInVirtualSteps, AddsInVirtualSteps])
+def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_filled_or_added_a_buffer(kind, steps):
     """Virtual steps cannot be captured here, and there is one at each end of an episode."""
-    got, (warning,) = compile_warnings_of(
-        lambda: collected(FillsInVirtualSteps, compile=True, device=lagging_actor_device())
-    )
-    assert "runs eagerly, since a step that ran eagerly has filled a buffer" in str(warning.message)
-    assert_identical(collected(FillsInVirtualSteps), got)
+    got, (warning,) = compile_warnings_of(lambda: collected(kind, compile=True, device=lagging_actor_device()))
+    assert "runs eagerly, since a step that ran eagerly has added or filled a buffer" in str(warning.message)
+    assert_identical(collected(kind), got)
     assert 0 < steps["taken"] < 3 * 7
 
 

@@ -379,6 +379,13 @@ class DropsOut(AnswerActor):
         return torch.bernoulli(torch.full_like(obs, 0.5)) * obs if self.training else obs
 
 
+class AddsInTrainMode(AnswerActor):
+    def answer(self, obs, fin):
+        if self.training and not hasattr(self, "seen"):
+            self.register_buffer("seen", obs.clone())
+        return obs / 3
+
+
 class BranchesInTrainMode(AnswerActor):
     """Stops half-way in train mode, with its buffer in another's place."""
 
@@ -564,6 +571,14 @@ def test_a_failed_trial_in_one_mode_does_not_change_buffers_in_the_other(program
     got, (warning,) = compile_warnings_of(lambda: collected(BranchesInTrainMode, update=switch_mode, compile=True))
     assert "runs eagerly in train mode, since tracing it failed" in str(warning.message)
     assert_equal_up_to_rounding(collected(BranchesInTrainMode, update=switch_mode), got)
+    assert len(programs) == 1
+
+
+def test_a_buffer_that_one_mode_adds_leaves_the_other_compiled(programs):
+    """`switch_mode` begins in train mode, in which the buffer is added."""
+    got, (warning,) = compile_warnings_of(lambda: collected(AddsInTrainMode, update=switch_mode, compile=True))
+    assert "runs eagerly in train mode, since it adds or fills a buffer" in str(warning.message)
+    assert_equal_up_to_rounding(collected(AddsInTrainMode, update=switch_mode), got)
     assert len(programs) == 1
 
 

@@ -239,6 +239,25 @@ def test_an_environment_of_the_old_api_is_seeded_through_wrappers_without_the_me
     assert obs[0] == obs[1]
 
 
+class Simulator:
+    """Steps, and tells its seed, but is no environment: it has no spaces."""
+
+    def step(self):
+        raise NotImplementedError
+
+    reset = step
+
+    def seed(self):
+        return 7
+
+
+def test_what_is_inside_of_an_environment_without_a_seed_is_not_seeded():
+    env = Unseeded("env", OldRandom(7))
+    env.env.seed, env.env.simulator = None, Simulator()
+    with same.rollout([env], ScriptedActor(), 3, seed=5) as feed:
+        next(feed)
+
+
 def numbers(n=6, seed=7):
     return np.random.default_rng(seed).random(n).tolist()
 

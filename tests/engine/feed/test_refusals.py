@@ -439,6 +439,11 @@ def test_a_timeout_that_is_not_positive_is_refused(name, seconds):
     assert not env.counts
 
 
+def test_a_timeout_beyond_all_floats_waits_for_ever():
+    with threaded.rollout([ScriptedEnv()], ScriptedActor(), timeout=10**400, start_timeout=10**400) as feed:
+        next(feed)
+
+
 # actors that could not be followed
 
 

@@ -205,11 +205,11 @@ class CapturedBehaviour(Behaviour):
         Returns
         -------
         bool
-            False if that is impossible, since a buffer has been filled or emptied. All steps are eager from then on.
+            False if that is impossible, since a buffer has been added, filled or emptied. All steps are eager then.
         """
         replaced = replaced_weights(self._places)
-        if fills_or_empties(replaced):
-            why = "a step that ran eagerly has filled a buffer that was empty, or emptied one"
+        if fills_or_empties(replaced) or len(weight_places(self._module)) != len(self._places):
+            why = "a step that ran eagerly has added or filled a buffer, or emptied one"
             self._refuse_all_modes(why, self._present_modes)
             return False
         if replaced:

@@ -27,7 +27,7 @@ from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes, load_plain, plain_of
 from ..torch_context import TorchContext
-from ..weights import weight_places
+from ..weights import restore_stores, weight_places, weight_stores
 from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffer, changed_since
 from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, make_graph
@@ -73,7 +73,7 @@ class CompiledBehaviour(Behaviour):
             "buffer": list(self._module.buffers()),
         }
         self._twin = copy_actor(self._module, lane.actor_device).module
-        self._twin_places = weight_places(self._twin)
+        self._twin_places, self._twin_stores = weight_places(self._twin), weight_stores(self._twin)
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
         self._probed = False  # once True, a warning is given at once rather than at the call
         self._workspaces: dict[int, Workspace] = {}  # by the number of the group
@@ -275,10 +275,10 @@ class CompiledBehaviour(Behaviour):
     def _trace(self, workspace: Workspace, modes: Modes, *, virtual: bool) -> StepGraph:
         """Check one kind of step in trial runs, and trace it."""
         twin, noise = self._twin, RecordedNoise()
+        restore_stores(self._twin_stores)  # an earlier trial may have added a buffer
         set_modes(twin, modes)
-        for module in twin.modules():
-            if isinstance(module, BaseActorModule):
-                module.__dict__["generator"] = noise
+        for module in [one for one in twin.modules() if isinstance(one, BaseActorModule)]:
+            module.__dict__["generator"] = noise
         inputs, weights = [x.clone() for x in workspace.inputs], [*twin.parameters(), *twin.buffers()]
 
         def step(*inputs: Tensor) -> None:
