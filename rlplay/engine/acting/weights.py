@@ -16,10 +16,10 @@ __all__ = [
     "WeightPlace",
     "WeightStore",
     "addresses",
+    "adds_fills_or_empties",
     "check_not_sharded",
     "check_same_names",
     "check_same_weights",
-    "fills_or_empties",
     "named_weights",
     "put_back",
     "replaced_weights",
@@ -64,9 +64,18 @@ def replaced_weights(places: Iterable[WeightPlace]) -> list[tuple[Tensor | None,
     return [(tensor, store.get(name)) for store, name, tensor in places if store.get(name) is not tensor]
 
 
-def fills_or_empties(replaced: Sequence[tuple[Tensor | None, Tensor | None]]) -> bool:
-    """Return whether any replacement put a tensor into an empty place, or left a place empty."""
-    return any(tensor is None or replacement is None for tensor, replacement in replaced)
+def adds_fills_or_empties(module: nn.Module, places: Sequence[WeightPlace], replaced: Sequence[Any]) -> bool:
+    """Return whether a step has registered a parameter or buffer, filled an empty one, or emptied or deleted one.
+
+    Parameters
+    ----------
+    places : sequence of WeightPlace
+        What :func:`weight_places` returned before the step.
+    replaced : sequence of pairs
+        What :func:`replaced_weights` returned after the step.
+    """
+    one_is_empty = any(tensor is None or replacement is None for tensor, replacement in replaced)
+    return one_is_empty or len(weight_places(module)) != len(places)
 
 
 def addresses(places: Iterable[WeightPlace]) -> list[int]:

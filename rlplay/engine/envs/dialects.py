@@ -253,7 +253,7 @@ def _reset_takes_seed(env: Any) -> bool:
 
 def has_seed_method(env: Any) -> bool:
     """Whether this is an environment, no simulator inside of one, and has a method ``seed``, as in the old API."""
-    return callable(getattr(env, "seed", None)) and any(hasattr(env, f"{a}action_space") for a in ("", "single_"))
+    return callable(getattr(env, "seed", None)) and (hasattr(env, "action_space") or is_vector(env))
 
 
 def check_environments(envs: Sequence[Any], first: int) -> None:

@@ -27,7 +27,7 @@ from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..noise import BlockNoise
 from ..plain_attributes import NO_CHANGES, PlainChanges
-from ..weights import fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import adds_fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
 from .captured_step import StepTrials, make_step
@@ -208,7 +208,7 @@ class CapturedBehaviour(Behaviour):
             False if that is impossible, since a buffer has been added, filled or emptied. All steps are eager then.
         """
         replaced = replaced_weights(self._places)
-        if fills_or_empties(replaced) or len(weight_places(self._module)) != len(self._places):
+        if adds_fills_or_empties(self._module, self._places, replaced):
             why = "a step that ran eagerly has added or filled a buffer, or emptied one"
             self._refuse_all_modes(why, self._present_modes)
             return False

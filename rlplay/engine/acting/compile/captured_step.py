@@ -13,7 +13,7 @@ from .... import nested
 from ...core import BaseActorModule
 from ..actor_spec import ActorSpec, Form
 from ..noise import BlockNoise
-from ..weights import WeightPlace, addresses, fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import WeightPlace, addresses, adds_fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Operations
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
@@ -70,7 +70,7 @@ def make_step(
             put_back(places)
     if addresses(places) != before:
         raise NoGraph("it gives a parameter or a buffer other memory, as by `.data =`")
-    if fills_or_empties(replaced) or len(weight_places(module)) != len(places):
+    if adds_fills_or_empties(module, places, replaced):
         raise NoGraph(FILLS_OR_EMPTIES)
     answer: list[Any] = spec.leaves(act, info)
     acts, infos = answer[: spec.n_acts], answer[spec.n_acts :]

@@ -12,7 +12,7 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ..actor_spec import ActorSpec
-from ..weights import WeightPlace, fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import WeightPlace, adds_fills_or_empties, put_back, replaced_weights
 from .step_checks import FILLS_OR_EMPTIES, NoGraph
 
 __all__ = ["Workspace"]
@@ -67,7 +67,7 @@ class Workspace:
         replaced: list[Any] = replaced_weights(places)
         if replaced:
             put_back(places)
-        if fills_or_empties(replaced) or len(weight_places(twin)) != len(places):
+        if adds_fills_or_empties(twin, places, replaced):
             raise NoGraph(FILLS_OR_EMPTIES)
         targets = [*rows, *hx]
         pairs = [*zip(targets, values, strict=False), *replaced]
