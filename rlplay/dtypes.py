@@ -1,4 +1,4 @@
-"""Tensors of any dtype: their bytes, and moving their data where PyTorch lacks most operations.
+"""Tensors of any dtype: their bytes, float32 instead of less, and moving data where PyTorch lacks most operations.
 
 It lacks them for unsigned integers of more than 8 bits, and for float8. Moving data (gathering, scattering, stacking,
 filling with zeros) does not depend on what the bits mean. So such tensors are viewed as signed integers of the same
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_bytes", "as_movable", "move"]
+__all__ = ["as_bytes", "as_movable", "at_least_float32", "move"]
 
 _SIGNED_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MOVED_AS = {
@@ -44,3 +44,8 @@ def move(fn: Callable[..., Any], x: Tensor, *others: Tensor) -> Any:
 def as_bytes(x: Tensor) -> Tensor:
     """Return the bytes of a tensor of any dtype, uint8 ``(n,)``, without gradients; a view if it is contiguous."""
     return x.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32 if its dtype has less precision, else as it is. In 16 bits, sums lose small terms."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -28,10 +28,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from .. import nested
+from ..dtypes import at_least_float32
 from ..engine import Fragment
 from ..nested import Nested
 from .distributions import Bits, Categorical, Gaussian, Joint, Policy, PreTanh, SquashedGaussian
@@ -89,7 +89,7 @@ def policy(info: Nested, act: Nested, valid: Tensor) -> Policy:
 
     def rows(x: Tensor) -> Tensor:
         x = x[: len(valid)]
-        return x.masked_fill(~like(valid, x), 0).to(torch.promote_types(x.dtype, torch.float32))
+        return at_least_float32(x.masked_fill(~like(valid, x), 0))
 
     return _of(_policy_info(info), act, valid.shape, rows, "")
 
@@ -116,7 +116,7 @@ def drawn_log_prob(info: Nested, act: Nested) -> Tensor:
     info = _policy_info(info)
     drawn = _with_pre_tanh(info, act, None)
     lead = nested.leaves(drawn)[0].shape[:2]
-    return _of(info, drawn, lead, lambda x: x.to(torch.promote_types(x.dtype, torch.float32)), "").log_prob(drawn)
+    return _of(info, drawn, lead, at_least_float32, "").log_prob(drawn)
 
 
 def mean_action(info: Nested, act: Nested) -> Nested:

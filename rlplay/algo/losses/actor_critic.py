@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ... import nested
+from ...dtypes import at_least_float32
 from ...engine import Final, Fragment
 from ...nested import Nested
 from .. import masked
@@ -80,8 +80,7 @@ def policy_terms(info: Nested, act: Nested, valid: Tensor) -> PolicyTerms:
     masked_act = nested.map(lambda x: x.masked_fill(~masked.like(valid, x), 0), act)
     distribution = policy(info, masked_act, valid)
     value = check_rows(entry(info, "value"), "value", valid.shape)[: len(valid)].masked_fill(~valid, 0)
-    value = value.to(torch.promote_types(value.dtype, torch.float32))
-    return PolicyTerms(distribution.log_prob(masked_act), distribution.entropy(), value)
+    return PolicyTerms(distribution.log_prob(masked_act), distribution.entropy(), at_least_float32(value))
 
 
 def transitions_with_values(fragment: Fragment, info: Nested, final: Nested, *, gamma: float) -> Transitions:

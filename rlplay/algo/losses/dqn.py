@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import nested
+from ...dtypes import at_least_float32
 from ...engine import Final, Fragment
 from ...nested import Nested
 from ...replay import Batch
@@ -199,17 +200,16 @@ def _action_values(info: Nested, act: Nested) -> Tensor:
     q: Tensor = entry(info, "q")
     if q.ndim != 3 or q.shape[:2] != act.shape:
         raise ValueError(f"`q` must be (n_seq, B, A) = {(*act.shape, 'A')}, got {tuple(q.shape)}.")
-    return q.to(torch.promote_types(q.dtype, torch.float32))
+    return at_least_float32(q)
 
 
 def _greedy_values(chosen_by: Nested, evaluated_by: Nested, double: bool) -> Tensor:
-    """Compute ``V(s)``, given the infos of two networks: at least float32.
+    """Compute ``V(s)``, at least float32, given the infos of two networks.
 
     With ``double``, the network of ``chosen_by`` chooses the action whose value the network of ``evaluated_by`` gives.
     Otherwise ``V(s)`` is the largest value of the latter.
     """
-    q: Tensor = entry(evaluated_by, "q").detach()
-    q = q.to(torch.promote_types(q.dtype, torch.float32))
+    q = at_least_float32(entry(evaluated_by, "q").detach())
     if not double:
         return q.amax(-1)
     best = entry(chosen_by, "q").detach().argmax(-1, keepdim=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ... import nested
+from ...dtypes import at_least_float32
 from ...engine import State
 from ...nested import Nested
 from ...replay import Batch
@@ -121,7 +122,7 @@ def checked_values(q: Tensor, lead: torch.Size, demand: str) -> Tensor:
     """
     if q.ndim != 3 or q.shape[:2] != lead:
         raise ValueError(f"{demand} = {(*lead, 'n')}, the values of n critics; got {tuple(q.shape)}.")
-    return q.to(torch.promote_types(q.dtype, torch.float32))
+    return at_least_float32(q)
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:
@@ -161,7 +162,7 @@ def of_each_action(info: Nested, name: str, act: Nested, n: int | None) -> Tenso
     if x.ndim != 4 or x.shape[:2] != act.shape or n not in (None, x.shape[-1]):
         expected = (*act.shape, "A", "n" if n is None else n)
         raise ValueError(f"`{name}` must be (n_seq, B, A, n) = {expected}, got {tuple(x.shape)}.")
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return at_least_float32(x)
 
 
 def check_discrete(act: Nested) -> None:
