@@ -35,7 +35,7 @@ def one_torch_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_hurry():
-    """Let what is closed take long to end: the machine may be busy. A test of what never ends shortens this."""
+    """Give threads and processes long to end: the machine may be busy. Tests of those that never end shorten this."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Driver, "stop_timeout", LONG)
         patch.setattr(WorkerPool, "close_timeout", LONG)

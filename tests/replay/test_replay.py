@@ -321,7 +321,7 @@ def test_observations_without_tensors_are_stored(nothing, sequences):
     if sequences:
         assert len(drawn.fragment.env.final.t) == drawn.fragment.state.fin[1:].sum() > 0
     else:
-        assert (drawn.next.stepno == drawn.state.stepno + 1).any()  # of true last states; all others are random
+        assert (drawn.next.stepno == drawn.state.stepno + 1).any()  # true last states; all other states are random
 
 
 def test_last_observations_take_less_than_twice_the_memory_they_need():

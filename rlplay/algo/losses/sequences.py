@@ -65,7 +65,7 @@ def _first_state(memory: Actor, fragment: Fragment) -> Nested:
 
 
 def values_of(critic: Callable[..., Tensor], rows: Nested, act: Nested) -> Tensor:
-    """Return the values of actions by several critics, ``(n_seq, B, n)``; no values if there are no actions.
+    """Return the values of actions by several critics, ``(n_seq, B, n)``; an empty tensor if there are no actions.
 
     Raises
     ------

@@ -106,7 +106,7 @@ def check_forms(expected: list[Form], got: list[Form]) -> None:
 
 
 def versions_of(tree: Nested) -> list[int]:
-    """Return how often each tensor has been written to in place; 0 for those of inference mode, which do not tell."""
+    """Return how often each tensor has been written to in place; 0 for inference tensors, which do not count."""
     return [0 if x.is_inference() else x._version for x in nested.leaves(tree)]
 
 

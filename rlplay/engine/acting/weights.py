@@ -96,7 +96,7 @@ def weight_stores(module: nn.Module) -> list[WeightStore]:
 
 
 def restore_stores(stores: Iterable[WeightStore]) -> None:
-    """Put back all that belongs there, and remove what has been added. Does not copy the values of replacements."""
+    """Put back the tensors that belong into each store, and remove others. Values of replacements are not copied."""
     for store, content in stores:
         if store.keys() != content.keys() or any(store[name] is not x for name, x in content.items()):
             store.clear()

@@ -30,7 +30,7 @@ class Gate:
         """True if the collector has to stop for good. Never reset."""
         self.closing_time = 0.0
         """Seconds that the collecting thread may take to end its processes, after it has left its step."""
-        # ``with self._change`` would take the same lock, and an interrupt may leave that block without its release
+        # not `with self._change`: it takes the same lock, but an interrupt could end that block without releasing it
         self._lock = threading.RLock()
         self._change = threading.Condition(self._lock)
         self._collecting = False

@@ -55,7 +55,7 @@ def check_factory_and_actor(factory: Any, actor: Any, envs: slice, where: str, a
     where : str
         Which process they are to be sent to, for the message.
     alternative : str
-        What needs no pickling, for the message.
+        What the user can do instead, without pickling, for the message.
 
     Raises
     ------

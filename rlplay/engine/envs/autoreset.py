@@ -98,7 +98,7 @@ def read_autoreset_mode(env: Any, otherwise: str | None) -> str:
 
 
 def _answers_for_some(raw: Any) -> bool:
-    """Whether EnvPool or ale-py is to answer for some of the parts at a time; others may mean other things by names."""
+    """Whether this is an environment of EnvPool or ale-py that answers for only some of its parts at each step."""
     names = class_names(raw)
     if "AtariVectorEnv" in names:
         return bool(raw.batch_size != raw.num_envs)

@@ -239,7 +239,7 @@ def _reset_takes_seed(env: Any) -> bool:
     while True:
         try:
             parameters = inspect.signature(env.reset).parameters.values()
-        except (TypeError, ValueError):  # in another language: what has no method `seed` is not of the old API
+        except (TypeError, ValueError):  # no signature, as of a function in C; all of the old API have a method `seed`
             return not has_seed_method(env)
         if takes(env.reset, "seed"):
             return True

@@ -240,9 +240,9 @@ class EnvironmentList:
         return first_obs if has_reset else self._reset(j)
 
     def _step_into_next_episode(self, j: int, action: Any, then: StateRow) -> None:
-        """Have an environment reset itself by a step, and write the first observation of the next episode.
+        """Step an environment that resets itself at this step, and write the first observation of the next episode.
 
-        If the step says that the episode is over, a wrapper outside has not noticed its end: then all is reset.
+        If this step reports an end, too, a wrapper outside has ended its own episode: then all wrappers are reset.
         """
         self._progress.env = self._first_number + j
         result = self.instances[j].step(action)

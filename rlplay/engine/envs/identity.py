@@ -1,7 +1,7 @@
 """Environments inside of others: the wrappers around one, and which are the same one.
 
-Whether two environments share one is looked for in the attributes ``env`` of wrappers and ``envs`` of vector
-environments alone. What an environment holds by another name may be common to several, as an opponent is, or an
+The search for an environment that two others share follows only the attributes ``env`` of wrappers and ``envs`` of
+vector environments. What an environment holds by another name may be common to several, as an opponent is, or an
 environment that it learns from. Wrappers may hold the environment that they wrap by any name.
 """
 

@@ -130,7 +130,7 @@ def make_turns(
         else:
             check_environments(envs, first_env)
             seeds = seeds_of(seed, len(envs), reseed=reseed, first=first_env)
-            # the blocks of groups begin alike in every engine: where an input lies, kernels may round it otherwise
+            # each group has its own block, so that inputs are aligned alike in every engine: kernels round by alignment
             turns += [make_list(envs[x], seeds[x], entries, progress, first=first_env + x.start) for x in groups]
     except BaseException as error:
         for complaint in close_environments(owned):
@@ -151,7 +151,7 @@ def _reset_vector(
     number: int | None = None,
     **options: Any,
 ) -> Environments:
-    """Reset a vector environment, and take it as environments of the kind that its observations show.
+    """Reset a vector environment, and wrap it for a feed: by ``make_tensors`` if its observations are tensors.
 
     ``number`` and ``options`` are those of :class:`VectorEnvironment`.
     """

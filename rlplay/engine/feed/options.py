@@ -233,7 +233,7 @@ def _check_workers(options: Options, sources: Sequence[Any]) -> None:
 
 
 def check_flags(**flags: Any) -> None:
-    """Raise TypeError if one of these is neither True nor False: any other object, also ``"False"``, counts as one."""
+    """Raise TypeError if a value is neither True nor False. Python would take the text ``"False"`` as True."""
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"`{name}` must be True or False, got {value!r}.")

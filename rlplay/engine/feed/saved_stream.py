@@ -117,7 +117,7 @@ def _pack_tokens(tokens: list[Token], collector: Collecting, lane: Lane) -> list
 
 
 def with_saved_seed(options: Options) -> Options:
-    """Return the options with the seed of the saved stream; where episodes begin anew, with one that follows from it.
+    """Return the options with the seed of the saved stream, or with one derived from it where episodes begin anew.
 
     ``torch``'s global generator is not drawn from then. Without a saved stream the options stay as they are.
 

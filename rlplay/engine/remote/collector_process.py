@@ -81,7 +81,7 @@ class Reply(NamedTuple):
 
     @classmethod
     def to(cls, delivery: Delivery, entries: Entries) -> Reply:
-        """Make the reply that stands for a delivery. ``entries`` are those of the process's environments."""
+        """Make the reply to a request, from what the collector has delivered. ``entries`` are those of its infos."""
         n_finals = len(delivery.final.t) if isinstance(delivery.final, Final) else 0
         episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
         return cls(n_finals, delivery.steps, episodes, delivery.warning, list(entries.untold))

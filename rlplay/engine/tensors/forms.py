@@ -239,7 +239,7 @@ class InfoForm:
                 leaf.masked_fill_(~wide(recorded, leaf), entry.absent)
 
     def _told(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> list[Tensor]:
-        """Return the bool tensors ``_name``, beside an entry and the dicts around it: which parts have ``name``."""
+        """Return the masks ``_name`` of an entry and of the dicts that contain it, which say the parts that have it."""
         masks, inside = [infos.get(f"_{entry.name}")], infos
         for key in path:
             if not isinstance(inside, Mapping):

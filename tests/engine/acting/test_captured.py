@@ -634,7 +634,7 @@ def test_captured_steps_go_on_after_a_fragment_of_eager_ones_that_fill_and_empty
 
 @pytest.mark.parametrize("kind", [FillsInVirtualSteps, AddsInVirtualSteps])
 def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_filled_or_added_a_buffer(kind, steps):
-    """Virtual steps cannot be captured here, and there is one at each end of an episode."""
+    """Virtual steps cannot be captured here, and one is made at each end of an episode."""
     got, (warning,) = compile_warnings_of(lambda: collected(kind, compile=True, device=lagging_actor_device()))
     assert "runs eagerly, since a step that ran eagerly has added or filled a buffer" in str(warning.message)
     assert_identical(collected(kind), got)

@@ -249,7 +249,7 @@ def test_a_change_that_alters_the_step_is_never_frozen(where, traced):
 
 
 def complaints_of_a_schedule(where):
-    """Return the warnings that a step gives which a schedule alters in each fragment; see that it has the values."""
+    """Return the warnings of a step that a schedule changes in each fragment; check that it uses the present values."""
     actor = Steps()
     with warnings.catch_warnings(record=True) as caught, opened_fast(where, actor) as feed:
         warnings.simplefilter("always")

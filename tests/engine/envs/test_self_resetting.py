@@ -356,7 +356,7 @@ class Line(gym.Env):
 
 
 class Forwards:
-    """A wrapper of no library, which passes all attributes on of an environment that it holds by a name of its own."""
+    """A wrapper of no library. It forwards all attributes to the environment inside, which it holds by another name."""
 
     def __init__(self, inner):
         self._inner = inner
@@ -397,7 +397,7 @@ class Zero(BaseActorModule):
 
 
 class Trial(Wrapper):
-    """Two episodes of the environment inside are one of this."""
+    """One episode of this wrapper consists of two episodes of the environment inside."""
 
     def reset(self, **options):
         self.n = 0
@@ -453,7 +453,7 @@ def test_a_vector_environment_of_the_users_own_says_how_it_resets_even_if_it_der
 
 
 class Opaque:
-    """Stands for a method of a class in another language: its parameters cannot be told."""
+    """Stands for a method of a class written in C: it has no signature."""
 
     def __init__(self, method):
         self._method = method

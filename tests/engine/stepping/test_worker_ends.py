@@ -264,7 +264,7 @@ def test_workers_that_hold_the_interpreter_lock_end_with_a_parent_that_is_killed
 
 
 def interrupt_a_program():
-    """Raise an error that says what has ended the program; in a process that an interrupt of its own does not end."""
+    """Raise an error that says how the program has ended. The interrupt does not end the process that calls this."""
     os.kill(os.getpid(), signal.SIGINT)
     with subprocess.Popen(["sleep", "5"]) as program:
         program.send_signal(signal.SIGINT)

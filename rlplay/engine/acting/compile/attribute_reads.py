@@ -80,7 +80,7 @@ def _values_of(plain: PlainChanges, reads: Reads) -> Values:
 
 
 def changed_since(plain: PlainChanges, before: PlainChanges, reads: Reads) -> list[AttributeName]:
-    """Return the attributes that have changed from ``before`` to ``plain``, of those that the step may read."""
+    """Return the attributes that the step may read and that have changed from ``before`` to ``plain``."""
     changed = [name for name, change in plain.changes.items() if change.number > before.number]
     return [name for name in changed if reads is None or name in reads]
 

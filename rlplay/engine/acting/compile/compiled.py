@@ -161,7 +161,7 @@ class CompiledBehaviour(Behaviour):
         return workspace.rows
 
     def react_to_last(self, group: Group, state: State, *, begun: Sequence[int] = ()) -> list[Tensor]:
-        """React virtually to true last observations. A compiled step is bound to this very state, and keeps none."""
+        """React virtually to true last observations. A compiled step keeps no inputs, so none is copied."""
         if not self._active_programs:
             return super().react_to_last(group, state, begun=begun)
         return self.react(group, state, begun=begun, virtual=True)

@@ -50,7 +50,7 @@ Modes = tuple[bool, ...]
 """The train (True) or eval (False) mode of each module, in the order of ``actor.modules()``."""
 
 FILLS_OR_EMPTIES = "it adds or fills a buffer, or empties one"
-"""Why a step has no graph if it registers a buffer, replaces one that is None, or sets one to None."""
+"""The reason for refusing a step that registers a buffer, fills one that is None, or sets one to None."""
 
 
 class NoGraph(Exception):

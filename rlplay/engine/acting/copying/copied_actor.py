@@ -123,7 +123,7 @@ class CopiedActor:
         return [f"{name}: {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for name, x in self._weights.items()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the copy has that no snapshot brings. It must not act meanwhile."""
+        """Return the state of the copy that no snapshot contains. The copy must not act meanwhile."""
         restore_stores(self._stores)  # the next snapshot does so, too
         return {**copy_state(self._modules), "adopted": self._plain_adopted}
 

@@ -1,4 +1,4 @@
-"""What a behaviour copy has that no snapshot brings: plain attributes, and what it keeps in others.
+"""The state of a behaviour copy that no snapshot contains: plain attributes, and values kept in other attributes.
 
 Saved as dicts, lists, numbers, strings, bytes and tensors on the host. Weights are left out: each snapshot overwrites
 them before the copy acts, and empties the buffers that the copy has filled. What has been seen of the learner's actor
@@ -76,7 +76,7 @@ def what_differs(states: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _by_name(state: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
-    """Return what a state of a copy has, by kinds and by names of attributes."""
+    """Return the values in a state of a copy, by the kind and the name of the attribute."""
     found = {("plain", dotted((name, key))): x for name, own in state["plain"].items() for key, x in own.items()}
     for kind in ("tensors", "others", "values"):
         found |= {(kind, dotted((name, key))): x for name, key, x in state[kind]}

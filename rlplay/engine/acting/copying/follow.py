@@ -160,7 +160,7 @@ class Follower:
 
     def _follow_function(self, function: types.FunctionType) -> types.FunctionType:
         state = (function.__closure__, function.__defaults__, function.__kwdefaults__, vars(function))
-        # of a global function of a module there is one, for all who use it
+        # a global function of a module is not copied: all who use it share it
         if not any(state) or found_by_name(function.__module__, function.__qualname__) is function:
             self._followed[id(function)] = function, function
             return function

@@ -19,7 +19,7 @@ strides."""
 
 
 def places_of(tensors: Sequence[Tensor], weights: Mapping[str, Tensor]) -> list[Place]:
-    """Return the places of tensors. Memory is numbered in the order of the tensors in it."""
+    """Return the place of each tensor. Pieces of memory are numbered in the order in which they first occur."""
     known: dict[int, int | str] = {address_of(x): name for name, x in weights.items()}
     known[0] = -1
     found: list[Place] = []

@@ -95,7 +95,7 @@ def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any],
 def _restored_tensors(
     found: _Found, state: Mapping[str, Any], digests: Mapping[AttributeName, bytes], device: torch.device
 ) -> dict[AttributeName, tuple[list[Tensor], list[Tensor], bool]]:
-    """Return for each attribute: its tensors, the values to be written into these, and whether these were made anew.
+    """Return a triple for each attribute: its tensors, the values to write into them, and whether the tensors are new.
 
     The tensors of the new copy are taken, unless they have other shapes or lie otherwise in memory.
 

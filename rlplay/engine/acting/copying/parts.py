@@ -196,7 +196,7 @@ def names_in_code(code: types.CodeType) -> set[str]:
 
 
 def _global_paths(code: types.CodeType) -> set[tuple[str, ...]]:
-    """Return the global variables that code reads, each with the attributes that it reads of it at once.
+    """Return the global variables that code reads, each with the attributes that are read directly from it.
 
     Functions inside of the code are included.
 

@@ -1,4 +1,4 @@
-"""The infos of vector environments: what one sub-environment has told, and the true last observations in them.
+"""Reads the infos of vector environments: the info of one sub-environment, and the true last observations.
 
 Imports neither rows nor torch.
 """
@@ -39,9 +39,10 @@ def info_at_end(single: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def last_observation(info: Mapping[str, Any], j: int, description: Nested) -> Any:
-    """Return the true last observation of sub-environment ``j``, which SAME_STEP puts into the info.
+    """Return the last observation of the episode that sub-environment ``j`` has just ended, from the info.
 
-    The entry is an array or a list of one observation for each sub-environment, or a nest of such.
+    A vector environment in the autoreset mode SAME_STEP puts it there. The entry is an array or a list of one
+    observation for each sub-environment, or a nest of such.
 
     Parameters
     ----------
