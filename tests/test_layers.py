@@ -43,7 +43,7 @@ ONLY_IN = {
     "optree": {"nested"},
     "queue": {"engine.concurrency.channel"},
     "threading": {
-        *("process_state", "checkpoint", "engine.concurrency", "engine.memory.cuda", "engine.stepping.thread_pool"),
+        *("process_state", "checkpoint", "engine.concurrency", "engine.memory.lane", "engine.stepping.thread_pool"),
         *("engine.cluster.reported_progress", "engine.evaluation.examiner", "engine.feed", "testing"),
     },
     "gym": {"zoo.gym_or_gymnasium"},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..engine.envs.rows import Array
 
@@ -65,6 +66,7 @@ class Block:
     """
 
     def __init__(self, size: int, stream: Stream) -> None:
-        self.bytes: Array = np.full(size, GARBAGE, np.uint8)
+        # aligned to 64 bytes, as on a device: the last bits of a product may depend on the address of its operands
+        self.bytes: Array = torch.full((size,), GARBAGE, dtype=torch.uint8, device="cpu").numpy()
         self.stream = stream
         self.borrowers: list[Stream] = []

@@ -66,7 +66,6 @@ class LaggingLane(Lane):
         self._lock = threading.RLock()
         self.consumer, self.collector = Stream(), Stream()
         self.turns: dict[int, Stream] = {}
-        self._thread = threading.local()  # inside of `collecting`, `stream` is the thread's current stream
         self._blocks: dict[int, Block] = {}  # all blocks, by address
         self._free: list[Block] = []
         self._released: deque[Block] = deque()
@@ -122,11 +121,14 @@ class LaggingLane(Lane):
         return torch.from_numpy(view).view(dtype).view(tuple(shape))
 
     def copy(self, target: Nested, source: Nested) -> None:
-        """Queue the copies, unless all memory is on the host. A queued copy does not keep device memory alive."""
+        """Queue the copies, unless all memory is on the host, or the copies are a part of queued or captured work.
+
+        A queued copy does not keep device memory alive.
+        """
         for one, other in zip(leaves(target), leaves(source), strict=True):
             on_host = self._block_of(one) is None, self._block_of(other) is None
-            self.counters.count_copy(one.nbytes, to_host=on_host[0], from_host=on_host[1])
-            if self._current_on_host and all(on_host):
+            self._count_copy(one.nbytes, to_host=on_host[0], from_host=on_host[1])
+            if self._is_working or (self._current_on_host and all(on_host)):
                 one.copy_(other)
             else:
                 get_one, get_other = self._getter(one), self._getter(other)
@@ -157,9 +159,13 @@ class LaggingLane(Lane):
         if self._current_on_host:
             return work
         self.synchronize()  # logging runs the work on the present contents of memory, and then undoes its effects
-        with self._lock, OperationLog(generators, self._getter) as log:
-            work()
-        return log.replay
+
+        def log_operations() -> Callable[[], None]:
+            with self._lock, self._working(), OperationLog(generators, self._getter) as log:
+                work()
+            return log.replay
+
+        return self._count_at_replay(log_operations)
 
     def borrow(self, tree: Nested) -> None:
         """Delay the reuse of the memory: all work that this stream has queued by the time of its release runs first."""
@@ -242,11 +248,26 @@ class LaggingLane(Lane):
         work = stream.pending.popleft()
         if not isinstance(work, Event):
             try:
-                work()
+                with self._working():
+                    work()
             except BaseException as error:  # the next `host_wait` raises it, as on a real device
                 self._error = self._error or error
         stream.done += 1
         return True
+
+    @property
+    def _is_working(self) -> bool:
+        """True inside of :meth:`_working`."""
+        return getattr(self._thread, "is_working", False)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Have copies done at once in this thread, as a part of work that runs, inside the ``with`` block."""
+        before, self._thread.is_working = self._is_working, True
+        try:
+            yield
+        finally:
+            self._thread.is_working = before
 
     def _reclaim_released(self) -> None:
         """For each released block, queue work that fills it with garbage, and offer it for reuse on its stream."""

@@ -19,7 +19,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
-from ..memory.slot import GroupBlocks
+from ..memory.slot import GroupBlocks, RowCopies
 from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_unchanged, form_of, note_obs, versions_of
 from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .copying.copied_actor import CopiedActor
@@ -99,13 +99,22 @@ class Behaviour(CopiedActor):
             What the environment draws from.
         """
 
-    def may_take_environment(self, group: Group) -> bool:
-        """Whether a step of the group may take a step of its environment as well; see :meth:`takes_environment`."""
+    def takes_environment(self, group: Group) -> bool:
+        """Whether captured steps of the group take a step of its environment as well."""
         return False
 
-    def takes_environment(self, group: Group) -> bool:
-        """Whether the next step of the group takes a step of its environment as well, in one captured graph."""
+    def copies_rows(self, group: Group) -> bool:
+        """Whether the group has captured steps in the next fragment that copy its rows between host and device."""
         return False
+
+    def captured_step(
+        self, group: Group, *, virtual: bool, copies: RowCopies | None = None
+    ) -> Callable[[], None] | None:
+        """Return the next step of the group, with these copies, if it is a captured one. None if it is to run eagerly.
+
+        Whether it is captured is known once the earlier work of the device is done, so inside of ``lane.launch``.
+        """
+        return None
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun at row 0, and return its leaves.

@@ -6,7 +6,7 @@ and the kernels that draw. A graph that reads a row of a block takes one. Import
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,18 @@ class BlockNoise(Source):
             yield self._taken
         finally:
             self._taken = None
+
+    def around(self, step: Callable[[], None], counts: Mapping[Form, int]) -> Callable[[], None]:
+        """Return a callable that makes a captured step, which takes so many rows of each form, with noise for it."""
+        if not counts:
+            return step
+
+        def step_with_noise() -> None:
+            self.prepare(counts)
+            step()
+            self.advance(counts)
+
+        return step_with_noise
 
     def prepare(self, counts: Mapping[Form, int]) -> None:
         """Make ready for a captured step that takes so many rows of each form."""

@@ -69,11 +69,13 @@ class Loop:
         self._final = final
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
+        # whether the steps of a turn copy its rows up and its actions down themselves
+        self._captured = [behaviour.copies_rows(turn[0]) for turn in self._turns]
         self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
         # for each turn: of each group the environments to be reset, where there are none
         self._nobody: list[Sequence[Sequence[int]]] = [[() for _ in groups] for groups in self._turns]
         self._rows, self._counts_each_step = staging.host_rows(), not staging.holds_fragment
-        self._steps = staging.steps(final=final, sticky=sticky)
+        self._steps, self._copies = staging.steps(final=final, sticky=sticky), staging.row_copies()
         # for each turn an event: the actions of its latest row have come down
         self._actions: list[Any] = [None for _ in self._turns]
         # for each turn: the episodes that its latest step has ended, with their places in `finals`
@@ -132,19 +134,29 @@ class Loop:
         if not self._on_device:
             self._react_groups(turn, t, begun, virtual)
             return
+        # edge: filled -> copy (the environments have filled the row, which a captured step copies to the device)
         self._lane.launch(partial(self._react_groups, turn, t, begun, virtual))
         if not virtual:
             self._lane.counters.steps += 1
-            download(self._staging, self._lane, turn, t + 1)
             self._actions[turn] = self._lane.record(spent=self._actions[turn])
 
     def _react_groups(self, turn: int, t: int, begun: Sequence[Sequence[int]], virtual: bool) -> None:
-        behaviour, staging, ended = self._behaviour, self._staging, self._ended[turn]
+        """React as :meth:`_react` says, and on a device copy the actions to the host."""
+        behaviour, staging, copies, ended = self._behaviour, self._staging, self._copies[t], self._ended[turn]
         for group, resets in zip(self._turns[turn], begun, strict=True):
             if ended:
                 react_to_last(staging, behaviour, group, ended, self.finals)
+            if self._captured[turn]:
+                step = behaviour.captured_step(group, virtual=virtual, copies=copies)
+                if step is not None:
+                    step()
+                    return
+                if copies.up is not None:
+                    upload(staging, self._lane, turn, copies.up, t)
             state, rows = staging.inputs[group.number][t], staging.answers[group.number][t]
             behaviour.react_into(group, state, rows, begun=resets, virtual=virtual)
+        if copies.down is not None:
+            download(staging, self._lane, turn, copies.down)
 
     def _wait_for_actions(self, turn: int, t: int) -> None:
         """Wait until the actions of step ``t`` are on the host, and clear host row ``t + 1`` for the environments."""
@@ -171,9 +183,10 @@ class Loop:
             ended = self._torch_context.call_environments(stepper.step, turn, self._steps[t])
         if self._counts_each_step:
             self.n_transitions += staging.slot.count_valid(turn, self._rows[t + 1])
-        if self._on_device:
+        if self._on_device and not self._captured[turn]:
             self._progress.begin("an upload")
-            upload(staging, self._lane, turn, t + 1)  # edge: filled -> copy (the environments have filled the row)
+            # edge: filled -> copy (the environments have filled the row)
+            upload(staging, self._lane, turn, self._rows[t + 1], t + 1)
         self._ended[turn] = {}
         if self._final and ended:
             rows, now, then = staging.slot.turns[turn], self._rows[t], self._rows[t + 1]

@@ -32,7 +32,7 @@ from ..core import Fragment, State
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
-from ..memory.slot import Blocks, RowLayout, Slot
+from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot
 from ..stepping.stepper import Step
 from .parts import columns_of, split_blocks, split_rows
 
@@ -70,7 +70,7 @@ class Staging:
     copied : event
         All copies out of the slot are done. None before the first copy.
     groups : list of GroupBlocks
-        For each group: its part of ``blocks``.
+        For each group: its part of ``blocks``, and if it is the only group of its turn, the rows of a ring.
     inputs : list of lists of State, ``(1, b, ...)``
         For each group and row: the state that the actor reacts to.
     last_inputs : list of State, ``(1, b, ...)``
@@ -96,22 +96,39 @@ class Staging:
         hx: Nested,
         groups: Sequence[Group],
         turns: Sequence[Sequence[int]],
+        *,
+        ring: bool,
     ) -> None:
-        """Make the views. ``turns`` lists the numbers of the groups of each turn."""
+        """Make the views.
+
+        Parameters
+        ----------
+        turns : sequence of sequences of int
+            The numbers of the groups of each turn.
+        ring : bool
+            Whether the slot is a ring of rows.
+        """
         self.number, self.slot, self.actor, self.hx = number, slot, actor, hx
         self.blocks, self.lasts, self.acts = blocks, lasts, acts
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
         self.copied: Any = None
         self._start = 0
-        self._steps: dict[int, list[Step]] = {}
+        self._steps: dict[int, list[Step]] = {}  # by the row of the slot that a fragment begins at, as `_copies`
         # for each turn, by row of the slot and by row of the fragment: what is copied at a step
         self.host_blocks = [list(one.memory) for one in slot.blocks]
         self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks if acts]
         self.device_blocks = [list(one.memory) for one in blocks]
         n = len(blocks[0].memory)
         self.n_steps = n - 1
+        starts = {k * self.n_steps % slot.layout.n_rows for k in range(slot.layout.n_rows)} if ring else {0}
+        self._copies = {start: self._copies_from(start) for start in sorted(starts)}
         infos = [nested.leaves(row) for row in split_rows(actor, n)]
         self.groups = split_blocks(blocks, groups, turns)
+        for k, turn in enumerate(turns if ring else ()):
+            if len(turn) == 1:
+                copies = list(dict.fromkeys(one for some in self._copies.values() for one in some))
+                host = HostRows(self.host_blocks[k], self.host_acts[k], acts[k], copies)
+                self.groups[turn[0]] = self.groups[turn[0]]._replace(host=host)
         self.inputs: list[list[State]] = []
         self.last_inputs: list[State] = []
         self.answers: list[list[list[Tensor]]] = []
@@ -122,7 +139,7 @@ class Staging:
                 written = [blocks[k].action_leaves(acts[k])] * self.n_steps
             else:
                 written = [nested.leaves(row.act) for row in rows[1:]]
-            for group, (_, inside) in ((groups[g], self.groups[g]) for g in turn):
+            for group, inside in ((groups[g], self.groups[g].inside) for g in turn):
                 self.inputs.append([columns_of(row, inside) for row in rows])
                 self.last_inputs.append(columns_of(last, inside))
                 self.answers.append(
@@ -147,6 +164,14 @@ class Staging:
             rows = self.host_rows()
             self._steps[self._start] = [Step(self.number, rows[t], t, final, sticky) for t in range(self.n_steps)]
         return self._steps[self._start]
+
+    def row_copies(self) -> list[RowCopies]:
+        """Return what is copied at the step of each row: nothing on the host. Row 0 is on the device already."""
+        return self._copies[self._start]
+
+    def _copies_from(self, start: int) -> list[RowCopies]:
+        rows = [(start + t) % self.slot.layout.n_rows if self.acts else None for t in range(1, 1 + self.n_steps)]
+        return [RowCopies(up, down) for up, down in zip([None, *rows], [*rows, None], strict=True)]
 
     def begin_fragment(self) -> None:
         """Let the next fragment begin in the ring where this one ends."""
@@ -215,7 +240,7 @@ def make_stagings(
     if lane.shared(Place.ACTOR, Place.HOST):
         # the infos are on the host too and are copied out of it like the slot, so each slot has infos of its own
         return [
-            Staging(k, slot, slot.blocks, slot.lasts, [], *infos_and_hx(), groups, turns)
+            Staging(k, slot, slot.blocks, slot.lasts, [], *infos_and_hx(), groups, turns, ring=False)
             for k, slot in enumerate(slots)
         ]
 
@@ -225,17 +250,18 @@ def make_stagings(
 
     rows, lasts, (actor, hx) = blocks(1 + n_steps), blocks(1), infos_and_hx()
     acts = [allocate((len(one.actions(0)),), torch.uint8) for one in rows]
-    return [Staging(k, slot, rows, lasts, acts, actor, hx, groups, turns) for k, slot in enumerate(slots)]
+    ring = _is_ring(lane)
+    return [Staging(k, slot, rows, lasts, acts, actor, hx, groups, turns, ring=ring) for k, slot in enumerate(slots)]
 
 
-def upload(staging: Staging, lane: Lane, turn: int, t: int) -> None:
-    """Copy a turn's host row ``t`` to the actor's device, in one copy. The row must be filled in before."""
-    lane.copy(staging.device_blocks[turn][t], staging.host_blocks[turn][staging.host_row(t)])
+def upload(staging: Staging, lane: Lane, turn: int, row: int, t: int) -> None:
+    """Copy a row of the slot to row ``t`` of a turn on the actor's device, in one copy. It must be filled in before."""
+    lane.copy(staging.device_blocks[turn][t], staging.host_blocks[turn][row])
 
 
-def download(staging: Staging, lane: Lane, turn: int, t: int) -> None:
-    """Copy the actions of a turn from the actor's device into host row ``t``, in one copy."""
-    lane.copy(staging.host_acts[turn][staging.host_row(t)], staging.acts[turn])
+def download(staging: Staging, lane: Lane, turn: int, row: int) -> None:
+    """Copy the actions of a turn from the actor's device into a row of the slot, in one copy."""
+    lane.copy(staging.host_acts[turn][row], staging.acts[turn])
 
 
 def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
@@ -246,7 +272,7 @@ def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
     on_device = not lane.shared(Place.ACTOR, Place.HOST)
     if previous is None:
         for turn in range(len(staging.blocks)) if on_device else ():
-            upload(staging, lane, turn, 0)
+            upload(staging, lane, turn, staging.host_row(0), 0)
         return
     if _is_ring(lane):
         staging.begin_fragment()  # the row is in the ring already

@@ -18,7 +18,7 @@ class Counters:
     steps: int = 0
     """Steps of turns that the actor has reacted to on a device."""
     copies_up: int = 0
-    """Copies from the host to a device, a leaf each."""
+    """Copies from the host to a device, a leaf each. Those of a captured step count at each replay."""
     bytes_up: int = 0
     copies_down: int = 0
     """Copies from a device to the host."""
@@ -55,6 +55,13 @@ class Counters:
         elif to_host and not from_host:
             self.copies_down += 1
             self.bytes_down += n_bytes
+
+    def add_copies(self, other: Counters) -> None:
+        """Count the copies that ``other`` has counted."""
+        self.copies_up += other.copies_up
+        self.bytes_up += other.bytes_up
+        self.copies_down += other.copies_down
+        self.bytes_down += other.bytes_down
 
     def count_memory(self, n_bytes: int, *, on_host: bool) -> None:
         """Count an allocation."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -63,7 +62,6 @@ class CudaLane(Lane):
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
         self._streams: _Streams = {d: torch.cuda.Stream(d, priority=_PRIORITY) for d in used}
         self._turn_streams: dict[int, torch.cuda.Stream] = {}
-        self._thread = threading.local()  # inside of `collecting`, `streams` has the thread's current streams
         for d in used:  # the actor may just have been made on the default stream: it is copied on the current one
             torch.cuda.current_stream(d).wait_stream(torch.cuda.default_stream(d))
         self._graphs = GraphCapture(actor_device, _PRIORITY)
@@ -88,18 +86,18 @@ class CudaLane(Lane):
 
     @property
     def _current(self) -> _Streams:
-        """The current stream of each device; torch takes 5 us to tell one."""
+        """The current stream of each device, as `collecting` has noted them; torch takes 5 us to tell one."""
         streams: _Streams | None = getattr(self._thread, "streams", None)
         return {d: torch.cuda.current_stream(d) for d in self._streams} if streams is None else streams
 
     def copy(self, target: Nested, source: Nested) -> None:
         """Copy each leaf, on the current stream."""
         if isinstance(target, Tensor) and isinstance(source, Tensor):
-            self.counters.count_copy(target.nbytes, to_host=target.is_cpu, from_host=source.is_cpu)
+            self._count_copy(target.nbytes, to_host=target.is_cpu, from_host=source.is_cpu)
             target.copy_(source, non_blocking=True)
             return
         for one, other in zip(leaves(target), leaves(source), strict=True):
-            self.counters.count_copy(one.nbytes, to_host=one.is_cpu, from_host=other.is_cpu)
+            self._count_copy(one.nbytes, to_host=one.is_cpu, from_host=other.is_cpu)
         super().copy(target, source)
 
     def launch(self, work: Callable[[], None]) -> None:
@@ -111,7 +109,7 @@ class CudaLane(Lane):
         self, work: Callable[[], None], generators: Sequence[torch.Generator], key: int = 0
     ) -> Callable[[], None]:
         """Capture the work as a CUDA graph: :class:`rlplay.engine.memory.cuda_graphs.GraphCapture`."""
-        return self._graphs.capture(work, generators, key)
+        return self._count_at_replay(lambda: self._graphs.capture(work, generators, key))
 
     @property
     def current(self) -> Any:

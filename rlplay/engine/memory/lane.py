@@ -33,6 +33,7 @@ dropped -> released
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Any
@@ -84,6 +85,7 @@ class Lane:
         """Set the two devices."""
         self.device, self.actor_device = device, actor_device
         self.counters = Counters()
+        self._thread = threading.local()  # what a lane keeps for each thread
 
     def shared(self, one: Place, other: Place) -> bool:
         """Return whether two places are on the same device, so that nothing need be copied between them."""
@@ -98,7 +100,11 @@ class Lane:
         return torch.from_numpy(memory)
 
     def copy(self, target: Nested, source: Nested) -> None:
-        """Copy each leaf, on the current stream. A source on the host must not change until the copy is done."""
+        """Copy each leaf, on the current stream. A source on the host must not change until the copy is done.
+
+        Inside of work that is launched, the copy is a part of that work. Inside of work that is captured, it is made
+        and counted at each replay.
+        """
         targets, sources = leaves(target), leaves(source)
         if targets:
             torch._foreach_copy_(targets, sources, non_blocking=self.asynchronous)
@@ -128,6 +134,27 @@ class Lane:
             What ``work`` raises. It fails if it reads a value of a tensor, which has none while it is recorded.
         """
         return work
+
+    def _count_copy(self, n_bytes: int, *, to_host: bool, from_host: bool) -> None:
+        """Count a copy: now, or inside of :meth:`_count_at_replay` at each replay."""
+        counters: Counters = getattr(self._thread, "captured", self.counters)
+        counters.count_copy(n_bytes, to_host=to_host, from_host=from_host)
+
+    def _count_at_replay(self, capture: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+        """Capture, and return a callable that replays what was captured and counts its copies."""
+        self._thread.captured = captured = Counters()
+        try:
+            replay = capture()
+        finally:
+            del self._thread.captured
+        if captured == Counters():
+            return replay
+
+        def counted_replay() -> None:
+            self.counters.add_copies(captured)
+            replay()
+
+        return counted_replay
 
     @property
     def current(self) -> Any:

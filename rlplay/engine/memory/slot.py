@@ -17,7 +17,7 @@ from ..core import Outcome, State
 from ..stepping.blocks import ALIGNMENT, ArrayLocation, BlockLayout, SlotLayout
 from .layout import Allocate, Leaf, dtype_of, numpy_dtype_of, outcome_layout
 
-__all__ = ["Blocks", "GroupBlocks", "RowLayout", "Slot"]
+__all__ = ["Blocks", "GroupBlocks", "HostRows", "RowCopies", "RowLayout", "Slot"]
 
 _LEAF_ALIGNMENT = 16
 """Bytes of the widest number, a complex128."""
@@ -89,6 +89,14 @@ class Blocks:
         self.state, self.env = nested.map(view, (layout.state, layout.env))
         self.fragment: tuple[State, Outcome] = self.state, nested.map(lambda x: x[1:], self.env)
 
+    def select(self, index: Tensor) -> Tensor:
+        """Return a copy of the block of one row, uint8 ``(1, size)``; ``index`` is an int64 tensor ``(1,)``."""
+        return _as_words(self.memory).index_select(0, index).view(torch.uint8)
+
+    def write(self, index: Tensor, block: Tensor) -> None:
+        """Write the block of one row, uint8 ``(1, size)``; ``index`` is an int64 tensor ``(1,)``."""
+        _as_words(self.memory).index_copy_(0, index, _as_words(block))
+
     def actions(self, t: int) -> Tensor:
         """Return the bytes of all leaves of the action in one row, a uint8 tensor."""
         return self.memory[t, self.layout.block.actions]
@@ -104,12 +112,36 @@ class Blocks:
         return [view(location) for location in self.layout.block.act]
 
 
+class RowCopies(NamedTuple):
+    """What is copied at a step of the actor: rows of the slot."""
+
+    up: int | None
+    """The row that is copied to the actor's device before the step. None if the device has it already."""
+    down: int | None
+    """The row that the actions are copied into after the step. None if the step is virtual."""
+
+
+class HostRows(NamedTuple):
+    """The rows of a slot that belong to one group alone, so that its captured steps may copy them to the device."""
+
+    blocks: list[Tensor]
+    """The uint8 block of each row."""
+    acts: list[Tensor]
+    """Of each block, the bytes of the action."""
+    answered: Tensor
+    """The bytes of the action that the actor has answered with, on its device."""
+    copies: list[RowCopies]
+    """What is copied at a step, over all steps of all fragments."""
+
+
 class GroupBlocks(NamedTuple):
     """The part of a turn's blocks that belongs to one group."""
 
     blocks: Blocks
     inside: slice
     """The group's environments, out of those of the turn."""
+    host: HostRows | None = None
+    """Where the blocks come from, if captured steps may copy them."""
 
     @property
     def state(self) -> State:
@@ -118,8 +150,11 @@ class GroupBlocks(NamedTuple):
 
     def select(self, index: Tensor) -> State:
         """Return a copy of one row, ``(1, b, ...)``, by one gather; ``index`` is an int64 tensor ``(1,)``."""
-        selected = self.blocks.memory.index_select(0, index)
-        return GroupBlocks(Blocks(selected, self.blocks.layout), self.inside).state
+        return self.state_in(self.blocks.select(index))
+
+    def state_in(self, memory: Tensor) -> State:
+        """Return the states in other blocks, uint8 ``(n, size)``, as views."""
+        return GroupBlocks(Blocks(memory, self.blocks.layout), self.inside).state
 
 
 class Slot:
@@ -187,6 +222,11 @@ def _clearing(blocks: Any, layout: BlockLayout, absent: Sequence[Any]) -> Callab
         small[row][:] = cleared
 
     return clear
+
+
+def _as_words(blocks: Tensor) -> Tensor:
+    """View blocks of bytes as int64, of which a device moves eight times as many bytes at once."""
+    return blocks.view(torch.int64)
 
 
 def _align(offset: int, alignment: int) -> int:

@@ -54,7 +54,7 @@ class CapturedStep:
             )
         if not given:
             raise RuntimeError(f"its infos have none of {', '.join(map(repr, FINAL_NAMES))}, in each step")
-        blocks.memory.index_copy_(0, index, self._then.memory)
+        blocks.write(index, self._then.memory)
         for rows, last in zip(self._memory.lasts, self._last, strict=True):
             rows.index_copy_(0, before, last[None])
 

@@ -53,7 +53,7 @@ class Loop:
         self._turns = [[groups[g] for g in members] for members in turns]
         self._lane, self._progress, self._torch_context = lane, progress, torch_context
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
-        self._together = [behaviour.may_take_environment(members[-1]) for members in self._turns]
+        self._together = [behaviour.takes_environment(members[-1]) for members in self._turns]
         self.without_last: list[set[int]] = [set() for _ in turns]
 
     def run(self, pass_gate: Callable[[], None]) -> None:
@@ -101,8 +101,7 @@ class Loop:
             lane.counters.steps += 1
 
     def _react_and_step(self, turn: int, t: int) -> None:
-        # whether the captured step is taken is known once the earlier work of the device is done
-        together = self._behaviour.takes_environment(self._turns[turn][-1])
+        together = self._behaviour.captured_step(self._turns[turn][-1], virtual=False) is not None
         self._react(turn, t)
         if not together:
             self._step_environment(turn, t)

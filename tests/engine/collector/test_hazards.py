@@ -5,6 +5,7 @@ fragments with all edges, and wrong ones with one edge taken out.
 """
 
 import threading
+from functools import partial
 
 import gym
 import pytest
@@ -47,11 +48,11 @@ def make_envs():
     return [gym.make("CartPole-v1") for _ in range(N_ENVS)]
 
 
-def fragments_of(engine, lane=None, **options):
+def fragments_of(engine, lane=None, *, captured=False, **options):
     """Collect fragments, each read and learnt from on the consumer's stream, and nothing waited for until the end."""
     torch.manual_seed(0)
     actor, read = LinearActor(), []
-    device = {} if lane is None else {"device": lane}
+    device = {} if lane is None else {"device": lane, "compile": captured}
     launch = (lambda work: work()) if lane is None else lane.launch
 
     def learn():
@@ -78,15 +79,15 @@ def read_on_consumer_stream(lane, fragment, read):
 
 
 def rows_are_uploaded_before_they_are_filled(monkeypatch, lane):
-    react, upload = loop.Loop._react, loop.upload
+    react, finish_step, due = loop.Loop._react, loop.Loop._finish_step, {}
 
-    def react_and_upload_the_next_row(self, turn, t, *, virtual=False):
+    def react_before_the_step_is_finished(self, turn, t, *, virtual=False):
         react(self, turn, t, virtual=virtual)
-        if not virtual:
-            upload(self._staging, self._lane, turn, t + 1)
+        if turn in due:
+            finish_step(self, turn, due.pop(turn))
 
-    monkeypatch.setattr(loop.Loop, "_react", react_and_upload_the_next_row)
-    monkeypatch.setattr(loop, "upload", lambda staging, lane, turn, t: None)
+    monkeypatch.setattr(loop.Loop, "_react", react_before_the_step_is_finished)
+    monkeypatch.setattr(loop.Loop, "_finish_step", lambda self, turn, t: due.update({turn: t}))
 
 
 def slots_are_refilled_at_once(monkeypatch, lane):
@@ -118,10 +119,15 @@ EDGES = {
 }
 
 
+ON_DEVICE = [edge for edge, (_, device, _) in EDGES.items() if "actor_on_host" not in device]
+
+
 @pytest.mark.parametrize("engine", [same, threaded])
-@pytest.mark.parametrize("edge", EDGES)
-def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, engine, monkeypatch):
-    check_edge(EDGES[edge], engine, fragments_of, equal_tensors, monkeypatch)
+@pytest.mark.parametrize(
+    ("edge", "captured"), [*((edge, False) for edge in EDGES), *((edge, True) for edge in ON_DEVICE)]
+)
+def test_fragments_are_right_with_a_memory_edge_and_wrong_without_it(edge, captured, engine, monkeypatch):
+    check_edge(EDGES[edge], engine, partial(fragments_of, captured=captured), equal_tensors, monkeypatch)
 
 
 class SetsEventAtStep(gym.Wrapper):
@@ -184,6 +190,35 @@ def test_the_lagging_device_works_as_late_or_as_early_as_its_haste_says():
         host += 1
         lane.synchronize()
         assert device.tolist() == ([2, 3] if haste == 0 else [1, 2])
+
+
+def test_a_copy_inside_of_launched_work_is_a_part_of_that_work():
+    lane = LaggingLane()
+    device, host = lane.empty(Place.ACTOR, (2,), torch.int64), torch.tensor([1, 2])
+
+    def copy_and_increment():
+        lane.copy(device, host)
+        device.add_(1)
+
+    lane.launch(copy_and_increment)
+    assert lane.counters.copies_up == 0
+    lane.synchronize()
+    assert device.tolist() == [2, 3]
+    assert lane.counters.copies_up == 1
+
+
+def test_a_copy_inside_of_captured_work_is_made_and_counted_at_each_replay():
+    lane = LaggingLane()
+    device, host = lane.empty(Place.ACTOR, (2,), torch.int64), torch.tensor([1, 2])
+    with lane.collecting():
+        replay = lane.capture(lambda: lane.copy(device, host), [])
+        assert lane.counters.copies_up == 0
+        for k in range(3):
+            host.fill_(k)
+            lane.launch(replay)
+            lane.synchronize()
+            assert device.tolist() == [k, k]
+    assert (lane.counters.copies_up, lane.counters.bytes_up) == (3, 3 * 16)
 
 
 def test_an_exception_on_the_device_is_raised_by_next():

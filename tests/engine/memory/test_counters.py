@@ -14,7 +14,7 @@ from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.memory.counters import Counters
 from rlplay.engine.rollout import same, threaded
-from rlplay.testing import LaggingLane
+from rlplay.testing import LaggingLane, lagging
 from rlplay.testing.operation_log import OperationLog
 from rlplay.zoo.actors import ActorCritic, mlp
 
@@ -109,6 +109,20 @@ def test_a_step_of_a_group_takes_one_copy_each_way_one_wait_and_one_launch(work,
     assert costs.bytes_down == WIDTH * 8
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_copies_of_a_captured_step_are_part_of_its_graph(groups, monkeypatch):
+    calls, copy = Tally(), LaggingLane.copy
+
+    def noting_copy(lane, target, source):
+        calls[n_steps] += not hasattr(lane._thread, "captured")  # that is there inside of a capture
+        copy(lane, target, source)
+
+    monkeypatch.setattr(LaggingLane, "copy", noting_copy)
+    for n_steps in (12, 24):  # these begin at the same row of the ring, so they capture alike
+        count(make_cartpole, WORKS["CartPole"][1], n_steps, groups=groups)
+    assert calls[12] == calls[24] > 0
+
+
 @pytest.mark.parametrize("options", [{"info": ["speed"]}, {"final": True}], ids=str)
 def test_infos_go_up_with_their_row_and_last_observations_by_a_copy_of_their_own(options):
     plain, more = (count_per_step(Pixels, Nature, **some) for some in ({}, options))
@@ -158,34 +172,40 @@ def test_a_fragment_takes_one_allocation_for_each_of_its_leaves_and_each_weight(
     assert costs.allocations == 5 * (n_leaves + len(list(actor.parameters())))
 
 
-# the operations of a captured step that are not the actor's own: the row is gathered, and the noise, which the actor
-# itself would draw by three operations; infos, action and recurrent state are written into their places, the recurrent
-# state is reset, and the indices of row and noise are incremented at once
-ALWAYS = {"index_select": 2, "copy_": 1, "_foreach_add_": 1}
-DRAWS = {"empty": 1, "exponential_": 1, "clamp_min_": 1, "log_": 1}
-EXTRA = {
-    "CartPole": (make_cartpole, WORKS["CartPole"][1], ALWAYS | {"index_copy_": 2}),
-    "pixels": (Pixels, Nature, ALWAYS | {"index_copy_": 2}),
-    "recurrent": (make_cartpole, Gru, ALWAYS | {"index_copy_": 1, "copy_": 2, "masked_fill": 1}),
+# the operations of a captured step that are not the actor's own, nor copies between host and device: the row is written
+# into its place, and the noise is gathered, which the actor itself would draw by three operations; infos, action and
+# recurrent state are written into their places, the recurrent state is reset, and the indices of row and noise are
+# incremented at once
+COPIES = Tally({"copy_": 2})
+DRAWS = Tally({"empty": 1, "exponential_": 1, "clamp_min_": 1, "log_": 1})
+ALWAYS = Tally({"index_copy_": 1, "index_select": 1, "copy_": 1, "_foreach_add_": 1})
+INFO, RECURRENT_STATE = Tally({"index_copy_": 1}), Tally({"copy_": 1, "masked_fill": 1})
+BESIDE_THE_ACTOR = {
+    "CartPole": (make_cartpole, WORKS["CartPole"][1], ALWAYS + INFO + INFO),
+    "pixels": (Pixels, Nature, ALWAYS + INFO + INFO),
+    "recurrent": (make_cartpole, Gru, ALWAYS + INFO + RECURRENT_STATE),
 }
 
 
-@pytest.mark.parametrize("work", EXTRA)
+@pytest.mark.parametrize("work", BESIDE_THE_ACTOR)
 def test_a_captured_step_adds_few_operations_to_those_of_the_actor(work, monkeypatch):
-    make_env, make_actor, expected = EXTRA[work]
-    captures, capture = [], LaggingLane.capture
+    make_env, make_actor, expected = BESIDE_THE_ACTOR[work]
+    logs = []
 
-    def noting_capture(*args):
-        replay = capture(*args)
-        captures.append(Tally(replay.__self__.names))
-        return replay
+    class NotingLog(OperationLog):
+        def __enter__(self):
+            logs.append(self)
+            return super().__enter__()
 
-    monkeypatch.setattr(LaggingLane, "capture", noting_capture)
+    monkeypatch.setattr(lagging, "OperationLog", NotingLog)
     count(make_env, make_actor, 4, n_fragments=1)
     own = operations_of(make_actor(), make_env())
-    assert captures
-    assert captures[0] - own == Tally(expected)  # the others are of modes in which the actor does something else
-    assert own - captures[0] == Tally(DRAWS)
+    first, later = (Tally(log.names) for log in logs[:2])  # the others are virtual, or of other modes
+    assert later - own == expected + COPIES
+    assert own - later == DRAWS
+    # row 0 is on the device, so it is gathered there instead of copied from the host and written into its place
+    assert first - later == Tally({"index_select": 1})
+    assert later - first == Tally({"index_copy_": 1, "copy_": 1})
 
 
 def operations_of(actor, env):

@@ -10,7 +10,8 @@ from torch import Tensor
 from .... import nested
 from ....nested import Nested
 from ...core import State
-from ...memory.slot import GroupBlocks
+from ...memory.lane import Lane
+from ...memory.slot import GroupBlocks, RowCopies
 
 __all__ = ["CaptureMemory", "copy_at_once"]
 
@@ -41,15 +42,39 @@ class CaptureMemory:
         allocate: Callable[[Sequence[int], torch.dtype], Tensor],
     ) -> None:
         """Use the rows, ``acts`` and ``infos`` as they are; allocate the rest."""
-        self._rows, self.acts, self.infos = rows, acts, infos
+        self._rows, self.acts, self.infos, self._host = rows, acts, infos, rows.host
         self.width = rows.inside.stop - rows.inside.start
         self.index = allocate((1,), torch.int64).zero_()
         self.hx = nested.map(lambda x: allocate(x.shape, x.dtype).copy_(x), hx)
         self.hx_leaves = nested.leaves(self.hx)
+        if self._host is not None:
+            self._uploaded = allocate((1, *self._host.blocks[0].shape), torch.uint8)
+
+    @property
+    def has_host_rows(self) -> bool:
+        """Whether captured steps may copy rows between host and device."""
+        return self._host is not None
+
+    def copies(self, *, virtual: bool) -> list[RowCopies | None]:
+        """Return what captured steps of this kind copy between host and device; None stands for nothing."""
+        return [None] if self._host is None else [one for one in self._host.copies if (one.down is None) == virtual]
 
     def row(self) -> State:
         """Return a copy of the row at the index, selected on the device."""
         return self._rows.select(self.index)
+
+    def uploaded_row(self, lane: Lane, copies: RowCopies | None) -> State:
+        """Return a copy of the row at the index. If the row is to be copied from the host, it is put there first."""
+        if self._host is None or copies is None or copies.up is None:
+            return self.row()
+        lane.copy(self._uploaded[0], self._host.blocks[copies.up])
+        self._rows.blocks.write(self.index, self._uploaded)
+        return self._rows.state_in(self._uploaded)
+
+    def download_action(self, lane: Lane, copies: RowCopies | None) -> None:
+        """Copy the latest action to the host, unless it is not to be copied."""
+        if self._host is not None and copies is not None and copies.down is not None:
+            lane.copy(self._host.acts[copies.down], self._host.answered)
 
 
 def copy_at_once(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

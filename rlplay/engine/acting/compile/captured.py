@@ -1,16 +1,17 @@
 """The behaviour copy whose step is captured: ``compile=True`` where the actor runs on a device.
 
-The operations of a step, from the upload of its row to the download of its actions, are captured once, as a CUDA graph.
-One launch then runs them all: select the row by an index in device memory, reset the recurrent state where an episode
-has just begun, run the actor, write its answers into their rows, and increment the index. Noise for sampling is read by
-an index of its own, out of a block that was drawn ahead. The virtual step that ends a fragment is captured too, if
-possible; those that react to true last observations run eagerly. The numbers are those of eager steps, bit for bit.
+The operations of a step are captured as a CUDA graph, if possible with the upload of its row and the download of its
+actions. One launch then runs them all: take the row at an index in device memory, reset the recurrent state where an
+episode has just begun, run the actor, write its answers into their rows, and increment the index. Noise for sampling is
+read by an index of its own, out of a block that was drawn ahead. The virtual step that ends a fragment is captured too,
+if possible; those that react to true last observations run eagerly. The numbers are those of eager steps, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import cast
 
 import torch
@@ -21,7 +22,7 @@ from ....nested import Nested
 from ....process_state import global_generator_kept
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
-from ...memory.slot import GroupBlocks
+from ...memory.slot import GroupBlocks, RowCopies
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
@@ -30,7 +31,7 @@ from ..plain_attributes import NO_CHANGES, PlainChanges
 from ..weights import adds_fills_or_empties, put_back, replaced_weights, weight_places
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
-from .captured_step import StepTrials, make_step
+from .captured_step import CapturedSteps, StepTrials, make_step
 from .environment_steps import EnvironmentSteps
 from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
 
@@ -53,9 +54,9 @@ class CapturedBehaviour(Behaviour):
         self._memory: dict[int, CaptureMemory] = {}  # by the number of the group, as all that follows
         self._checked_modes: list[Modes] = []
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
-        # by the number of the group, and whether the step is virtual; the virtual one may be missing
-        self._captured_steps: dict[Modes, dict[tuple[int, bool], Callable[[], None]]] = {}
-        self._active_steps: dict[tuple[int, bool], Callable[[], None]] = {}  # empty while the step is eager
+        self._captured_steps: dict[Modes, CapturedSteps] = {}
+        self._next_steps: CapturedSteps = {}  # of the next fragment; empty while the step is eager
+        self._active_steps: CapturedSteps = {}  # the same, once the earlier work of the device is done
         self._environment_steps = EnvironmentSteps()
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
@@ -91,14 +92,20 @@ class CapturedBehaviour(Behaviour):
         """Capture this work behind the real step of a group, in the same graph. To be called before ``bind_rows``."""
         self._environment_steps.add(group.number, work, generators)
 
-    def may_take_environment(self, group: Group) -> bool:
+    def takes_environment(self, group: Group) -> bool:
         """Whether a step of its environment is captured behind that of the group."""
         return group.number in self._environment_steps
 
-    def takes_environment(self, group: Group) -> bool:
-        """Whether the next step of the group is a captured one, with a step of its environment."""
-        captured = self.may_take_environment(group) and (group.number, False) in self._active_steps
-        return captured and (not self._may_be_replaced or self._return_buffers())
+    def copies_rows(self, group: Group) -> bool:
+        """Whether the next fragment has captured steps, and the group has host rows of its own."""
+        return bool(self._next_steps) and self._memory[group.number].has_host_rows
+
+    def captured_step(
+        self, group: Group, *, virtual: bool, copies: RowCopies | None = None
+    ) -> Callable[[], None] | None:
+        """Return the captured step of the group, with its buffers in their places. None if it is to run eagerly."""
+        step = self._active_steps.get((group.number, virtual, copies))
+        return step if step is not None and (not self._may_be_replaced or self._return_buffers()) else None
 
     def bind_rows(
         self, groups: Sequence[Group], inputs: Sequence[GroupBlocks], answers: Sequence[list[Tensor]], info: Nested
@@ -124,18 +131,16 @@ class CapturedBehaviour(Behaviour):
         finally:
             set_modes(self._module, present)
         self._alterations.begin(self._captured_steps, self._plain)
-        self._active_steps = self._captured_steps.get(present, {})
+        self._next_steps = self._active_steps = self._captured_steps.get(present, {})
 
     def _capture_all(self, groups: Sequence[Group], wanted: Sequence[Modes]) -> None:
         """Capture the steps in these modes, each with the step of its environment, or if that fails without."""
         try:
             for modes in wanted:
                 set_modes(self._module, modes)
-                self._captured_steps[modes] = {
-                    (group.number, virtual): self._capture(group, modes, virtual=virtual)
-                    for group in groups
-                    for virtual in self._trials.kinds(modes)
-                }
+                steps = self._captured_steps[modes] = {}
+                for group, virtual in product(groups, self._trials.kinds(modes)):
+                    steps |= self._capture(group, modes, virtual=virtual)
         except Exception as error:
             if not self._environment_steps:
                 raise
@@ -152,9 +157,10 @@ class CapturedBehaviour(Behaviour):
             self._report(modes, self._refusals[modes])
         before, self._plain = self._plain, snapshot.plain
         altered = modes in self._captured_steps and self._is_altered(modes, before)
-        self._lane.launch(partial(self._activate, {} if altered else self._captured_steps.get(modes, {})))
+        self._next_steps = {} if altered else self._captured_steps.get(modes, {})
+        self._lane.launch(partial(self._activate, self._next_steps))
 
-    def _activate(self, steps: dict[tuple[int, bool], Callable[[], None]]) -> None:
+    def _activate(self, steps: CapturedSteps) -> None:
         """Take these steps from now on."""
         self._active_steps = steps
 
@@ -193,11 +199,11 @@ class CapturedBehaviour(Behaviour):
         self, group: Group, state: State, rows: list[Tensor], *, begun: Sequence[int], virtual: bool
     ) -> None:
         """React to one row and write the answer into ``rows``. Captured steps take the rows in order, from row 0 on."""
-        step = self._active_steps.get((group.number, virtual))
-        if step is None or (self._may_be_replaced and not self._return_buffers()):
+        step = self.captured_step(group, virtual=virtual)
+        if step is None:
             super().react_into(group, state, rows, begun=begun, virtual=virtual)
-            return
-        step()
+        else:
+            step()
 
     def _return_buffers(self) -> bool:
         """Copy tensors that eager steps have assigned to buffers to the addresses of captured steps.
@@ -253,32 +259,28 @@ class CapturedBehaviour(Behaviour):
                 self._alterations.operations[modes] = self._trials.operations(twin, noise, modes)
         self._lane.host_wait(self._lane.record())
 
-    def _capture(self, group: Group, modes: Modes, *, virtual: bool) -> Callable[[], None]:
-        """Capture the group's step in these modes; return a callable that makes it, inside of ``lane.launch``."""
+    def _capture(self, group: Group, modes: Modes, *, virtual: bool) -> CapturedSteps:
+        """Capture the group's step in these modes, once for all that it may copy."""
+        number, memory, lane = group.number, self._memory[group.number], self._lane
         noise = cast(BlockNoise, group.virtual_generator if virtual else group.generator)
         taken = self._trials.taken(modes, group.width, virtual=virtual)
         self._draw_from(noise)
         noise.prepare(taken)  # graphs read its blocks, which must be there before
-        memory = self._memory[group.number]
 
-        def work() -> None:
-            if make_step(self.spec, self._module, self._places, memory, noise, virtual=virtual) != taken:
+        def work(copies: RowCopies | None) -> None:
+            state = memory.uploaded_row(lane, copies)
+            if make_step(self.spec, self._module, self._places, memory, state, noise, virtual=virtual) != taken:
                 raise NoGraph("it does not draw alike each time")
             if not virtual:
-                self._environment_steps.run(group.number, memory.index)
+                self._environment_steps.run(number, memory.index)
+            memory.download_action(lane, copies)
 
         generators: list[torch.Generator] = [noise] if self._trials.draws else []
-        generators += [] if virtual else self._environment_steps.generators(group.number)
-        replay = self._lane.capture(work, generators, group.number)
-        if not taken:
-            return replay
-
-        def step() -> None:
-            noise.prepare(taken)
-            replay()
-            noise.advance(taken)
-
-        return step
+        generators += [] if virtual else self._environment_steps.generators(number)
+        return {
+            (number, virtual, copies): noise.around(lane.capture(partial(work, copies), generators, number), taken)
+            for copies in memory.copies(virtual=virtual)
+        }
 
     def _refuse_all_modes(self, why: str, present: Modes) -> None:
         """Step eagerly from now on, whatever the modes."""

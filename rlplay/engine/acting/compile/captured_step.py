@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from .... import nested
-from ...core import BaseActorModule
+from ...core import BaseActorModule, State
+from ...memory.slot import RowCopies
 from ..actor_spec import ActorSpec, Form
 from ..noise import BlockNoise
 from ..weights import WeightPlace, addresses, adds_fills_or_empties, put_back, replaced_weights, weight_places
@@ -26,7 +27,11 @@ from .step_checks import (
     set_modes,
 )
 
-__all__ = ["StepTrials", "make_step"]
+__all__ = ["CapturedSteps", "StepTrials", "make_step"]
+
+CapturedSteps = dict[tuple[int, bool, RowCopies | None], Callable[[], None]]
+"""Captured steps, to be called inside of ``lane.launch``: by the number of the group, whether the step is virtual, and
+what it copies between host and device. The virtual ones may be missing."""
 
 
 def make_step(
@@ -34,6 +39,7 @@ def make_step(
     module: BaseActorModule,
     places: Sequence[WeightPlace],
     memory: CaptureMemory,
+    state: State,
     noise: BlockNoise,
     *,
     virtual: bool,
@@ -42,6 +48,8 @@ def make_step(
 
     Parameters
     ----------
+    state : State
+        A copy of that row.
     noise : BlockNoise
         The module's generator.
     virtual : bool
@@ -58,7 +66,6 @@ def make_step(
         If the answer does not fit the memory.
     """
     before = addresses(places)
-    state = memory.row()
     hx = nested.map(torch.clone, memory.hx) if virtual else memory.hx  # the actor may change it in place
     hx = module.reset(hx, state.fin[0]) if spec.recurrent else hx
     try:
@@ -173,6 +180,6 @@ class StepTrials:
         noise.prepare(self._taken[at])
         memory.index.zero_()
         with watch or nullcontext():
-            taken = make_step(self._spec, twin, places, memory, noise, virtual=virtual)
+            taken = make_step(self._spec, twin, places, memory, memory.row(), noise, virtual=virtual)
         noise.advance(taken)
         self._taken[at] = taken
