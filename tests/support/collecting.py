@@ -10,7 +10,11 @@ import numpy as np
 import torch
 
 from rlplay.engine.rollout import same
-from rlplay.testing import LedgerEnv
+from rlplay.testing import LaggingLane, LedgerEnv
+
+REAL_GRAPHS, VIRTUAL_GRAPHS = 2 * 2, 2
+"""How many graphs a group's real and virtual steps have in one mode, if a fragment has an odd number of steps: one for
+each of the two rows of the ring. The first step of a fragment uploads no row, and has graphs of its own."""
 
 
 def ledgers(n=4, **options):
@@ -20,10 +24,12 @@ def ledgers(n=4, **options):
 def collected(make_actor, *, n_fragments=3, n_steps=7, envs=ledgers, update=lambda actor: None, **options):
     """Collect some fragments from a fresh start."""
     torch.manual_seed(0)
-    actor, fragments = make_actor(), []
+    actor, fragments, device = make_actor(), [], options.get("device")
     with same.rollout(envs(), actor, n_steps, seed=1, final=True, **options) as feed:
         for _ in range(n_fragments):
             fragments.append(next(feed))
+            if isinstance(device, LaggingLane):
+                device.synchronize()  # what follows reads and writes outside of the consumer's stream
             update(actor)
     return fragments
 

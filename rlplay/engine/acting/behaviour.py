@@ -104,7 +104,7 @@ class Behaviour(CopiedActor):
         return False
 
     def copies_rows(self, group: Group) -> bool:
-        """Whether the group has captured steps in the next fragment that copy its rows between host and device."""
+        """Whether captured steps of the group copy its rows between host and device as well."""
         return False
 
     def captured_step(

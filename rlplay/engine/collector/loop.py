@@ -69,7 +69,7 @@ class Loop:
         self._final = final
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
-        # whether the steps of a turn copy its rows up and its actions down themselves
+        # whether captured steps of a turn, which then has one group, copy its rows up and its actions down themselves
         self._captured = [behaviour.copies_rows(turn[0]) for turn in self._turns]
         self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
         # for each turn: of each group the environments to be reset, where there are none

@@ -45,6 +45,8 @@ from tests.support.actors import (
 )
 from tests.support.assertions import assert_identical
 from tests.support.collecting import (
+    REAL_GRAPHS,
+    VIRTUAL_GRAPHS,
     collected,
     collected_seeded,
     compile_warnings_of,
@@ -58,7 +60,6 @@ from tests.support.training import GruWithBuffer, run_training
 pytestmark = pytest.mark.usefixtures("no_stock")
 
 cartpole = partial(gym.make, "CartPole-v1")
-lagging_actor_device = partial(LaggingLane, consumer_on_host=True)
 
 
 def cartpoles():
@@ -94,9 +95,7 @@ def test_captured_steps_are_the_eager_ones_bit_for_bit(engine, haste, lag, group
     expected, _ = run_training(same, lag=lag, groups=groups)
     got, _ = run_training(engine, lag=lag, groups=groups, compile=True, device=LaggingLane(haste=haste))
     assert_identical(expected, got)
-    # in train and in eval mode; the fragments begin at either row of the ring, so at each row a first step, which
-    # uploads none, another one, and a virtual one
-    assert steps["captured"] == 2 * (2 * 3) * groups
+    assert steps["captured"] == 2 * (REAL_GRAPHS + VIRTUAL_GRAPHS) * groups  # in train and in eval mode
     assert steps["taken"] >= 7 * 12 * groups
 
 
@@ -126,7 +125,7 @@ def test_captured_steps_are_the_eager_ones_for_many_options(lag, options):
 def test_where_the_actor_is_on_the_host_the_step_is_compiled_and_not_captured():
     for lane, kind in (
         (LaggingLane(actor_on_host=True), CompiledBehaviour),
-        (lagging_actor_device(), CapturedBehaviour),
+        (LaggingLane(), CapturedBehaviour),
     ):
         assert type(make_behaviour(GruWithBuffer(), lane, compile=True)) is kind
         assert type(make_behaviour(GruWithBuffer(), lane, compile=False)) is Behaviour
@@ -177,7 +176,7 @@ ACTORS = {
 @pytest.mark.parametrize(("make_actor", "envs"), ACTORS.values(), ids=ACTORS)
 def test_captured_steps_equal_eager_ones(make_actor, envs, haste, steps):
     options = {"envs": envs, "update": shift_weights, "groups": 2}
-    got = collected(make_actor, compile=True, device=lagging_actor_device(haste=haste), **options)
+    got = collected(make_actor, compile=True, device=LaggingLane(haste=haste), **options)
     assert_identical(collected(make_actor, **options), got)
     assert steps["taken"] == 3 * (7 + 1) * 2  # the virtual step, too
 
@@ -190,7 +189,7 @@ def test_captured_steps_take_nested_observations_actions_and_states(sampled, ste
     options = {"envs": envs, "groups": 3, "sticky": sampled}
     make_actor = partial(CountingActor, "dict", sampled=sampled)
     assert_identical(
-        collected(make_actor, **options), collected(make_actor, compile=True, device=lagging_actor_device(), **options)
+        collected(make_actor, **options), collected(make_actor, compile=True, device=LaggingLane(), **options)
     )
     assert steps["taken"]
 
@@ -198,7 +197,7 @@ def test_captured_steps_take_nested_observations_actions_and_states(sampled, ste
 def test_autocast_is_in_the_captured_step(steps):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         eager = collected(GruWithBuffer, envs=cartpoles, groups=2)
-        got = collected(GruWithBuffer, envs=cartpoles, groups=2, compile=True, device=lagging_actor_device())
+        got = collected(GruWithBuffer, envs=cartpoles, groups=2, compile=True, device=LaggingLane())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(eager, got)
     assert steps["taken"]
@@ -214,15 +213,15 @@ def test_autocast_and_modes_at_the_first_next_hold_in_captured_steps(steps):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return [next(feed), next(feed)]
 
-    got = first(compile=True, device=lagging_actor_device())
+    got = first(compile=True, device=LaggingLane())
     assert got[0].actor["logits"].dtype == torch.bfloat16
     assert_identical(first(), got)
-    assert steps["captured"] == 3 * 2
+    assert steps["captured"] == 3 * (REAL_GRAPHS + VIRTUAL_GRAPHS)
 
 
 def test_a_feed_with_captured_steps_can_be_paused_and_closed():
     expected, got = [], []
-    for fragments, options in ((expected, {}), (got, {"compile": True, "device": lagging_actor_device(haste=0.5)})):
+    for fragments, options in ((expected, {}), (got, {"compile": True, "device": LaggingLane(haste=0.5)})):
         torch.manual_seed(0)
         with threaded.rollout(cartpoles(), GruWithBuffer(), 5, seed=0, lag=2, **options) as feed:
             for _ in range(4):
@@ -232,11 +231,13 @@ def test_a_feed_with_captured_steps_can_be_paused_and_closed():
     assert_identical(expected, got)
 
 
-@pytest.mark.parametrize(("make_actor", "captured"), [(GruWithBuffer, 4), (lambda: DrawsFromTorchGenerator(), 0)])
+@pytest.mark.parametrize(
+    ("make_actor", "captured"), [(GruWithBuffer, 2 * (REAL_GRAPHS + VIRTUAL_GRAPHS)), (DrawsFromTorchGenerator, 0)]
+)
 def test_trial_runs_of_a_step_draw_nothing_from_the_global_generator(make_actor, captured, steps):
     actor, state = make_actor(), torch.get_rng_state()
     feed, _ = compile_warnings_of(
-        lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=lagging_actor_device())
+        lambda: same.rollout(cartpoles(), actor, 3, seed=0, compile=True, device=LaggingLane())
     )
     assert torch.equal(state, torch.get_rng_state())
     with feed:
@@ -314,10 +315,10 @@ def test_captured_steps_go_wrong_without_one_of_their_precautions(take_out, make
         return collected(make_actor, envs=envs, update=switch_mode, n_fragments=4, n_steps=20, groups=2, **options)
 
     expected = fragments()
-    assert_identical(expected, fragments(compile=True, device=lagging_actor_device()))
+    assert_identical(expected, fragments(compile=True, device=LaggingLane()))
     take_out(monkeypatch)
     try:
-        got = fragments(compile=True, device=lagging_actor_device())
+        got = fragments(compile=True, device=LaggingLane())
     except Exception:  # garbage for an action or an index may well be noticed
         return
     with pytest.raises(AssertionError):
@@ -356,9 +357,9 @@ class MarksVirtualSteps(AnswerActor):
 
 
 def test_a_virtual_step_that_cannot_be_captured_runs_eagerly_and_nobody_is_warned(steps):
-    got = collected(BranchesInVirtualSteps, compile=True, device=lagging_actor_device())
+    got = collected(BranchesInVirtualSteps, compile=True, device=LaggingLane())
     assert_identical(collected(BranchesInVirtualSteps), got)
-    assert steps == {"captured": 2, "taken": 3 * 7}
+    assert steps == {"captured": 2 * REAL_GRAPHS, "taken": 3 * 7}
 
 
 def test_a_change_of_what_virtual_steps_alone_do_is_noticed(steps):
@@ -367,7 +368,7 @@ def test_a_change_of_what_virtual_steps_alone_do_is_noticed(steps):
 
     expected = collected(MarksVirtualSteps, update=change)
     got, (warning,) = compile_warnings_of(
-        lambda: collected(MarksVirtualSteps, update=change, compile=True, device=lagging_actor_device())
+        lambda: collected(MarksVirtualSteps, update=change, compile=True, device=LaggingLane())
     )
     assert "its plain attribute `factor` changes what the step does" in str(warning.message)
     assert_identical(expected, got)
@@ -383,7 +384,7 @@ class AllInPlace(AdvancesStateInPlace):
 
 
 def test_a_virtual_step_leaves_the_recurrent_state_as_it_was(steps):
-    got = collected(AllInPlace, n_fragments=9, n_steps=1, compile=True, device=lagging_actor_device())
+    got = collected(AllInPlace, n_fragments=9, n_steps=1, compile=True, device=LaggingLane())
     assert_identical(collected(AllInPlace, n_fragments=9, n_steps=1), got)
     assert steps["taken"] == 9 * 2
 
@@ -567,9 +568,7 @@ NOT_CAPTURED = {
 @pytest.mark.filterwarnings("ignore:the actor.s reset does not honour:RuntimeWarning")
 @pytest.mark.parametrize(("make_actor", "why"), NOT_CAPTURED.values(), ids=NOT_CAPTURED)
 def test_a_step_that_cannot_be_captured_runs_eagerly_with_one_warning_that_says_why(make_actor, why, steps):
-    got, (warning,) = compile_warnings_of(
-        lambda: collected_seeded(make_actor, compile=True, device=lagging_actor_device())
-    )
+    got, (warning,) = compile_warnings_of(lambda: collected_seeded(make_actor, compile=True, device=LaggingLane()))
     assert warning.category is RuntimeWarning
     assert warning.filename == collecting.__file__
     assert re.search(f"runs eagerly, since .*{why}", str(warning.message))
@@ -608,9 +607,7 @@ def test_an_operation_that_could_draw_and_does_not_may_be_captured(name, given, 
 @pytest.mark.parametrize("make", [FillsEmptyBuffer, FillsAndEmptiesBuffer])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_an_actor_that_fills_or_empties_a_buffer_runs_eagerly_with_one_warning(make, groups, steps):
-    got, (warning,) = compile_warnings_of(
-        lambda: collected(make, groups=groups, compile=True, device=lagging_actor_device())
-    )
+    got, (warning,) = compile_warnings_of(lambda: collected(make, groups=groups, compile=True, device=LaggingLane()))
     assert "runs eagerly, since it adds or fills a buffer, or empties one" in str(warning.message)
     assert_identical(collected(make, groups=groups), got)
     assert not steps["captured"]
@@ -628,7 +625,7 @@ def test_captured_steps_go_on_after_a_fragment_of_eager_ones_that_fill_and_empty
                 found.append(next(feed))
         return found
 
-    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
+    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=LaggingLane()))
     assert "runs eagerly in train mode, since it adds or fills a buffer" in str(warning.message)
     assert_identical(fragments(), got)
     assert steps["taken"] == 3 * (6 + 1)
@@ -637,7 +634,7 @@ def test_captured_steps_go_on_after_a_fragment_of_eager_ones_that_fill_and_empty
 @pytest.mark.parametrize("kind", [FillsInVirtualSteps, AddsInVirtualSteps])
 def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_filled_or_added_a_buffer(kind, steps):
     """Virtual steps cannot be captured here, and one is made at each end of an episode."""
-    got, (warning,) = compile_warnings_of(lambda: collected(kind, compile=True, device=lagging_actor_device()))
+    got, (warning,) = compile_warnings_of(lambda: collected(kind, compile=True, device=LaggingLane()))
     assert "runs eagerly, since a step that ran eagerly has added or filled a buffer" in str(warning.message)
     assert_identical(collected(kind), got)
     assert 0 < steps["taken"] < 3 * 7
@@ -646,7 +643,7 @@ def test_captured_steps_give_way_to_eager_ones_once_an_eager_step_has_filled_or_
 def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
     def broken():
         with pytest.raises(ArithmeticError, match="in earnest"):
-            collected_seeded(FailsInRealSteps, compile=True, device=lagging_actor_device())
+            collected_seeded(FailsInRealSteps, compile=True, device=LaggingLane())
 
     _, (warning,) = compile_warnings_of(broken)
     assert "since trying it out failed with ArithmeticError: in earnest" in str(warning.message)
@@ -654,18 +651,18 @@ def test_an_actor_that_raises_in_a_captured_step_raises_as_an_eager_one():
 
 def test_modes_that_cannot_be_captured_run_eagerly_beside_others_that_can(steps):
     got, (warning,) = compile_warnings_of(
-        lambda: collected(DropsOutOnes, update=switch_mode, compile=True, device=lagging_actor_device())
+        lambda: collected(DropsOutOnes, update=switch_mode, compile=True, device=LaggingLane())
     )
     assert "runs eagerly in train mode, since it draws random numbers from torch's global" in str(warning.message)
     assert [bool((fragment.actor["answer"] == 1).all()) for fragment in got] == [False, True, False]
-    assert steps == {"captured": 2, "taken": 7 + 1}
+    assert steps == {"captured": REAL_GRAPHS + VIRTUAL_GRAPHS, "taken": 7 + 1}
 
 
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_modes_that_come_later_run_eagerly_with_one_warning_where_their_fragment_is_asked_for(engine, steps):
     def fragments():
         actor, found = ReportsModes(), []
-        with engine.rollout(ledgers(), actor, 7, lag=0, compile=True, device=lagging_actor_device()) as feed:
+        with engine.rollout(ledgers(), actor, 7, lag=0, compile=True, device=LaggingLane()) as feed:
             for part, whole in ((True, True), (False, True), (True, False), (False, False)):
                 actor.train(whole)
                 actor.part.train(part)
@@ -696,7 +693,7 @@ def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(e
         with engine.rollout(cartpoles(), LinearPolicy(), 5, seed=0, lag=1, **options) as feed:
             return [next(feed), next(feed)]
 
-    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=lagging_actor_device()))
+    got, (warning,) = compile_warnings_of(lambda: fragments(compile=True, device=LaggingLane()))
     assert str(warning.message).endswith("runs eagerly, since capturing it failed with OSError: no graphs.")
     assert warning.filename == __file__
     assert_identical(fragments(), got)
@@ -705,7 +702,7 @@ def test_where_capturing_fails_it_runs_eagerly_and_the_asking_thread_is_warned(e
 @pytest.mark.usefixtures("failing_capture")
 @pytest.mark.parametrize("engine", [same, threaded])
 def test_a_warning_that_is_an_error_is_raised_by_next(engine):
-    feed = engine.rollout(cartpoles(), LinearPolicy(), 5, compile=True, device=lagging_actor_device())
+    feed = engine.rollout(cartpoles(), LinearPolicy(), 5, compile=True, device=LaggingLane())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="no graphs"):
@@ -733,7 +730,7 @@ def test_a_step_that_breaks_while_it_is_captured_leaves_nothing_behind(monkeypat
             work()
 
     monkeypatch.setattr(LaggingLane, "capture", capture)
-    got, (warning,) = compile_warnings_of(lambda: collected(FailsOnDemand, compile=True, device=lagging_actor_device()))
+    got, (warning,) = compile_warnings_of(lambda: collected(FailsOnDemand, compile=True, device=LaggingLane()))
     assert "since capturing it failed with OSError: blown" in str(warning.message)
     assert_identical(collected(FailsOnDemand), got)
 

@@ -73,9 +73,9 @@ FORMS = {
 LANES = {
     "host": dict,
     "compiled": lambda: {"compile": True},
-    "lagging": lambda: {"device": LaggingLane(haste=0.3)},
-    "ring": lambda: {"device": LaggingLane(haste=0.3, consumer_on_host=True)},
-    "two slots": lambda: {"device": LaggingLane(haste=0.3, actor_on_host=True)},
+    "a ring": lambda: {"device": LaggingLane(haste=0.3)},
+    "two slots": lambda: {"device": LaggingLane(haste=0.3, consumer_on_host=True)},
+    "actor on the host": lambda: {"device": LaggingLane(haste=0.3, actor_on_host=True)},
 }
 
 

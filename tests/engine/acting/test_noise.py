@@ -14,7 +14,7 @@ from rlplay.engine.acting.noise import BlockNoise, NoiseBlock
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_identical
-from tests.support.collecting import collected, ledgers, switch_mode
+from tests.support.collecting import REAL_GRAPHS, VIRTUAL_GRAPHS, collected, ledgers, switch_mode
 
 FORM = torch.Size((1, 3, 5)), torch.float32
 
@@ -171,10 +171,10 @@ def test_captured_steps_take_the_noise_of_eager_ones(make_actor, options, rows, 
     haste, groups = options.get("haste", 0.0), options.get("groups", 1)
     monkeypatch.setattr(module, "BLOCK", rows * 5 * 4)
     options = {"envs": ledgers, "update": switch_mode, "n_fragments": 5, "groups": groups}
-    eager = collected(make_actor, device=LaggingLane(consumer_on_host=True), **options)
-    got = collected(make_actor, compile=True, device=LaggingLane(consumer_on_host=True, haste=haste), **options)
+    eager = collected(make_actor, device=LaggingLane(), **options)
+    got = collected(make_actor, compile=True, device=LaggingLane(haste=haste), **options)
     assert_identical(eager, got)
-    assert len(generators) == 2 * 2 * groups
+    assert len(generators) == 2 * (REAL_GRAPHS + VIRTUAL_GRAPHS) * groups
     assert all(bool(told) == (make_actor is SamplesOften) for told in generators)
 
 
@@ -186,7 +186,7 @@ class SamplesInInferenceMode(Samples):
 
 def test_a_step_in_inference_mode_is_captured(generators):
     eager, got = (
-        collected(SamplesInInferenceMode, compile=compile, device=LaggingLane(consumer_on_host=True), n_fragments=2)
+        collected(SamplesInInferenceMode, compile=compile, device=LaggingLane(), n_fragments=2)
         for compile in (False, True)
     )
     assert_identical(eager, got)
@@ -219,12 +219,11 @@ def forgets_what_is_taken(monkeypatch):
 @pytest.mark.parametrize("take_out", [skips_refills, forgets_what_is_taken])
 def test_noise_goes_wrong_without_one_of_its_precautions(take_out, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 4 * 5 * 4)
-    lane = partial(LaggingLane, consumer_on_host=True)
-    expected = collected(Samples, device=lane())
-    assert_identical(expected, collected(Samples, device=lane(), compile=True))
+    expected = collected(Samples, device=LaggingLane())
+    assert_identical(expected, collected(Samples, device=LaggingLane(), compile=True))
     take_out(monkeypatch)
     try:
-        got = collected(Samples, device=lane(), compile=True)
+        got = collected(Samples, device=LaggingLane(), compile=True)
     except Exception:  # an index beyond the rows is noticed
         return
     with pytest.raises(AssertionError):

@@ -55,8 +55,7 @@ class CapturedBehaviour(Behaviour):
         self._checked_modes: list[Modes] = []
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
         self._captured_steps: dict[Modes, CapturedSteps] = {}
-        self._next_steps: CapturedSteps = {}  # of the next fragment; empty while the step is eager
-        self._active_steps: CapturedSteps = {}  # the same, once the earlier work of the device is done
+        self._active_steps: CapturedSteps = {}  # empty while the step is eager
         self._environment_steps = EnvironmentSteps()
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
@@ -97,8 +96,8 @@ class CapturedBehaviour(Behaviour):
         return group.number in self._environment_steps
 
     def copies_rows(self, group: Group) -> bool:
-        """Whether the next fragment has captured steps, and the group has host rows of its own."""
-        return bool(self._next_steps) and self._memory[group.number].has_host_rows
+        """Whether there are captured steps, and the group has host rows of its own."""
+        return bool(self._captured_steps) and self._memory[group.number].has_host_rows
 
     def captured_step(
         self, group: Group, *, virtual: bool, copies: RowCopies | None = None
@@ -131,7 +130,7 @@ class CapturedBehaviour(Behaviour):
         finally:
             set_modes(self._module, present)
         self._alterations.begin(self._captured_steps, self._plain)
-        self._next_steps = self._active_steps = self._captured_steps.get(present, {})
+        self._active_steps = self._captured_steps.get(present, {})
 
     def _capture_all(self, groups: Sequence[Group], wanted: Sequence[Modes]) -> None:
         """Capture the steps in these modes, each with the step of its environment, or if that fails without."""
@@ -157,8 +156,7 @@ class CapturedBehaviour(Behaviour):
             self._report(modes, self._refusals[modes])
         before, self._plain = self._plain, snapshot.plain
         altered = modes in self._captured_steps and self._is_altered(modes, before)
-        self._next_steps = {} if altered else self._captured_steps.get(modes, {})
-        self._lane.launch(partial(self._activate, self._next_steps))
+        self._lane.launch(partial(self._activate, {} if altered else self._captured_steps.get(modes, {})))
 
     def _activate(self, steps: CapturedSteps) -> None:
         """Take these steps from now on."""
