@@ -18,6 +18,7 @@ from . import spaces
 from .identity import check_distinct, wrappers
 from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
+from .vectors.closing import LIMIT, close_environment
 
 __all__ = [
     "background_methods",
@@ -36,7 +37,6 @@ __all__ = [
     "split_reset",
     "takes",
 ]
-
 
 _BACKGROUND_METHODS = {
     "EnvPoolMixin": ("send", "recv"),
@@ -68,7 +68,7 @@ def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any
         owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
         if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
             method = getattr(env, wait)
-            return getattr(env, start), method, partial(method, timeout=5.0) if takes(method, "timeout") else method
+            return getattr(env, start), method, partial(method, timeout=LIMIT) if takes(method, "timeout") else method
     return None
 
 
@@ -284,13 +284,13 @@ def check_environments(envs: Sequence[Any], first: int) -> None:
                 )
 
 
-def close_environments(envs: list[Any]) -> list[str]:
-    """Close environments, each once, and empty the list; return one sentence for each that failed."""
+def close_environments(envs: list[Any], *, stuck: bool = False) -> list[str]:
+    """Close environments, which may be stuck, each once; empty the list; return one sentence for each that failed."""
     complaints, interrupt = [], None
     while envs:
         env = envs.pop()
         try:
-            getattr(env, "close", bool)()
+            close_environment(env, stuck=stuck)
         except KeyboardInterrupt as error:
             interrupt = error
         except BaseException as error:  # the others must be closed all the same

@@ -44,7 +44,6 @@ In both modes the rows are those of a list of the same environments (:mod:`rlpla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,7 @@ from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environments, save_environments
 from .vectors import infos
+from .vectors.closing import is_stuck
 from .vectors.first_reset import check_reset
 
 __all__ = ["VectorEnvironment"]
@@ -288,8 +288,11 @@ class VectorEnvironment:
 
     def close(self) -> list[str]:
         """Wait for a step that has been started; close the environment if a factory has made it."""
-        if self._has_started:
-            self._has_started = False
-            with suppress(Exception):  # the error of a step whose result nobody asks for
-                self._wait_at_end()
-        return close_environments(self._owned)
+        stuck = False
+        try:
+            if self._has_started:
+                self._has_started = False
+                stuck = is_stuck(self._wait_at_end)
+        finally:  # also after a KeyboardInterrupt
+            complaints = close_environments(self._owned, stuck=stuck)
+        return complaints

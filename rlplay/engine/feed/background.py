@@ -244,7 +244,9 @@ def _work(
         (made if collector is None else deliveries).put(Failure(error))
     finally:
         try:
-            if collector is not None:
-                complaints += collector.close()
+            # the processes of an AsyncVectorEnv get Ctrl-C, too, and it raises that here; the consumer has its own
+            with suppress(KeyboardInterrupt):
+                if collector is not None:
+                    complaints += collector.close()
         finally:
             gate.leave()  # not earlier: after an error in one process, a pause would begin while others still step

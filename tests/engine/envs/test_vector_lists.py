@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import threading
 from itertools import islice
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from rlplay import nested
+from rlplay.engine.envs.vectors import closing
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LaggingLane
@@ -410,3 +412,77 @@ def test_where_single_environments_are_needed_a_vector_environment_is_refused():
             call()
     rewards, _ = evaluate([make_cartpoles(3)], make_actor())
     assert rewards.shape[1] == 3
+
+
+class InterruptedPipe:
+    """Is interrupted once by Ctrl-C before it has received anything."""
+
+    def __init__(self, pipe):
+        self._pipe, self._interrupted = pipe, False
+
+    def __getattr__(self, name):
+        return getattr(self._pipe, name)
+
+    def recv(self):
+        if not self._interrupted:
+            self._interrupted = True
+            raise KeyboardInterrupt
+        return self._pipe.recv()
+
+
+class NotesTheEnd(gymnasium.vector.AsyncVectorEnv):
+    """Notes whether its processes are killed. Its steps never end in time, if there is a limit."""
+
+    def step_wait(self, timeout=None):
+        result = super().step_wait()
+        if timeout is not None:
+            raise multiprocessing.TimeoutError
+        return result
+
+    def close_extras(self, timeout=None, terminate=False):
+        self.killed = terminate
+        super().close_extras(timeout, terminate)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_between_the_results_of_two_parts_lets_the_environments_be_closed(wrapped, monkeypatch):
+    """The first part has answered already, so that a wait for both would never end. Another environment is stuck."""
+    monkeypatch.setattr(closing, "LIMIT", 0.01)
+    made = []
+
+    def make():
+        made.append(make_cartpoles(cls=NotesTheEnd if made else gymnasium.vector.AsyncVectorEnv))
+        return gymnasium.wrappers.vector.RecordEpisodeStatistics(made[-1]) if wrapped else made[-1]
+
+    feed = same.rollout([make, make], make_actor(), 9)
+    pipes = made[0].parent_pipes
+    made[0].parent_pipes = (pipes[0], InterruptedPipe(pipes[1]))
+    with pytest.warns(UserWarning, match="waiting for a pending call"), pytest.raises(KeyboardInterrupt):
+        next(feed)
+    assert [env.closed for env in made] == [True, True]
+    assert made[1].killed is not wrapped  # a wrapper makes each step at once, so that none is under way
+
+
+class InterruptedInBackground(SendsAndReceives):
+    """Raises what an AsyncVectorEnv raises when its processes have got Ctrl-C."""
+
+    interrupted = closed = False
+
+    def recv(self):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().recv()
+
+
+@engines
+def test_an_interrupt_in_the_processes_of_an_environment_lets_all_be_closed(engine):
+    """A traceback that the collector's thread prints is an error in these tests."""
+    envs, _ = numbered(InterruptedInBackground)
+    feed = engine.rollout([lambda env=env: env for env in envs], make_actor(), 500, lag=1)
+    next(feed)
+    for env in envs:
+        env.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        list(islice(feed, 3))
+    feed.close()
+    assert [env.closed for env in envs] == [True, True]
