@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..contexts import contextmanager
 from ..engine.acting.torch_context import TorchContext
+from ..engine.envs.rows import Array
 from ..engine.memory.lane import Lane, Place
 from ..nested import Nested, leaves
 from .device import GARBAGE, Block, BlockView, Event, Stream
@@ -119,6 +120,11 @@ class LaggingLane(Lane):
         # the finalizer may run in any thread, even while the lock is held, so it only appends, which is atomic
         weakref.finalize(view, self._released.append, block)
         return torch.from_numpy(view).view(dtype).view(tuple(shape))
+
+    def lock(self, memory: Array) -> Tensor:
+        """Count the memory as page-locked."""
+        self.counters.count_memory(memory.nbytes, on_host=True)
+        return super().lock(memory)
 
     def copy(self, target: Nested, source: Nested) -> None:
         """Queue the copies, unless all memory is on the host, or the copies are a part of queued or captured work.

@@ -164,6 +164,13 @@ def test_page_locked_memory_does_not_depend_on_the_length_of_fragments(work):
     assert sizes[0] == sizes[1] > 0
 
 
+def test_memory_that_a_lane_is_to_lock_counts_as_page_locked():
+    """That of worker processes is memory which they share with the collector."""
+    lane, shared = LaggingLane(), np.zeros(96, np.uint8)
+    assert lane.lock(shared).data_ptr() == shared.ctypes.data
+    assert lane.counters.locked_bytes == 96
+
+
 def test_a_fragment_takes_one_allocation_for_each_of_its_leaves_and_each_weight():
     make_env, make_actor, _ = WORKS["CartPole"]
     costs, _ = count(make_env, make_actor, 8, n_fragments=5)
