@@ -32,7 +32,7 @@ from ..core import Fragment, State
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
-from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot
+from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot, in_words
 from ..stepping.stepper import Step
 from .parts import columns_of, split_blocks, split_rows
 
@@ -291,6 +291,8 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
     target: Nested = blank.state, blank.env
-    targets = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
-    sources = [one.fragment for one in blocks]
+    targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
+    sources: Nested = [one.fragment for one in blocks]
+    if _is_ring(lane):
+        targets, sources = (nested.map(in_words, tree) for tree in (targets, sources))
     lane.copy([*targets, blank.actor, blank.hx], [*sources, staging.actor, staging.hx])
