@@ -72,7 +72,7 @@ class Staging:
     copied : event
         All copies out of the slot are done. None before the first copy.
     groups : list of GroupBlocks
-        For each group: its part of ``blocks``, and if it is the only group of its turn, the rows of a ring.
+        For each group: its part of ``blocks``. If the slot is a ring, and no other group is in its turn: also its rows.
     inputs : list of lists of State, ``(1, b, ...)``
         For each group and row: the state that the actor reacts to.
     last_inputs : list of State, ``(1, b, ...)``
