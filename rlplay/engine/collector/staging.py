@@ -67,10 +67,12 @@ class Staging:
         The recurrent state at row 0.
     columns : list of slice
         The environments of each turn.
+    holds_fragment : bool
+        Whether the slot has row ``t`` of a fragment as its own row ``t``, until the fragment's end. Not so in a ring.
     copied : event
         All copies out of the slot are done. None before the first copy.
     groups : list of GroupBlocks
-        For each group: its part of ``blocks``, and if it is the only group of its turn, the rows of a ring.
+        For each group: its part of ``blocks``. If the slot is a ring, and no other group is in its turn: also its rows.
     inputs : list of lists of State, ``(1, b, ...)``
         For each group and row: the state that the actor reacts to.
     last_inputs : list of State, ``(1, b, ...)``
@@ -111,6 +113,7 @@ class Staging:
         self.number, self.slot, self.actor, self.hx = number, slot, actor, hx
         self.blocks, self.lasts, self.acts = blocks, lasts, acts
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
+        self.holds_fragment = not ring
         self.copied: Any = None
         self._start = 0
         self._steps: dict[int, list[Step]] = {}  # by the row of the slot that a fragment begins at, as `_copies`
@@ -176,11 +179,6 @@ class Staging:
     def begin_fragment(self) -> None:
         """Let the next fragment begin in the ring where this one ends."""
         self._start = self.host_row(self.n_steps)
-
-    @property
-    def holds_fragment(self) -> bool:
-        """Whether the slot still has all rows of a fragment at its end. A ring has its last ones."""
-        return self.slot.layout.n_rows > self.n_steps
 
     def mark_copied(self, event: Any) -> None:
         """Set the event before which the slot must not be filled again; a ring has nothing to wait for by then."""

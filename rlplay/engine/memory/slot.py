@@ -132,7 +132,7 @@ class HostRows(NamedTuple):
     answered: Tensor
     """The bytes of the action that the actor has answered with, on its device."""
     copies: list[RowCopies]
-    """What is copied at a step, over all steps of all fragments."""
+    """The different copies of steps, over all steps of all fragments."""
 
 
 class GroupBlocks(NamedTuple):
@@ -142,7 +142,7 @@ class GroupBlocks(NamedTuple):
     inside: slice
     """The group's environments, out of those of the turn."""
     host: HostRows | None = None
-    """Where the blocks come from, if captured steps may copy them."""
+    """The rows that the blocks are uploaded from, if captured steps may do so."""
 
     @property
     def state(self) -> State:
