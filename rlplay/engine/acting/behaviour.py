@@ -112,7 +112,7 @@ class Behaviour(CopiedActor):
     ) -> Callable[[], None] | None:
         """Return the next step of the group, with these copies, if it is a captured one. None if it is to run eagerly.
 
-        Whether it is captured is known once the earlier work of the device is done, so inside of ``lane.launch``.
+        To be called inside of ``lane.launch``: that it is captured is known once the device's earlier work is done.
         """
         return None
 

@@ -187,7 +187,7 @@ class BlockNoise(Source):
             self._taken = None
 
     def around(self, step: Callable[[], None], counts: Mapping[Form, int]) -> Callable[[], None]:
-        """Return a callable that makes a captured step, which takes so many rows of each form, with noise for it."""
+        """Return the captured step with :meth:`prepare` before it and :meth:`advance` after it."""
         if not counts:
             return step
 

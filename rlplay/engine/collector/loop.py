@@ -69,8 +69,8 @@ class Loop:
         self._final = final
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
-        # whether captured steps of a turn, which then has one group, copy its rows up and its actions down themselves
-        self._captured = [behaviour.copies_rows(turn[0]) for turn in self._turns]
+        # for each turn: whether its rows are uploaded in its step, since captured steps do so; it has one group then
+        self._uploads_in_step = [behaviour.copies_rows(turn[0]) for turn in self._turns]
         self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
         # for each turn: of each group the environments to be reset, where there are none
         self._nobody: list[Sequence[Sequence[int]]] = [[() for _ in groups] for groups in self._turns]
@@ -134,23 +134,23 @@ class Loop:
         if not self._on_device:
             self._react_groups(turn, t, begun, virtual)
             return
-        # edge: filled -> copy (the environments have filled the row, which a captured step copies to the device)
+        # edge: filled -> copy (the environments have filled the row, which this uploads if captured steps do so)
         self._lane.launch(partial(self._react_groups, turn, t, begun, virtual))
         if not virtual:
             self._lane.counters.steps += 1
             self._actions[turn] = self._lane.record(spent=self._actions[turn])
 
     def _react_groups(self, turn: int, t: int, begun: Sequence[Sequence[int]], virtual: bool) -> None:
-        """React as :meth:`_react` says, and on a device copy the actions to the host."""
+        """React as :meth:`_react` says. On a device upload the row, unless that is done, and copy the actions down."""
         behaviour, staging, copies, ended = self._behaviour, self._staging, self._copies[t], self._ended[turn]
         for group, resets in zip(self._turns[turn], begun, strict=True):
             if ended:
                 react_to_last(staging, behaviour, group, ended, self.finals)
-            if self._captured[turn]:
+            if self._uploads_in_step[turn]:
                 step = behaviour.captured_step(group, virtual=virtual, copies=copies)
                 if step is not None:
                     step()
-                    return
+                    return  # the step has copied the actions as well
                 if copies.up is not None:
                     upload(staging, self._lane, turn, copies.up, t)
             state, rows = staging.inputs[group.number][t], staging.answers[group.number][t]
@@ -183,7 +183,7 @@ class Loop:
             ended = self._torch_context.call_environments(stepper.step, turn, self._steps[t])
         if self._counts_each_step:
             self.n_transitions += staging.slot.count_valid(turn, self._rows[t + 1])
-        if self._on_device and not self._captured[turn]:
+        if self._on_device and not self._uploads_in_step[turn]:
             self._progress.begin("an upload")
             # edge: filled -> copy (the environments have filled the row)
             upload(staging, self._lane, turn, self._rows[t + 1], t + 1)

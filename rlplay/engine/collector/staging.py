@@ -32,7 +32,7 @@ from ..core import Fragment, State
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
-from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot
+from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot, in_words
 from ..stepping.stepper import Step
 from .parts import columns_of, split_blocks, split_rows
 
@@ -68,12 +68,11 @@ class Staging:
     columns : list of slice
         The environments of each turn.
     holds_fragment : bool
-        Whether row ``t`` of the fragment is row ``t`` of the slot. In a ring it may be another row, also if a fragment
-        of one step has as many rows as the ring.
+        Whether the slot has row ``t`` of a fragment as its own row ``t``, until the fragment's end. Not so in a ring.
     copied : event
         All copies out of the slot are done. None before the first copy.
     groups : list of GroupBlocks
-        For each group: its part of ``blocks``, and if it is the only group of its turn, the rows of a ring.
+        For each group: its part of ``blocks``. If the slot is a ring, and no other group is in its turn: also its rows.
     inputs : list of lists of State, ``(1, b, ...)``
         For each group and row: the state that the actor reacts to.
     last_inputs : list of State, ``(1, b, ...)``
@@ -113,8 +112,8 @@ class Staging:
         """
         self.number, self.slot, self.actor, self.hx = number, slot, actor, hx
         self.blocks, self.lasts, self.acts = blocks, lasts, acts
-        self.holds_fragment = not ring
         self.columns = [slice(groups[turn[0]].columns.start, groups[turn[-1]].columns.stop) for turn in turns]
+        self.holds_fragment = not ring
         self.copied: Any = None
         self._start = 0
         self._steps: dict[int, list[Step]] = {}  # by the row of the slot that a fragment begins at, as `_copies`
@@ -290,6 +289,8 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
     target: Nested = blank.state, blank.env
-    targets = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
-    sources = [one.fragment for one in blocks]
+    targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
+    sources: Nested = [one.fragment for one in blocks]
+    if _is_ring(lane):
+        targets, sources = (nested.map(in_words, tree) for tree in (targets, sources))
     lane.copy([*targets, blank.actor, blank.hx], [*sources, staging.actor, staging.hx])

@@ -78,9 +78,9 @@ class CollectorTime(NamedTuple):
     stepping: float
     """Stepping and resetting environments."""
     inference: float
-    """Running the actor; on CUDA, including the wait for its actions."""
+    """Running the actor; on CUDA, including the wait for its actions, and the copies that captured steps make."""
     transfer: float
-    """Copying rows to the actor's device, and the fragment to the consumer's device."""
+    """Copying rows to the actor's device, unless captured steps do, and the fragment to the consumer's device."""
     waiting: float
     """Waiting for the next token, that is for the learner; or standing still because the feed is paused."""
 

@@ -10,14 +10,12 @@ thread.
 from __future__ import annotations
 
 import os
-import select
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from math import prod
-from time import perf_counter, sleep
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
@@ -40,6 +38,14 @@ first; the collector's are few and short."""
 _Streams = dict[torch.device, torch.cuda.Stream]
 
 
+class _Event(NamedTuple):
+    """A point of the current stream of each device."""
+
+    points: list[tuple[torch.device, torch.cuda.Event]]
+    spins: bool
+    """Whether a thread that waits for it keeps its core busy, instead of sleeping."""
+
+
 class CudaLane(Lane):
     """The lane for CUDA. The collector has a stream of its own on each CUDA device that is used."""
 
@@ -51,12 +57,14 @@ class CudaLane(Lane):
         Parameters
         ----------
         spin : float, optional
-            Seconds for which the host looks again and again whether an event has been reached, before it sleeps. To
-            sleep and to wake up again takes some 50 us, as long as a small step of an actor. By default :data:`SPIN` on
-            a machine with at least eight cores, else 0: there the learner needs the core.
+            While the host waits for an event, its thread keeps its core busy if the wait before this one took less than
+            so many seconds. Otherwise the thread sleeps. To sleep and to wake up again takes some 50 us, as long as a
+            small step of an actor. By default :data:`SPIN` on a machine with at least eight cores, else 0: there the
+            learner needs the core.
         """
         super().__init__(device, actor_device)
         self._spin = spin if spin is not None else SPIN * ((os.cpu_count() or 1) >= 8)
+        self._spins = self._spin > 0  # whether the next wait is expected to be short
         self._where = {Place.HOST: torch.device("cpu"), Place.ACTOR: actor_device, Place.CONSUMER: device}
         # the actor's device comes last, so that it is the current device inside `collecting`
         used = [d for d in dict.fromkeys((device, actor_device)) if d.type == "cuda"]
@@ -128,34 +136,37 @@ class CudaLane(Lane):
 
     def record(self, spent: Any = None) -> Any:
         """Mark this point of the current stream, on each device. To make new events takes 5 us."""
-        events = [(device, _blocking_event()) for device in self._streams] if spent is None else spent
+        spins, event = self._spins, spent
+        if event is None or event.spins != spins:
+            event = _Event([(device, torch.cuda.Event(blocking=not spins)) for device in self._streams], spins)
         streams = self._current
-        for device, event in events:
-            event.record(streams[device])
-        return events
+        for device, point in event.points:
+            point.record(streams[device])
+        return event
 
     def wait(self, event: Any) -> None:
         """Let the current stream of each device wait for an event. The host does not wait."""
         streams = self._current
-        for device, point in event:
+        for device, point in event.points:
             streams[device].wait_event(point)
 
     def host_wait(self, event: Any) -> None:
-        """Let the host wait until an event is reached; see ``spin``. Other threads may run meanwhile."""
+        """Let the host wait until an event is reached; see ``spin``. Other threads may run meanwhile.
+
+        CUDA waits, not a loop in Python: a loop would take the interpreter lock at each look, and the learner, which
+        releases it at each operation, would get it back later.
+        """
         if event is None:
             return
         self.counters.host_waits += 1
-        deadline = perf_counter() + self._spin
-        for _, point in event:
-            while not point.query():
-                if perf_counter() >= deadline:
-                    point.synchronize()  # sleeps, without the interpreter lock
-                    break
-                _let_others_run()
+        began = perf_counter()
+        for _, point in event.points:
+            point.synchronize()
+        self._spins = perf_counter() - began < self._spin
 
     def reached(self, event: Any) -> bool:
         """Return whether an event has been reached, without a wait. Raises what work on the device has raised."""
-        return event is None or all(point.query() for _, point in event)
+        return event is None or all(point.query() for _, point in event.points)
 
     def synchronize_collector(self) -> None:
         """Let the host wait until the collector's streams and those of the turns are idle."""
@@ -199,19 +210,6 @@ class CudaLane(Lane):
                 yield
             finally:
                 self._thread.streams = before
-
-
-def _blocking_event() -> torch.cuda.Event:
-    """Make an event for which a waiting thread sleeps. With the default event it would spin."""
-    return torch.cuda.Event(blocking=True)
-
-
-def _let_others_run() -> None:
-    """Release the interpreter lock for a moment. On Linux ``sleep(0)`` takes 50 us, the least that a timer takes."""
-    if sys.platform == "win32":
-        sleep(0)
-    else:
-        select.select((), (), (), 0)
 
 
 def parse_device(device: torch.device | str | int, name: str, *, elsewhere: bool = False) -> torch.device:

@@ -6,6 +6,7 @@ This module must not import steppers, actors or lanes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..core import Outcome, State
 from ..stepping.blocks import ALIGNMENT, ArrayLocation, BlockLayout, SlotLayout
 from .layout import Allocate, Leaf, dtype_of, numpy_dtype_of, outcome_layout
 
-__all__ = ["Blocks", "GroupBlocks", "HostRows", "RowCopies", "RowLayout", "Slot"]
+__all__ = ["Blocks", "GroupBlocks", "HostRows", "RowCopies", "RowLayout", "Slot", "in_words"]
 
 _LEAF_ALIGNMENT = 16
 """Bytes of the widest number, a complex128."""
@@ -131,7 +132,7 @@ class HostRows(NamedTuple):
     answered: Tensor
     """The bytes of the action that the actor has answered with, on its device."""
     copies: list[RowCopies]
-    """What is copied at a step, over all steps of all fragments."""
+    """The different copies of steps, over all steps of all fragments."""
 
 
 class GroupBlocks(NamedTuple):
@@ -141,7 +142,7 @@ class GroupBlocks(NamedTuple):
     inside: slice
     """The group's environments, out of those of the turn."""
     host: HostRows | None = None
-    """Where the blocks come from, if captured steps may copy them."""
+    """The rows that the blocks are uploaded from, if captured steps may do so."""
 
     @property
     def state(self) -> State:
@@ -224,8 +225,17 @@ def _clearing(blocks: Any, layout: BlockLayout, absent: Sequence[Any]) -> Callab
     return clear
 
 
+def in_words(rows: Tensor) -> Tensor:
+    """View rows ``(n, b, ...)`` as int64 ``(n, ...)`` if the bytes of each environment are a multiple of 8.
+
+    A device copies what has gaps, or is selected by an index, number by number: bytes take it as long as words.
+    """
+    if rows.element_size() * prod(rows.shape[2:]) % 8:
+        return rows
+    return _as_words(rows.view(len(rows), prod(rows.shape[1:])))
+
+
 def _as_words(blocks: Tensor) -> Tensor:
-    """View blocks of bytes as int64, of which a device moves eight times as many bytes at once."""
     return blocks.view(torch.int64)
 
 

@@ -10,7 +10,8 @@ import torch
 from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import same, threaded
-from rlplay.testing import LaggingLane, LedgerEnv
+from rlplay.testing import CountingActor, LaggingLane, LedgerEnv
+from tests.support import vectors
 from tests.support.assertions import assert_identical
 from tests.support.training import N_FRAGMENTS, GruWithBuffer, run_training
 
@@ -117,6 +118,13 @@ def test_fragments_on_the_lagging_device_equal_those_on_the_host(engine, haste, 
         lane = LaggingLane(haste=haste, actor_on_host=actor_on_host, consumer_on_host=consumer_on_host)
         got, _ = run_training(engine, lag=lag, groups=2, device=lane)
         assert_identical(expected, got)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3])
+def test_transitions_that_are_carried_out_are_counted_in_a_ring_of_rows(n_steps):
+    envs = vectors.vector_of("NEXT_STEP", vectors.ledgers("NEXT_STEP"))
+    vectors.collected(same, envs, CountingActor(), n_steps, 36 // n_steps, device=LaggingLane(haste=1.0))
+    envs.close()
 
 
 def test_the_seed_decides_the_fragments_and_without_one_the_global_generator_does():

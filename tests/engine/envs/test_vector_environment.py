@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from types import SimpleNamespace
 
 import gym
@@ -18,7 +17,7 @@ from rlplay.engine.envs.spaces import Field
 from rlplay.engine.envs.vectors.infos import last_observation
 from rlplay.engine.rollout import same
 from rlplay.engine.rollout.evaluate import evaluate
-from rlplay.testing import ACTIONS, CountingActor, LaggingLane, LedgerEnv
+from rlplay.testing import ACTIONS, CountingActor, LedgerEnv
 from rlplay.zoo.actors import ActorCritic
 from tests.support.assertions import assert_identical
 from tests.support.rows import untold
@@ -143,16 +142,6 @@ def test_rows_of_next_step_mode_by_hand(n_steps):
     lasts = [place[i * n_steps + t + 1] for i, part in enumerate(fragments) for t in part.env.final.t.tolist()]
     seen = [tuple(obs[1:3].tolist()) for part in fragments for obs in part.env.final.obs]
     assert seen == lasts == [(0, 2), (1, 1), (2, 2), (3, 1), (4, 2)]
-
-
-def test_feed_steps_counts_the_transitions_of_fragments_of_one_step_on_a_device():
-    """The ring of host rows is then as long as a fragment, and every other fragment begins at its second row."""
-    lane, n_valid = LaggingLane(haste=1.0), 0
-    with same.rollout(vector_of("NEXT_STEP", ledgers("NEXT_STEP")), CountingActor(), 1, device=lane) as feed:
-        for fragment in islice(feed, 12):
-            lane.synchronize()
-            n_valid += int(fragment.env.valid.sum())
-    assert feed.steps == n_valid < 12 * N_ENVS
 
 
 def actor_critic(**memory):

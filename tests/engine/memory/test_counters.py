@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay import sampling
+from rlplay import nested, sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.memory.counters import Counters
 from rlplay.engine.rollout import same, threaded
@@ -121,6 +121,21 @@ def test_the_copies_of_a_captured_step_are_part_of_its_graph(groups, monkeypatch
     for n_steps in (12, 24):  # these begin at the same row of the ring, so they capture alike
         count(make_cartpole, WORKS["CartPole"][1], n_steps, groups=groups)
     assert calls[12] == calls[24] > 0
+
+
+def test_observations_are_copied_into_the_fragment_as_words_instead_of_bytes(monkeypatch):
+    """A device copies rows that have gaps between them number by number."""
+    copied, copy = [], LaggingLane.copy
+
+    def noting_copy(lane, target, source):
+        copied.extend((leaf.dtype, leaf.numel()) for leaf in nested.leaves(target) if len(leaf) == 9)
+        copy(lane, target, source)
+
+    monkeypatch.setattr(LaggingLane, "copy", noting_copy)
+    with same.rollout([Pixels() for _ in range(WIDTH)], Nature(), 8, device=LaggingLane()) as feed:
+        next(feed)
+    assert (torch.int64, 9 * WIDTH * 4 * 84 * 84 // 8) in copied
+    assert all(dtype != torch.uint8 for dtype, _ in copied)
 
 
 @pytest.mark.parametrize("options", [{"info": ["speed"]}, {"final": True}], ids=str)

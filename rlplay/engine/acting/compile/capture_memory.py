@@ -64,7 +64,7 @@ class CaptureMemory:
         return self._rows.select(self.index)
 
     def uploaded_row(self, lane: Lane, copies: RowCopies | None) -> State:
-        """Return a copy of the row at the index. If the row is to be copied from the host, it is put there first."""
+        """Return a copy of the row at the index. If it is to be uploaded, it is also written into its place."""
         if self._host is None or copies is None or copies.up is None:
             return self.row()
         lane.copy(self._uploaded[0], self._host.blocks[copies.up])
@@ -72,7 +72,7 @@ class CaptureMemory:
         return self._rows.state_in(self._uploaded)
 
     def download_action(self, lane: Lane, copies: RowCopies | None) -> None:
-        """Copy the latest action to the host, unless it is not to be copied."""
+        """Copy the latest action to the host, if it is to be copied."""
         if self._host is not None and copies is not None and copies.down is not None:
             lane.copy(self._host.acts[copies.down], self._host.answered)
 

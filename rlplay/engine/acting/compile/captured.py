@@ -51,7 +51,7 @@ class CapturedBehaviour(Behaviour):
         self._probed = False  # once True, warnings are given with the next fragment rather than at the call
         self._reported: set[str] = set()  # reasons for stepping eagerly
         self._trials = StepTrials(self.spec, [])
-        self._memory: dict[int, CaptureMemory] = {}  # by the number of the group, as all that follows
+        self._memory: dict[int, CaptureMemory] = {}  # by the number of the group
         self._checked_modes: list[Modes] = []
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
         self._captured_steps: dict[Modes, CapturedSteps] = {}
