@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,18 +21,30 @@ from ..stepping.stepper import Stepper
 from .finals import Finals, complete_last, react_to_last, reserve_places
 from .staging import Staging, download, upload
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "Waits"]
+
+
+class Waits(NamedTuple):
+    """For how many seconds the collector's thread has waited in a fragment, by the turn."""
+
+    for_actions: list[float]
+    for_environments: list[float]
+    """If they step in the background."""
 
 
 class Loop:
     """The loop over the steps of one fragment: ``T`` steps, and the virtual reaction to row ``T``.
 
-    The environments of one turn step while the actor reacts to the other turns. Environments that step in the
-    background are started as soon as their actions are there. Others are stepped in this thread, as late as possible:
-    just before the actor is to react to the result. So with two turns, A and B, and a row's number::
+    The environments of one turn step while the actor reacts to the other turns. Environments that do not step in the
+    background are stepped in this thread, as late as possible: just before the actor is to react to the result. So with
+    two turns, A and B, and a row's number::
 
         this thread        launch A0, B0   step A   launch A1   step B   launch B1   step A   launch A2   ...
         the actor's device A0 B0                    A1                   B1                   A2
+
+    Environments that step in the background are started once their actions are there. After each launch this thread has
+    the choice to wait for these actions, or for the environments of the next turn, to which the actor can then react
+    meanwhile. It does what took less time in the fragment before, and first the former. This choice changes no number.
 
     Attributes
     ----------
@@ -52,6 +64,7 @@ class Loop:
         progress: Progress,
         torch_context: TorchContext,
         *,
+        waits: Waits,
         sticky: bool,
         final: bool,
     ) -> None:
@@ -61,6 +74,8 @@ class Loop:
         ----------
         torch_context : TorchContext
             It is applied in the calling thread.
+        waits : Waits
+            Those of the fragment before; empty if there is none.
         sticky, final : bool
             As in ``rollout``.
         """
@@ -78,17 +93,25 @@ class Loop:
         self._steps, self._copies = staging.steps(final=final, sticky=sticky), staging.row_copies()
         # for each turn an event: the actions of its latest row have come down
         self._actions: list[Any] = [None for _ in self._turns]
+        # of environments that step in the background: by the turn, the step that is still to be started
+        self._due: dict[int, int] = {}
+        # for each turn: whether its steps are started behind the wait for the environments of the next turn
+        self._starts_later = [
+            waits.for_actions[turn] >= waits.for_environments[(turn + 1) % len(self._turns)]
+            for turn in range(len(waits.for_actions))
+        ] or [False for _ in self._turns]
+        self._waits = Waits([0.0 for _ in self._turns], [0.0 for _ in self._turns])
         # for each turn: the episodes that its latest step has ended, with their places in `finals`
         self._ended: list[dict[int, int]] = [{} for _ in self._turns]
         self.finals, self.n_transitions = Finals(), 0
 
-    def run(self, pass_gate: Callable[[], None]) -> None:
-        """Make all steps, and the virtual reaction to the last row.
+    def run(self, pass_gate: Callable[[], None]) -> Waits:
+        """Make all steps, and the virtual reaction to the last row. Return how long this thread has waited for what.
 
         ``pass_gate`` is called before each step; it may wait, for a pause, or raise, to stop the collector.
         """
         lane, turns, n_steps = self._lane, range(len(self._turns)), self._staging.n_steps
-        starts_at_once = self._stepper.steps_in_background
+        in_background = self._stepper.steps_in_background
         self._progress.begin("actor.reset")
         self._stepper.release()
         _start_fragment(self._staging, self._behaviour, self._turns, lane)
@@ -100,11 +123,13 @@ class Loop:
                     lane.use_turn(turn)
                 if t:
                     self._finish_step(turn, t - 1)
-                elif self._side_by_side:
-                    lane.wait(started)  # edge: started -> first step
+                else:
+                    self._start_steps(turn)
+                    if self._side_by_side:
+                        lane.wait(started)  # edge: started -> first step
                 self._react(turn, t)
-                if starts_at_once:
-                    self._start_step(turn, t)
+                if in_background:
+                    self._due[turn] = t
         stepped = []
         for turn in turns:
             if self._side_by_side:
@@ -118,6 +143,7 @@ class Loop:
                 lane.wait(event)  # edge: stepped -> put together
         if not self._counts_each_step:
             self.n_transitions = sum(self._staging.slot.count_valid(turn, slice(1, None)) for turn in turns)
+        return self._waits
 
     def _react(self, turn: int, t: int, *, virtual: bool = False) -> None:
         """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``.
@@ -162,22 +188,35 @@ class Loop:
         """Wait until the actions of step ``t`` are on the host, and clear host row ``t + 1`` for the environments."""
         self._progress.row = t
         if self._on_device:
+            self._progress.begin("actor.step")
+            began = self._lane.now
             # edge: copied -> refill (row t - 1 of the ring has gone up before the actions for row t + 1 come down)
             self._lane.host_wait(self._actions[turn])
+            self._waits.for_actions[turn] += self._lane.now - began
         self._progress.begin("env.step")
         self._staging.slot.clear(turn, self._rows[t + 1])
 
-    def _start_step(self, turn: int, t: int) -> None:
-        self._wait_for_actions(turn, t)
-        self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
+    def _start_steps(self, following: int) -> None:
+        """Start the steps that are due, but for those that are to start later and whose actions have not come down yet.
+
+        ``following`` is the turn that comes next. If its step is due, it is started now, since it is waited for next.
+        """
+        for turn, t in list(self._due.items()):
+            if turn == following or not self._starts_later[turn] or self._lane.reached(self._actions[turn]):
+                del self._due[turn]
+                self._wait_for_actions(turn, t)
+                self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
 
     def _finish_step(self, turn: int, t: int) -> None:
         """Make step ``t``, or wait until it is made in the background, and bring row ``t + 1`` to the actor."""
         stepper, staging = self._stepper, self._staging
         if stepper.steps_in_background:
+            self._start_steps(turn)
             self._progress.row = t
             self._progress.begin("env.step")
+            began = self._lane.now
             ended = self._torch_context.call_environments(stepper.finish_step, turn)
+            self._waits.for_environments[turn] += self._lane.now - began
         else:
             self._wait_for_actions(turn, t)
             ended = self._torch_context.call_environments(stepper.step, turn, self._steps[t])

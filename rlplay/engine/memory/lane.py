@@ -36,6 +36,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
+from time import perf_counter
 from typing import Any
 
 import numpy.typing as npt
@@ -197,6 +198,11 @@ class Lane:
     def seconds(self, one: Any, other: Any) -> float | None:
         """Return the seconds between two stamps of a stream, or None if either is not reached yet. Does not wait."""
         return None
+
+    @property
+    def now(self) -> float:
+        """The time of this thread, in seconds since any moment."""
+        return perf_counter()
 
     def use_turn(self, turn: int | None) -> None:
         """Make the stream of one turn the current one of this thread, or the collector's own stream again (None).

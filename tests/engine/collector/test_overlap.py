@@ -50,12 +50,16 @@ class Slow(BaseActorModule):
         return torch.zeros(obs.shape[:2], dtype=torch.int64), (), ()
 
 
-def seconds_of(engine, groups, *, per_env=0.0, fixed=0.0, update=None, slowdown=1.0, lag=0):
+def make_busy(lane):
+    return [Busy(lane) for _ in range(N_ENVS)]
+
+
+def seconds_of(engine, groups=None, *, make_envs=make_busy, per_env=0.0, fixed=0.0, update=None, slowdown=1.0, lag=0):
     """Return the virtual seconds of collecting some fragments, with an update of the learner's for each."""
     lane = ClockedLane(slowdown=slowdown)
     LANES.append(lane)
-    envs = [Busy(lane) for _ in range(N_ENVS)]
-    with engine.rollout(envs, Slow(per_env, fixed), N_STEPS, device=lane, groups=groups, lag=lag) as feed:
+    options = {"device": lane, "lag": lag} | ({"groups": groups} if groups else {})
+    with engine.rollout(make_envs(lane), Slow(per_env, fixed), N_STEPS, **options) as feed:
         for k in range(2 + N_FRAGMENTS):
             if k == 2:  # a fragment is under way while the learner works
                 began = lane.now
@@ -94,6 +98,58 @@ def test_three_groups_overlap_with_a_learner_that_doubles_the_latency_of_inferen
     assert max(alone, N_FRAGMENTS * update) / both >= 0.9
     one = seconds_of(threaded, 1, per_env=STEP, lag=1, update=update, slowdown=2.0)
     assert both < 0.5 * one
+
+
+class EnvPoolMixin:
+    """Has the name of EnvPool's class, by which its methods `send` and `recv` are known."""
+
+
+class InBackground(EnvPoolMixin, gymnasium.vector.SyncVectorEnv):
+    """Its environments step one after the other, in the background."""
+
+    is_async = False
+
+    def __init__(self, lane, n_envs):
+        super().__init__([Still] * n_envs, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+        self.lane, self.done_at, self.sent = lane, 0.0, None
+
+    def send(self, actions, env_id=None):
+        self.done_at, self.sent = self.lane.now + STEP * self.num_envs, actions
+
+    def recv(self, reset=False, return_info=True):
+        self.lane.sleep(max(0.0, self.done_at - self.lane.now))
+        return super().step(self.sent)
+
+
+class Still(gymnasium.Env):
+    """Takes no time."""
+
+    observation_space, action_space = Busy.observation_space, Busy.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("engine", [same, threaded])
+@pytest.mark.parametrize(
+    ("widths", "costs", "expected"),
+    [
+        ([6, 6], {"per_env": STEP}, 0.5),
+        ([4, 4, 4], {"per_env": STEP}, 1 / 3),
+        ([6, 6], {"fixed": ONE_STEP}, 0.75),
+        ([6, 6], {"fixed": STEP}, 7 / 13),
+    ],
+)
+def test_environments_that_step_in_the_background_hide_inference_however_long_it_takes(engine, widths, costs, expected):
+    """All turns step side by side and are inferred side by side, so that only one turn's own time is left."""
+
+    def seconds(widths):
+        return seconds_of(engine, make_envs=lambda lane: [InBackground(lane, n) for n in widths], **costs)
+
+    assert seconds(widths) <= (expected + 0.02) * seconds([N_ENVS])
 
 
 def test_an_actor_that_hands_something_from_group_to_group_is_inferred_on_one_stream():
