@@ -142,7 +142,11 @@ def plan_for(options: Options, sources: Sequence[Any]) -> Plan:
         )
     n_envs = int(vectors[0].num_envs) if len(vectors) == len(sources) else len(sources)
     if options.groups > n_envs:
-        raise ValueError(f"`groups` must be at most the number of environments, {n_envs}, got {options.groups}.")
+        hint = " A factory counts as one: to divide a vector environment, pass the environment itself."
+        raise ValueError(
+            f"`groups` must be at most the number of environments, {n_envs}, got {options.groups}."
+            f"{hint if any(map(is_factory, sources)) else ''}"
+        )
     _check_workers(options, sources)
     return _plan(options, split(n_envs, options.groups))
 

@@ -402,6 +402,11 @@ def test_a_step_that_is_set_on_the_instance_is_called():
     assert calls.count(("own", 0)) == calls.count(("own", 1)) == 9
 
 
+def test_a_vector_environment_that_a_factory_makes_is_not_divided_into_groups():
+    with pytest.raises(ValueError, match=r"`groups` must be at most .* 1, got 2\. A factory counts as one: to divide"):
+        same.rollout([make_cartpoles], make_actor(), 5, groups=2)
+
+
 def test_where_single_environments_are_needed_a_vector_environment_is_refused():
     for call in (
         lambda: evaluate([make_cartpoles(), make_cartpoles()], make_actor()),
