@@ -33,7 +33,7 @@ from ..memory.slot import Blocks
 from ..stepping.stepper import Stepper
 from .finals import stage_final
 from .laid_out import LaidOut, Prepared, lay_out
-from .loop import Loop, Waits
+from .loop import Loop
 from .messages import Delivery, Plan, Token
 from .parts import split_blocks
 from .saving import all_forms, pack_row, unpack_row
@@ -78,7 +78,7 @@ class Collector:
         self._actor: Prepared | None = None
         self._stagings: list[Staging] = []  # made with the first fragment, in the collector's thread
         self._previous: Staging | None = None
-        self._waits = Waits([], [])  # of the latest fragment
+        self._starts_later = [False for _ in stepper.turns]  # see the parameter of the loop
         self._n_collected = 0
         self._resumed: Mapping[str, Any] | None = None  # what each `prepare` is to go on from
 
@@ -184,9 +184,9 @@ class Collector:
 
         loop = Loop(
             staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context,
-            waits=self._waits, sticky=plan.sticky, final=plan.final,
+            starts_later=self._starts_later, sticky=plan.sticky, final=plan.final,
         )  # fmt: skip
-        self._waits = loop.run(self._pass_gate)
+        self._starts_later = loop.run(self._pass_gate)
 
         progress.begin("the hand-over")
         deliver(staging, token.blank, lane)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -21,15 +21,7 @@ from ..stepping.stepper import Stepper
 from .finals import Finals, complete_last, react_to_last, reserve_places
 from .staging import Staging, download, upload
 
-__all__ = ["Loop", "Waits"]
-
-
-class Waits(NamedTuple):
-    """For how many seconds the collector's thread has waited in a fragment, by the turn."""
-
-    for_actions: list[float]
-    for_environments: list[float]
-    """If they step in the background."""
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -44,7 +36,8 @@ class Loop:
 
     Environments that step in the background are started once their actions are there. After each launch this thread has
     the choice to wait for these actions, or for the environments of the next turn, to which the actor can then react
-    meanwhile. It does what took less time in the fragment before, and first the former. This choice changes no number.
+    meanwhile. It waits for what came first in most steps of the fragment before, and in the first fragment for the
+    actions. This choice changes no number.
 
     Attributes
     ----------
@@ -64,7 +57,7 @@ class Loop:
         progress: Progress,
         torch_context: TorchContext,
         *,
-        waits: Waits,
+        starts_later: Sequence[bool],
         sticky: bool,
         final: bool,
     ) -> None:
@@ -74,8 +67,8 @@ class Loop:
         ----------
         torch_context : TorchContext
             It is applied in the calling thread.
-        waits : Waits
-            Those of the fragment before; empty if there is none.
+        starts_later : sequence of bool
+            For each turn: whether its steps are started behind the wait for the environments of the next turn.
         sticky, final : bool
             As in ``rollout``.
         """
@@ -95,18 +88,17 @@ class Loop:
         self._actions: list[Any] = [None for _ in self._turns]
         # of environments that step in the background: by the turn, the step that is still to be started
         self._due: dict[int, int] = {}
-        # for each turn: whether its steps are started behind the wait for the environments of the next turn
-        self._starts_later = [
-            waits.for_actions[turn] >= waits.for_environments[(turn + 1) % len(self._turns)]
-            for turn in range(len(waits.for_actions))
-        ] or [False for _ in self._turns]
-        self._waits = Waits([0.0 for _ in self._turns], [0.0 for _ in self._turns])
+        self._starts_later = starts_later
+        # for each turn: the seconds of the latest wait for its actions
+        self._waited = [0.0 for _ in self._turns]
+        # for each turn: in how many steps the environments of the next turn came before its actions, less the others
+        self._leads = [0 for _ in self._turns]
         # for each turn: the episodes that its latest step has ended, with their places in `finals`
         self._ended: list[dict[int, int]] = [{} for _ in self._turns]
         self.finals, self.n_transitions = Finals(), 0
 
-    def run(self, pass_gate: Callable[[], None]) -> Waits:
-        """Make all steps, and the virtual reaction to the last row. Return how long this thread has waited for what.
+    def run(self, pass_gate: Callable[[], None]) -> list[bool]:
+        """Make all steps, and the virtual reaction to the last row. Return ``starts_later`` for the next fragment.
 
         ``pass_gate`` is called before each step; it may wait, for a pause, or raise, to stop the collector.
         """
@@ -143,7 +135,7 @@ class Loop:
                 lane.wait(event)  # edge: stepped -> put together
         if not self._counts_each_step:
             self.n_transitions = sum(self._staging.slot.count_valid(turn, slice(1, None)) for turn in turns)
-        return self._waits
+        return [lead > 0 for lead in self._leads]
 
     def _react(self, turn: int, t: int, *, virtual: bool = False) -> None:
         """Let the actor react to row ``t``: its infos are written into row ``t``, its actions into row ``t + 1``.
@@ -192,7 +184,7 @@ class Loop:
             began = self._lane.now
             # edge: copied -> refill (row t - 1 of the ring has gone up before the actions for row t + 1 come down)
             self._lane.host_wait(self._actions[turn])
-            self._waits.for_actions[turn] += self._lane.now - began
+            self._waited[turn] = self._lane.now - began
         self._progress.begin("env.step")
         self._staging.slot.clear(turn, self._rows[t + 1])
 
@@ -202,10 +194,25 @@ class Loop:
         ``following`` is the turn that comes next. If its step is due, it is started now, since it is waited for next.
         """
         for turn, t in list(self._due.items()):
-            if turn == following or not self._starts_later[turn] or self._lane.reached(self._actions[turn]):
+            if turn == following or not self._starts_later[turn] or self._has_actions(turn):
                 del self._due[turn]
                 self._wait_for_actions(turn, t)
                 self._torch_context.call_environments(self._stepper.start_step, turn, self._steps[t])
+
+    def _has_actions(self, turn: int) -> bool:
+        """Return whether the actions of a turn's latest row have come down."""
+        self._progress.begin("actor.step")  # an error of the device is raised here
+        return self._lane.reached(self._actions[turn])
+
+    def _note_what_came_first(self, turn: int, waited: float) -> None:
+        """Note whether the environments of a turn came before the actions of the turn before.
+
+        ``waited`` is for how many seconds the environments have been waited for. If the actions have been waited for
+        already, what had the shorter wait counts as the first to come.
+        """
+        before = (turn - 1) % len(self._turns)
+        came_first = not self._has_actions(before) if before in self._due else waited <= self._waited[before]
+        self._leads[before] += 1 if came_first else -1
 
     def _finish_step(self, turn: int, t: int) -> None:
         """Make step ``t``, or wait until it is made in the background, and bring row ``t + 1`` to the actor."""
@@ -216,7 +223,7 @@ class Loop:
             self._progress.begin("env.step")
             began = self._lane.now
             ended = self._torch_context.call_environments(stepper.finish_step, turn)
-            self._waits.for_environments[turn] += self._lane.now - began
+            self._note_what_came_first(turn, self._lane.now - began)
         else:
             self._wait_for_actions(turn, t)
             ended = self._torch_context.call_environments(stepper.step, turn, self._steps[t])

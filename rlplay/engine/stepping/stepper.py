@@ -39,9 +39,9 @@ class Stepper(Protocol):
         The groups of each turn, which step together. A vector environment may have several groups; otherwise each group
         is a turn of its own.
     steps_in_background : bool
-        Whether steps are made while the collector does something else. Then it calls :meth:`start_step` as soon as the
-        actions are there, and :meth:`finish_step` later. Otherwise it calls :meth:`step` as late as it can, so that the
-        actor reacts to the groups of other turns meanwhile.
+        Whether steps are made while the collector does something else. Then it calls :meth:`start_step` once the
+        actions are there, perhaps behind :meth:`finish_step` of the next turn, and :meth:`finish_step` later. Otherwise
+        it calls :meth:`step` as late as it can, so that the actor reacts to the groups of other turns meanwhile.
     environments_are : str
         ``"list"`` if they are single environments, ``"vector"`` if they are vector environments.
     """

@@ -152,6 +152,22 @@ def test_environments_that_step_in_the_background_hide_inference_however_long_it
     assert seconds(widths) <= (expected + 0.02) * seconds([N_ENVS])
 
 
+class InOneQueue(InBackground):
+    """All step on the same cores one after the other, as the groups of a pool of workers do."""
+
+    def send(self, actions, env_id=None):
+        super().send(actions)
+        self.lane.free_at = max(getattr(self.lane, "free_at", 0.0), self.lane.now) + STEP * self.num_envs
+        self.done_at = self.lane.free_at
+
+
+@pytest.mark.parametrize("inference", [0.5 * STEP, 6 * STEP, 8 * STEP])
+def test_workers_that_step_all_turns_are_kept_busy_in_every_fragment(inference):
+    """Inference that takes no longer than the steps of the two other turns is hidden, but for row 0 of a fragment."""
+    taken = seconds_of(same, make_envs=lambda lane: [InOneQueue(lane, 4) for _ in range(3)], fixed=inference)
+    assert taken <= N_FRAGMENTS * (N_STEPS * ONE_STEP + inference)
+
+
 def test_an_actor_that_hands_something_from_group_to_group_is_inferred_on_one_stream():
     class Counts(Slow):
         def __init__(self, *args):

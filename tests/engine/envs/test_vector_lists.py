@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rlplay import nested
+from rlplay.engine.collector.loop import Loop
 from rlplay.engine.envs.vectors import closing
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
@@ -103,6 +104,17 @@ def test_a_list_of_vector_environments_on_the_lagging_device(engine, haste):
     lane = LaggingLane(haste=haste)
     got = fragments_of_lane(engine, make(), lane, final=True)
     assert_identical(expected, got)
+
+
+@pytest.mark.usefixtures("no_stock")
+@pytest.mark.parametrize("haste", [0.0, 0.5, 1.0])
+@engines
+def test_steps_that_are_started_behind_the_next_turn_give_the_same_fragments(engine, haste, monkeypatch):
+    run = Loop.run
+    monkeypatch.setattr(Loop, "run", lambda loop, pass_gate: [True for _ in run(loop, pass_gate)])
+    lane = LaggingLane(haste=haste)
+    got = fragments_of_lane(engine, numbered(SendsAndReceives, 3)[0], lane, final=True)
+    assert_identical(fragments_of(same, [make_cartpoles() for _ in range(3)], final=True), got)
 
 
 def fragments_of_lane(engine, envs, lane, **options):
