@@ -226,11 +226,11 @@ def _clearing(blocks: Any, layout: BlockLayout, absent: Sequence[Any]) -> Callab
 
 
 def in_words(rows: Tensor) -> Tensor:
-    """View rows ``(n, b, ...)`` as int64 ``(n, ...)`` if the bytes of each environment are a multiple of 8.
+    """View rows ``(n, b, ...)`` as int64 ``(n, ...)`` if each environment has bytes, and a multiple of 8 of them.
 
     A device copies what has gaps, or is selected by an index, number by number: bytes take it as long as words.
     """
-    if rows.element_size() * prod(rows.shape[2:]) % 8:
+    if not rows.numel() or rows.element_size() * prod(rows.shape[2:]) % 8:
         return rows
     return _as_words(rows.view(len(rows), prod(rows.shape[1:])))
 
