@@ -12,18 +12,16 @@ from functools import partial
 from typing import Any
 
 from ...nested import Nested
-from ..concurrency.exceptions import repr_of
 from ..concurrency.progress import Progress
 from . import spaces
 from .identity import check_distinct, wrappers
 from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
-from .vectors.closing import LIMIT, close_environment
 
 __all__ = [
+    "WAIT_AT_END",
     "background_methods",
     "check_environments",
-    "close_environments",
     "final_info",
     "has_seed_method",
     "is_factory",
@@ -31,12 +29,15 @@ __all__ = [
     "make_each",
     "make_environment",
     "needs_thread",
-    "parameters_of",
     "read_old_step",
     "seeded_reset",
     "split_reset",
     "takes",
+    "takes_any_keyword",
 ]
+
+WAIT_AT_END = 5.0
+"""Seconds in which the processes of an ``AsyncVectorEnv`` may end a step whose result nobody asks for."""
 
 _BACKGROUND_METHODS = {
     "EnvPoolMixin": ("send", "recv"),
@@ -68,7 +69,8 @@ def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any
         owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
         if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
             method = getattr(env, wait)
-            return getattr(env, start), method, partial(method, timeout=LIMIT) if takes(method, "timeout") else method
+            at_end = partial(method, timeout=WAIT_AT_END) if takes(method, "timeout") else method
+            return getattr(env, start), method, at_end
     return None
 
 
@@ -85,10 +87,15 @@ def needs_thread(env: Any) -> bool:
 
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a callable has a parameter of this name that can be passed by keyword."""
-    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in parameters_of(function))
+    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in _parameters_of(function))
 
 
-def parameters_of(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+def takes_any_keyword(function: Callable[..., Any]) -> bool:
+    """Whether a callable has a parameter such as ``**kwargs``."""
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters_of(function))
+
+
+def _parameters_of(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
     """Return the parameters of a callable; none if it has no signature."""
     try:
         return inspect.signature(function).parameters.values()
@@ -194,7 +201,7 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         return factory()
     if seed is not None:
         return factory(seed=seed)
-    if any(p.name == "seed" and p.default is p.empty for p in parameters_of(factory)):
+    if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory)):
         raise TypeError(
             f"with `reseed=False` factories are given no seed, but {factory!r} has a parameter `seed` without a "
             "default: give it one."
@@ -238,12 +245,12 @@ def _reset_takes_seed(env: Any) -> bool:
     """
     while True:
         try:
-            parameters = inspect.signature(env.reset).parameters.values()
-        except (TypeError, ValueError):  # no signature, as of a function in C; all of the old API have a method `seed`
+            inspect.signature(env.reset)
+        except (TypeError, ValueError):  # it has none if written in C; environments of the old API have a method `seed`
             return not has_seed_method(env)
         if takes(env.reset, "seed"):
             return True
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if not takes_any_keyword(env.reset):
             return False
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):
@@ -252,7 +259,7 @@ def _reset_takes_seed(env: Any) -> bool:
 
 
 def has_seed_method(env: Any) -> bool:
-    """Whether this is an environment, no simulator inside of one, and has a method ``seed``, as in the old API."""
+    """Whether this is an environment, and no simulator inside of one, that has a method ``seed``, as in the old API."""
     return callable(getattr(env, "seed", None)) and (hasattr(env, "action_space") or is_vector(env))
 
 
@@ -282,19 +289,3 @@ def check_environments(envs: Sequence[Any], first: int) -> None:
                     f"environments of one feed must have equal spaces: environment {first + j} has "
                     f"the {name} {other}, environment {first} has {one}."
                 )
-
-
-def close_environments(envs: list[Any], *, stuck: bool = False) -> list[str]:
-    """Close environments, which may be stuck, each once; empty the list; return one sentence for each that failed."""
-    complaints, interrupt = [], None
-    while envs:
-        env = envs.pop()
-        try:
-            close_environment(env, stuck=stuck)
-        except KeyboardInterrupt as error:
-            interrupt = error
-        except BaseException as error:  # the others must be closed all the same
-            complaints.append(f"closing {repr_of(env)} failed: {repr_of(error)}.")
-    if interrupt is not None:
-        raise interrupt
-    return complaints

@@ -16,13 +16,14 @@ from ..concurrency.progress import Progress
 from . import spaces
 from .actions import ActionForm
 from .autoreset import SelfResetting, check_not_overwritten, find_self_resetting
-from .dialects import check_environments, close_environments, make_each, read_old_step, seeded_reset, split_reset
+from .dialects import check_environments, make_each, read_old_step, seeded_reset, split_reset
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .returned.numbers import to_flag, to_reward
 from .returned.refused import observation_of
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environments, save_environments
+from .vectors.closing import close_environments
 
 __all__ = ["EnvironmentList"]
 
@@ -263,8 +264,7 @@ class EnvironmentList:
         for source, target in zip(now.obs + now.act, then.obs + then.act, strict=True):
             target[j] = source[j]
         then.stepno[j], then.rew[j], then.fin[j] = 0, 0.0, True
-        outcome.terminated[j], outcome.truncated[j] = self._stopped[j]
-        outcome.valid[j] = False
+        outcome.terminated[j], outcome.truncated[j], outcome.valid[j] = *self._stopped[j], False
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return for each environment its own state, which is None unless ``whole``, and the state of its episode."""

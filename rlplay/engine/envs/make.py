@@ -10,19 +10,14 @@ import numpy as np
 from ..concurrency.exceptions import add_note
 from ..concurrency.progress import Progress, vector_number
 from .autoreset import read_autoreset_mode
-from .dialects import (
-    check_environments,
-    close_environments,
-    is_factory,
-    is_vector,
-    make_environment,
-)
+from .dialects import check_environments, is_factory, is_vector, make_environment
 from .environment_list import EnvironmentList
 from .gym_on_numpy2 import patch_gym
 from .identity import check_distinct
 from .info import Entries
 from .protocol import Environments
 from .vector_environment import VectorEnvironment
+from .vectors.closing import close_environments
 from .vectors.first_reset import gives_tensors, reset_vector
 
 __all__ = [

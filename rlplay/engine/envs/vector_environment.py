@@ -53,7 +53,7 @@ from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
 from . import autoreset, spaces
 from .actions import ActionForm
-from .dialects import background_methods, close_environments
+from .dialects import background_methods
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .returned.numbers import to_flags, to_rewards
@@ -61,7 +61,7 @@ from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environments, save_environments
 from .vectors import infos
-from .vectors.closing import is_stuck
+from .vectors.closing import close_environments, is_stuck
 from .vectors.first_reset import check_reset
 
 __all__ = ["VectorEnvironment"]

@@ -18,9 +18,10 @@ from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
 from ..concurrency.shared_memory import receive_memory
 from ..core import BaseActorModule
-from ..envs.dialects import close_environments, make_each
+from ..envs.dialects import make_each
 from ..envs.make import seeds_of
 from ..envs.rows import Array
+from ..envs.vectors.closing import close_environments
 from ..remote.shared_fragment import SharedWeights
 from .episodes import play_episodes
 

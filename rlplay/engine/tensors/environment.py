@@ -25,9 +25,9 @@ from torch import Tensor
 
 from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
-from ..envs.dialects import close_environments
 from ..envs.info import Entries
 from ..envs.returned.refused import infos_of, refused_vector_step
+from ..envs.vectors.closing import close_environments
 from .forms import ActionForm, InfoForm, ObservationForm, single_fields, to_flags, to_rewards, wide
 
 __all__ = ["FINAL_NAMES", "TensorEnvironment", "TensorRow"]

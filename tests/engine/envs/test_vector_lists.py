@@ -464,7 +464,7 @@ class NotesTheEnd(gymnasium.vector.AsyncVectorEnv):
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_interrupt_between_the_results_of_two_parts_lets_the_environments_be_closed(wrapped, monkeypatch):
     """The first part has answered already, so that a wait for both would never end. Another environment is stuck."""
-    monkeypatch.setattr(closing, "LIMIT", 0.01)
+    monkeypatch.setattr(closing, "WAIT_AT_END", 0.01)
     made = []
 
     def make():

@@ -1,20 +1,18 @@
-"""Closes an environment, also a vector environment whose step has been interrupted.
+"""Closes environments, also vector environments whose step has been interrupted.
 
 Imports neither rows nor torch.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ...concurrency.exceptions import repr_of
+from ..dialects import WAIT_AT_END, takes_any_keyword
 from ..identity import environments_in
 
-__all__ = ["LIMIT", "close_environment", "is_stuck"]
-
-LIMIT = 5.0
-"""Seconds in which the processes of an ``AsyncVectorEnv`` may end a step whose result nobody asks for."""
+__all__ = ["close_environments", "is_stuck"]
 
 
 def is_stuck(wait: Callable[[], Any]) -> bool:
@@ -22,11 +20,27 @@ def is_stuck(wait: Callable[[], Any]) -> bool:
     try:
         wait()
     except Exception as error:  # nobody asks for the error of the step either
-        return type(error).__name__ == "TimeoutError"  # that of multiprocessing is not Python's own
+        return type(error).__name__ == "TimeoutError"  # multiprocessing has a class of its own with this name
     return False
 
 
-def close_environment(env: Any, *, stuck: bool = False) -> None:
+def close_environments(envs: list[Any], *, stuck: bool = False) -> list[str]:
+    """Close environments, which may be stuck, each once; empty the list; return one sentence for each that failed."""
+    complaints, interrupt = [], None
+    while envs:
+        env = envs.pop()
+        try:
+            _close(env, stuck=stuck)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        except BaseException as error:  # the others must be closed all the same
+            complaints.append(f"closing {repr_of(env)} failed: {repr_of(error)}.")
+    if interrupt is not None:
+        raise interrupt
+    return complaints
+
+
+def _close(env: Any, *, stuck: bool) -> None:
     """Call ``close`` of an environment, if it has this method.
 
     ``AsyncVectorEnv`` of gym and gymnasium first waits for a step under way. If Ctrl-C has interrupted an earlier wait
@@ -35,15 +49,8 @@ def close_environment(env: Any, *, stuck: bool = False) -> None:
     """
     inside = environments_in(env)
     in_processes = any(cls.__name__ == "AsyncVectorEnv" for cls in type(inside[-1]).__mro__)
-    if in_processes and all(map(_passes_on, inside)):
-        env.close(timeout=LIMIT, terminate=stuck)
+    # a wrapper whose `close` takes any keyword passes it on to the `close` of the environment inside
+    if in_processes and all(takes_any_keyword(getattr(type(one), "close", bool)) for one in inside):
+        env.close(timeout=WAIT_AT_END, terminate=stuck)
     else:
         getattr(env, "close", bool)()
-
-
-def _passes_on(env: Any) -> bool:
-    """Whether ``close`` takes any keyword: then a wrapper passes it on to the ``close`` of what is inside."""
-    close = getattr(type(env), "close", None)
-    return inspect.isfunction(close) and any(
-        p.kind is p.VAR_KEYWORD for p in inspect.signature(close).parameters.values()
-    )

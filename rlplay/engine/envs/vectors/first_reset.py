@@ -13,7 +13,7 @@ import numpy as np
 
 from .... import nested
 from ..autoreset import class_names
-from ..dialects import has_seed_method, parameters_of, takes
+from ..dialects import has_seed_method, takes, takes_any_keyword
 from ..returned.refused import infos_of
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector"]
@@ -92,4 +92,4 @@ def _refuses_seed(reset: Callable[..., Any]) -> bool:
         inspect.signature(reset)
     except (TypeError, ValueError):
         return False
-    return not takes(reset, "seed") and not any(p.kind is p.VAR_KEYWORD for p in parameters_of(reset))
+    return not takes(reset, "seed") and not takes_any_keyword(reset)
