@@ -19,7 +19,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import along
 from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
-from ..memory.slot import GroupBlocks, RowCopies
+from ..memory.slot import NO_COPIES, GroupBlocks, RowCopies
 from .actor_spec import NOT_PROBED, ActorSpec, check_forms, check_unchanged, form_of, note_obs, versions_of
 from .checks import check_answer, clamped_leaves, first_answer, method_of
 from .copying.copied_actor import CopiedActor
@@ -107,12 +107,10 @@ class Behaviour(CopiedActor):
         """Whether captured steps of the group copy its rows between host and device as well."""
         return False
 
-    def captured_step(
-        self, group: Group, *, virtual: bool, copies: RowCopies | None = None
-    ) -> Callable[[], None] | None:
+    def captured_step(self, group: Group, *, virtual: bool, copies: RowCopies = NO_COPIES) -> Callable[[], None] | None:
         """Return the next step of the group, with these copies, if it is a captured one. None if it is to run eagerly.
 
-        To be called inside of ``lane.launch``: that it is captured is known once the device's earlier work is done.
+        Must be called inside of ``lane.launch``: the earlier work of the device decides whether the step is captured.
         """
         return None
 

@@ -18,7 +18,7 @@ from ..core import Outcome, State
 from ..stepping.blocks import ALIGNMENT, ArrayLocation, BlockLayout, SlotLayout
 from .layout import Allocate, Leaf, dtype_of, numpy_dtype_of, outcome_layout
 
-__all__ = ["Blocks", "GroupBlocks", "HostRows", "RowCopies", "RowLayout", "Slot", "in_words"]
+__all__ = ["NO_COPIES", "Blocks", "GroupBlocks", "HostRows", "RowCopies", "RowLayout", "Slot", "in_words"]
 
 _LEAF_ALIGNMENT = 16
 """Bytes of the widest number, a complex128."""
@@ -114,12 +114,15 @@ class Blocks:
 
 
 class RowCopies(NamedTuple):
-    """What is copied at a step of the actor: rows of the slot."""
+    """Which rows of the slot are copied to the actor's device, and from it, at one step."""
 
     up: int | None
     """The row that is copied to the actor's device before the step. None if the device has it already."""
     down: int | None
     """The row that the actions are copied into after the step. None if the step is virtual."""
+
+
+NO_COPIES = RowCopies(None, None)
 
 
 class HostRows(NamedTuple):
@@ -128,11 +131,11 @@ class HostRows(NamedTuple):
     blocks: list[Tensor]
     """The uint8 block of each row."""
     acts: list[Tensor]
-    """Of each block, the bytes of the action."""
+    """The bytes of the action in each block."""
     answered: Tensor
     """The bytes of the action that the actor has answered with, on its device."""
     copies: list[RowCopies]
-    """The different copies of steps, over all steps of all fragments."""
+    """Each combination of copies that occurs at a step of any fragment."""
 
 
 class GroupBlocks(NamedTuple):
@@ -142,7 +145,7 @@ class GroupBlocks(NamedTuple):
     inside: slice
     """The group's environments, out of those of the turn."""
     host: HostRows | None = None
-    """The rows that the blocks are uploaded from, if captured steps may do so."""
+    """The host rows that captured steps copy. None if captured steps must not copy them."""
 
     @property
     def state(self) -> State:
@@ -228,7 +231,8 @@ def _clearing(blocks: Any, layout: BlockLayout, absent: Sequence[Any]) -> Callab
 def in_words(rows: Tensor) -> Tensor:
     """View rows ``(n, b, ...)`` as int64 ``(n, ...)`` if each environment has bytes, and a multiple of 8 of them.
 
-    A device copies what has gaps, or is selected by an index, number by number: bytes take it as long as words.
+    A device copies rows with gaps between them number by number. One byte takes as long as one int64, so there are
+    eight times as many numbers to copy without this view.
     """
     if not rows.numel() or rows.element_size() * prod(rows.shape[2:]) % 8:
         return rows
@@ -236,6 +240,7 @@ def in_words(rows: Tensor) -> Tensor:
 
 
 def _as_words(blocks: Tensor) -> Tensor:
+    """View bytes as int64, for the reason that :func:`in_words` gives."""
     return blocks.view(torch.int64)
 
 

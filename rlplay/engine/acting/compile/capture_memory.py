@@ -11,7 +11,7 @@ from .... import nested
 from ....nested import Nested
 from ...core import State
 from ...memory.lane import Lane
-from ...memory.slot import GroupBlocks, RowCopies
+from ...memory.slot import NO_COPIES, GroupBlocks, RowCopies
 
 __all__ = ["CaptureMemory", "copy_at_once"]
 
@@ -55,25 +55,27 @@ class CaptureMemory:
         """Whether captured steps may copy rows between host and device."""
         return self._host is not None
 
-    def copies(self, *, virtual: bool) -> list[RowCopies | None]:
-        """Return what captured steps of this kind copy between host and device; None stands for nothing."""
-        return [None] if self._host is None else [one for one in self._host.copies if (one.down is None) == virtual]
+    def copies(self, *, virtual: bool) -> list[RowCopies]:
+        """Return each combination of copies that captured steps of this kind make between host and device."""
+        if self._host is None:
+            return [NO_COPIES]
+        return [one for one in self._host.copies if (one.down is None) == virtual]
 
     def row(self) -> State:
         """Return a copy of the row at the index, selected on the device."""
         return self._rows.select(self.index)
 
-    def uploaded_row(self, lane: Lane, copies: RowCopies | None) -> State:
-        """Return a copy of the row at the index. If it is to be uploaded, it is also written into its place."""
-        if self._host is None or copies is None or copies.up is None:
+    def uploaded_row(self, lane: Lane, copies: RowCopies) -> State:
+        """Return a copy of the row at the index. If ``copies`` names a host row, that is first written there."""
+        if self._host is None or copies.up is None:
             return self.row()
         lane.copy(self._uploaded[0], self._host.blocks[copies.up])
         self._rows.blocks.write(self.index, self._uploaded)
         return self._rows.state_in(self._uploaded)
 
-    def download_action(self, lane: Lane, copies: RowCopies | None) -> None:
-        """Copy the latest action to the host, if it is to be copied."""
-        if self._host is not None and copies is not None and copies.down is not None:
+    def download_action(self, lane: Lane, copies: RowCopies) -> None:
+        """Copy the latest action into the host row that ``copies`` names, if any."""
+        if self._host is not None and copies.down is not None:
             lane.copy(self._host.acts[copies.down], self._host.answered)
 
 

@@ -22,7 +22,7 @@ from ....nested import Nested
 from ....process_state import global_generator_kept
 from ...core import BaseActorModule, State
 from ...memory.lane import Lane, Place
-from ...memory.slot import GroupBlocks, RowCopies
+from ...memory.slot import NO_COPIES, GroupBlocks, RowCopies
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
 from ..group import Group
@@ -99,9 +99,7 @@ class CapturedBehaviour(Behaviour):
         """Whether there are captured steps, and the group has host rows of its own."""
         return bool(self._captured_steps) and self._memory[group.number].has_host_rows
 
-    def captured_step(
-        self, group: Group, *, virtual: bool, copies: RowCopies | None = None
-    ) -> Callable[[], None] | None:
+    def captured_step(self, group: Group, *, virtual: bool, copies: RowCopies = NO_COPIES) -> Callable[[], None] | None:
         """Return the captured step of the group, with its buffers in their places. None if it is to run eagerly."""
         step = self._active_steps.get((group.number, virtual, copies))
         return step if step is not None and (not self._may_be_replaced or self._return_buffers()) else None
@@ -258,14 +256,14 @@ class CapturedBehaviour(Behaviour):
         self._lane.host_wait(self._lane.record())
 
     def _capture(self, group: Group, modes: Modes, *, virtual: bool) -> CapturedSteps:
-        """Capture the group's step in these modes, once for all that it may copy."""
+        """Capture the group's step in these modes, once for each combination of copies."""
         number, memory, lane = group.number, self._memory[group.number], self._lane
         noise = cast(BlockNoise, group.virtual_generator if virtual else group.generator)
         taken = self._trials.taken(modes, group.width, virtual=virtual)
         self._draw_from(noise)
         noise.prepare(taken)  # graphs read its blocks, which must be there before
 
-        def work(copies: RowCopies | None) -> None:
+        def work(copies: RowCopies) -> None:
             state = memory.uploaded_row(lane, copies)
             if make_step(self.spec, self._module, self._places, memory, state, noise, virtual=virtual) != taken:
                 raise NoGraph("it does not draw alike each time")

@@ -29,7 +29,7 @@ from .step_checks import (
 
 __all__ = ["CapturedSteps", "StepTrials", "make_step"]
 
-CapturedSteps = dict[tuple[int, bool, RowCopies | None], Callable[[], None]]
+CapturedSteps = dict[tuple[int, bool, RowCopies], Callable[[], None]]
 """Captured steps, to be called inside of ``lane.launch``: by the number of the group, whether the step is virtual, and
 what it copies between host and device. The virtual ones may be missing."""
 
