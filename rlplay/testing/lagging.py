@@ -268,7 +268,7 @@ class LaggingLane(Lane):
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Have copies done at once in this thread, as a part of work that runs, inside the ``with`` block."""
+        """Inside the ``with`` block, copies of this thread are made at once, as a part of the work that runs."""
         before, self._thread.is_working = self._is_working, True
         try:
             yield

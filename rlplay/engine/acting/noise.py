@@ -187,7 +187,7 @@ class BlockNoise(Source):
             self._taken = None
 
     def around(self, step: Callable[[], None], counts: Mapping[Form, int]) -> Callable[[], None]:
-        """Return the captured step with :meth:`prepare` before it and :meth:`advance` after it."""
+        """Return a callable that makes a captured step, after :meth:`prepare` and before :meth:`advance`."""
         if not counts:
             return step
 

@@ -105,7 +105,7 @@ class TorchDefaults:
         self.set_switches()
 
     def set_switches(self) -> None:
-        """Set the switches whose values are different in this process, a child."""
+        """Set the switches that have other values in this child process than in its parent."""
         here = dict(_read_switches())
         for name, value in self.switches:
             if here.get(name) != value:

@@ -37,7 +37,7 @@ class Loop:
     Environments that step in the background are started once their actions are there. After each launch this thread has
     the choice to wait for these actions, or for the environments of the next turn, to which the actor can then react
     meanwhile. It waits for what came first in most steps of the fragment before, and in the first fragment for the
-    actions. This choice changes no number.
+    actions. The fragments do not depend on this choice.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Loop:
         self._final = final
         self._on_device = not lane.shared(Place.ACTOR, Place.HOST)
         self._turns = [[groups[g] for g in members] for members in stepper.turns]
-        # for each turn: whether its rows are uploaded in its step, since captured steps do so; it has one group then
+        # for each turn: whether its captured steps upload its rows; such a turn has one group
         self._uploads_in_step = [behaviour.copies_rows(turn[0]) for turn in self._turns]
         self._side_by_side = self._on_device and len(self._turns) > 1 and behaviour.keeps_nothing
         # for each turn: of each group the environments to be reset, where there are none
@@ -91,7 +91,8 @@ class Loop:
         self._starts_later = starts_later
         # for each turn: the seconds of the latest wait for its actions
         self._waited = [0.0 for _ in self._turns]
-        # for each turn: in how many steps the environments of the next turn came before its actions, less the others
+        # for each turn: the number of steps in which the environments of the next turn were ready before its actions,
+        # minus the number of the other steps
         self._leads = [0 for _ in self._turns]
         # for each turn: the episodes that its latest step has ended, with their places in `finals`
         self._ended: list[dict[int, int]] = [{} for _ in self._turns]
@@ -152,7 +153,7 @@ class Loop:
         if not self._on_device:
             self._react_groups(turn, t, begun, virtual)
             return
-        # edge: filled -> copy (the environments have filled the row, which this uploads if captured steps do so)
+        # edge: filled -> copy (the environments have filled the row, which a captured step uploads)
         self._lane.launch(partial(self._react_groups, turn, t, begun, virtual))
         if not virtual:
             self._lane.counters.steps += 1
@@ -189,9 +190,9 @@ class Loop:
         self._staging.slot.clear(turn, self._rows[t + 1])
 
     def _start_steps(self, following: int) -> None:
-        """Start the steps that are due, but for those that are to start later and whose actions have not come down yet.
+        """Start the steps that are due, except those that are to start later and whose actions have not come down yet.
 
-        ``following`` is the turn that comes next. If its step is due, it is started now, since it is waited for next.
+        ``following`` is the next turn. If its step is due, it is started now, since this thread waits for it next.
         """
         for turn, t in list(self._due.items()):
             if turn == following or not self._starts_later[turn] or self._has_actions(turn):
@@ -205,10 +206,10 @@ class Loop:
         return self._lane.reached(self._actions[turn])
 
     def _note_what_came_first(self, turn: int, waited: float) -> None:
-        """Note whether the environments of a turn came before the actions of the turn before.
+        """Note whether the environments of a turn were ready before the actions of the previous turn came down.
 
-        ``waited`` is for how many seconds the environments have been waited for. If the actions have been waited for
-        already, what had the shorter wait counts as the first to come.
+        ``waited`` is the number of seconds of the wait for the environments. If this thread has waited for the actions
+        as well, whichever wait was shorter counts as the first to be ready.
         """
         before = (turn - 1) % len(self._turns)
         came_first = not self._has_actions(before) if before in self._due else waited <= self._waited[before]

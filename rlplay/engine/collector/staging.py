@@ -68,11 +68,11 @@ class Staging:
     columns : list of slice
         The environments of each turn.
     holds_fragment : bool
-        Whether the slot has row ``t`` of a fragment as its own row ``t``, until the fragment's end. Not so in a ring.
+        Whether row ``t`` of a fragment is row ``t`` of the slot, until the end of the fragment. False in a ring.
     copied : event
         All copies out of the slot are done. None before the first copy.
     groups : list of GroupBlocks
-        For each group: its part of ``blocks``. If the slot is a ring, and no other group is in its turn: also its rows.
+        For each group: its part of ``blocks``. Also the host rows, if the slot is a ring and the turn has one group.
     inputs : list of lists of State, ``(1, b, ...)``
         For each group and row: the state that the actor reacts to.
     last_inputs : list of State, ``(1, b, ...)``

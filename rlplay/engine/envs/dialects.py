@@ -259,7 +259,7 @@ def _reset_takes_seed(env: Any) -> bool:
 
 
 def has_seed_method(env: Any) -> bool:
-    """Whether this is an environment, and no simulator inside of one, that has a method ``seed``, as in the old API."""
+    """Whether ``env`` has a method ``seed``, as in the old API, and is an environment, not a simulator inside one."""
     return callable(getattr(env, "seed", None)) and (hasattr(env, "action_space") or is_vector(env))
 
 

@@ -125,7 +125,7 @@ def make_turns(
         else:
             check_environments(envs, first_env)
             seeds = seeds_of(seed, len(envs), reseed=reseed, first=first_env)
-            # each group has its own block, so that inputs are aligned alike in every engine: kernels round by alignment
+            # each group has its own block: its inputs are aligned alike in every engine, and rounding depends on that
             turns += [make_list(envs[x], seeds[x], entries, progress, first=first_env + x.start) for x in groups]
     except BaseException as error:
         for complaint in close_environments(owned):

@@ -244,7 +244,8 @@ def _work(
         (made if collector is None else deliveries).put(Failure(error))
     finally:
         try:
-            # the processes of an AsyncVectorEnv get Ctrl-C, too, and it raises that here; the consumer has its own
+            # the processes of an AsyncVectorEnv get Ctrl-C as well, and it raises the interrupt of its processes here;
+            # the consumer's thread raises its own
             with suppress(KeyboardInterrupt):
                 if collector is not None:
                     complaints += collector.close()

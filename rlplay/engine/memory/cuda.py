@@ -94,7 +94,7 @@ class CudaLane(Lane):
 
     @property
     def _current(self) -> _Streams:
-        """The current stream of each device, as `collecting` has noted them; torch takes 5 us to tell one."""
+        """The current stream of each device. :meth:`collecting` stores them, since torch takes 5 us to look one up."""
         streams: _Streams | None = getattr(self._thread, "streams", None)
         return {d: torch.cuda.current_stream(d) for d in self._streams} if streams is None else streams
 

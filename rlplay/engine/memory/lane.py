@@ -201,7 +201,7 @@ class Lane:
 
     @property
     def now(self) -> float:
-        """The time of this thread, in seconds since any moment."""
+        """The present time of this thread, in seconds from an arbitrary start."""
         return perf_counter()
 
     def use_turn(self, turn: int | None) -> None:

@@ -81,7 +81,7 @@ class Reply(NamedTuple):
 
     @classmethod
     def to(cls, delivery: Delivery, entries: Entries) -> Reply:
-        """Make the reply to a request, from what the collector has delivered. ``entries`` are those of its infos."""
+        """Make the reply to a request out of a delivery. ``entries`` are the info entries of this process."""
         n_finals = len(delivery.final.t) if isinstance(delivery.final, Final) else 0
         episodes = [(env, ret, length) for env, ret, length in delivery.episodes]
         return cls(n_finals, delivery.steps, episodes, delivery.warning, list(entries.untold))

@@ -239,7 +239,7 @@ class InfoForm:
                 leaf.masked_fill_(~wide(recorded, leaf), entry.absent)
 
     def _told(self, infos: Mapping[str, Any], entry: Entry, path: list[str]) -> list[Tensor]:
-        """Return the masks ``_name`` of an entry and of the dicts that contain it, which say the parts that have it."""
+        """Return the masks ``_name`` of an entry and of the dicts around it: they say which parts have the entry."""
         masks, inside = [infos.get(f"_{entry.name}")], infos
         for key in path:
             if not isinstance(inside, Mapping):
