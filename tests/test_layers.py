@@ -119,8 +119,15 @@ def test_layers_that_say_so_do_not_import_torch(module, path):
         assert ("torch", False) not in set(imports(module, path))
 
 
-def test_a_process_that_steps_environments_loads_no_torch():
-    code = "import sys, rlplay.engine.stepping.process_pool; print('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "rlplay.engine.stepping.process_pool",
+        "rlplay.testing, rlplay.zoo.envs, rlplay.doctor.in_processes",  # have environments that processes step
+    ],
+)
+def test_a_process_that_steps_environments_loads_no_torch(modules):
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -11,6 +11,7 @@ import torch
 
 from .. import interpreter
 from . import trials
+from .in_processes import ENVIRONMENT
 from .verdicts import FAIL, NEEDED, OK, WARN, Check, cores, environments, package, python
 
 __all__ = ["doctor", "examine", "is_broken", "line"]
@@ -72,7 +73,7 @@ def examine() -> Iterator[Check]:
     works = {}
     for library in ("gym", "gymnasium"):
         if trials.installed_version(library) is not None:
-            remedy = f"check that `{library}.make('{trials.ENVIRONMENT}').reset()` works, or reinstall {library}"
+            remedy = f"check that `{library}.make('{ENVIRONMENT}').reset()` works, or reinstall {library}"
             check = trials.attempt(f"same, {library}", partial(trials.collect_same, library), remedy, WARN)
             works[library] = check.verdict == OK
             yield check

@@ -5,16 +5,13 @@ A trial raises if something is broken; :func:`attempt` makes a failed check of i
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import redirect_stderr
 from functools import partial
 from importlib import metadata
-from io import StringIO
 from time import perf_counter
 from typing import Any
 
@@ -22,15 +19,15 @@ import torch
 
 from ..engine import BaseActorModule
 from ..engine.concurrency.child import Child
-from ..engine.concurrency.link import Disconnected, Link
+from ..engine.concurrency.link import Disconnected
 from ..engine.concurrency.shared_memory import map_memory, new_memory
 from ..engine.rollout import multi, same, single, threaded
 from ..interpreter import options_for_children
+from .in_processes import make_environment, send_hello
 from .verdicts import FAIL, OK, Check, bandwidth, memory, no_cuda
 
 __all__ = [
     "ENGINES",
-    "ENVIRONMENT",
     "attempt",
     "check_cuda",
     "collect_same",
@@ -39,9 +36,6 @@ __all__ = [
     "share_memory",
     "start_child",
 ]
-
-ENVIRONMENT = "CartPole-v1"
-"""Environment that the engines are tried with."""
 
 _COPY_BYTES = 64 * 2**20
 
@@ -171,7 +165,7 @@ def share_memory() -> str:
 def start_child() -> str:
     """Start a child process, and wait for its message."""
     started = perf_counter()
-    child = Child(_send_hello, name="the doctor's child")
+    child = Child(send_hello, name="the doctor's child")
     try:
         message = child.link.read_object() if child.wait_readable(timeout=60.0) else None
     except Disconnected:
@@ -181,10 +175,6 @@ def start_child() -> str:
     if message != "hello":
         raise RuntimeError(f"the child process sent {message!r} instead of 'hello'")
     return f"starts in {perf_counter() - started:.1f} s"
-
-
-def _send_hello(link: Link) -> None:
-    link.write_object("hello")
 
 
 # engines
@@ -199,21 +189,15 @@ class _ConstantActor(BaseActorModule):
 
 def collect_same(library: str) -> str:
     """Collect a fragment with ``same``, from environments of a library (``gym`` or ``gymnasium``)."""
-    return _collect(partial(same.rollout, [partial(_make_environment, library)] * 2))
+    return _collect(partial(same.rollout, [partial(make_environment, library)] * 2))
 
 
 def _collect_threaded(library: str, **options: Any) -> str:
-    return _collect(partial(threaded.rollout, [partial(_make_environment, library)] * 2, **options))
+    return _collect(partial(threaded.rollout, [partial(make_environment, library)] * 2, **options))
 
 
 def _collect_in_processes(rollout: Callable[..., Any], library: str, **options: Any) -> str:
-    return _collect(partial(rollout, partial(_make_environment, library), **options))
-
-
-def _make_environment(library: str) -> Any:
-    with redirect_stderr(StringIO()):  # the import of gym prints four lines that are no finding of the doctor's
-        module = importlib.import_module(library)
-    return module.make(ENVIRONMENT)
+    return _collect(partial(rollout, partial(make_environment, library), **options))
 
 
 def _collect(open_feed: Callable[..., Any]) -> str:

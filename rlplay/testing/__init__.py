@@ -27,11 +27,16 @@
 The engine must not import this package.
 """
 
-from .actors import CountingActor
-from .clocked import ClockedLane
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .forms import ACTIONS, FORMS, Origin, action_space, decode, encode, observation_space
-from .lagging import LaggingLane
 from .ledger import LedgerEnv, OldLedgerEnv, make_ledger
+
+if TYPE_CHECKING:
+    from .actors import CountingActor
+    from .clocked import ClockedLane
+    from .lagging import LaggingLane
 
 __all__ = [
     "make_ledger",
@@ -48,3 +53,13 @@ __all__ = [
     "FORMS",
     "ACTIONS",
 ]
+
+_NEED_TORCH = {"CountingActor": ".actors", "ClockedLane": ".clocked", "LaggingLane": ".lagging"}
+"""The module of each name that is imported on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch on first use, so that processes that only step the environments load no torch."""
+    if name in _NEED_TORCH:
+        return getattr(import_module(_NEED_TORCH[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,8 @@ expected undiscounted return of uniformly random actions.
     return tensors on their device, and draw from their own ``generator``.
 """
 
-from .batches import CartPoleBatch, RegulatorBatch
+from typing import TYPE_CHECKING, Any
+
 from .bit_flip import BitFlip
 from .catch import Catch
 from .chain import Chain
@@ -35,6 +36,9 @@ from .endless import Endless
 from .path import NarrowPath
 from .recall import Recall
 from .regulator import Regulator
+
+if TYPE_CHECKING:
+    from .batches import CartPoleBatch, RegulatorBatch
 
 __all__ = [
     "BitFlip",
@@ -48,3 +52,12 @@ __all__ = [
     "Regulator",
     "RegulatorBatch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch on first use, so that processes that only step the other environments load no torch."""
+    if name in ("CartPoleBatch", "RegulatorBatch"):
+        from . import batches
+
+        return getattr(batches, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
