@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 
-import numpy as np
 import pytest
 import torch
-from gym.spaces import Box, Dict, Discrete
 
 from rlplay.engine import BaseActorModule
 from rlplay.engine.rollout import evaluate, multi, single, threaded
 from tests.support.processes import child_processes
+from tests.support.unsendable import Action, Env, Nested, NotHere, Unpicklable
 
 
 class Still(BaseActorModule):
     def forward(self, obs, *, fin, hx=None, **ignored):
         return torch.zeros(fin.shape, dtype=torch.int64), (), {}
-
-
-class Env:
-    observation_space, action_space = Box(-1, 1, (3,), np.float32), Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        self.n = 0
-        return np.zeros(3, np.float32), {}
-
-    def step(self, action):
-        self.n += 1
-        return np.zeros(3, np.float32), 1.0, self.n == 3, False, {}
 
 
 def workers(factory, actor=None):
@@ -56,8 +42,6 @@ ENGINES = {
     in_background: r"`factory` \(which makes environments 0 to 1\) cannot be sent to the evaluation process: ",
 }
 each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
-
-LOCK = threading.Lock()
 
 
 def closing_over():
@@ -125,20 +109,6 @@ def test_an_actor_that_cannot_be_sent_is_named_with_the_path_to_what_cannot(engi
     assert not child_processes()
 
 
-class NotHere:
-    """Can be pickled here, but not be unpickled in another process."""
-
-    def __init__(self):
-        self.pid = os.getpid()
-
-    def __setstate__(self, state):
-        if state["pid"] != os.getpid():
-            raise ConnectionError("the licence is for one process")
-
-    def __call__(self):
-        return Env()
-
-
 @each_engine
 def test_a_factory_that_cannot_be_restored_in_a_process_is_told_with_the_error_there(engine):
     with pytest.raises(ConnectionError, match="the licence is for one process") as caught:
@@ -149,44 +119,6 @@ def test_a_factory_that_cannot_be_restored_in_a_process_is_told_with_the_error_t
 
 
 # spaces
-
-
-class Owned(Box):
-    """Refers to its environment, which cannot be pickled."""
-
-    def __init__(self, owner, high=1):
-        super().__init__(-1, high, (3,), np.float32)
-        self.owner = owner
-
-
-class OwnedDict(Dict):
-    def __init__(self, owner):
-        super().__init__({"x": Box(-1, 1, (3,), np.float32)})
-        self.lock = threading.Lock()
-
-
-class Unpicklable(Env):
-    def __init__(self, high=1):
-        self.lock = threading.Lock()
-        self.observation_space = Owned(self, high)
-
-
-class Nested(Env):
-    def __init__(self):
-        self.observation_space = OwnedDict(self)
-
-    def reset(self, **options):
-        return {"x": super().reset()[0]}, {}
-
-    def step(self, action):
-        obs, *others = super().step(action)
-        return {"x": obs}, *others
-
-
-class Action(Env):
-    def __init__(self):
-        self.action_space = Discrete(2)
-        self.action_space.owner = threading.Lock()
 
 
 @pytest.mark.parametrize(
