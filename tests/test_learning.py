@@ -115,7 +115,7 @@ def test_recurrent_actor_critics_learn_recall(recurrent, algorithm, seed):
     torch.manual_seed(seed)
     losses, n_fragments, lr, lag = {
         "a2c": (once(a2c.loss, C=0.95, entropy_weight=0.03), 400, 3e-3, 0),
-        "ppo": (partial(ppo.losses, gamma=0.99), 60, 3e-3, 0),
+        "ppo": (partial(ppo.losses, gamma=0.99), 100, 3e-3, 0),
         "vtrace": (once(vtrace.loss, entropy_weight=0.03), 400, 3e-3, 2),
     }[algorithm]
     memory = {"core": nn.LSTM(4, 32)} if recurrent else {"body": mlp(4, 32)}
