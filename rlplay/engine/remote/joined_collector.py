@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ... import nested
 from ...nested import Nested
 from ..acting.behaviour import Behaviour, Snapshot
 from ..acting.torch_context import TorchContext
@@ -241,11 +240,8 @@ class JoinedCollector(ABC, Generic[C]):
     def _stage_finals(self, taken: Sequence[C]) -> Nested:
         """Gather the finals of all parts, in memory of the collector's."""
         finals = gather_finals([one.finals for one in taken], self._n_envs_each)
-        if self._lane.shared(Place.CONSUMER, Place.HOST):
-            return finals
-        staged = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), finals)
-        self._lane.copy(staged, finals)
-        return staged
+        on_host = self._lane.shared(Place.CONSUMER, Place.HOST)
+        return finals if on_host else self._lane.clone(finals, Place.CONSUMER)
 
     def synchronize(self) -> None:
         """Wait until the current stream has finished the work that was launched on it."""
