@@ -35,10 +35,10 @@ from .finals import stage_final
 from .laid_out import LaidOut, Probed, lay_out
 from .loop import Loop
 from .messages import Delivery, Plan, Token
-from .parts import split_blocks
 from .saving import all_forms, pack_row, unpack_row
 from .snapshots import SnapshotTaker
 from .staging import Staging, carry_over, deliver, make_stagings
+from .views import split_blocks
 
 __all__ = ["Collector"]
 
@@ -174,7 +174,8 @@ class Collector(SnapshotTaker):
         carry_over(previous, staging, lane)
         if previous is None:
             progress.begin("actor.step")
-            behaviour.bind_rows(self._groups, staging.groups, [rows[0] for rows in staging.answers], staging.actor)
+            rows, answers = [one.part for one in staging.groups], [one.answers[0] for one in staging.groups]
+            behaviour.bind_rows(self._groups, rows, answers, staging.actor)
 
         loop = Loop(
             staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context,

@@ -100,7 +100,8 @@ def react_to_last(
     places : mapping
         Of the group's turn, from :func:`reserve_places`.
     """
-    last, part = staging.last_inputs[group.number], staging.groups[group.number].inside
+    views = staging.groups[group.number]
+    last, part = views.last_input, views.part.inside
     inside = {k: j - part.start for j, k in places.items() if part.start <= j < part.stop}
     if inside:
         info = behaviour.react_to_last(group, last)[behaviour.spec.n_acts :]

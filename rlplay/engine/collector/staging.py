@@ -28,13 +28,13 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..acting.group import Group
-from ..core import Fragment, State
+from ..core import Fragment
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
 from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot, in_words
 from ..stepping.stepper import Step
-from .parts import columns_of, split_blocks, split_rows
+from .views import GroupViews, columns_of, split_blocks, split_rows
 
 __all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "upload"]
 
@@ -71,17 +71,9 @@ class Staging:
         Whether row ``t`` of a fragment is row ``t`` of the slot, until the end of the fragment. False in a ring.
     copied : event
         All copies out of the slot are done. None before the first copy.
-    groups : list of GroupBlocks
-        For each group: its part of ``blocks``. Also the host rows, if the slot is a ring and the turn has one group.
-    inputs : list of lists of State, ``(1, b, ...)``
-        For each group and row: the state that the actor reacts to.
-    last_inputs : list of State, ``(1, b, ...)``
-        For each group: the row of true last observations.
-    answers : list of lists of lists of tensors, ``(1, b, ...)``
-        For each group and row: where the answer is written. The leaves of the action come first (the last row has
-        none), then those of the info.
-    hxs : list of lists of tensors, ``(L, b, ...)``
-        For each group: the leaves of ``hx``.
+    groups : list of GroupViews
+        For each group: what its steps read and write. The part of its turn also names the host rows, if the slot is a
+        ring and the turn has one group.
     host_blocks, host_acts, device_blocks : lists of lists of uint8 tensors
         For each turn, by row of the slot, the block on the host and its actions; by row of the fragment, the block on
         the actor's device.
@@ -121,37 +113,24 @@ class Staging:
         self.host_blocks = [list(one.memory) for one in slot.blocks]
         self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks if acts]
         self.device_blocks = [list(one.memory) for one in blocks]
-        n = len(blocks[0].memory)
-        self.n_steps = n - 1
+        self.n_steps = len(blocks[0].memory) - 1
         starts = {k * self.n_steps % slot.layout.n_rows for k in range(slot.layout.n_rows)} if ring else {0}
         self._copies = {start: self._copies_from(start) for start in sorted(starts)}
-        infos = [nested.leaves(row) for row in split_rows(actor, n)]
-        self.groups = split_blocks(blocks, groups, turns)
-        for k, turn in enumerate(turns if ring else ()):
-            if len(turn) == 1:
-                copies = list(dict.fromkeys(one for some in self._copies.values() for one in some))
-                host = HostRows(self.host_blocks[k], self.host_acts[k], acts[k], copies)
-                self.groups[turn[0]] = self.groups[turn[0]]._replace(host=host)
-        self.inputs: list[list[State]] = []
-        self.last_inputs: list[State] = []
-        self.answers: list[list[list[Tensor]]] = []
-        self.hxs: list[list[Tensor]] = []
+        self.groups = self._views_of_groups(groups, turns)
+
+    def _views_of_groups(self, groups: Sequence[Group], turns: Sequence[Sequence[int]]) -> list[GroupViews]:
+        infos = [nested.leaves(row) for row in split_rows(self.actor, 1 + self.n_steps)]
+        parts, views = split_blocks(self.blocks, groups, turns), list[GroupViews]()
         for k, turn in enumerate(turns):
-            rows, last = split_rows(blocks[k].state, n), lasts[k].state
-            if acts:
-                written = [blocks[k].action_leaves(acts[k])] * self.n_steps
-            else:
-                written = [nested.leaves(row.act) for row in rows[1:]]
-            for group, inside in ((groups[g], self.groups[g].inside) for g in turn):
-                self.inputs.append([columns_of(row, inside) for row in rows])
-                self.last_inputs.append(columns_of(last, inside))
-                self.answers.append(
-                    [
-                        [leaf[:, inside] for leaf in act] + [leaf[:, group.columns] for leaf in info]
-                        for act, info in zip([*written, []], infos, strict=True)
-                    ]
-                )
-                self.hxs.append(nested.leaves(columns_of(hx, group.columns)))
+            acts = self.blocks[k].action_leaves(self.acts[k]) if self.acts else None
+            host = self._host_rows_of(k) if len(turn) == 1 and not self.holds_fragment else None
+            for part, columns in ((parts[g]._replace(host=host), groups[g].columns) for g in turn):
+                views.append(GroupViews(part, columns, acts, infos, self.hx, self.lasts[k]))
+        return views
+
+    def _host_rows_of(self, turn: int) -> HostRows:
+        copies = list(dict.fromkeys(one for some in self._copies.values() for one in some))
+        return HostRows(self.host_blocks[turn], self.host_acts[turn], self.acts[turn], copies)
 
     def host_row(self, t: int) -> int:
         """Return where row ``t`` is among the rows of the slot."""

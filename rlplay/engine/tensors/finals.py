@@ -133,8 +133,6 @@ def _react(
     Columns without one get their state at row 0.
     """
     state, rows = part.last_input, part.part.state
-    if state is None:
-        raise RuntimeError("there is no row for last observations: `final` is not set.")
     (t, has), b = columns[:, j], torch.arange(group.width, device=columns.device)
 
     def pick(target: Tensor, source: Tensor, at: Tensor) -> None:
