@@ -36,7 +36,9 @@ from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot, in_words
 from ..stepping.stepper import Step
 from .views import GroupViews, columns_of, split_blocks, split_rows
 
-__all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "upload"]
+__all__ = [
+    *("Staging", "carry_over", "copy_fragment", "deliver", "download", "make_slots", "make_stagings", "upload"),
+]
 
 RING = 2
 """The host rows of a turn, if fragments are put together on a device: one that the actor has reacted to, and one that
@@ -165,8 +167,8 @@ class Staging:
             self.copied = event
 
 
-def _is_ring(lane: Lane) -> bool:
-    """Return whether fragments are put together on a device, so that the host keeps a few rows only."""
+def _on_one_device(lane: Lane) -> bool:
+    """Return whether actor and consumer are on one device, and not on the host: there fragments are put together."""
     return not lane.shared(Place.ACTOR, Place.HOST) and lane.shared(Place.ACTOR, Place.CONSUMER)
 
 
@@ -192,7 +194,7 @@ def make_slots(
         return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
 
     # a slot that is copied out of later must not be filled meanwhile: then there are two
-    ring = _is_ring(lane)
+    ring = _on_one_device(lane)
     n_rows, n_slots = (RING, 1) if ring else (1 + n_steps, 1 + lane.asynchronous)
     return [Slot(layouts, absent, n_rows, allocate) for _ in range(n_slots)]
 
@@ -227,7 +229,7 @@ def make_stagings(
 
     rows, lasts, (actor, hx) = blocks(1 + n_steps), blocks(1), infos_and_hx()
     acts = [allocate((len(one.actions(0)),), torch.uint8) for one in rows]
-    ring = _is_ring(lane)
+    ring = _on_one_device(lane)
     return [Staging(k, slot, rows, lasts, acts, actor, hx, groups, turns, ring=ring) for k, slot in enumerate(slots)]
 
 
@@ -251,7 +253,7 @@ def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
         for turn in range(len(staging.blocks)) if on_device else ():
             upload(staging, lane, turn, staging.host_row(0), 0)
         return
-    if _is_ring(lane):
+    if _on_one_device(lane):
         staging.begin_fragment()  # the row is in the ring already
     else:
         for rows, before in zip(staging.host_blocks, previous.host_blocks, strict=True):
@@ -267,9 +269,26 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     States and outcomes come from the actor's device if that is the consumer's too, otherwise from the host.
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
+    copy_fragment(blank, blocks, staging.columns, staging.actor, staging.hx, lane)
+
+
+def copy_fragment(
+    blank: Fragment, blocks: Sequence[Blocks], columns: Sequence[slice], actor: Nested, hx: Nested, lane: Lane
+) -> None:
+    """Copy a fragment into the consumer's memory, on the current stream.
+
+    Parameters
+    ----------
+    blocks : sequence of Blocks
+        The rows of each turn.
+    columns : sequence of slice
+        The environments of each turn.
+    actor, hx : nested tensors
+        The actor's infos, and the recurrent state at row 0.
+    """
     target: Nested = blank.state, blank.env
-    targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
+    targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, part) for part in columns]
     sources: Nested = [one.fragment for one in blocks]
-    if _is_ring(lane):
+    if _on_one_device(lane):
         targets, sources = (nested.map(in_words, tree) for tree in (targets, sources))
-    lane.copy([*targets, blank.actor, blank.hx], [*sources, staging.actor, staging.hx])
+    lane.copy([*targets, blank.actor, blank.hx], [*sources, actor, hx])

@@ -15,7 +15,8 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..acting.group import Group
-from ..collector.views import GroupViews, columns_of, split_blocks, split_rows
+from ..collector.staging import copy_fragment
+from ..collector.views import GroupViews, split_blocks, split_rows
 from ..core import Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
@@ -163,8 +164,5 @@ class FragmentMemory:
 
     def deliver(self, blank: Fragment, lane: Lane) -> None:
         """Copy the fragment into the consumer's memory, on the current stream."""
-        target = blank.state, blank.env
-        for turn in self.turns:
-            lane.copy(target if len(self.turns) == 1 else columns_of(target, turn.columns), turn.blocks.fragment)
-        lane.copy(blank.actor, self.actor)
-        lane.copy(blank.hx, self.hx)
+        blocks, columns = [turn.blocks for turn in self.turns], [turn.columns for turn in self.turns]
+        copy_fragment(blank, blocks, columns, self.actor, self.hx, lane)
