@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
     "WeightStore",
     "addresses",
     "adds_fills_or_empties",
+    "check_can_be_written",
     "check_not_sharded",
     "check_same_names",
     "check_same_weights",
@@ -120,6 +122,32 @@ def check_not_sharded(actor: nn.Module) -> None:
         raise TypeError(
             f"the actor's parameters are sharded {how}: each process has a part of them only, and no snapshot of all "
             "can be taken. Use DistributedDataParallel, and pass `rollout` the module inside of it."
+        )
+
+
+def check_can_be_written(name: str, weight: Tensor) -> None:
+    """Check that snapshots can be written into the copy of a parameter or buffer.
+
+    Raises
+    ------
+    ValueError
+        It is not initialised yet, is on the meta device, or is sparse or expanded.
+    """
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(
+            f"the actor's {name!r} is lazy and not initialised yet: call the actor once on an example first."
+        )
+    if weight.device.type == "meta":
+        raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
+    if weight.layout != torch.strided:
+        raise ValueError(
+            f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
+            "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
+        )
+    if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
+        raise ValueError(
+            f"the actor's {name!r} is an expanded tensor, with several of its elements in one place in memory, so "
+            "that snapshots of the learner's weights cannot be copied into it: register its `clone()`."
         )
 
 
