@@ -23,7 +23,7 @@ from typing import Any
 from ..acting.behaviour import Behaviour
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext, TorchDefaults
-from ..concurrency.exceptions import add_note, repr_of
+from ..concurrency.exceptions import closed_on_error, repr_of
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import Episode, Fragment
@@ -66,16 +66,12 @@ class Collector(SnapshotTaker):
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
         self.stepper, self.environments_are = stepper, stepper.environments_are
-        try:
+        with closed_on_error(self._close_environments):
             self._environments = self._lay_out()
             self._groups = [
                 Group(i, columns, plan.seed, lane, key=plan.first_group + i)
                 for i, columns in enumerate(self.stepper.groups)
             ]
-        except BaseException as error:
-            for complaint in self._close_environments():
-                add_note(error, complaint)
-            raise
         self._probed: Probed | None = None
         self._stagings: list[Staging] = []  # made with the first fragment, in the collector's thread
         self._previous: Staging | None = None
