@@ -168,7 +168,6 @@ def _make_stepper(
     """
     groups, entries = plan.groups, plan.entries
     are_vectors = len(sources) > 1 and all(map(is_vector, sources))
-    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed, first=plan.first_env)
     in_threads = options.background and are_vectors and any(map(needs_thread, sources))
     if in_threads or not options.workers:
         turns = make_turns(
@@ -185,6 +184,7 @@ def _make_stepper(
                 shares = share_vectors(turns, plan.first_env)  # type: ignore[arg-type]  # they are vector environments
                 return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
             return InlineStepper(turns, groups, plan.first_env)
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed, first=plan.first_env)
     shares_by_worker = split_into_shares(sources, seeds, groups, options.workers, plan.first_env)
     if options.worker == "thread":
         return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)
