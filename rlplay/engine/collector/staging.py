@@ -125,6 +125,7 @@ class Staging:
         parts, views = split_blocks(self.blocks, groups, turns), list[GroupViews]()
         for k, turn in enumerate(turns):
             acts = self.blocks[k].action_leaves(self.acts[k]) if self.acts else None
+            # a ring whose rows belong to one group alone: its captured steps may copy them
             host = self._host_rows_of(k) if len(turn) == 1 and not self.holds_fragment else None
             for part, columns in ((parts[g]._replace(host=host), groups[g].columns) for g in turn):
                 views.append(GroupViews(part, columns, acts, infos, self.hx, self.lasts[k]))
