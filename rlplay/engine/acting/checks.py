@@ -20,7 +20,7 @@ from ..core import BaseActorModule, State
 from ..envs.spaces import Field, along
 from ..memory.layout import numpy_dtype_of
 from .actor_spec import first_of, note_obs
-from .weights import check_not_sharded
+from .weights import check_can_be_written, check_not_sharded
 
 __all__ = ["check_actor", "check_answer", "clamped_leaves", "first_answer", "method_of"]
 
@@ -41,26 +41,7 @@ def check_actor(actor: Any) -> None:
     if parts:
         check_not_sharded(actor)
     for name, part in parts:
-        if isinstance(part, torch.jit.ScriptModule):
-            raise TypeError(
-                f"the actor{f' has in `{name}`' if name else ' is'} a TorchScript module (`torch.jit.script` or "
-                "`torch.jit.trace`), whose weights lie outside of Python, where snapshots of the learner's weights "
-                "cannot be written: leave the Python module in its place. `rollout(..., compile=True)` compiles the "
-                "actor's step."
-            )
-        inner = next((attribute for attribute in ("_orig_mod", "module") if _wraps(part, attribute)), None)
-        if inner is not None:
-            raise TypeError(
-                f"the actor is or contains a {type(part).__name__}, whose copy would go on using the original's "
-                f"weights: pass the module inside (`.{inner}`); the learner may use the wrapper."
-            )
-        own = sorted({"forward", "reset", "step"} & set(vars(part)))
-        if own:
-            raise TypeError(
-                f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that "
-                "its copy would go on using the original's weights: leave the actor as it is, and keep what the "
-                "learner compiles outside of it."
-            )
+        _check_module(name, part)
     if not isinstance(actor, BaseActorModule):
         got = f"the class {actor.__name__}" if isinstance(actor, type) else type(actor).__name__
         remedy = f": write `{actor.__name__}()`" if isinstance(actor, type) and issubclass(actor, nn.Module) else ""
@@ -73,22 +54,30 @@ def check_actor(actor: Any) -> None:
                 "name of the random generator that the engine gives to its copy: give it another name."
             )
     for name, weight in [*actor.named_parameters(), *actor.named_buffers()]:
-        if nn.parameter.is_lazy(weight):
-            raise ValueError(
-                f"the actor's {name!r} is lazy and not initialised yet: call the actor once on an example first."
-            )
-        if weight.device.type == "meta":
-            raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
-        if weight.layout != torch.strided:
-            raise ValueError(
-                f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
-                "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
-            )
-        if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
-            raise ValueError(
-                f"the actor's {name!r} is an expanded tensor, with several of its elements in one place in memory, so "
-                "that snapshots of the learner's weights cannot be copied into it: register its `clone()`."
-            )
+        check_can_be_written(name, weight)
+
+
+def _check_module(name: str, part: nn.Module) -> None:
+    """Check that a module of the actor is copied with its weights, and that the copy is called as it is called."""
+    if isinstance(part, torch.jit.ScriptModule):
+        raise TypeError(
+            f"the actor{f' has in `{name}`' if name else ' is'} a TorchScript module (`torch.jit.script` or "
+            "`torch.jit.trace`), whose weights lie outside of Python, where snapshots of the learner's weights cannot "
+            "be written: leave the Python module in its place. `rollout(..., compile=True)` compiles the actor's step."
+        )
+    inner = next((attribute for attribute in ("_orig_mod", "module") if _wraps(part, attribute)), None)
+    if inner is not None:
+        raise TypeError(
+            f"the actor is or contains a {type(part).__name__}, whose copy would go on using the original's weights: "
+            f"pass the module inside (`.{inner}`); the learner may use the wrapper."
+        )
+    own = sorted({"forward", "reset", "step"} & set(vars(part)))
+    if own:
+        raise TypeError(
+            f"the actor's `{own[0]}` is set on the instance, as by `actor.{own[0]} = torch.compile(...)`, so that its "
+            "copy would go on using the original's weights: leave the actor as it is, and keep what the learner "
+            "compiles outside of it."
+        )
 
 
 def _wraps(module: nn.Module, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The parameters and buffers of a module: their names, and the places in which the module stores them.
+"""The parameters and buffers of a module: their names, and where the module stores them.
 
 A module may assign a new tensor to a buffer. Snapshots are copied into the old tensor, and compiled or captured steps
 have its address, so the old tensor is put back into its place. A module may also fill an empty buffer, add one, or
@@ -7,37 +7,25 @@ delete one; that is undone, too. Imports nothing else of ``rlplay``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "WeightPlace",
     "WeightStore",
     "addresses",
     "adds_fills_or_empties",
+    "check_can_be_written",
     "check_not_sharded",
     "check_same_names",
     "check_same_weights",
     "named_weights",
-    "put_back",
     "replaced_weights",
     "restore_stores",
-    "weight_places",
     "weight_stores",
 ]
-
-
-class WeightPlace(NamedTuple):
-    """Where a module stores a parameter or a buffer, and the tensor that belongs there."""
-
-    store: dict[str, Tensor | None]
-    """The module's ``_parameters`` or ``_buffers``."""
-    name: str
-    """The key in ``store``."""
-    tensor: Tensor | None
-    """None for a parameter or buffer that is registered as None."""
 
 
 class WeightStore(NamedTuple):
@@ -49,53 +37,44 @@ class WeightStore(NamedTuple):
     """What belongs there, by name; None for what is registered as None."""
 
 
-def weight_places(module: nn.Module) -> list[WeightPlace]:
-    """List the places of all parameters and buffers of a module and its submodules, with the tensors now in them."""
-    return [
-        WeightPlace(store, name, tensor)  # type: ignore[arg-type]
-        for part in module.modules()
-        for store in (part._parameters, part._buffers)
-        for name, tensor in store.items()
-    ]
-
-
-def replaced_weights(places: Iterable[WeightPlace]) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Return ``(tensor, replacement)`` for each place that holds something else than the tensor that belongs there."""
-    return [(tensor, store.get(name)) for store, name, tensor in places if store.get(name) is not tensor]
-
-
-def adds_fills_or_empties(module: nn.Module, places: Sequence[WeightPlace], replaced: Sequence[Any]) -> bool:
-    """Return whether a step has registered a parameter or buffer, filled an empty one, or emptied or deleted one.
-
-    Parameters
-    ----------
-    places : sequence of WeightPlace
-        What :func:`weight_places` returned before the step.
-    replaced : sequence of pairs
-        What :func:`replaced_weights` returned after the step.
-    """
-    one_is_empty = any(tensor is None or replacement is None for tensor, replacement in replaced)
-    return one_is_empty or len(weight_places(module)) != len(places)
-
-
-def addresses(places: Iterable[WeightPlace]) -> list[int]:
-    """Return the addresses of the tensors that belong in these places."""
-    return [tensor.data_ptr() for _, _, tensor in places if tensor is not None]
-
-
-def put_back(places: Iterable[WeightPlace]) -> None:
-    """Store every tensor in its place again. Does not copy the values of replacements."""
-    for store, name, tensor in places:
-        store[name] = tensor
-
-
 def weight_stores(module: nn.Module) -> list[WeightStore]:
     """List where a module and its submodules store parameters and buffers, with what is now there."""
     stores = [store for part in module.modules() for store in (part._parameters, part._buffers)]
     return [WeightStore(store, dict(store)) for store in stores]  # type: ignore[arg-type]
 
 
-def restore_stores(stores: Iterable[WeightStore]) -> None:
+def addresses(stores: Sequence[WeightStore]) -> list[int]:
+    """Return the addresses of the tensors that belong into these stores."""
+    return [x.data_ptr() for _, content in stores for x in content.values() if x is not None]
+
+
+def replaced_weights(stores: Sequence[WeightStore]) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Return ``(tensor, replacement)`` for each tensor that belongs into a store and has been replaced there."""
+    pairs = [(x, store.get(name)) for store, content in stores for name, x in content.items()]
+    return [(x, now) for x, now in pairs if now is not x]
+
+
+def adds_fills_or_empties(module: nn.Module, stores: Sequence[WeightStore], replaced: Sequence[Any]) -> bool:
+    """Return whether a step has registered a parameter or buffer, filled an empty one, or emptied or deleted one.
+
+    To be called before :func:`restore_stores`.
+
+    Parameters
+    ----------
+    stores : sequence of WeightStore
+        What :func:`weight_stores` returned before the step.
+    replaced : sequence of pairs
+        What :func:`replaced_weights` returned after the step.
+    """
+    one_is_empty = any(tensor is None or replacement is None for tensor, replacement in replaced)
+    return one_is_empty or _n_weights(weight_stores(module)) != _n_weights(stores)
+
+
+def _n_weights(stores: Sequence[WeightStore]) -> int:
+    return sum(len(content) for _, content in stores)
+
+
+def restore_stores(stores: Sequence[WeightStore]) -> None:
     """Put back the tensors that belong into each store, and remove others. Values of replacements are not copied."""
     for store, content in stores:
         if store.keys() != content.keys() or any(store[name] is not x for name, x in content.items()):
@@ -143,6 +122,32 @@ def check_not_sharded(actor: nn.Module) -> None:
         raise TypeError(
             f"the actor's parameters are sharded {how}: each process has a part of them only, and no snapshot of all "
             "can be taken. Use DistributedDataParallel, and pass `rollout` the module inside of it."
+        )
+
+
+def check_can_be_written(name: str, weight: Tensor) -> None:
+    """Check that snapshots can be written into the copy of a parameter or buffer.
+
+    Raises
+    ------
+    ValueError
+        It is not initialised yet, is on the meta device, or is sparse or expanded.
+    """
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(
+            f"the actor's {name!r} is lazy and not initialised yet: call the actor once on an example first."
+        )
+    if weight.device.type == "meta":
+        raise ValueError(f"the actor's {name!r} is on the meta device: initialise it on a real one first.")
+    if weight.layout != torch.strided:
+        raise ValueError(
+            f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
+            "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
+        )
+    if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
+        raise ValueError(
+            f"the actor's {name!r} is an expanded tensor, with several of its elements in one place in memory, so "
+            "that snapshots of the learner's weights cannot be copied into it: register its `clone()`."
         )
 
 

@@ -15,34 +15,35 @@ This module must not know which thread the collector runs in, nor how tokens and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..acting.behaviour import Behaviour, Snapshot
+from ..acting.behaviour import Behaviour
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext, TorchDefaults
-from ..concurrency.exceptions import add_note, repr_of
+from ..concurrency.exceptions import closed_on_error, repr_of
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..core import BaseActorModule, Fragment
+from ..core import Episode, Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_tensors, whole_layout
 from ..memory.slot import Blocks
 from ..stepping.stepper import Stepper
 from .finals import stage_final
-from .laid_out import LaidOut, Prepared, lay_out
+from .laid_out import LaidOut, Probed, lay_out
 from .loop import Loop
 from .messages import Delivery, Plan, Token
-from .parts import split_blocks
 from .saving import all_forms, pack_row, unpack_row
+from .snapshots import SnapshotTaker
 from .staging import Staging, carry_over, deliver, make_stagings
+from .views import split_blocks
 
 __all__ = ["Collector"]
 
 
-class Collector:
+class Collector(SnapshotTaker):
     """Steps the environments with the behaviour copy, and delivers one fragment for each token.
 
     It is made in two steps: ``Collector(...)`` takes the environments, and :meth:`prepare` runs the actor once.
@@ -65,20 +66,16 @@ class Collector:
         self._behaviour, self._lane, self._plan = behaviour, lane, plan
         self._progress, self._gate = progress, gate
         self.stepper, self.environments_are = stepper, stepper.environments_are
-        try:
+        with closed_on_error(self._close_environments):
             self._environments = self._lay_out()
             self._groups = [
                 Group(i, columns, plan.seed, lane, key=plan.first_group + i)
                 for i, columns in enumerate(self.stepper.groups)
             ]
-        except BaseException as error:
-            for complaint in self._close_environments():
-                add_note(error, complaint)
-            raise
-        self._actor: Prepared | None = None
+        self._probed: Probed | None = None
         self._stagings: list[Staging] = []  # made with the first fragment, in the collector's thread
         self._previous: Staging | None = None
-        self._starts_later = [False for _ in stepper.turns]  # see the parameter of the loop
+        self._starts_later = [False for _ in stepper.turns]  # for each turn, as `Loop` takes and returns it
         self._n_collected = 0
         self._resumed: Mapping[str, Any] | None = None  # what each `prepare` is to go on from
 
@@ -108,7 +105,7 @@ class Collector:
                     group.load_hx(saved, self._lane)
             self._lane.host_wait(self._lane.record())  # what the caller does next is on another stream
         layout, n_envs = Fragment(state, info, outcome, hx), self.stepper.groups[-1].stop
-        self._actor = Prepared(torch_context, layout, whole_layout(layout, self._plan.n_steps, n_envs))
+        self._probed = Probed(torch_context, layout, whole_layout(layout, self._plan.n_steps, n_envs))
 
     def _first_rows(self) -> list[Blocks]:
         """Copy the very first row of each turn to the actor's device, for a trial step."""
@@ -133,27 +130,15 @@ class Collector:
         """What the user is to be warned of at the call; after :meth:`prepare`."""
         return self._behaviour.warnings
 
-    def _prepared(self) -> Prepared:
-        if self._actor is None:
+    def _prepared(self) -> Probed:
+        if self._probed is None:
             raise RuntimeError("the collector is not prepared yet: call `prepare` first.")
-        return self._actor
+        return self._probed
 
     def blank(self) -> Fragment:
         """Allocate a blank fragment; in the consumer's thread, on its current stream."""
         allocate = partial(self._lane.empty, Place.CONSUMER)
         return blank_tensors(self._prepared().whole, allocate)  # type: ignore[no-any-return]
-
-    def snapshot(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights; in the consumer's thread, on its current stream."""
-        return self._behaviour.publish(actor)
-
-    def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
-        """Return a snapshot that is complete, in a form that can be saved; in the consumer's thread."""
-        return self._behaviour.pack_snapshot(snapshot)
-
-    def unpack_snapshot(self, saved: Mapping[str, Any]) -> Snapshot:
-        """Return the snapshot that :meth:`pack_snapshot` has packed; in the consumer's thread, on its stream."""
-        return self._behaviour.unpack_snapshot(saved)
 
     def serve(self, token: Token) -> Delivery:
         """Collect one fragment with the token's weights, into its blank fragment; in the collector's thread."""
@@ -165,22 +150,28 @@ class Collector:
                     self.synchronize()  # edge: dropped -> released
                 raise
 
-    def _serve(self, token: Token) -> Delivery:
-        lane, plan, progress, behaviour = self._lane, self._plan, self._progress, self._behaviour
+    def _adopt(self, token: Token) -> None:
+        """Begin a fragment: load the token's snapshot, and copy the recurrent states into memory of their own."""
+        lane, progress = self._lane, self._progress
         progress.fragment, progress.row = self._n_collected, 0
         progress.begin("the hand-over")
         lane.wait(token.ready)  # edge: ready -> first write
         if lane.shared(Place.ACTOR, Place.HOST):
             lane.host_wait(token.ready)  # the host itself reads the snapshot
-        behaviour.adopt(token.snapshot)
-        staging, previous = self._next_staging(), self._previous
+        self._behaviour.adopt(token.snapshot)
         for group in self._groups:
-            lane.launch(partial(behaviour.copy_recurrent_state, group))
+            lane.launch(partial(self._behaviour.copy_recurrent_state, group))
+
+    def _serve(self, token: Token) -> Delivery:
+        lane, plan, progress, behaviour = self._lane, self._plan, self._progress, self._behaviour
+        self._adopt(token)
+        staging, previous = self._next_staging(), self._previous
         lane.host_wait(staging.copied)  # edge: copied -> refill
         carry_over(previous, staging, lane)
         if previous is None:
             progress.begin("actor.step")
-            behaviour.bind_rows(self._groups, staging.groups, [rows[0] for rows in staging.answers], staging.actor)
+            rows, answers = [one.part for one in staging.groups], [one.answers[0] for one in staging.groups]
+            behaviour.bind_rows(self._groups, rows, answers, staging.actor)
 
         loop = Loop(
             staging, behaviour, self._groups, self.stepper, lane, progress, self.torch_context,
@@ -197,7 +188,6 @@ class Collector:
             lane.host_wait(copied)
         self._previous, self._n_collected = staging, self._n_collected + 1
         episodes = self.stepper.episodes()
-        found = [behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
         return Delivery(
             version=token.version,
             fragment=token.blank,
@@ -206,9 +196,14 @@ class Collector:
             consumer_stream=token.consumer_stream,
             snapshot=token.snapshot,
             steps=loop.n_transitions,
-            warning="\n".join(filter(None, found)),
+            warning=self._take_warning(episodes),
             episodes=episodes,
         )
+
+    def _take_warning(self, episodes: Collection[Episode]) -> str:
+        """Return the warning for the user that is due with a fragment in which these episodes ended."""
+        found = [self._behaviour.take_pending_warning(), self._plan.entries.take_warning() if episodes else ""]
+        return "\n".join(filter(None, found))
 
     def _next_staging(self) -> Staging:
         """Return the staging buffers for the next fragment. They are allocated at the first, on this stream."""
@@ -221,7 +216,7 @@ class Collector:
     @property
     def forms(self) -> dict[str, list[str]]:
         """Names, shapes and dtypes of what environments and actor have; of its answers after :meth:`prepare` only."""
-        layout = None if self._actor is None else self.layout
+        layout = None if self._probed is None else self.layout
         return all_forms(self._environments.state, self.stepper.groups, self._behaviour.forms, layout)
 
     def state_dict(self, *, whole: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ... import nested
@@ -22,7 +23,9 @@ from ..memory.lane import Lane, Place
 from ..memory.layout import Leaf
 from .staging import Staging
 
-__all__ = ["Finals", "complete_last", "react_to_last", "reserve_places", "stage_final"]
+__all__ = [
+    *("Finals", "blank_finals", "complete_last", "on_consumer", "react_to_last", "reserve_places", "stage_final"),
+]
 
 
 class Finals:
@@ -97,7 +100,8 @@ def react_to_last(
     places : mapping
         Of the group's turn, from :func:`reserve_places`.
     """
-    last, part = staging.last_inputs[group.number], staging.groups[group.number].inside
+    views = staging.groups[group.number]
+    last, part = views.last_input, views.part.inside
     inside = {k: j - part.start for j, k in places.items() if part.start <= j < part.stop}
     if inside:
         info = behaviour.react_to_last(group, last)[behaviour.spec.n_acts :]
@@ -108,32 +112,35 @@ def react_to_last(
 
 
 def stage_final(finals: Finals, layout: Fragment, lane: Lane) -> Final:
-    """Stack the finals of a fragment on the consumer's device, in memory of the collector's.
+    """Stack the finals of a fragment on the consumer's device, in memory of the collector's."""
+    obs, actor = blank_finals(len(finals.t), layout, lane)
+
+    def stack() -> None:
+        for tree, rows in ((obs, finals.obs), (actor, finals.actor)):
+            for column, leaf in enumerate(nested.leaves(tree)):
+                torch.stack([as_movable(parts[column]) for parts in rows], out=as_movable(leaf))
+
+    if finals.t:
+        lane.launch(stack)
+    return on_consumer(finals.t, finals.b, obs, actor, lane)
+
+
+def blank_finals(k: int, layout: Fragment, lane: Lane) -> tuple[Nested, Nested]:
+    """Allocate memory on the actor's device for the observations and the infos of ``k`` finals, ``(k, ...)``.
 
     The blank fragment has no place for them, since their number is not known when the consumer allocates it.
     """
-    k = len(finals.t)
 
-    def allocate_on(place: Place) -> tuple[Nested, Nested]:
-        def rows(leaf: Leaf) -> Tensor:
-            return lane.empty(place, (k, *leaf.shape), leaf.dtype)
+    def rows(leaf: Leaf) -> Tensor:
+        return lane.empty(Place.ACTOR, (k, *leaf.shape), leaf.dtype)
 
-        return nested.map(rows, layout.state.obs), nested.map(rows, layout.actor)
+    return nested.map(rows, layout.state.obs), nested.map(rows, layout.actor)
 
-    stacked = allocate_on(Place.ACTOR)
 
-    def stack() -> None:
-        for column, leaf in enumerate(nested.leaves(stacked[0])):
-            torch.stack([as_movable(parts[column]) for parts in finals.obs], out=as_movable(leaf))
-        for column, leaf in enumerate(nested.leaves(stacked[1])):
-            torch.stack([as_movable(parts[column]) for parts in finals.actor], out=as_movable(leaf))
-
-    if k:
-        lane.launch(stack)
-    staged = stacked if lane.shared(Place.ACTOR, Place.CONSUMER) else allocate_on(Place.CONSUMER)
-    if staged is not stacked:
-        lane.copy(staged, stacked)
-    indices = tuple(torch.tensor(index, dtype=torch.int64, device="cpu") for index in (finals.t, finals.b))
-    t, b = (lane.empty(Place.CONSUMER, (k,), torch.int64) for _ in indices)
-    lane.copy((t, b), indices)
-    return Final(t, b, *staged)
+def on_consumer(t: ArrayLike, b: ArrayLike, obs: Nested, actor: Nested, lane: Lane) -> Final:
+    """Bring finals from the actor's device, and their indices from the host, to the consumer's device."""
+    if not lane.shared(Place.ACTOR, Place.CONSUMER):
+        obs, actor = lane.clone((obs, actor), Place.CONSUMER)
+    indices = tuple(torch.from_numpy(np.array(index, np.int64)) for index in (t, b))
+    t, b = lane.clone(indices, Place.CONSUMER)
+    return Final(t, b, obs, actor)

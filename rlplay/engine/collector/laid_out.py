@@ -13,7 +13,7 @@ from ..stepping.stepper import Stepper
 from .messages import Plan
 from .staging import make_slots
 
-__all__ = ["LaidOut", "Prepared", "lay_out"]
+__all__ = ["LaidOut", "Probed", "lay_out"]
 
 
 class LaidOut(NamedTuple):
@@ -27,7 +27,7 @@ class LaidOut(NamedTuple):
     """Empty if environments do not write into host memory."""
 
 
-class Prepared(NamedTuple):
+class Probed(NamedTuple):
     """What the virtual step of :meth:`Collector.prepare <.collector.Collector.prepare>` shows."""
 
     torch_context: TorchContext

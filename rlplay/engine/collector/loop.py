@@ -172,8 +172,8 @@ class Loop:
                     return  # the step has copied the actions as well
                 if copies.up is not None:
                     upload(staging, self._lane, turn, copies.up, t)
-            state, rows = staging.inputs[group.number][t], staging.answers[group.number][t]
-            behaviour.react_into(group, state, rows, begun=resets, virtual=virtual)
+            views = staging.groups[group.number]
+            behaviour.react_into(group, views.inputs[t], views.answers[t], begun=resets, virtual=virtual)
         if copies.down is not None:
             download(staging, self._lane, turn, copies.down)
 
@@ -250,9 +250,10 @@ def _start_fragment(staging: Staging, behaviour: Behaviour, turns: Sequence[Sequ
 
     def start() -> None:
         for group, where in begun:
-            hx = behaviour.start_fragment(group, staging.inputs[group.number][0].fin[0], where)
+            views = staging.groups[group.number]
+            hx = behaviour.start_fragment(group, views.inputs[0].fin[0], where)
             if hx:
-                torch._foreach_copy_(staging.hxs[group.number], hx, non_blocking=True)
+                torch._foreach_copy_(views.hx, hx, non_blocking=True)
 
     lane.launch(start)
 
@@ -264,6 +265,6 @@ def _begun(staging: Staging, behaviour: Behaviour, turn: int, group: Group, t: i
     """
     if not behaviour.spec.recurrent:
         return ()
-    fin = staging.slot.turns[turn].rows[staging.host_row(t)].fin[staging.groups[group.number].inside]
+    fin = staging.slot.turns[turn].rows[staging.host_row(t)].fin[staging.groups[group.number].part.inside]
     where: Sequence[int] = fin.nonzero()[0].tolist()
     return where

@@ -210,11 +210,8 @@ def unpack_delivery(saved: Mapping[str, Any], blank: Fragment, lane: Lane) -> De
     lane.copy(found, lane.steady(list(saved["fragment"])))
     final: Any = ()
     if saved["final"] is not None:
-        leaves = [lane.empty(Place.CONSUMER, x.shape, x.dtype) for x in saved["final"]]
-        lane.copy(leaves, lane.steady(list(saved["final"])))
-        _, _, *others = leaves
-        inside = nested.structure((blank.state.obs, blank.actor)).unflatten(others)
-        final = Final(leaves[0], leaves[1], *inside)
+        t, b, *others = lane.clone(lane.steady(list(saved["final"])), Place.CONSUMER)
+        final = Final(t, b, *nested.structure((blank.state.obs, blank.actor)).unflatten(others))
     return Delivery(
         version=saved["version"],
         fragment=structure.unflatten(found),  # type: ignore[arg-type]

@@ -28,15 +28,17 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..acting.group import Group
-from ..core import Fragment, State
+from ..core import Fragment
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
 from ..memory.slot import Blocks, HostRows, RowCopies, RowLayout, Slot, in_words
 from ..stepping.stepper import Step
-from .parts import columns_of, split_blocks, split_rows
+from .views import GroupViews, columns_of, split_blocks, split_rows
 
-__all__ = ["Staging", "carry_over", "deliver", "download", "make_slots", "make_stagings", "upload"]
+__all__ = [
+    *("Staging", "carry_over", "copy_fragment", "deliver", "download", "make_slots", "make_stagings", "upload"),
+]
 
 RING = 2
 """The host rows of a turn, if fragments are put together on a device: one that the actor has reacted to, and one that
@@ -71,17 +73,9 @@ class Staging:
         Whether row ``t`` of a fragment is row ``t`` of the slot, until the end of the fragment. False in a ring.
     copied : event
         All copies out of the slot are done. None before the first copy.
-    groups : list of GroupBlocks
-        For each group: its part of ``blocks``. Also the host rows, if the slot is a ring and the turn has one group.
-    inputs : list of lists of State, ``(1, b, ...)``
-        For each group and row: the state that the actor reacts to.
-    last_inputs : list of State, ``(1, b, ...)``
-        For each group: the row of true last observations.
-    answers : list of lists of lists of tensors, ``(1, b, ...)``
-        For each group and row: where the answer is written. The leaves of the action come first (the last row has
-        none), then those of the info.
-    hxs : list of lists of tensors, ``(L, b, ...)``
-        For each group: the leaves of ``hx``.
+    groups : list of GroupViews
+        For each group: what its steps read and write. The part of its turn also names the host rows, if the slot is a
+        ring and the turn has one group.
     host_blocks, host_acts, device_blocks : lists of lists of uint8 tensors
         For each turn, by row of the slot, the block on the host and its actions; by row of the fragment, the block on
         the actor's device.
@@ -121,37 +115,25 @@ class Staging:
         self.host_blocks = [list(one.memory) for one in slot.blocks]
         self.host_acts = [[one.actions(row) for row in range(len(one.memory))] for one in slot.blocks if acts]
         self.device_blocks = [list(one.memory) for one in blocks]
-        n = len(blocks[0].memory)
-        self.n_steps = n - 1
+        self.n_steps = len(blocks[0].memory) - 1
         starts = {k * self.n_steps % slot.layout.n_rows for k in range(slot.layout.n_rows)} if ring else {0}
         self._copies = {start: self._copies_from(start) for start in sorted(starts)}
-        infos = [nested.leaves(row) for row in split_rows(actor, n)]
-        self.groups = split_blocks(blocks, groups, turns)
-        for k, turn in enumerate(turns if ring else ()):
-            if len(turn) == 1:
-                copies = list(dict.fromkeys(one for some in self._copies.values() for one in some))
-                host = HostRows(self.host_blocks[k], self.host_acts[k], acts[k], copies)
-                self.groups[turn[0]] = self.groups[turn[0]]._replace(host=host)
-        self.inputs: list[list[State]] = []
-        self.last_inputs: list[State] = []
-        self.answers: list[list[list[Tensor]]] = []
-        self.hxs: list[list[Tensor]] = []
+        self.groups = self._views_of_groups(groups, turns)
+
+    def _views_of_groups(self, groups: Sequence[Group], turns: Sequence[Sequence[int]]) -> list[GroupViews]:
+        infos = [nested.leaves(row) for row in split_rows(self.actor, 1 + self.n_steps)]
+        parts, views = split_blocks(self.blocks, groups, turns), list[GroupViews]()
         for k, turn in enumerate(turns):
-            rows, last = split_rows(blocks[k].state, n), lasts[k].state
-            if acts:
-                written = [blocks[k].action_leaves(acts[k])] * self.n_steps
-            else:
-                written = [nested.leaves(row.act) for row in rows[1:]]
-            for group, inside in ((groups[g], self.groups[g].inside) for g in turn):
-                self.inputs.append([columns_of(row, inside) for row in rows])
-                self.last_inputs.append(columns_of(last, inside))
-                self.answers.append(
-                    [
-                        [leaf[:, inside] for leaf in act] + [leaf[:, group.columns] for leaf in info]
-                        for act, info in zip([*written, []], infos, strict=True)
-                    ]
-                )
-                self.hxs.append(nested.leaves(columns_of(hx, group.columns)))
+            acts = self.blocks[k].action_leaves(self.acts[k]) if self.acts else None
+            # a ring whose rows belong to one group alone: its captured steps may copy them
+            host = self._host_rows_of(k) if len(turn) == 1 and not self.holds_fragment else None
+            for part, columns in ((parts[g]._replace(host=host), groups[g].columns) for g in turn):
+                views.append(GroupViews(part, columns, acts, infos, self.hx, self.lasts[k]))
+        return views
+
+    def _host_rows_of(self, turn: int) -> HostRows:
+        copies = list(dict.fromkeys(one for some in self._copies.values() for one in some))
+        return HostRows(self.host_blocks[turn], self.host_acts[turn], self.acts[turn], copies)
 
     def host_row(self, t: int) -> int:
         """Return where row ``t`` is among the rows of the slot."""
@@ -186,8 +168,8 @@ class Staging:
             self.copied = event
 
 
-def _is_ring(lane: Lane) -> bool:
-    """Return whether fragments are put together on a device, so that the host keeps a few rows only."""
+def _on_one_device(lane: Lane) -> bool:
+    """Return whether actor and consumer are on one device, and not on the host: there fragments are put together."""
     return not lane.shared(Place.ACTOR, Place.HOST) and lane.shared(Place.ACTOR, Place.CONSUMER)
 
 
@@ -213,7 +195,7 @@ def make_slots(
         return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
 
     # a slot that is copied out of later must not be filled meanwhile: then there are two
-    ring = _is_ring(lane)
+    ring = _on_one_device(lane)
     n_rows, n_slots = (RING, 1) if ring else (1 + n_steps, 1 + lane.asynchronous)
     return [Slot(layouts, absent, n_rows, allocate) for _ in range(n_slots)]
 
@@ -248,7 +230,7 @@ def make_stagings(
 
     rows, lasts, (actor, hx) = blocks(1 + n_steps), blocks(1), infos_and_hx()
     acts = [allocate((len(one.actions(0)),), torch.uint8) for one in rows]
-    ring = _is_ring(lane)
+    ring = _on_one_device(lane)
     return [Staging(k, slot, rows, lasts, acts, actor, hx, groups, turns, ring=ring) for k, slot in enumerate(slots)]
 
 
@@ -272,7 +254,7 @@ def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
         for turn in range(len(staging.blocks)) if on_device else ():
             upload(staging, lane, turn, staging.host_row(0), 0)
         return
-    if _is_ring(lane):
+    if _on_one_device(lane):
         staging.begin_fragment()  # the row is in the ring already
     else:
         for rows, before in zip(staging.host_blocks, previous.host_blocks, strict=True):
@@ -288,9 +270,26 @@ def deliver(staging: Staging, blank: Fragment, lane: Lane) -> None:
     States and outcomes come from the actor's device if that is the consumer's too, otherwise from the host.
     """
     blocks = staging.blocks if lane.shared(Place.ACTOR, Place.CONSUMER) else staging.slot.blocks
+    copy_fragment(blank, blocks, staging.columns, staging.actor, staging.hx, lane)
+
+
+def copy_fragment(
+    blank: Fragment, blocks: Sequence[Blocks], columns: Sequence[slice], actor: Nested, hx: Nested, lane: Lane
+) -> None:
+    """Copy a fragment into the consumer's memory, on the current stream.
+
+    Parameters
+    ----------
+    blocks : sequence of Blocks
+        The rows of each turn.
+    columns : sequence of slice
+        The environments of each turn.
+    actor, hx : nested tensors
+        The actor's infos, and the recurrent state at row 0.
+    """
     target: Nested = blank.state, blank.env
-    targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, columns) for columns in staging.columns]
+    targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, part) for part in columns]
     sources: Nested = [one.fragment for one in blocks]
-    if _is_ring(lane):
+    if _on_one_device(lane):
         targets, sources = (nested.map(in_words, tree) for tree in (targets, sources))
-    lane.copy([*targets, blank.actor, blank.hx], [*sources, staging.actor, staging.hx])
+    lane.copy([*targets, blank.actor, blank.hx], [*sources, actor, hx])

@@ -5,12 +5,16 @@ from __future__ import annotations
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
-__all__ = ["COLLECTING", "INFERENCE", "KINDS", "STEPPING", "TRAINING", "TRANSFER", "WAITING", "Clock", "Log", "Span"]
+__all__ = [
+    *("COLLECTING", "INFERENCE", "KINDS", "NOTHING", "STEPPING", "TRAINING", "TRANSFER", "WAITING"),
+    *("Clock", "Log", "Span"),
+]
 
 KINDS = ("stepping", "inference", "transfer", "waiting", "collecting", "training")
 """The kinds of work. ``collecting`` is the time in which a remote collector waits for its collector processes."""
 STEPPING, INFERENCE, TRANSFER, WAITING, COLLECTING, TRAINING = range(len(KINDS))
-_NOTHING = -1
+NOTHING = -1
+"""The kind of a clock that has not been switched yet."""
 
 
 class Span(NamedTuple):
@@ -43,7 +47,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: list[float] = [0.0] * len(KINDS)
         """Seconds spent on each kind of work; without the span that has not ended."""
-        self.current = _NOTHING, 0.0
+        self.current = NOTHING, 0.0
         """The kind of the span that has not ended, and its start."""
         self.log: Log | None = None
         """Receives every span that ends, while a trace is recorded."""
@@ -54,7 +58,7 @@ class Clock:
         if kind == was:
             return
         now = perf_counter()
-        if was != _NOTHING:
+        if was != NOTHING:
             log = self.log
             if log is not None:
                 log.append((was, since, now))
@@ -73,7 +77,7 @@ class Clock:
             if self.current is current:
                 break
         kind, since = current
-        if kind != _NOTHING:
+        if kind != NOTHING:
             seconds[kind] += perf_counter() - since
         return seconds
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 import builtins
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import cloudpickle
 
-__all__ = ["add_note", "RemoteTraceback", "pack", "repr_of", "unpack"]
+from ...contexts import contextmanager
+
+__all__ = ["RemoteTraceback", "add_note", "closed_on_error", "pack", "repr_of", "unpack"]
 
 _BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11 and later
 
@@ -27,6 +29,17 @@ _BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", ())  # Python
 def add_note(error: BaseException, text: str) -> None:
     """Add a note to an exception, with the prefix ``rlplay:``; ``BaseException.add_note`` needs Python 3.11."""
     vars(error).setdefault("__notes__", []).append(f"rlplay: {text}")
+
+
+@contextmanager
+def closed_on_error(close: Callable[[], list[str]]) -> Iterator[None]:
+    """If the ``with`` block raises an exception, call ``close()`` and add what went wrong in closing as notes."""
+    try:
+        yield
+    except BaseException as error:
+        for complaint in close():
+            add_note(error, complaint)
+        raise
 
 
 def repr_of(thing: Any) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...contexts import contextmanager
 from .channel import Closed
-from .clock import _NOTHING, COLLECTING, INFERENCE, KINDS, STEPPING, TRANSFER, WAITING, Clock, Log
+from .clock import COLLECTING, INFERENCE, KINDS, NOTHING, STEPPING, TRANSFER, WAITING, Clock, Log
 from .exceptions import add_note
 
 __all__ = ["SharedProgress", "Progress", "note_progress", "vector_number"]
@@ -162,6 +162,12 @@ def note_progress(progress: Progress) -> Iterator[None]:
         raise
 
 
+_DOING, _ENV, _ROW, _FRAGMENT, _HALTED, _LOGGED, _N_WRITTEN, _N_TRANSFERRED = range(8)
+"""Where a :class:`SharedProgress` has its integers: the number of the activity, environment, row and fragment; whether
+the process has to pause or to stop, and whether it records a trace; how many spans it has written, and how many bytes
+of messages have been transferred."""
+
+
 def _integer(k: int) -> Any:
     return property(lambda self: self._integers[k], lambda self, x: self._integers.__setitem__(k, x))
 
@@ -192,72 +198,68 @@ class SharedProgress(Progress):
         self._integers: Any = memoryview(shared).cast("q")
         numbers: Any = memoryview(shared).cast("d")
         self.seconds, self._ring = numbers[8 : self._HEADER], numbers[self._HEADER :]
-        self.current = _NOTHING, 0.0
+        self.current = NOTHING, 0.0
         self.awaited = self.parts = ()
         self._after_fragment = None
         self._local_log: Any = None
         self._n_read = 0
 
     doing = property(
-        lambda self: self._ACTIVITIES[self._integers[0]],
-        lambda self, doing: self._integers.__setitem__(0, self._ACTIVITIES.index(doing)),
+        lambda self: self._ACTIVITIES[self._integers[_DOING]],
+        lambda self, doing: self._integers.__setitem__(_DOING, self._ACTIVITIES.index(doing)),
     )
+    env, row, fragment = (_integer(k) for k in (_ENV, _ROW, _FRAGMENT))
 
     def begin(self, doing: str) -> None:
         """Set the activity, and charge the time to its kind of work from now on."""
-        self._integers[0], kind = _CODES[doing]
+        self._integers[_DOING], kind = _CODES[doing]
         self.switch_to(kind)
-
-    env, row, fragment = (_integer(k) for k in (1, 2, 3))
-    _halted = _integer(4)
-    _logged = _integer(5)
-    _n_written = _integer(6)
-    _n_transferred = _integer(7)
 
     def note_transfer(self, n_bytes: int) -> None:
         """Count bytes of a message as progress; in the process that waits for the work."""
-        self._integers[7] += n_bytes
+        self._integers[_N_TRANSFERRED] += n_bytes
 
     def state(self) -> tuple[Any, ...]:
         """Return a value that differs from earlier ones as soon as there is progress."""
-        return *super().state(), self._n_transferred
+        return *super().state(), self._integers[_N_TRANSFERRED]
 
     @property
     def halted(self) -> bool:
         """Whether the collector process has to pause or to stop before its next step."""
-        return bool(self._integers[4])
+        return bool(self._integers[_HALTED])
 
     def halt(self, halted: bool) -> None:
         """Set whether the collector process has to pause or to stop before its next step; in the consumer's process."""
-        self._halted = halted
+        self._integers[_HALTED] = halted
 
     @property
     def log(self) -> Log | None:  # type: ignore[override]
         """The object itself while the other process records a trace, else None."""
-        return self if self._integers[5] else None
+        return self if self._integers[_LOGGED] else None
 
     def append(self, span: tuple[int, float, float]) -> None:
         """Write a span into the ring buffer."""
-        k = self._integers[6]
+        k = self._integers[_N_WRITTEN]
         at = self._place(k)
         self._ring[at], self._ring[at + 1], self._ring[at + 2] = span
-        self._integers[6] = k + 1
+        self._integers[_N_WRITTEN] = k + 1
 
     def _place(self, k: int) -> int:
         return 3 * (k % (self._CAPACITY + 1))
 
     def log_to(self, log: Log | None) -> None:
         """Append to ``log``, whenever :meth:`drain` is called, the spans that end in the other process from now on."""
-        self._local_log, self._n_read = log, self._n_written
-        self._logged = log is not None
+        self._local_log, self._n_read = log, self._integers[_N_WRITTEN]
+        self._integers[_LOGGED] = log is not None
 
     def drain(self) -> int:
         """Move the spans of the other process into the log; return how many were overwritten before they were read."""
-        n_written: int = self._n_written
+        n_written: int = self._integers[_N_WRITTEN]
         first = max(self._n_read, n_written - self._CAPACITY)
         ring, places = self._ring, map(self._place, range(first, n_written))
         spans = [(ring[at], ring[at + 1], ring[at + 2]) for at in places]
-        intact = min(max(first, self._n_written - self._CAPACITY), n_written)  # those before were overwritten meanwhile
+        overwritten = self._integers[_N_WRITTEN] - self._CAPACITY  # so many by now: some while they were read
+        intact = min(max(first, overwritten), n_written)
         for kind, start, end in spans[intact - first :]:
             self._local_log.append((int(kind), start, end))
         lost: int = intact - self._n_read

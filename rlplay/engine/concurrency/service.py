@@ -90,16 +90,9 @@ class Server:
         consist of is exempted from garbage collection, since looking through all of PyTorch would take most of the time
         that the process needs to end.
         """
-        link = self._link
-        service = None
+        service: Service | None = None
         try:
-            try:
-                make = pickle.loads(make_service)
-                gc.freeze()
-                values = pickle.loads(args)
-            except BaseException as error:
-                add_note(error, "raised in this process by unpickling what it was given: factories, actor, options")
-                raise
+            make, values = _unpickled(make_service, args)
             service = make(self, *values)
             introduction = cloudpickle.dumps(service.introduction)
         except BaseException as error:  # SystemExit too: the parent has to receive it
@@ -107,27 +100,27 @@ class Server:
                 add_note(error, complaint)
             self._fail(error)
             return
-        link.write_pickled(VALUE, introduction)
+        self._link.write_pickled(VALUE, introduction)
         with suppress(Disconnected):
             while True:
-                head = link.read(HEAD_SIZE)
-                try:
-                    if head[0] == SHORT:
-                        service.run_short(head)
-                        answer = None
-                    else:
-                        answer = self._call(service)
-                except Disconnected:
-                    raise
-                except BaseException as error:
-                    self._fail(error)
-                    continue
-                if answer is None:
-                    link.write(DONE)
-                else:
-                    link.write_pickled(VALUE, answer)
+                self._answer(service)
         complaints = service.close()
-        link.write_pickled(CLOSED, cloudpickle.dumps(complaints))
+        self._link.write_pickled(CLOSED, cloudpickle.dumps(complaints))
+
+    def _answer(self, service: Any) -> None:
+        """Wait for the next request and answer it. Raises :class:`Disconnected` if the parent ends the service."""
+        head = self._link.read(HEAD_SIZE)
+        try:
+            answer = service.run_short(head) if head[0] == SHORT else self._call(service)
+        except Disconnected:
+            raise
+        except BaseException as error:
+            self._fail(error)
+            return
+        if answer is None:
+            self._link.write(DONE)
+        else:
+            self._link.write_pickled(VALUE, answer)
 
     def pause(self) -> None:
         """Report that the service has paused in the middle of a request; wait until the parent resumes it.
@@ -148,6 +141,16 @@ class Server:
 
     def _fail(self, error: BaseException) -> None:
         self._link.write_pickled(FAILED, pack(error))
+
+
+def _unpickled(make_service: bytes, args: bytes) -> tuple[Callable[..., Service], tuple[Any, ...]]:
+    try:
+        make = pickle.loads(make_service)
+        gc.freeze()
+        return make, pickle.loads(args)
+    except BaseException as error:
+        add_note(error, "raised in this process by unpickling what it was given: factories, actor, options")
+        raise
 
 
 def serve(link: Link, make_service: bytes, args: bytes) -> None:

@@ -7,8 +7,7 @@ values returned and by the parameters of ``reset``, never by the library: neithe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ...nested import Nested
@@ -19,8 +18,6 @@ from .returned.numbers import one_number, to_flag
 from .returned.refused import forgotten_info, observation_of, refused_step
 
 __all__ = [
-    "WAIT_AT_END",
-    "background_methods",
     "check_environments",
     "final_info",
     "has_seed_method",
@@ -28,22 +25,13 @@ __all__ = [
     "is_vector",
     "make_each",
     "make_environment",
-    "needs_thread",
     "read_old_step",
+    "refuses",
     "seeded_reset",
     "split_reset",
     "takes",
     "takes_any_keyword",
 ]
-
-WAIT_AT_END = 5.0
-"""Seconds in which the processes of an ``AsyncVectorEnv`` may end a step whose result nobody asks for."""
-
-_BACKGROUND_METHODS = {
-    "EnvPoolMixin": ("send", "recv"),
-    "AtariVectorEnv": ("send", "recv"),
-    "AsyncVectorEnv": ("step_async", "step_wait"),  # other classes of gym make the step in `step_wait`
-}  # of EnvPool, ale-py, gym and gymnasium; a class of the user's own may have such methods for something else
 
 
 def is_vector(source: Any) -> bool:
@@ -56,51 +44,28 @@ def is_factory(source: Any) -> bool:
     return callable(source) and (isinstance(source, type) or not hasattr(source, "step"))
 
 
-def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any], Callable[[], Any]] | None:
-    """Return the methods of a vector environment that start a step and wait for its result; None if it has none.
-
-    The third one waits for a result that nobody needs: no longer than a few seconds, if the environment can do that.
-    They are used only if ``step`` consists of them: a subclass or a wrapper may do more in its ``step``.
-    """
-    mro = type(env).__mro__
-    if "step" in getattr(env, "__dict__", ()):
-        return None
-    for start, wait in (_BACKGROUND_METHODS[cls.__name__] for cls in mro if cls.__name__ in _BACKGROUND_METHODS):
-        owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
-        if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
-            method = getattr(env, wait)
-            at_end = partial(method, timeout=WAIT_AT_END) if takes(method, "timeout") else method
-            return getattr(env, start), method, at_end
-    return None
-
-
-def needs_thread(env: Any) -> bool:
-    """Whether a vector environment steps in the calling thread, without the interpreter lock.
-
-    ale-py and EnvPool release the lock. Others say so by an attribute ``releases_interpreter_lock``.
-    """
-    releases = getattr(
-        env, "releases_interpreter_lock", type(env).__module__.partition(".")[0] in ("ale_py", "envpool")
-    )
-    return bool(releases) and background_methods(env) is None
-
-
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a callable has a parameter of this name that can be passed by keyword."""
-    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in _parameters_of(function))
+    return any(p.name == name and p.kind is not p.POSITIONAL_ONLY for p in _parameters_of(function) or ())
 
 
 def takes_any_keyword(function: Callable[..., Any]) -> bool:
     """Whether a callable has a parameter such as ``**kwargs``."""
-    return any(p.kind is p.VAR_KEYWORD for p in _parameters_of(function))
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters_of(function) or ())
 
 
-def _parameters_of(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
-    """Return the parameters of a callable; none if it has no signature."""
+def refuses(function: Callable[..., Any], name: str) -> bool:
+    """Whether the parameters of a callable are known, and none of them takes this keyword."""
+    known = _parameters_of(function) is not None
+    return known and not takes(function, name) and not takes_any_keyword(function)
+
+
+def _parameters_of(function: Callable[..., Any]) -> Collection[inspect.Parameter] | None:
+    """Return the parameters of a callable; None if it has no signature, as some that are written in C."""
     try:
         return inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # builtins may have no signature
-        return ()
+    except (TypeError, ValueError):
+        return None
 
 
 def read_old_step(result: Any) -> tuple[Any, Any, bool, bool, Any]:
@@ -201,7 +166,7 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         return factory()
     if seed is not None:
         return factory(seed=seed)
-    if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory)):
+    if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory) or ()):
         raise TypeError(
             f"with `reseed=False` factories are given no seed, but {factory!r} has a parameter `seed` without a "
             "default: give it one."
@@ -241,21 +206,17 @@ def seeded_reset(env: Any, seed: int | None) -> Any:
 def _reset_takes_seed(env: Any) -> bool:
     """Whether ``reset(seed=)`` reaches the environment.
 
-    Wrappers of the old API pass ``**kwargs`` on to the environment inside, so that one is inspected instead.
+    Wrappers of the old API pass ``**kwargs`` on to their attribute ``env``, so that one is inspected instead. What an
+    environment holds by another name may be a simulator, to which it passes nothing on.
     """
-    while True:
-        try:
-            inspect.signature(env.reset)
-        except (TypeError, ValueError):  # it has none if written in C; environments of the old API have a method `seed`
-            return not has_seed_method(env)
-        if takes(env.reset, "seed"):
-            return True
-        if not takes_any_keyword(env.reset):
-            return False
+    while takes_any_keyword(env.reset) and not takes(env.reset, "seed"):
         inner = getattr(env, "env", None)
         if inner is None or inner is env or not hasattr(inner, "reset"):
-            return not has_seed_method(env)
+            break
         env = inner
+    if takes(env.reset, "seed"):
+        return True
+    return not refuses(env.reset, "seed") and not has_seed_method(env)  # which environments of the old API have
 
 
 def has_seed_method(env: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...nested import Nested
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.progress import Progress
 from . import spaces
 from .actions import ActionForm
@@ -89,7 +89,7 @@ class EnvironmentList:
         self._entries, self._progress = entries, progress
         self._single_episode, self._first_number = single_episode, first
         self._made: list[Any] = []
-        try:
+        with closed_on_error(self.close):
             self.instances = make_each(sources, seeds, progress, first, self._made)
             patch_gym()
             progress.doing, progress.env = "checking the spaces", -1
@@ -109,10 +109,6 @@ class EnvironmentList:
             self._stopped: dict[int, tuple[bool, bool]] = {}  # column -> (terminated, truncated), see `release`
             self._reset_next: set[int] = set()  # those of the stopped columns whose next step resets them
             self.episodes: list[Episode] = []
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
 
     @property
     def n_envs(self) -> int:

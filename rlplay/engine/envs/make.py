@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.progress import Progress, vector_number
 from .autoreset import read_autoreset_mode
 from .dialects import check_environments, is_factory, is_vector, make_environment
@@ -102,7 +103,7 @@ def make_turns(
     from_factories = any(map(is_factory, sources))
     turns: list[Environments] = []
     owned: list[Any] = []
-    try:
+    with closed_on_error(partial(close_environments, owned)):
         envs = _make_all(sources, seed, progress, owned, reseed=reseed, first_env=first_env)
         progress.doing, progress.env = "checking the spaces", -1
         check_same_kind(envs)
@@ -127,10 +128,6 @@ def make_turns(
             seeds = seeds_of(seed, len(envs), reseed=reseed, first=first_env)
             # each group has its own block: its inputs are aligned alike in every engine, and rounding depends on that
             turns += [make_list(envs[x], seeds[x], entries, progress, first=first_env + x.start) for x in groups]
-    except BaseException as error:
-        for complaint in close_environments(owned):
-            add_note(error, complaint)
-        raise
     for turn in turns:
         turn.own([env for env in owned if any(env is one for one in turn.instances)])
     return turns

@@ -15,7 +15,7 @@ from ..acting.behaviour import Behaviour
 from ..acting.group import Group
 from ..acting.torch_context import TorchContext
 from ..concurrency.channel import Closed
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.progress import Progress, note_progress
 from ..core import BaseActorModule
 from ..envs.dialects import is_vector
@@ -55,22 +55,20 @@ def play_episodes(
         torch_context = TorchContext.here(lane.actor_device)
         with torch_context.defaults.for_environments():
             environments = make_environments(sources, seed, progress)
-        try:
-            with torch_context.applied():
-                group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
-                rows = RowLayout.of(state_layout(environments.obs, environments.act), {}, environments.n_envs)
-                slot = Slot([rows], [], 2, lambda *form: lane.empty(Place.HOST, *form))
-                played = _play(
-                    environments, behaviour, group, slot, progress, torch_context, n_steps, render,
-                    sticky=not is_vector(environments.instances[0]),
-                )  # fmt: skip
-        except BaseException as error:
+
+        def close() -> list[str]:
             with torch_context.defaults.for_environments():
-                for complaint in environments.close():
-                    add_note(error, complaint)
-            raise
-        with torch_context.defaults.for_environments():
-            complaints = environments.close()
+                return environments.close()
+
+        with closed_on_error(close), torch_context.applied():
+            group = Group(0, slice(0, environments.n_envs), seed, lane, key=0)
+            rows = RowLayout.of(state_layout(environments.obs, environments.act), {}, environments.n_envs)
+            slot = Slot([rows], [], 2, lambda *form: lane.empty(Place.HOST, *form))
+            played = _play(
+                environments, behaviour, group, slot, progress, torch_context, n_steps, render,
+                sticky=not is_vector(environments.instances[0]),
+            )  # fmt: skip
+        complaints = close()
     for complaint in [*complaints, *behaviour.warnings]:
         warnings.warn(complaint, RuntimeWarning, stacklevel=3)
     return played

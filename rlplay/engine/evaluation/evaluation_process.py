@@ -12,7 +12,7 @@ from torch import Tensor
 from ..acting.plain_attributes import PlainChanges, apply_changes
 from ..acting.torch_context import TorchDefaults
 from ..concurrency.channel import Closed
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.link import Disconnected
 from ..concurrency.progress import SharedProgress, note_progress
 from ..concurrency.service import Server
@@ -60,14 +60,9 @@ class EvaluationService:
         self._plain_adopted = 0
         self._received: list[Tensor] = []
         self._made: list[Any] = []
-        try:
-            with note_progress(self._progress):
-                factories, seeds = [spec.factory] * spec.n_envs, seeds_of(spec.seed, spec.n_envs)
-                self._envs = make_each(factories, seeds, self._progress, 0, self._made)
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
+        with closed_on_error(self.close), note_progress(self._progress):
+            factories, seeds = [spec.factory] * spec.n_envs, seeds_of(spec.seed, spec.n_envs)
+            self._envs = make_each(factories, seeds, self._progress, 0, self._made)
 
     def share(self, weights: SharedWeights, fd: int) -> None:
         """Map the memory that weights are passed in."""

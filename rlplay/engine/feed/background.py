@@ -219,25 +219,7 @@ def _work(
         progress.doing = "waiting for the learner"  # without starting its clock, which runs from the first fragment on
         gate.on_change(lambda shut: tokens.put(None))
         while True:
-            message = tokens.get()
-            answer: Delivery | _Call | None = None
-            if message is None:  # the gate has been shut or opened
-                with note_progress(progress):
-                    collector.stand_still()
-            elif isinstance(message, _Call):
-                gate.enter()
-                message.run(collector)
-                answer = message
-            else:
-                gate.enter()
-                with note_progress(progress):
-                    answer = collector.serve(message)
-                progress.finish_fragment()
-            if not collector.under_way:
-                gate.leave()
-            if answer is not None:
-                deliveries.put(answer)
-            del message, answer  # else this frame would keep the consumer's memory alive
+            _serve_next(collector, tokens, deliveries, gate, progress)
     except Closed as closed:  # while the collector was being made, its notes say what went wrong in ending that
         complaints += [note.removeprefix("rlplay: ") for note in getattr(closed, "__notes__", ())]
     except BaseException as error:  # SystemExit too: the consumer has to receive it
@@ -251,3 +233,31 @@ def _work(
                     complaints += collector.close()
         finally:
             gate.leave()  # not earlier: after an error in one process, a pause would begin while others still step
+
+
+def _serve_next(
+    collector: Collecting,
+    tokens: Channel[Token | _Call | None],
+    deliveries: Channel[Delivery | _Call],
+    gate: Gate,
+    progress: Progress,
+) -> None:
+    """Wait for the next message and serve it. While it waits, no frame keeps memory of the consumer's alive."""
+    message = tokens.get()
+    answer: Delivery | _Call | None = None
+    if message is None:  # the gate has been shut or opened
+        with note_progress(progress):
+            collector.stand_still()
+    elif isinstance(message, _Call):
+        gate.enter()
+        message.run(collector)
+        answer = message
+    else:
+        gate.enter()
+        with note_progress(progress):
+            answer = collector.serve(message)
+        progress.finish_fragment()
+    if not collector.under_way:
+        gate.leave()
+    if answer is not None:
+        deliveries.put(answer)

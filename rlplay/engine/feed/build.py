@@ -19,14 +19,15 @@ from ..acting.torch_context import TorchContext, TorchDefaults
 from ..collector.collector import Collector
 from ..collector.messages import Collecting, Plan
 from ..collector.saving import resume
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_vector, needs_thread
+from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
 from ..envs.make import close_all, list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
+from ..envs.vectors.background import needs_thread
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec
@@ -167,7 +168,6 @@ def _make_stepper(
     """
     groups, entries = plan.groups, plan.entries
     are_vectors = len(sources) > 1 and all(map(is_vector, sources))
-    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed, first=plan.first_env)
     in_threads = options.background and are_vectors and any(map(needs_thread, sources))
     if in_threads or not options.workers:
         turns = make_turns(
@@ -176,7 +176,7 @@ def _make_stepper(
             sharded=options.shard is not None, autoreset=options.autoreset, make_list=make_list,
             make_tensors=TensorEnvironment,
         )  # fmt: skip
-        try:
+        with closed_on_error(partial(close_all, turns)):
             in_torch = in_torch_alone(turns)
             if in_torch:
                 return TensorStepper(in_torch, groups, plan.first_env)
@@ -184,10 +184,7 @@ def _make_stepper(
                 shares = share_vectors(turns, plan.first_env)  # type: ignore[arg-type]  # they are vector environments
                 return ThreadPool(shares, entries, groups, progress, gate, defaults.for_environments)
             return InlineStepper(turns, groups, plan.first_env)
-        except BaseException as error:
-            for complaint in close_all(turns):
-                add_note(error, complaint)
-            raise
+    seeds = seeds_of(plan.seed, groups[-1].stop, reseed=options.reseed, first=plan.first_env)
     shares_by_worker = split_into_shares(sources, seeds, groups, options.workers, plan.first_env)
     if options.worker == "thread":
         return ThreadPool(shares_by_worker, entries, groups, progress, gate, defaults.for_environments)
@@ -224,12 +221,8 @@ def _collector_specs(
 
 def _prepare(collector: Collecting, prepare: Callable[[], None]) -> Collecting:
     """Prepare a collector for its first token, and return it; close it if that fails."""
-    try:
+    with closed_on_error(collector.close):
         prepare()
-    except BaseException as error:
-        for complaint in collector.close():
-            add_note(error, complaint)
-        raise
     return collector
 
 
@@ -246,11 +239,7 @@ def _feed_of(
 
     If a warning is an error, as the user's filters may have it, the driver is stopped before the error is raised.
     """
-    try:
+    with closed_on_error(driver.stop):
         for warning in driver.collector.warnings:
             warnings.warn(warning, RuntimeWarning, stacklevel=4)
         return Feed(driver, actor, lane, lag, progress, stream)
-    except BaseException as error:
-        for complaint in driver.stop():
-            add_note(error, complaint)
-        raise

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from ... import nested
 from ...contexts import contextmanager
 from ...nested import Nested
 from ..collector.messages import Delivery, Token
@@ -163,8 +162,7 @@ class Feed(Delivered, Iterator[Fragment]):
         """Copy ``final`` into memory of the consumer's. On the host return it as is: the collector drops its memory."""
         if not isinstance(staged, Final) or self._lane.shared(Place.CONSUMER, Place.HOST):
             return staged
-        final = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), staged)
-        self._lane.copy(final, staged)
+        final = self._lane.clone(staged, Place.CONSUMER)
         self._lane.borrow(staged)  # edge: read -> reuse
         return final
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from ...nested import Nested
 from ..concurrency.channel import Closed
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import Fragment
@@ -105,17 +105,13 @@ class Collectors(ABC, Generic[C]):
         """
         self._gate.on_give_up(self.kill)
         self._gate.on_change(self._on_gate_change)
-        try:
+        with closed_on_error(self.close):
             for number, spec in enumerate(specs):
                 self._add(number, spec)
                 if self._gate.closed:
                     raise Closed
             self._progress.set_parts(self)
             check_equal_spaces([one.columns.start for one in self], self.receive_one_each())
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
 
     def __iter__(self) -> Iterator[C]:
         return iter(list(self._collectors))

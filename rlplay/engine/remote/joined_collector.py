@@ -14,16 +14,16 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ... import nested
 from ...nested import Nested
-from ..acting.behaviour import Behaviour, Snapshot
+from ..acting.behaviour import Behaviour
 from ..acting.torch_context import TorchContext
 from ..collector.messages import Delivery, Plan, Token
 from ..collector.saving import all_forms, from_bytes, to_bytes
+from ..collector.snapshots import SnapshotTaker
 from ..concurrency.exceptions import unpack
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..core import BaseActorModule, Fragment
+from ..core import Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_fragment
 from .elsewhere import CollectorElsewhere, Collectors
@@ -36,7 +36,7 @@ __all__ = ["JoinedCollector"]
 C = TypeVar("C", bound=CollectorElsewhere)
 
 
-class JoinedCollector(ABC, Generic[C]):
+class JoinedCollector(SnapshotTaker, ABC, Generic[C]):
     """Has the interface of a :class:`~rlplay.engine.collector.collector.Collector`; collectors elsewhere do the work.
 
     If ``n_taken`` is less than their number, a fragment is made of the parts that are finished first.
@@ -107,18 +107,6 @@ class JoinedCollector(ABC, Generic[C]):
         """Allocate a blank fragment: memory of the consumer's; in the consumer's thread, on its stream."""
         allocate = partial(self._lane.empty, Place.CONSUMER)
         return blank_fragment(self.layout, self._plan.n_steps, self._n_taken * self._n_envs_each, allocate)
-
-    def snapshot(self, actor: BaseActorModule) -> Snapshot:
-        """Take a snapshot of the learner's weights; in the consumer's thread."""
-        return self._behaviour.publish(actor)
-
-    def pack_snapshot(self, snapshot: Snapshot) -> dict[str, Any]:
-        """Return a snapshot in a form that can be saved."""
-        return self._behaviour.pack_snapshot(snapshot)
-
-    def unpack_snapshot(self, saved: Mapping[str, Any]) -> Snapshot:
-        """Return the snapshot that :meth:`pack_snapshot` has packed."""
-        return self._behaviour.unpack_snapshot(saved)
 
     @property
     def forms(self) -> dict[str, list[str]]:
@@ -241,11 +229,8 @@ class JoinedCollector(ABC, Generic[C]):
     def _stage_finals(self, taken: Sequence[C]) -> Nested:
         """Gather the finals of all parts, in memory of the collector's."""
         finals = gather_finals([one.finals for one in taken], self._n_envs_each)
-        if self._lane.shared(Place.CONSUMER, Place.HOST):
-            return finals
-        staged = nested.map(lambda x: self._lane.empty(Place.CONSUMER, x.shape, x.dtype), finals)
-        self._lane.copy(staged, finals)
-        return staged
+        on_host = self._lane.shared(Place.CONSUMER, Place.HOST)
+        return finals if on_host else self._lane.clone(finals, Place.CONSUMER)
 
     def synchronize(self) -> None:
         """Wait until the current stream has finished the work that was launched on it."""

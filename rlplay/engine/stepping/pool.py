@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..concurrency.channel import Failure
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..envs.info import Entries
@@ -109,7 +109,7 @@ class WorkerPool(ABC, Generic[W]):
         self._workers: list[W] = []
         self._episodes: list[tuple[int, Episode]] = []
         gate.on_give_up(self.kill)
-        try:
+        with closed_on_error(self.close):
             progress.doing = "starting workers"
             for worker in self._start_workers(shares_by_worker, entries):
                 self._workers.append(worker)
@@ -131,10 +131,6 @@ class WorkerPool(ABC, Generic[W]):
             firsts = [share.columns.start for worker in self._workers for share in worker.shares]
             check_equal_spaces(firsts, [spec.spaces for spec in specs])
             self.obs, self.act = specs[0].obs, specs[0].act
-        except BaseException as error:
-            for complaint in self.close():
-                add_note(error, complaint)
-            raise
 
     @abstractmethod
     def _start_workers(self, shares_by_worker: Sequence[Sequence[Share]], entries: Entries) -> Iterator[W]:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from ..concurrency.exceptions import add_note
+from ..concurrency.exceptions import closed_on_error
 from ..concurrency.progress import Progress
 from ..envs.environment_list import EnvironmentList
 from ..envs.info import Entries
@@ -95,13 +95,9 @@ def _open(share: Share, entries: Entries, progress: Progress) -> Environments:
 def open_shares(shares: Sequence[Share], entries: Entries, progress: Progress) -> list[ShareStepper]:
     """Make and reset the environments of some shares; if that fails, close those that have been made."""
     steppers: list[ShareStepper] = []
-    try:
+    with closed_on_error(partial(close_shares, steppers)):
         for share in shares:
             steppers.append(ShareStepper(share, entries, progress))
-    except BaseException as error:
-        for complaint in close_shares(steppers):
-            add_note(error, complaint)
-        raise
     return steppers
 
 

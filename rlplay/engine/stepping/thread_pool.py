@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from ..concurrency.channel import Channel, Closed, Failure
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
-from ..envs.dialects import is_factory, is_vector
+from ..envs.dialects import is_vector
 from ..envs.info import Entries
 from .pool import StepResult, Worker, WorkerPool
 from .shares import Share, ShareStepper, close_shares, load_shares, open_shares, save_shares
@@ -137,12 +137,9 @@ class ThreadPool(WorkerPool[_ThreadWorker]):
         Raises
         ------
         ValueError
-            The environments of different workers have different spaces, or one of them is there twice.
+            The environments of different workers have different spaces.
         """
         sources = [source for shares in shares_by_worker for share in shares for source in share.sources]
-        instances = [id(source) for source in sources if not is_factory(source)]
-        if len(set(instances)) < len(instances):
-            raise ValueError("the same environment stands twice in `envs`: each column needs an instance of its own.")
         self.environments_are = "vector" if any(map(is_vector, sources)) else "list"
         self._answers: Channel[tuple[int, Any]] = Channel(reentrant=True)
         self._gate, self._surroundings = gate, surroundings

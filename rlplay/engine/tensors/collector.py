@@ -102,16 +102,10 @@ class TensorCollector(Collector):
 
     def _serve(self, token: Token) -> Delivery:
         lane, progress, behaviour = self._lane, self._progress, self._behaviour
-        progress.fragment, progress.row = self._n_collected, 0
-        progress.begin("the hand-over")
-        lane.wait(token.ready)  # edge: ready -> first write
+        self._adopt(token)
         if lane.shared(Place.ACTOR, Place.HOST):
-            lane.host_wait(token.ready)  # the host itself reads the snapshot
             lane.host_wait(self._copied)  # edge: copied -> refill
-        behaviour.adopt(token.snapshot)
         memory, ends = self._memory_of_fragment()
-        for group in self._groups:
-            lane.launch(partial(behaviour.copy_recurrent_state, group))
         if self._n_collected:
             memory.carry_over(lane)
         else:
@@ -166,7 +160,6 @@ class TensorCollector(Collector):
         else:
             episodes, n_valid = self._read(self._n_collected, known)
         self._n_collected += 1
-        found = [self._behaviour.take_pending_warning(), plan.entries.take_warning() if episodes else ""]
         return Delivery(
             version=token.version,
             fragment=token.blank,
@@ -175,7 +168,7 @@ class TensorCollector(Collector):
             consumer_stream=token.consumer_stream,
             snapshot=token.snapshot,
             steps=n_valid,
-            warning="\n".join(filter(None, found)),
+            warning=self._take_warning(episodes),
             episodes=episodes,
             late=late,
         )

@@ -20,6 +20,7 @@ from ...dtypes import move
 from ...nested import Nested
 from ..acting.behaviour import Behaviour
 from ..acting.group import Group
+from ..collector.finals import blank_finals, on_consumer
 from ..core import Final, Fragment
 from ..envs.rows import Array
 from ..memory.lane import Lane, Place
@@ -77,23 +78,11 @@ def collect_final(
         On the consumer's device, in memory of the collector's.
     """
     t, b = ended.nonzero()
-    k = len(t)
-
-    def rows(place: Place, described: Nested) -> Nested:
-        return nested.map(lambda leaf: lane.empty(place, (k, *leaf.shape), leaf.dtype), described)
-
-    described = layout.state.obs, layout.actor
-    stacked = rows(Place.ACTOR, described)
+    stacked = blank_finals(len(t), layout, lane)
     for turn, members in enumerate(turns):
         for group in (groups[g] for g in members):
             _collect_group(t, b, ended, memory, turn, group, behaviour, stacked, lane)
-    staged = stacked if lane.shared(Place.ACTOR, Place.CONSUMER) else rows(Place.CONSUMER, described)
-    if staged is not stacked:
-        lane.copy(staged, stacked)
-    indices = torch.from_numpy(np.stack([t, b]).astype(np.int64))
-    on_device = lane.empty(Place.CONSUMER, (2, k), torch.int64)
-    lane.copy(on_device, indices)
-    return Final(on_device[0], on_device[1], *staged)
+    return on_consumer(t, b, *stacked, lane)
 
 
 def _collect_group(
@@ -144,8 +133,6 @@ def _react(
     Columns without one get their state at row 0.
     """
     state, rows = part.last_input, part.part.state
-    if state is None:
-        raise RuntimeError("there is no row for last observations: `final` is not set.")
     (t, has), b = columns[:, j], torch.arange(group.width, device=columns.device)
 
     def pick(target: Tensor, source: Tensor, at: Tensor) -> None:
@@ -184,11 +171,7 @@ def _lasts_of(turn: TurnMemory, part: GroupMemory) -> list[Tensor]:
 
 def _to_device(array: Array, lane: Lane) -> Tensor:
     source = torch.from_numpy(array)
-    if lane.shared(Place.ACTOR, Place.HOST):
-        return source
-    target = lane.empty(Place.ACTOR, source.shape, source.dtype)
-    lane.copy(target, source)
-    return target
+    return source if lane.shared(Place.ACTOR, Place.HOST) else lane.clone(source, Place.ACTOR)
 
 
 def _put(target: Tensor, places: Tensor, values: Tensor) -> None:

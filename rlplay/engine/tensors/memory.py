@@ -15,8 +15,9 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ..acting.group import Group
-from ..collector.parts import columns_of, split_blocks, split_rows
-from ..core import Fragment, State
+from ..collector.staging import copy_fragment
+from ..collector.views import GroupViews, split_blocks, split_rows
+from ..core import Fragment
 from ..memory.lane import Lane, Place
 from ..memory.layout import blank_hx, blank_rows
 from ..memory.slot import Blocks, GroupBlocks, RowLayout
@@ -86,50 +87,26 @@ class TurnMemory:
             self.acts = [leaf[0] for leaf in self.act_leaves]
 
 
-class GroupMemory:
+class GroupMemory(GroupViews):
     """The memory of one group: its part of a turn's, and what the actor answers.
 
     Attributes
     ----------
-    part : GroupBlocks
-        The group's part of the turn's rows.
-    inputs : list of State, ``(1, b, ...)``
-        For each row: the state that the actor reacts to.
-    last : Blocks, or None
-        One row, of the whole turn, that last observations are gathered in.
-    last_input : State, ``(1, b, ...)``, or None
-        The group's part of it.
-    answers : list of lists of tensors, ``(1, b, ...)``
-        For each row: where the answer is written. The leaves of the action come first (the last row has none), then
-        those of the info.
-    hx : list of tensors, ``(L, b, ...)``
-        The leaves of the recurrent state at row 0.
     hxs : list of tensors, ``(T, L, b, ...)``
-        Those before each row from row 1 on, not yet reset. Empty if there is no need for them.
+        The leaves of the recurrent state before each row from row 1 on, not yet reset. Empty without ``final``.
     """
 
     def __init__(
         self, turn: TurnMemory, part: GroupBlocks, group: Group, infos: list[list[Tensor]], hx: Nested, lane: Lane,
         *, final: bool,
     ) -> None:  # fmt: skip
-        """Make the views. ``infos`` are the rows of the actor's infos, of all environments."""
-        n_steps = len(turn.rows) - 1
-        self.part = part
-        self.inputs: list[State] = split_rows(part.state, 1 + n_steps)
-        written = [turn.act_leaves] * n_steps if turn.acts is not None else []
-        if turn.acts is None:
-            written = [nested.leaves(row.act) for row in split_rows(turn.blocks.state, 1 + n_steps)[1:]]
-        self.answers = [
-            [leaf[:, part.inside] for leaf in act] + [leaf[:, group.columns] for leaf in info]
-            for act, info in zip([*written, []], infos, strict=True)
-        ]
-        self.hx: list[Tensor] = nested.leaves(columns_of(hx, group.columns))
-        self.last = make_blocks(turn.blocks.layout, 1, lane) if final else None
-        self.last_input: State | None = None
-        self.hxs: list[Tensor] = []
-        if self.last is not None:
-            self.last_input = GroupBlocks(self.last, part.inside).state
-            self.hxs = [lane.empty(Place.ACTOR, (n_steps, *leaf.shape), leaf.dtype) for leaf in self.hx]
+        """Make the views; with ``final`` allocate a row in which last observations are gathered, and ``hxs``."""
+        acts = None if turn.acts is None else turn.act_leaves
+        super().__init__(
+            part, group.columns, acts, infos, hx, make_blocks(turn.blocks.layout, 1, lane) if final else None
+        )
+        kept = self.hx if final else []
+        self.hxs = [lane.empty(Place.ACTOR, (len(turn.rows) - 1, *leaf.shape), leaf.dtype) for leaf in kept]
 
 
 class FragmentMemory:
@@ -187,8 +164,5 @@ class FragmentMemory:
 
     def deliver(self, blank: Fragment, lane: Lane) -> None:
         """Copy the fragment into the consumer's memory, on the current stream."""
-        target = blank.state, blank.env
-        for turn in self.turns:
-            lane.copy(target if len(self.turns) == 1 else columns_of(target, turn.columns), turn.blocks.fragment)
-        lane.copy(blank.actor, self.actor)
-        lane.copy(blank.hx, self.hx)
+        blocks, columns = [turn.blocks for turn in self.turns], [turn.columns for turn in self.turns]
+        copy_fragment(blank, blocks, columns, self.actor, self.hx, lane)

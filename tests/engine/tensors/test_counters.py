@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rlplay import nested
 from rlplay.engine.memory.counters import Counters
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
@@ -87,6 +88,20 @@ def test_a_step_takes_no_copy_and_no_wait_and_captured_together_one_launch(compi
     assert (costs.copies_up, costs.copies_down, costs.host_waits, costs.allocations) == (0, 0, 0, 0)
     if not final:  # with it, more episodes end in longer fragments: so there are more reactions at their end
         assert (costs.launches, costs.bytes_up) == (launches, 0)
+
+
+def test_observations_are_copied_into_the_fragment_as_words_instead_of_numbers(monkeypatch):
+    """A device copies rows that have gaps between them number by number; here two numbers are a word."""
+    copied, copy = [], LaggingLane.copy
+
+    def noting_copy(lane, target, source):
+        copied.extend((leaf.dtype, leaf.numel()) for leaf in nested.leaves(target) if len(leaf) == 9)
+        copy(lane, target, source)
+
+    monkeypatch.setattr(LaggingLane, "copy", noting_copy)
+    count(8, n_fragments=1)
+    assert (torch.int64, 9 * WIDTH * 2) in copied
+    assert (torch.float32, 9 * WIDTH * 4) not in copied
 
 
 def test_without_final_nothing_is_waited_for():

@@ -28,7 +28,7 @@ from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..noise import BlockNoise
 from ..plain_attributes import NO_CHANGES, PlainChanges
-from ..weights import adds_fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import adds_fills_or_empties, replaced_weights, restore_stores
 from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
 from .captured_step import CapturedSteps, StepTrials, make_step
@@ -59,7 +59,6 @@ class CapturedBehaviour(Behaviour):
         self._environment_steps = EnvironmentSteps()
         self._plain = NO_CHANGES  # of the snapshot that is in use
         self._alterations = Alterations()
-        self._places = weight_places(self._module)
         self._may_be_replaced = False  # True if an eager step may have replaced buffers since they were put back
 
     @property
@@ -209,13 +208,13 @@ class CapturedBehaviour(Behaviour):
         bool
             False if that is impossible, since a buffer has been added, filled or emptied. All steps are eager then.
         """
-        replaced = replaced_weights(self._places)
-        if adds_fills_or_empties(self._module, self._places, replaced):
+        replaced = replaced_weights(self._stores)
+        if adds_fills_or_empties(self._module, self._stores, replaced):
             why = "a step that ran eagerly has added or filled a buffer, or emptied one"
             self._refuse_all_modes(why, self._present_modes)
             return False
         if replaced:
-            put_back(self._places)
+            restore_stores(self._stores)
             copy_at_once(replaced)  # type: ignore[arg-type]
         self._may_be_replaced = False
         return True
@@ -265,7 +264,7 @@ class CapturedBehaviour(Behaviour):
 
         def work(copies: RowCopies) -> None:
             state = memory.uploaded_row(lane, copies)
-            if make_step(self.spec, self._module, self._places, memory, state, noise, virtual=virtual) != taken:
+            if make_step(self.spec, self._module, self._stores, memory, state, noise, virtual=virtual) != taken:
                 raise NoGraph("it does not draw alike each time")
             if not virtual:
                 self._environment_steps.run(number, memory.index)

@@ -14,7 +14,7 @@ from ...core import BaseActorModule, State
 from ...memory.slot import RowCopies
 from ..actor_spec import ActorSpec, Form
 from ..noise import BlockNoise
-from ..weights import WeightPlace, addresses, adds_fills_or_empties, put_back, replaced_weights, weight_places
+from ..weights import WeightStore, addresses, adds_fills_or_empties, replaced_weights, restore_stores, weight_stores
 from .attribute_reads import Operations
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
@@ -37,7 +37,7 @@ what it copies between host and device. The virtual ones may be missing."""
 def make_step(
     spec: ActorSpec,
     module: BaseActorModule,
-    places: Sequence[WeightPlace],
+    stores: Sequence[WeightStore],
     memory: CaptureMemory,
     state: State,
     noise: BlockNoise,
@@ -48,6 +48,8 @@ def make_step(
 
     Parameters
     ----------
+    stores : sequence of WeightStore
+        Those of the module's weights, before the step.
     state : State
         A copy of that row.
     noise : BlockNoise
@@ -65,19 +67,19 @@ def make_step(
     NoGraph
         If the answer does not fit the memory.
     """
-    before = addresses(places)
+    before = addresses(stores)
     hx = nested.map(torch.clone, memory.hx) if virtual else memory.hx  # the actor may change it in place
     hx = module.reset(hx, state.fin[0]) if spec.recurrent else hx
     try:
         with noise.by_index() as taken:
             act, new_hx, info = module.step(*state, hx=hx, virtual=virtual)
     finally:
-        replaced: list[Any] = replaced_weights(places)
-        if replaced:
-            put_back(places)
-    if addresses(places) != before:
+        replaced: list[Any] = replaced_weights(stores)
+        fills_or_empties = adds_fills_or_empties(module, stores, replaced)
+        restore_stores(stores)
+    if addresses(stores) != before:
         raise NoGraph("it gives a parameter or a buffer other memory, as by `.data =`")
-    if adds_fills_or_empties(module, places, replaced):
+    if fills_or_empties:
         raise NoGraph(FILLS_OR_EMPTIES)
     answer: list[Any] = spec.leaves(act, info)
     acts, infos = answer[: spec.n_acts], answer[spec.n_acts :]
@@ -143,11 +145,11 @@ class StepTrials:
             self._kinds[modes] = [False, True]
 
     def _check(self, twin: BaseActorModule, noise: BlockNoise, modes: Modes, *, virtual: bool) -> None:
-        places = weight_places(twin)
+        stores = weight_stores(twin)
         for memory in self._memory:
             noise.manual_seed(0)  # what the first step takes is not known before, so it needs whole blocks
             self._taken[modes, memory.width, virtual] = {}
-            step = partial(self._step, twin, places, memory, noise, modes, virtual)
+            step = partial(self._step, twin, stores, memory, noise, modes, virtual)
             check_changes_only_buffers(twin, step)
             if self._spec.recurrent:
                 if not self._spec.resets_by_mask:
@@ -159,16 +161,16 @@ class StepTrials:
     def operations(self, twin: BaseActorModule, noise: BlockNoise, modes: Modes) -> list[str]:
         """Return what steps do in these modes, as a list of their operations."""
         set_modes(twin, modes)
-        places, operations = weight_places(twin), Operations()
+        stores, operations = weight_stores(twin), Operations()
         for memory in self._memory:
             for virtual in self.kinds(modes):
-                self._step(twin, places, memory, noise, modes, virtual, operations)
+                self._step(twin, stores, memory, noise, modes, virtual, operations)
         return operations.listed
 
     def _step(
         self,
         twin: BaseActorModule,
-        places: Sequence[WeightPlace],
+        stores: Sequence[WeightStore],
         memory: CaptureMemory,
         noise: BlockNoise,
         modes: Modes,
@@ -180,6 +182,6 @@ class StepTrials:
         noise.prepare(self._taken[at])
         memory.index.zero_()
         with watch or nullcontext():
-            taken = make_step(self._spec, twin, places, memory, memory.row(), noise, virtual=virtual)
+            taken = make_step(self._spec, twin, stores, memory, memory.row(), noise, virtual=virtual)
         noise.advance(taken)
         self._taken[at] = taken

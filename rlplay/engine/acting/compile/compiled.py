@@ -27,7 +27,7 @@ from ..copying.copy_actor import copy_actor
 from ..group import Group
 from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes, load_plain, plain_of
 from ..torch_context import TorchContext
-from ..weights import restore_stores, weight_places, weight_stores
+from ..weights import restore_stores, weight_stores
 from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffer, changed_since
 from .draws import DrawsOutside, RecordedNoise, check_repeats
 from .graph import StepGraph, make_graph
@@ -73,7 +73,7 @@ class CompiledBehaviour(Behaviour):
             "buffer": list(self._module.buffers()),
         }
         self._twin = copy_actor(self._module, lane.actor_device).module
-        self._twin_places, self._twin_stores = weight_places(self._twin), weight_stores(self._twin)
+        self._twin_stores = weight_stores(self._twin)
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
         self._probed = False  # once True, a warning is given at once rather than at the call
         self._workspaces: dict[int, Workspace] = {}  # by the number of the group
@@ -283,7 +283,7 @@ class CompiledBehaviour(Behaviour):
 
         def step(*inputs: Tensor) -> None:
             with DrawsOutside(noise), ValuesUnread(weights), ArraysUnread(weights):
-                workspace.step(twin, self.spec, self._twin_places, virtual, *inputs)
+                workspace.step(twin, self.spec, self._twin_stores, virtual, *inputs)
 
         check_repeats(twin, noise, lambda: step(*[x.clone() for x in inputs]))
         n_read = len(inputs) - len(workspace.rows)

@@ -12,7 +12,7 @@ from .... import nested
 from ....nested import Nested
 from ...core import BaseActorModule, State
 from ..actor_spec import ActorSpec
-from ..weights import WeightPlace, adds_fills_or_empties, put_back, replaced_weights
+from ..weights import WeightStore, adds_fills_or_empties, replaced_weights, restore_stores
 from .step_checks import FILLS_OR_EMPTIES, NoGraph
 
 __all__ = ["Workspace"]
@@ -55,20 +55,19 @@ class Workspace:
         return spec.unflatten(inputs[:n]), list(inputs[n:m]), list(inputs[m:])  # type: ignore[return-value]
 
     def step(
-        self, twin: BaseActorModule, spec: ActorSpec, places: Sequence[WeightPlace], virtual: bool, *inputs: Tensor
+        self, twin: BaseActorModule, spec: ActorSpec, stores: Sequence[WeightStore], virtual: bool, *inputs: Tensor
     ) -> None:
         """Run a step of an actor; write answers, recurrent state and changed buffers in place.
 
-        ``places`` are those of its weights. Raises :class:`NoGraph` if the step cannot be written in place.
+        ``stores`` are those of its weights. Raises :class:`NoGraph` if the step cannot be written in place.
         """
         state, hx, rows = self.split_inputs(inputs)
         act, new_hx, info = twin.step(*state, hx=self.hx_structure.unflatten(hx), virtual=virtual)
         values: list[Any] = [*spec.leaves(act, info), *nested.leaves(new_hx)]
-        replaced: list[Any] = replaced_weights(places)
-        if replaced:
-            put_back(places)
-        if adds_fills_or_empties(twin, places, replaced):
+        replaced: list[Any] = replaced_weights(stores)
+        if adds_fills_or_empties(twin, stores, replaced):
             raise NoGraph(FILLS_OR_EMPTIES)
+        restore_stores(stores)
         targets = [*rows, *hx]
         pairs = [*zip(targets, values, strict=False), *replaced]
         forms = [(x.shape, dtype) for x, dtype in zip(rows, spec.dtypes, strict=True)]

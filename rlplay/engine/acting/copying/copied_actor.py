@@ -90,11 +90,12 @@ class CopiedActor:
         check_same_weights(self._weights, weights)
         check_shared(self._copy.shared, weights)
         plain = self._plain_watch.look(modules)
-        snapshot = []
-        if not self._snapshot_in_place:
-            snapshot = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in self._weights.values()]
-        target = self.weights if self._snapshot_in_place else snapshot
-        self._lane.copy(target, self._lane.steady([weights[name] for name in self._weights]))
+        sources = self._lane.steady([weights[name] for name in self._weights])
+        snapshot: list[Tensor] = []
+        if self._snapshot_in_place:
+            self._lane.copy(self.weights, sources)
+        else:
+            snapshot = self._lane.clone(sources, Place.ACTOR)
         return Snapshot(snapshot, [modules[name].training for name in self._modules], plain)
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -153,6 +154,5 @@ class CopiedActor:
 
     def unpack_snapshot(self, state: Mapping[str, Any]) -> Snapshot:
         """Return the snapshot that :meth:`pack_snapshot` has packed, in memory of the current stream."""
-        weights = [self._lane.empty(Place.ACTOR, x.shape, x.dtype) for x in state["weights"]]
-        self._lane.copy(weights, self._lane.steady(state["weights"]))
+        weights = self._lane.clone(self._lane.steady(state["weights"]), Place.ACTOR)
         return Snapshot(weights, list(state["modes"]), unpack_changes(state["plain"], self._modules.values()))

@@ -106,15 +106,7 @@ def held_parts(value: Any) -> Iterator[Part]:
     if is_atomic(value) or isinstance(value, type):
         return
     if isinstance(value, types.FunctionType):
-        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            if cell != types.CellType():
-                yield f"{VARIABLE}{name}", cell.cell_contents
-        for i, default in enumerate(value.__defaults__ or ()):
-            yield f".__defaults__[{i}]", default
-        for name, default in (value.__kwdefaults__ or {}).items():
-            yield f".__kwdefaults__[{name!r}]", default
-        for name, attribute in vars(value).items():
-            yield f".{name}", attribute
+        yield from _parts_of_function(value)
         return
     if isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
@@ -151,6 +143,16 @@ def held_parts(value: Any) -> Iterator[Part]:
             yield f".keys({_shown(key)})", key
         return
     yield from _attributes(value)
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
+    """Yield the variables of a function's closure, its defaults, and its attributes."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if cell != types.CellType():
+            yield f"{VARIABLE}{name}", cell.cell_contents
+    yield from ((f".__defaults__[{i}]", default) for i, default in enumerate(function.__defaults__ or ()))
+    yield from ((f".__kwdefaults__[{name!r}]", default) for name, default in (function.__kwdefaults__ or {}).items())
+    yield from ((f".{name}", attribute) for name, attribute in vars(function).items())
 
 
 def _attributes(value: Any) -> Iterator[Part]:

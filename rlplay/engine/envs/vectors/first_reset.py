@@ -5,15 +5,14 @@ The libraries are recognised by the names of classes, and tensors by their attri
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .... import nested
 from ..autoreset import class_names
-from ..dialects import has_seed_method, takes, takes_any_keyword
+from ..dialects import has_seed_method, refuses
 from ..returned.refused import infos_of
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector"]
@@ -35,7 +34,7 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
         seed = np.array(seeds)
     if seeds[0] is None or "EnvPoolMixin" in names:
         return env.reset()
-    if _refuses_seed(env.reset):
+    if refuses(env.reset, "seed"):
         if has_seed_method(env):
             env.seed(seeds[0])
         return env.reset()
@@ -84,12 +83,3 @@ def check_reset(env: Any, result: Any) -> tuple[Any, Mapping[str, Any]]:
             "instead."
         )
     return result[0], infos_of(result[1])
-
-
-def _refuses_seed(reset: Callable[..., Any]) -> bool:
-    """Whether the parameters of a ``reset`` are known, and ``seed`` cannot be passed to it by keyword."""
-    try:
-        inspect.signature(reset)
-    except (TypeError, ValueError):
-        return False
-    return not takes(reset, "seed") and not takes_any_keyword(reset)
