@@ -53,7 +53,6 @@ from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
 from . import autoreset, spaces
 from .actions import ActionForm
-from .dialects import background_methods
 from .gym_on_numpy2 import patch_gym
 from .info import Entries
 from .returned.numbers import to_flags, to_rewards
@@ -61,6 +60,7 @@ from .returned.refused import five_values
 from .rows import Array, Episode, ObservationWriter, OutcomeRow, StateRow
 from .saving.environment import restore_environments, save_environments
 from .vectors import infos
+from .vectors.background import background_methods
 from .vectors.closing import close_environments, is_stuck
 from .vectors.first_reset import check_reset
 
@@ -80,7 +80,7 @@ class VectorEnvironment:
     instances : list
         The vector environment.
     steps_in_background : bool
-        Whether it has methods that start a step and wait for it (:func:`.dialects.background_methods`).
+        Whether it has methods that start a step and wait for it (:func:`.vectors.background.background_methods`).
     episodes : list of Episode
         The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
     """

@@ -23,10 +23,11 @@ from ..concurrency.exceptions import add_note
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_vector, needs_thread
+from ..envs.dialects import is_vector
 from ..envs.environment_list import EnvironmentList
 from ..envs.make import close_all, list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
+from ..envs.vectors.background import needs_thread
 from ..memory.cuda import lane_between, parse_device
 from ..memory.lane import Lane, Place
 from ..remote.collector_process import CollectorSpec

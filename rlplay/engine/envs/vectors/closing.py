@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...concurrency.exceptions import repr_of
-from ..dialects import WAIT_AT_END, takes_any_keyword
+from ..dialects import takes_any_keyword
 from ..identity import environments_in
+from .background import WAIT_AT_END
 
 __all__ = ["close_environments", "is_stuck"]
 
