@@ -13,7 +13,7 @@ import torch
 
 from rlplay import nested
 from rlplay.engine.collector.loop import Loop
-from rlplay.engine.envs.vectors import closing
+from rlplay.engine.envs.vectors import closing, interrupted
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LaggingLane
@@ -478,6 +478,71 @@ def test_an_interrupt_between_the_results_of_two_parts_lets_the_environments_be_
         next(feed)
     assert [env.closed for env in made] == [True, True]
     assert made[1].killed is not wrapped  # a wrapper makes each step at once, so that none is under way
+
+
+def interrupted_in_part(k, wrapped=False):
+    """Make an environment whose step Ctrl-C has interrupted before the result of part ``k`` was received."""
+    env = raw = make_cartpoles(cls=gymnasium.vector.AsyncVectorEnv)
+    if wrapped:
+        env = gymnasium.wrappers.vector.RecordEpisodeStatistics(env)
+    feed, pipes = same.rollout(env, make_actor(), 9), raw.parent_pipes
+    raw.parent_pipes = [InterruptedPipe(pipe) if j == k else pipe for j, pipe in enumerate(pipes)]
+    with pytest.raises(KeyboardInterrupt):
+        next(feed)
+    raw.parent_pipes = list(pipes)
+    return env
+
+
+@pytest.mark.parametrize(("wrapped", "engine"), [(False, same), (True, threaded)])
+def test_after_an_interrupt_an_environment_of_the_user_can_be_used_again(wrapped, engine):
+    env = interrupted_in_part(0, wrapped)
+    try:
+        for one, other in zip(fragments_of(engine, env), fragments_of(engine, make_cartpoles()), strict=True):
+            assert_identical(one, other)
+    finally:
+        env.close()
+
+
+def test_after_an_interrupt_that_has_lost_a_result_an_environment_is_refused(monkeypatch):
+    monkeypatch.setattr(interrupted, "WAIT_AT_END", 0.2)
+    env = interrupted_in_part(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"interrupted call of `step` .*: make a new vector environment"):
+            same.rollout(env, make_actor(), 9)
+    with pytest.warns(UserWarning, match="waiting for a pending call"):
+        env.close(timeout=0.2)
+
+
+class Interrupted(gymnasium.Wrapper):
+    """Gets the Ctrl-C that its program gets. Its process does not end before it may."""
+
+    def __init__(self, env, may_end):
+        super().__init__(env)
+        self.may_end = may_end
+
+    def step(self, action):
+        raise KeyboardInterrupt
+
+    def close(self):
+        self.may_end.wait()
+        super().close()
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")
+def test_an_environment_whose_processes_have_got_the_interrupt_is_refused():
+    may_end = multiprocessing.Event()
+    may_end.set()  # `AsyncVectorEnv` makes an environment in this process, too, and closes it
+    env = gymnasium.vector.AsyncVectorEnv([lambda: Interrupted(gymnasium.make("CartPole-v1"), may_end)] * 2)
+    may_end.clear()
+    env.reset()
+    env.step_async([0, 0])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"process of part 0 .* has ended.*: make a new vector environment"):
+            same.rollout(env, make_actor(), 9)
+    may_end.set()
+    env.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        same.rollout(env, make_actor(), 9)
 
 
 class InterruptedInBackground(SendsAndReceives):
