@@ -7,6 +7,7 @@ values returned and by the parameters of ``reset``, never by the library: neithe
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,12 @@ __all__ = [
     "make_each",
     "make_environment",
     "read_old_step",
+    "refuses_seed",
     "seeded_reset",
     "split_reset",
     "takes",
     "takes_any_keyword",
+    "warn_of_lost_seed",
 ]
 
 
@@ -155,8 +158,13 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         There is no seed, and the factory cannot be called without one.
     """
     bound = getattr(factory, "keywords", {})  # of a functools.partial
-    if not takes(factory, "seed") or "seed" in bound:
+    if "seed" in bound:
         return factory()
+    if not takes(factory, "seed"):
+        env = factory()
+        if seed is not None:
+            warn_of_lost_seed(env)
+        return env
     if seed is not None:
         return factory(seed=seed)
     if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory)):
@@ -214,6 +222,34 @@ def _reset_takes_seed(env: Any) -> bool:
         if inner is None or inner is env or not hasattr(inner, "reset"):
             return not has_seed_method(env)
         env = inner
+
+
+def refuses_seed(reset: Callable[..., Any]) -> bool:
+    """Whether the parameters of a ``reset`` are known, and ``seed`` cannot be passed to it by keyword."""
+    try:
+        inspect.signature(reset)
+    except (TypeError, ValueError):
+        return False
+    return not takes(reset, "seed") and not takes_any_keyword(reset)
+
+
+def warn_of_lost_seed(env: Any, *, stacklevel: int = 2) -> None:
+    """Warn if a wrapper keeps seeds from an environment: ``reset`` of the wrapper takes none, but that inside does.
+
+    ``stacklevel`` is that of :func:`warnings.warn`, called from here.
+    """
+    around = [one for one in wrappers(env) if hasattr(one, "reset") and hasattr(one, "action_space")]
+    k = next((k for k, one in enumerate(around) if refuses_seed(one.reset)), len(around))
+    inside = next((one for one in reversed(around[k + 1 :]) if takes(one.reset, "seed")), None)
+    if inside is not None and not any(map(has_seed_method, around)):
+        name = type(around[k]).__name__
+        warnings.warn(
+            f"`reset` of {name} has no parameter `seed`, so that the seed does not reach the {type(inside).__name__} "
+            f"inside, whose episodes differ in each run: write `def reset(self, *, seed=None, options=None)` in {name} "
+            "and pass both on. If you have seeded the environment by yourself, pass `reseed=False`.",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def has_seed_method(env: Any) -> bool:

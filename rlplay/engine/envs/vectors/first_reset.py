@@ -5,8 +5,7 @@ The libraries are recognised by the names of classes, and tensors by their attri
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from .... import nested
 from ..autoreset import class_names
-from ..dialects import has_seed_method, takes, takes_any_keyword
+from ..dialects import has_seed_method, refuses_seed
 from ..returned.refused import infos_of
 from .interrupted import reset_after_interrupt
 
@@ -39,7 +38,7 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
     reset = partial(env.reset, seed=seed)
     if seeds[0] is None or "EnvPoolMixin" in names:
         reset = env.reset
-    elif _refuses_seed(env.reset):
+    elif refuses_seed(env.reset):
         reset = env.reset
         if has_seed_method(env):
             env.seed(seeds[0])
@@ -88,12 +87,3 @@ def check_reset(env: Any, result: Any) -> tuple[Any, Mapping[str, Any]]:
             "instead."
         )
     return result[0], infos_of(result[1])
-
-
-def _refuses_seed(reset: Callable[..., Any]) -> bool:
-    """Whether the parameters of a ``reset`` are known, and ``seed`` cannot be passed to it by keyword."""
-    try:
-        inspect.signature(reset)
-    except (TypeError, ValueError):
-        return False
-    return not takes(reset, "seed") and not takes_any_keyword(reset)
