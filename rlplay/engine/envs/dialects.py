@@ -37,8 +37,9 @@ __all__ = [
 
 
 def is_vector(source: Any) -> bool:
-    """Whether this is one vector environment rather than a list of environments."""
-    return hasattr(source, "num_envs") and hasattr(source, "single_observation_space")
+    """Whether this is one vector environment rather than a list of environments, or a class of vector environments."""
+    names = ("num_envs", "single_observation_space")
+    return not isinstance(source, type) and all(hasattr(source, name) for name in names)
 
 
 def is_factory(source: Any) -> bool:

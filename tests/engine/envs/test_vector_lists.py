@@ -419,6 +419,23 @@ def test_a_vector_environment_that_a_factory_makes_is_not_divided_into_groups():
         same.rollout([make_cartpoles], make_actor(), 5, groups=2)
 
 
+class TwoCartPoles(SyncVectorEnv):
+    """Says by attributes of the class how many parts it has, and what they are."""
+
+    num_envs, single_observation_space = 2, gymnasium.make("CartPole-v1").observation_space
+
+    def __init__(self):
+        mode = gymnasium.vector.AutoresetMode.SAME_STEP
+        super().__init__([lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=mode)
+
+
+@engines
+def test_a_class_of_vector_environments_is_a_factory(engine):
+    expected = fragments_of(same, [make_cartpoles(), make_cartpoles()], 1, lag=0)
+    for sources in ([TwoCartPoles, TwoCartPoles], [TwoCartPoles, TwoCartPoles()]):
+        assert_identical(fragments_of(engine, sources, 1, lag=0)[0], expected[0])
+
+
 def test_where_single_environments_are_needed_a_vector_environment_is_refused():
     for call in (
         lambda: evaluate([make_cartpoles(), make_cartpoles()], make_actor()),
