@@ -524,7 +524,7 @@ def test_after_an_interrupt_that_has_lost_a_result_an_environment_is_refused(mon
     monkeypatch.setattr(interrupted, "WAIT_AT_END", 0.2)
     env = interrupted_in_part(1)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"interrupted call of `step` .*: make a new vector environment"):
+        with pytest.raises(RuntimeError, match=r"earlier call of `step`, .*: make a new vector environment"):
             same.rollout(env, make_actor(), 9)
     with pytest.warns(UserWarning, match="waiting for a pending call"):
         env.close(timeout=0.2)
@@ -546,13 +546,14 @@ class Interrupted(gymnasium.Wrapper):
 
 
 @pytest.mark.filterwarnings("ignore:.*ERROR")
-def test_an_environment_whose_processes_have_got_the_interrupt_is_refused():
+def test_an_environment_whose_processes_have_got_the_interrupt_is_refused_afterwards():
     may_end = multiprocessing.Event()
     may_end.set()  # `AsyncVectorEnv` makes an environment in this process, too, and closes it
     env = gymnasium.vector.AsyncVectorEnv([lambda: Interrupted(gymnasium.make("CartPole-v1"), may_end)] * 2)
     may_end.clear()
-    env.reset()
-    env.step_async([0, 0])
+    feed = same.rollout(env, make_actor(), 9)
+    with pytest.raises(KeyboardInterrupt):
+        next(feed)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"process of part 0 .* has ended.*: make a new vector environment"):
             same.rollout(env, make_actor(), 9)

@@ -15,7 +15,7 @@ from .... import nested
 from ..autoreset import class_names
 from ..dialects import has_seed_method, refuses_seed
 from ..returned.refused import infos_of
-from .interrupted import reset_after_interrupt
+from .interrupted import reset_async
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector"]
 
@@ -42,7 +42,7 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
         reset = env.reset
         if has_seed_method(env):
             env.seed(seeds[0])
-    return reset_after_interrupt(raw, reset) if "AsyncVectorEnv" in names else reset()
+    return reset_async(raw, reset) if "AsyncVectorEnv" in names else reset()
 
 
 def gives_tensors(result: Any) -> bool:

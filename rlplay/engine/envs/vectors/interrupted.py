@@ -1,4 +1,4 @@
-"""The reset of a vector environment with processes of its own after Ctrl-C in one of its steps.
+"""Vector environments with processes of their own, ``AsyncVectorEnv`` of gym and gymnasium, after Ctrl-C in a step.
 
 Ctrl-C in a terminal or a notebook ends the processes, too; SIGINT to the program alone leaves them alive. Imports
 neither rows nor torch.
@@ -7,41 +7,40 @@ neither rows nor torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from ..autoreset import class_names
 from .background import WAIT_AT_END
 
-__all__ = ["reset_after_interrupt"]
+__all__ = ["reset_async", "take_results"]
 
 
-def reset_after_interrupt(env: Any, reset: Callable[[], Any]) -> Any:
-    """Call ``reset``; if ``env`` has a call under way, take its results first. Return what ``reset`` returned.
+def take_results(env: Any) -> None:
+    """Take the results of a step that Ctrl-C has interrupted, so that the environment can be reset.
 
-    Parameters
-    ----------
-    env : AsyncVectorEnv
-        Of gym or gymnasium, without wrappers.
-    reset : callable
-        Resets the environment, and the wrappers around it.
+    The interrupted wait has taken results one after the other. Those that it has taken do not come again, and a second
+    wait for them would never end. So results are left where they are unless all come within a few seconds.
+
+    Other vector environments have no such results. No other thread may wait for the environment.
+    """
+    raw, deadline = getattr(env, "unwrapped", env), monotonic() + WAIT_AT_END
+    if "AsyncVectorEnv" not in class_names(raw):
+        return
+    if all(pipe is not None and pipe.poll(max(0.0, deadline - monotonic())) for pipe in raw.parent_pipes):
+        with suppress(Exception, KeyboardInterrupt):  # the KeyboardInterrupt of a process is raised here again
+            raw.step_wait()
+
+
+def reset_async(env: Any, reset: Callable[[], Any]) -> Any:
+    """Call ``reset`` of an ``AsyncVectorEnv``, or of a wrapper around it, and return what it returned.
 
     Raises
     ------
     RuntimeError
-        A process has ended, or not all results of the call under way can be had.
+        A process has ended, or the environment is still in an earlier call.
     """
-    _check_processes(env)
-    try:
-        return reset()
-    except Exception as error:
-        if type(error).__name__ != "AlreadyPendingCallError":
-            raise
-        call: str = error.name  # type: ignore[attr-defined]
-    _take_results(env, call)
-    return reset()
-
-
-def _check_processes(env: Any) -> None:
     parts = zip(env.parent_pipes, env.processes, strict=True)  # a process that has told its error has no pipe any more
     ended = [k for k, (pipe, process) in enumerate(parts) if pipe is None or process.exitcode is not None]
     if ended and not env.closed:
@@ -49,22 +48,12 @@ def _check_processes(env: Any) -> None:
             f"the process of part {ended[0]} of the vector environment {env!r} has ended. Ctrl-C ends the processes, "
             "and so does an error in an environment: make a new vector environment."
         )
-
-
-def _take_results(env: Any, call: str) -> None:
-    """Wait for the results of a call and take them, unless they do not all come within a few seconds.
-
-    The call's own wait takes the results one after the other. If Ctrl-C has interrupted it after the first one, that
-    one does not come again, and a second wait would never end.
-    """
-    deadline = monotonic() + WAIT_AT_END
-    if not all(pipe.poll(max(0.0, deadline - monotonic())) for pipe in env.parent_pipes):
-        raise RuntimeError(
-            f"an interrupted call of `{call}` of the vector environment {env!r} has not ended within {WAIT_AT_END:g} "
-            "s, or some of its results were taken before the interrupt: make a new vector environment."
-        )
     try:
-        getattr(env, f"{call}_wait")()
-    except BaseException:  # the KeyboardInterrupt of a process is raised here again
-        _check_processes(env)
-        raise
+        return reset()
+    except Exception as error:
+        if type(error).__name__ != "AlreadyPendingCallError":
+            raise
+        raise RuntimeError(
+            f"the vector environment {env!r} is still in an earlier call of `{error.name}`, "  # type: ignore[attr-defined]
+            "of which Ctrl-C may have lost results: make a new vector environment."
+        ) from error
