@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
+from contextlib import nullcontext
 from itertools import islice
 
 import gymnasium
@@ -13,7 +14,7 @@ import torch
 
 from rlplay import nested
 from rlplay.engine.collector.loop import Loop
-from rlplay.engine.envs.vectors import closing, interrupted
+from rlplay.engine.envs.vectors import background, closing
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LaggingLane
@@ -464,14 +465,25 @@ class InterruptedPipe:
         return self._pipe.recv()
 
 
+class LatePipe:
+    """Never has anything to receive within a time limit."""
+
+    def __init__(self, pipe):
+        self._pipe = pipe
+
+    def __getattr__(self, name):
+        return getattr(self._pipe, name)
+
+    def poll(self, timeout):
+        return False
+
+
 class NotesTheEnd(gymnasium.vector.AsyncVectorEnv):
     """Notes whether its processes are killed. Its steps never end in time, if there is a limit."""
 
-    def step_wait(self, timeout=None):
-        result = super().step_wait()
-        if timeout is not None:
-            raise multiprocessing.TimeoutError
-        return result
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.parent_pipes = [LatePipe(pipe) for pipe in self.parent_pipes]
 
     def close_extras(self, timeout=None, terminate=False):
         self.killed = terminate
@@ -521,13 +533,41 @@ def test_after_an_interrupt_an_environment_of_the_user_can_be_used_again(wrapped
 
 
 def test_after_an_interrupt_that_has_lost_a_result_an_environment_is_refused(monkeypatch):
-    monkeypatch.setattr(interrupted, "WAIT_AT_END", 0.2)
+    monkeypatch.setattr(background, "WAIT_AT_END", 0.2)
     env = interrupted_in_part(1)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"earlier call of `step`, .*: make a new vector environment"):
             same.rollout(env, make_actor(), 9)
     with pytest.warns(UserWarning, match="waiting for a pending call"):
         env.close(timeout=0.2)
+
+
+class Fails(ActorCritic):
+    """Fails at its first reaction to the one environment of the second group."""
+
+    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+        if fin.shape[1] == 1 and not virtual:
+            raise ValueError("the actor fails")
+        return super().step(stepno, obs, act, rew, fin, hx=hx, virtual=virtual)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_under_way_at_an_error_is_not_taken_for_the_next_reset(late):
+    env, other = (make_cartpoles(n, gymnasium.vector.AsyncVectorEnv) for n in (2, 1))
+    pipes = env.parent_pipes
+    feed = same.rollout([env, other], Fails(mlp(4, 8, 2), mlp(4, 8, 1)), 9)
+    env.parent_pipes = [LatePipe(pipe) if late else pipe for pipe in pipes]
+    with pytest.raises(ValueError, match="the actor fails"):
+        next(feed)
+    if late:
+        with pytest.raises(RuntimeError, match="still in an earlier call of `step`"):
+            same.rollout(env, make_actor(), 9)
+    else:
+        same.rollout(env, make_actor(), 9).close()
+    env.parent_pipes = pipes
+    with pytest.warns(UserWarning, match="waiting for a pending call") if late else nullcontext():
+        env.close()
+    other.close()
 
 
 class Interrupted(gymnasium.Wrapper):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 from ..autoreset import class_names
-from .background import WAIT_AT_END
+from .background import wait_at_end
 
 __all__ = ["reset_async", "take_results"]
 
@@ -25,12 +24,10 @@ def take_results(env: Any) -> None:
 
     Other vector environments have no such results. No other thread may wait for the environment.
     """
-    raw, deadline = getattr(env, "unwrapped", env), monotonic() + WAIT_AT_END
-    if "AsyncVectorEnv" not in class_names(raw):
-        return
-    if all(pipe is not None and pipe.poll(max(0.0, deadline - monotonic())) for pipe in raw.parent_pipes):
+    raw = getattr(env, "unwrapped", env)
+    if "AsyncVectorEnv" in class_names(raw):
         with suppress(Exception, KeyboardInterrupt):  # the KeyboardInterrupt of a process is raised here again
-            raw.step_wait()
+            wait_at_end(raw)
 
 
 def reset_async(env: Any, reset: Callable[[], Any]) -> Any:
@@ -55,5 +52,5 @@ def reset_async(env: Any, reset: Callable[[], Any]) -> Any:
             raise
         raise RuntimeError(
             f"the vector environment {env!r} is still in an earlier call of `{error.name}`, "  # type: ignore[attr-defined]
-            "of which Ctrl-C may have lost results: make a new vector environment."
+            "or Ctrl-C has lost some of its results: make a new vector environment."
         ) from error
