@@ -7,6 +7,7 @@ values returned and by the parameters of ``reset``, never by the library: neithe
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,14 @@ __all__ = [
     "split_reset",
     "takes",
     "takes_any_keyword",
+    "warn_of_lost_seed",
 ]
 
 
 def is_vector(source: Any) -> bool:
-    """Whether this is one vector environment rather than a list of environments."""
-    return hasattr(source, "num_envs") and hasattr(source, "single_observation_space")
+    """Whether this is one vector environment rather than a list of environments, or a class of vector environments."""
+    names = ("num_envs", "single_observation_space")
+    return not isinstance(source, type) and all(hasattr(source, name) for name in names)
 
 
 def is_factory(source: Any) -> bool:
@@ -162,8 +165,13 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         There is no seed, and the factory cannot be called without one.
     """
     bound = getattr(factory, "keywords", {})  # of a functools.partial
-    if not takes(factory, "seed") or "seed" in bound:
+    if "seed" in bound:
         return factory()
+    if not takes(factory, "seed"):
+        env = factory()
+        if seed is not None:
+            warn_of_lost_seed(env)
+        return env
     if seed is not None:
         return factory(seed=seed)
     if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory) or ()):
@@ -217,6 +225,25 @@ def _reset_takes_seed(env: Any) -> bool:
     if takes(env.reset, "seed"):
         return True
     return not refuses(env.reset, "seed") and not has_seed_method(env)  # which environments of the old API have
+
+
+def warn_of_lost_seed(env: Any, *, stacklevel: int = 2) -> None:
+    """Warn if a wrapper keeps seeds from an environment: ``reset`` of the wrapper takes none, but that inside does.
+
+    ``stacklevel`` is that of :func:`warnings.warn`, called from here.
+    """
+    around = [one for one in wrappers(env) if hasattr(one, "reset") and hasattr(one, "action_space")]
+    k = next((k for k, one in enumerate(around) if refuses(one.reset, "seed")), len(around))
+    inside = next((one for one in reversed(around[k + 1 :]) if takes(one.reset, "seed")), None)
+    if inside is not None and not any(map(has_seed_method, around)):
+        name = type(around[k]).__name__
+        warnings.warn(
+            f"`reset` of {name} has no parameter `seed`, so that the seed does not reach the {type(inside).__name__} "
+            f"inside, whose episodes differ in each run: write `def reset(self, *, seed=None, options=None)` in {name} "
+            "and pass both on. If you have seeded the environment by yourself, pass `reseed=False`.",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def has_seed_method(env: Any) -> bool:

@@ -63,6 +63,7 @@ from .vectors import infos
 from .vectors.background import background_methods
 from .vectors.closing import close_environments, is_stuck
 from .vectors.first_reset import check_reset
+from .vectors.interrupted import take_results
 
 __all__ = ["VectorEnvironment"]
 
@@ -80,7 +81,7 @@ class VectorEnvironment:
     instances : list
         The vector environment.
     steps_in_background : bool
-        Whether it has methods that start a step and wait for it (:func:`.background.background_methods`).
+        Whether it has methods that start a step and wait for it (:func:`.vectors.background.background_methods`).
     episodes : list of Episode
         The episodes that ended, in order. The stepper takes the list away and puts an empty one in its place.
     """
@@ -176,12 +177,7 @@ class VectorEnvironment:
         ``outcome`` holds default values already. ``sticky`` is ignored: ``rollout`` refuses it for vector environments.
         """
         self._progress.env = self._number
-        if self._has_started:
-            self._has_started = False  # if the wait fails or is interrupted, a second one might never end
-            result = self._wait_for_step()
-        else:
-            result = self._env.step(self._actions.together(then.act, self._ignoring, self._progress))
-        obs, reward, terminated, truncated, info = five_values(result)
+        obs, reward, terminated, truncated, info = five_values(self._carry_out(then))
         reward = then.rew[:] = to_rewards(reward, self.n_envs)
         outcome.terminated[:] = to_flags(terminated, self.n_envs, "terminated")
         outcome.truncated[:] = to_flags(truncated, self.n_envs, "truncated")
@@ -207,6 +203,18 @@ class VectorEnvironment:
         elif self._mode == "DISABLED" and ended:
             self._reset(then.obs, has_ended)
         return ended
+
+    def _carry_out(self, then: StateRow) -> Any:
+        """Return what the step has returned, be it started already or not."""
+        try:
+            if not self._has_started:
+                return self._env.step(self._actions.together(then.act, self._ignoring, self._progress))
+            self._has_started = False  # if the wait fails or is interrupted, a second one might never end
+            return self._wait_for_step()
+        except KeyboardInterrupt:
+            if not self._owned:  # the user may go on with the environment
+                take_results(self._env)
+            raise
 
     def _invalidate_resets(self, now: StateRow, then: StateRow, outcome: OutcomeRow) -> None:
         """NEXT_STEP: write the columns that this step has reset as no transition (the module's table, 2 -> 3)."""
@@ -245,18 +253,9 @@ class VectorEnvironment:
             self._progress.env = self._first + j
             single = infos.info_of(info, j, self.n_envs)
             if same_step and has_ended[j]:
-                single = self._info_at_end(single)
+                single = infos.info_at_end(single, self._names_in_reset_info)
             self._entries.record(single, outcome.info, j)
         self._progress.env = self._number
-
-    def _info_at_end(self, single: Mapping[str, Any]) -> dict[str, Any]:
-        """SAME_STEP: return the info of the step that ended an episode, without the info of the reset.
-
-        The sub-environment's own info is in ``final_info``. Wrappers around the vector environment add their entries
-        beside those of the reset. An entry counts as one of the reset if the very first reset returned its name.
-        """
-        added = {name: value for name, value in single.items() if name not in self._names_in_reset_info}
-        return added | infos.info_at_end(single)
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return a list of one dict: the state of the environment, None unless ``whole``, and that of its episodes."""

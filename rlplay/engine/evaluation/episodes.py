@@ -18,7 +18,7 @@ from ..concurrency.channel import Closed
 from ..concurrency.exceptions import closed_on_error
 from ..concurrency.progress import Progress, note_progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_vector
+from ..envs.dialects import is_vector, warn_of_lost_seed
 from ..envs.make import list_sources, make_environments
 from ..envs.protocol import Environments
 from ..envs.rows import Array
@@ -47,6 +47,8 @@ def play_episodes(
     if n_steps is not None:
         at_least("n_steps", n_steps, 1)
     sources, seed = list_sources(envs), seed_of(None)
+    for source in sources:
+        warn_of_lost_seed(source, stacklevel=4)
     lane = lane_between(device, None, home_of(actor))
     check_not_served(sources)
     with torch.inference_mode(False):

@@ -23,7 +23,7 @@ from ..concurrency.exceptions import closed_on_error
 from ..concurrency.gate import Gate
 from ..concurrency.progress import Progress
 from ..core import BaseActorModule
-from ..envs.dialects import is_vector
+from ..envs.dialects import is_vector, warn_of_lost_seed
 from ..envs.environment_list import EnvironmentList
 from ..envs.make import close_all, list_sources, make_turns, seeds_of
 from ..envs.protocol import Environments
@@ -82,6 +82,8 @@ def open_feed(
         As in :func:`rlplay.engine.rollout.threaded.rollout`.
     """
     sources, options, saved = list_sources(envs), with_saved_seed(options), options.state
+    for source in sources if options.reseed else ():
+        warn_of_lost_seed(source, stacklevel=4)
     plan = plan_for(options, sources)
     lane = lane_between(options.device, options.actor_device, home_of(actor))
     stream = SavedStream(options, plan, None if lane.shared(Place.ACTOR, Place.HOST) else lane.actor_device)

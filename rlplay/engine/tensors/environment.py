@@ -9,7 +9,8 @@ the three autoreset modes. No step reads a value of a tensor, so in each mode al
     there, else in ``infos`` as of the others.
 ``DISABLED``
     After each step ``reset(options={"reset_mask": mask})`` is called; the mask, a bool tensor ``(n,)``, may be all
-    False. The observations that it returns are used where the mask is True.
+    False. The observations that it returns are used where the mask is True. (gymnasium's own vector environments refuse
+    a mask that is all False. They step on the host, so a look at the mask makes nobody wait.)
 ``NEXT_STEP``
     Whatever the environment says of the step that resets a part (flags, reward, info) is ignored, but for the
     observation.
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ...nested import Nested
 from ..concurrency.progress import Progress, vector_number
+from ..envs.autoreset import class_names
 from ..envs.info import Entries
 from ..envs.returned.refused import infos_of, refused_vector_step
 from ..envs.vectors.closing import close_environments
@@ -126,6 +128,7 @@ class TensorEnvironment:
         self._env, self._final, self.number = env, final, vector_number(number)
         self._owned: list[Any] = []
         self.n_envs, self.instances = int(env.num_envs), [env]
+        self._on_host = bool(class_names(getattr(env, "unwrapped", env)) & {"SyncVectorEnv", "AsyncVectorEnv"})
         self.spaces = env.single_observation_space, env.single_action_space
         obs = _observations_of(result)
         described, self.act = single_fields(env, obs)
@@ -203,7 +206,7 @@ class TensorEnvironment:
             self._infos.record(infos, then.info, recorded, then.fin if self.mode == "SAME_STEP" else None)
         given = self._write_last(last, leaves, infos) if last else True
         torch._foreach_copy_(then.obs, leaves)
-        if self.mode == "DISABLED":
+        if self.mode == "DISABLED" and (not self._on_host or then.fin.any()):
             begun = self._form.leaves(_observations_of(call(self._reset, then.fin.clone())))
             for leaf, part in zip(then.obs, begun, strict=True):
                 leaf.copy_(torch.where(wide(then.fin, leaf), part.to(leaf.dtype), leaf))

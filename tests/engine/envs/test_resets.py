@@ -239,6 +239,49 @@ def test_an_environment_of_the_old_api_is_seeded_through_wrappers_without_the_me
     assert obs[0] == obs[1]
 
 
+def make_unseeded(name="env"):
+    return Unseeded(name, Random())
+
+
+def make_seeded(seed):
+    return Unseeded("env", Random(seed))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: same.rollout([make_unseeded()], ScriptedActor(), 2),
+        lambda: threaded.rollout([make_unseeded("inner")], ScriptedActor(), 2),
+        lambda: same.rollout([make_unseeded], ScriptedActor(), 2),
+        lambda: episodic.rollout([make_unseeded()], ScriptedActor()),
+        lambda: evaluate([make_unseeded()], ScriptedActor(), n_steps=2),
+    ],
+)
+def test_a_wrapper_that_keeps_the_seed_from_an_environment_is_named(call):
+    with pytest.warns(RuntimeWarning, match="`reset` of Unseeded has no parameter `seed`, .* reach the Random inside"):
+        getattr(call(), "close", bool)()
+
+
+def test_a_wrapper_around_a_vector_environment_that_keeps_the_seed_from_it_is_named():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Unseeded(gymnasium.vector.VectorWrapper):
+        def reset(self):
+            return self.env.reset()
+
+    envs = Unseeded(gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")]))
+    with pytest.warns(RuntimeWarning, match="reach the SyncVectorEnv inside"):
+        same.rollout(envs, ScriptedActor(), 2).close()
+
+
+@pytest.mark.parametrize(("make", "reseed"), [(make_unseeded, False), (make_seeded, True)])
+def test_a_wrapper_around_what_its_user_has_seeded_is_not(make, reseed):
+    for engine in (same, threaded):
+        engine.rollout([make, make], ScriptedActor(), 2, reseed=reseed).close()
+    if not reseed:
+        same.rollout([make()], ScriptedActor(), 2, reseed=False).close()
+
+
 class Simulator:
     """Steps, and tells its seed, but is no environment: it has no spaces."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
+from contextlib import nullcontext
 from itertools import islice
 
 import gymnasium
@@ -13,7 +14,7 @@ import torch
 
 from rlplay import nested
 from rlplay.engine.collector.loop import Loop
-from rlplay.engine.envs.vectors import closing
+from rlplay.engine.envs.vectors import background, closing
 from rlplay.engine.rollout import same, single, threaded
 from rlplay.engine.rollout.evaluate import evaluate
 from rlplay.testing import CountingActor, LaggingLane
@@ -419,6 +420,23 @@ def test_a_vector_environment_that_a_factory_makes_is_not_divided_into_groups():
         same.rollout([make_cartpoles], make_actor(), 5, groups=2)
 
 
+class TwoCartPoles(SyncVectorEnv):
+    """Says by attributes of the class how many parts it has, and what they are."""
+
+    num_envs, single_observation_space = 2, gymnasium.make("CartPole-v1").observation_space
+
+    def __init__(self):
+        mode = gymnasium.vector.AutoresetMode.SAME_STEP
+        super().__init__([lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=mode)
+
+
+@engines
+def test_a_class_of_vector_environments_is_a_factory(engine):
+    expected = fragments_of(same, [make_cartpoles(), make_cartpoles()], 1, lag=0)
+    for sources in ([TwoCartPoles, TwoCartPoles], [TwoCartPoles, TwoCartPoles()]):
+        assert_identical(fragments_of(engine, sources, 1, lag=0)[0], expected[0])
+
+
 def test_where_single_environments_are_needed_a_vector_environment_is_refused():
     for call in (
         lambda: evaluate([make_cartpoles(), make_cartpoles()], make_actor()),
@@ -447,14 +465,25 @@ class InterruptedPipe:
         return self._pipe.recv()
 
 
+class LatePipe:
+    """Never has anything to receive within a time limit."""
+
+    def __init__(self, pipe):
+        self._pipe = pipe
+
+    def __getattr__(self, name):
+        return getattr(self._pipe, name)
+
+    def poll(self, timeout):
+        return False
+
+
 class NotesTheEnd(gymnasium.vector.AsyncVectorEnv):
     """Notes whether its processes are killed. Its steps never end in time, if there is a limit."""
 
-    def step_wait(self, timeout=None):
-        result = super().step_wait()
-        if timeout is not None:
-            raise multiprocessing.TimeoutError
-        return result
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.parent_pipes = [LatePipe(pipe) for pipe in self.parent_pipes]
 
     def close_extras(self, timeout=None, terminate=False):
         self.killed = terminate
@@ -478,6 +507,100 @@ def test_an_interrupt_between_the_results_of_two_parts_lets_the_environments_be_
         next(feed)
     assert [env.closed for env in made] == [True, True]
     assert made[1].killed is not wrapped  # a wrapper makes each step at once, so that none is under way
+
+
+def interrupted_in_part(k, wrapped=False):
+    """Make an environment whose step Ctrl-C has interrupted before the result of part ``k`` was received."""
+    env = raw = make_cartpoles(cls=gymnasium.vector.AsyncVectorEnv)
+    if wrapped:
+        env = gymnasium.wrappers.vector.RecordEpisodeStatistics(env)
+    feed, pipes = same.rollout(env, make_actor(), 9), raw.parent_pipes
+    raw.parent_pipes = [InterruptedPipe(pipe) if j == k else pipe for j, pipe in enumerate(pipes)]
+    with pytest.raises(KeyboardInterrupt):
+        next(feed)
+    raw.parent_pipes = list(pipes)
+    return env
+
+
+@pytest.mark.parametrize(("wrapped", "engine"), [(False, same), (True, threaded)])
+def test_after_an_interrupt_an_environment_of_the_user_can_be_used_again(wrapped, engine):
+    env = interrupted_in_part(0, wrapped)
+    try:
+        for one, other in zip(fragments_of(engine, env), fragments_of(engine, make_cartpoles()), strict=True):
+            assert_identical(one, other)
+    finally:
+        env.close()
+
+
+def test_after_an_interrupt_that_has_lost_a_result_an_environment_is_refused(monkeypatch):
+    monkeypatch.setattr(background, "WAIT_AT_END", 0.2)
+    env = interrupted_in_part(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"earlier call of `step`, .*: make a new vector environment"):
+            same.rollout(env, make_actor(), 9)
+    with pytest.warns(UserWarning, match="waiting for a pending call"):
+        env.close(timeout=0.2)
+
+
+class Fails(ActorCritic):
+    """Fails at its first reaction to the one environment of the second group."""
+
+    def step(self, stepno, obs, act, rew, fin, /, *, hx, virtual):
+        if fin.shape[1] == 1 and not virtual:
+            raise ValueError("the actor fails")
+        return super().step(stepno, obs, act, rew, fin, hx=hx, virtual=virtual)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_under_way_at_an_error_is_not_taken_for_the_next_reset(late):
+    env, other = (make_cartpoles(n, gymnasium.vector.AsyncVectorEnv) for n in (2, 1))
+    pipes = env.parent_pipes
+    feed = same.rollout([env, other], Fails(mlp(4, 8, 2), mlp(4, 8, 1)), 9)
+    env.parent_pipes = [LatePipe(pipe) if late else pipe for pipe in pipes]
+    with pytest.raises(ValueError, match="the actor fails"):
+        next(feed)
+    if late:
+        with pytest.raises(RuntimeError, match="still in an earlier call of `step`"):
+            same.rollout(env, make_actor(), 9)
+    else:
+        same.rollout(env, make_actor(), 9).close()
+    env.parent_pipes = pipes
+    with pytest.warns(UserWarning, match="waiting for a pending call") if late else nullcontext():
+        env.close()
+    other.close()
+
+
+class Interrupted(gymnasium.Wrapper):
+    """Gets the Ctrl-C that its program gets. Its process does not end before it may."""
+
+    def __init__(self, env, may_end):
+        super().__init__(env)
+        self.may_end = may_end
+
+    def step(self, action):
+        raise KeyboardInterrupt
+
+    def close(self):
+        self.may_end.wait()
+        super().close()
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")
+def test_an_environment_whose_processes_have_got_the_interrupt_is_refused_afterwards():
+    may_end = multiprocessing.Event()
+    may_end.set()  # `AsyncVectorEnv` makes an environment in this process, too, and closes it
+    env = gymnasium.vector.AsyncVectorEnv([lambda: Interrupted(gymnasium.make("CartPole-v1"), may_end)] * 2)
+    may_end.clear()
+    feed = same.rollout(env, make_actor(), 9)
+    with pytest.raises(KeyboardInterrupt):
+        next(feed)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"process of part 0 .* has ended.*: make a new vector environment"):
+            same.rollout(env, make_actor(), 9)
+    may_end.set()
+    env.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        same.rollout(env, make_actor(), 9)
 
 
 class InterruptedInBackground(SendsAndReceives):

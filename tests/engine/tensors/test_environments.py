@@ -577,3 +577,28 @@ def test_entries_that_only_some_parts_have_are_absent_in_the_others(mode):
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0, equal_nan=True)
     assert found["score"].isnan().any()
     assert (found["score"] == 7).any()
+
+
+class InTensors(gymnasium.vector.VectorWrapper):
+    """Gives the arrays of gymnasium's vector environments as tensors, and takes tensors, as NumpyToTorch does."""
+
+    def reset(self, *, seed=None, options=None):
+        options = options and {name: value.numpy() for name, value in options.items()}
+        return in_tensors(self.env.reset(seed=seed, options=options))
+
+    def step(self, actions):
+        return in_tensors(self.env.step(actions.numpy()))
+
+
+@engines
+def test_environments_of_gymnasium_are_reset_by_a_mask_only_when_an_episode_has_ended(engine):
+    """They refuse a mask that is all False."""
+
+    def make():
+        mode = gymnasium.vector.AutoresetMode.DISABLED
+        return gymnasium.vector.SyncVectorEnv([partial(Scored, 3), partial(Scored, 5)], autoreset_mode=mode)
+
+    (expected, expected_episodes), (found, episodes) = (collect(engine, env) for env in (make(), InTensors(make())))
+    assert_same_bytes(found, expected)
+    assert episodes == expected_episodes
+    assert len(episodes) == 9 + 5

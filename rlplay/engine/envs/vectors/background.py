@@ -1,18 +1,16 @@
-"""Steps of vector environments beside other work of the collector: in the background, or without the interpreter lock.
+"""Vector environments that step in the background: by workers of their own, or without the interpreter lock.
 
-The libraries (gym, gymnasium, EnvPool, ale-py) are recognised by the names of classes and modules, since none of them
-is imported. Imports neither rows nor torch.
+The libraries are recognised by the names of classes. Imports neither rows nor torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
-from ..dialects import takes
-
-__all__ = ["WAIT_AT_END", "background_methods", "needs_thread"]
+__all__ = ["WAIT_AT_END", "background_methods", "needs_thread", "wait_at_end"]
 
 WAIT_AT_END = 5.0
 """Seconds in which the processes of an ``AsyncVectorEnv`` may end a step whose result nobody asks for."""
@@ -37,9 +35,24 @@ def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any
         owners = [next((k for k, cls in enumerate(mro) if name in vars(cls)), None) for name in (start, wait, "step")]
         if None not in owners and max(owners[:2]) <= owners[2]:  # type: ignore[type-var, operator]
             method = getattr(env, wait)
-            at_end = partial(method, timeout=WAIT_AT_END) if takes(method, "timeout") else method
-            return getattr(env, start), method, at_end
+            return getattr(env, start), method, partial(wait_at_end, env) if wait == "step_wait" else method
     return None
+
+
+def wait_at_end(env: Any) -> None:
+    """Wait for the step of an ``AsyncVectorEnv``, without wrappers, whose result nobody needs.
+
+    After the time limit of its own ``step_wait``, it would take the results of this step for those of its next call.
+
+    Raises
+    ------
+    TimeoutError
+        Not all processes have answered within a few seconds: the step is still under way.
+    """
+    deadline = monotonic() + WAIT_AT_END
+    if not all(pipe is not None and pipe.poll(max(0.0, deadline - monotonic())) for pipe in env.parent_pipes):
+        raise TimeoutError
+    env.step_wait()
 
 
 def needs_thread(env: Any) -> bool:

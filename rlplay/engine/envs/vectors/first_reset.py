@@ -6,6 +6,7 @@ The libraries are recognised by the names of classes, and tensors by their attri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .... import nested
 from ..autoreset import class_names
 from ..dialects import has_seed_method, refuses
 from ..returned.refused import infos_of
+from .interrupted import reset_async
 
 __all__ = ["check_reset", "gives_tensors", "reset_vector"]
 
@@ -26,19 +28,21 @@ def reset_vector(env: Any, seeds: Sequence[int | None]) -> Any:
     None, ``reset`` gets no seed. If ``reset`` has no parameter ``seed``, it gets none, and ``env.seed(seeds[0])`` is
     called before, if there is one.
     """
-    names = class_names(getattr(env, "unwrapped", env))
+    raw = getattr(env, "unwrapped", env)
+    names = class_names(raw)
     seed: Any = seeds[0]
     if names & {"SyncVectorEnv", "AsyncVectorEnv"}:
         seed = list(seeds)
     elif "AtariVectorEnv" in names:
         seed = np.array(seeds)
+    reset = partial(env.reset, seed=seed)
     if seeds[0] is None or "EnvPoolMixin" in names:
-        return env.reset()
-    if refuses(env.reset, "seed"):
+        reset = env.reset
+    elif refuses(env.reset, "seed"):
+        reset = env.reset
         if has_seed_method(env):
             env.seed(seeds[0])
-        return env.reset()
-    return env.reset(seed=seed)
+    return reset_async(raw, reset) if "AsyncVectorEnv" in names else reset()
 
 
 def gives_tensors(result: Any) -> bool:

@@ -5,7 +5,7 @@ Imports neither rows nor torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -29,13 +29,16 @@ def told_last(info: Mapping[str, Any]) -> Nested:
     return next(info[name] for name in _LAST_OBSERVATION if name in info)
 
 
-def info_at_end(single: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the info of the step that ended an episode, which a SAME_STEP environment puts into its info.
+def info_at_end(single: Mapping[str, Any], names_in_reset_info: Collection[str]) -> dict[str, Any]:
+    """Return the info of the step that ended an episode, without the info of the reset (SAME_STEP).
 
-    A sub-environment may have reset itself as well (gym's AutoResetWrapper): then that info is inside of this one.
+    The sub-environment's own info is in ``final_info``. Wrappers around the vector environment add their entries beside
+    those of the reset. An entry counts as one of the reset if the very first reset returned its name. A sub-environment
+    may have reset itself as well (gym's AutoResetWrapper): then its own info is inside of ``final_info``.
     """
+    added = {name: value for name, value in single.items() if name not in names_in_reset_info}
     told = single.get("final_info") or {}
-    return dict(final_info(told) or told)
+    return added | dict(final_info(told) or told)
 
 
 def last_observation(info: Mapping[str, Any], j: int, description: Nested) -> Any:
