@@ -211,9 +211,8 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _bench(parser: argparse.ArgumentParser, options: dict[str, Any], command: str) -> int:
     _require_matplotlib(parser)
-    _make_folder(parser, options["out"])
 
-    from .benchmark.command import bench
+    from .benchmark.command import bench, nothing_to_measure
     from .benchmark.spec import QUICK_WORKS, WORKS, parse_engine
 
     default_n_envs = [8, 64, 256] if options["device"].startswith("cuda") else [8, 64]
@@ -227,6 +226,9 @@ def _bench(parser: argparse.ArgumentParser, options: dict[str, Any], command: st
     }
     options |= {name: value for name, value in defaults.items() if options[name] is None}
     works, engines, n_envs = (options.pop(name) for name in ("work", "engine", "n_envs"))
+    if obstacle := nothing_to_measure(works):
+        parser.error(f"argument --work: {obstacle}")
+    _make_folder(parser, options["out"])
     engines = engines and _without_repeats(engines)
     groups = _without_repeats(options.pop("groups") or [])
     bench(_without_repeats(works), engines, _without_repeats(n_envs), groups, **options, brief=quick, command=command)

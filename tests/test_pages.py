@@ -127,6 +127,26 @@ def test_a_page_is_a_program():
     assert "steps: mean return of the last 20 episodes" in done.stdout
 
 
+def test_a_page_prints_a_line_for_each_interval_and_one_for_the_end(monkeypatch, capsys):
+    def train(env, seed, steps):
+        yield from [(40, []), (80, [1.0, 2.0]), (120, []), (steps, [6.0])]
+
+    monkeypatch.setattr(sys, "argv", ["page", "--steps=160"])
+    pages.run(train, env="CartPole-v1", steps=1, every=80)
+    pages.run(train, env="CartPole-v1", steps=1, every=1000)
+    assert capsys.readouterr().out.splitlines() == [
+        "       80 steps: mean return of the last 2 episodes 1.5",
+        "      160 steps: mean return of the last 3 episodes 3",
+        "      160 steps: mean return of the last 3 episodes 3",
+    ]
+
+
+def test_a_page_that_ends_before_an_episode_does_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["page"])
+    pages.run(lambda env, seed, steps: iter([(40, [])]), env="Pendulum-v1", steps=40)
+    assert capsys.readouterr().out == "       40 steps: no episode has ended\n"
+
+
 @pytest.mark.parametrize("option", ["--steps=0", "--seed=-1"])
 def test_a_page_refuses_numbers_out_of_range(option, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ppo", option])

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rlplay.plotting import Curves, learning_curves, timeline, timelines
+from rlplay.plotting import Curves, learning_curve, learning_curves, timeline, timelines
 
 
 def line_of(axes, name):
@@ -53,6 +53,11 @@ def test_of_episodes_that_end_at_one_step_the_last_mean_counts():
     x, y = line_of(axes, "ours")
     np.testing.assert_allclose(y, 2.5 + (x - 10) / 10 * 6)
     assert (x[0], x[-1]) == (10, 20)
+
+
+def test_a_window_without_episodes_is_refused():
+    with pytest.raises(ValueError, match=r"`window` must be at least 1, got 0"):
+        learning_curve([1, 2], [1.0, 2.0], window=0)
 
 
 def test_too_many_names_are_refused():

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import Fragment
+from .columns import fraction
 from .masked import like
 from .returns import returns
 
@@ -57,6 +58,11 @@ class RunningNorm(nn.Module):
     mean, var : buffers, float64, ``shape``
         Their mean and variance (the mean squared distance from the mean).
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``shape`` is a number, or ``clip`` or ``epsilon`` is not positive.
+
     Notes
     -----
     Chan, Golub and LeVeque (1983), "Algorithms for Computing the Sample Variance", eq. 2.1: statistics of two sets are
@@ -73,6 +79,8 @@ class RunningNorm(nn.Module):
             raise TypeError(f"`shape` must be a sequence of integers, got {shape!r}: write `({shape!r},)`.")
         if clip is not None and not clip > 0:
             raise ValueError(f"`clip` must be a number > 0, or None for no bound; got {clip!r}.")
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be a number > 0, got {epsilon!r}.")
         self._clip, self._epsilon = clip, epsilon
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(tuple(shape), dtype=torch.float64))
@@ -96,8 +104,9 @@ class RunningNorm(nn.Module):
         """
         lead = x.shape[: x.ndim - self.mean.ndim]
         if x.shape[len(lead) :] != self.mean.shape or (valid is not None and valid.shape != lead):
-            expected = (*(("...",) if valid is None else valid.shape), *self.mean.shape)
-            raise ValueError(f"Values must be {expected}, got {tuple(x.shape)}.")
+            leading = ["..."] if valid is None else valid.shape
+            expected = ", ".join(map(str, (*leading, *self.mean.shape)))
+            raise ValueError(f"`x` must be ({expected}), got {tuple(x.shape)}.")
         rows = x.to(torch.float64).reshape(lead.numel(), *self.mean.shape)
         counts = rows.new_ones(len(rows)) if valid is None else valid.flatten().to(torch.float64)
         rows = rows.masked_fill(~like(counts > 0, rows), 0)
@@ -142,6 +151,11 @@ class ReturnNorm(nn.Module):
     ret : buffer, float64, ``(B,)``
         The present sum of each environment.
 
+    Raises
+    ------
+    TypeError, ValueError
+        ``gamma`` is no number or not in [0, 1], or ``clip`` or ``epsilon`` is not positive.
+
     Notes
     -----
     Engstrom et al. (2020), "Implementation Matters in Deep Policy Gradients", section 3, "reward scaling", and
@@ -152,7 +166,7 @@ class ReturnNorm(nn.Module):
 
     def __init__(self, n_envs: int, *, gamma: float, clip: float | None = 10.0, epsilon: float = 1e-8) -> None:
         super().__init__()
-        self.stats, self._gamma = RunningNorm((), clip=clip, epsilon=epsilon), gamma
+        self.stats, self._gamma = RunningNorm((), clip=clip, epsilon=epsilon), fraction("gamma", gamma)
         self._clip, self._epsilon = clip, epsilon
         self.register_buffer("ret", torch.zeros(n_envs, dtype=torch.float64))
 

@@ -18,7 +18,7 @@ from .runs import EngineRun, Settings, make_actor
 from .spec import DEFAULT_ENGINES, ON_CUDA, Engine, parse_engine
 from .works import Work, make_work, missing_packages
 
-__all__ = ["LIMIT_NAMES", "bench"]
+__all__ = ["LIMIT_NAMES", "bench", "nothing_to_measure"]
 
 LIMIT_NAMES = ("stepping alone", "stepping, network")
 
@@ -104,6 +104,12 @@ def bench(
         _write(summary, out)  # after each work, so that an interrupt loses only the present work
     print(f"{legend(rows, brief=brief)}\nall figures: {out / _JSON_FILE}\npicture: {out / _PICTURE_FILE}")
     return summary
+
+
+def nothing_to_measure(works: Sequence[str]) -> str:
+    """Return what each of the works lacks, if none can be measured; else an empty string."""
+    missing = {name: missing_packages(name) for name in works}
+    return "; ".join(f"{name}: {packages}" for name, packages in missing.items()) if all(missing.values()) else ""
 
 
 def _measure_work(

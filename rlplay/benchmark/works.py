@@ -71,10 +71,10 @@ def make_work(name: str, *, cost: float = 0.0, n_steps: int | None = None) -> Wo
 
 
 def missing_packages(work: str) -> str | None:
-    """Return which packages that a work needs are not installed, as a clause; None if nothing is missing."""
+    """Return which packages that a work needs are not installed, with the remedy; None if nothing is missing."""
     needed = {"breakout": ("ale_py", "gymnasium", "cv2"), "atari-vector": ("ale_py", "gymnasium")}
     missing = [name for name in needed.get(work, ()) if find_spec(name) is None]
-    return f"{', '.join(missing)} not installed" if missing else None
+    return f'{", ".join(missing)} not installed: pip install -e ".[atari]"' if missing else None
 
 
 class Pixels(gym.Env[npt.NDArray[np.uint8], np.int64]):

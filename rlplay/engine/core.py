@@ -97,7 +97,7 @@ class State(NamedTuple):
     """The states that the actor reacts to: ``(t, x_t, a_{t-1}, r_t, d_t)``. Leaves have shape ``(1+T, B, ...)``.
 
     The module's docstring has the time-index tables. In the very first row of a feed ``fin`` is all True, and
-    ``stepno``, ``act`` and ``rew`` are zero.
+    ``stepno``, ``act`` and ``rew`` are zero, unless the feed goes on from a saved state.
     """
 
     stepno: Nested

@@ -56,6 +56,11 @@ def learning_curve(
     -------
     matplotlib.figure.Figure
         ``figure.savefig("curve.png")`` writes it to a file. The figure needs no display.
+
+    Raises
+    ------
+    ValueError
+        ``window`` is less than 1.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -112,7 +117,7 @@ def learning_curves(panels: Sequence[Curves], *, title: str = "", caption: str =
     Raises
     ------
     ValueError
-        There are more than four names.
+        There are more than four names, or a ``window`` is less than 1.
     """
     from matplotlib.figure import Figure
 
@@ -185,7 +190,14 @@ def moving_mean(x: ArrayLike, window: int) -> NDArray[np.float64]:
     -------
     float64 array, ``(max(0, N - window + 1),)``
         Entry ``i`` is the mean of ``x[i : i + window]``.
+
+    Raises
+    ------
+    ValueError
+        ``window`` is less than 1.
     """
+    if window < 1:
+        raise ValueError(f"`window` must be at least 1, got {window}.")
     total = np.concatenate([[0.0], np.cumsum(x, dtype=np.float64)])
     means: NDArray[np.float64] = (total[window:] - total[:-window]) / window
     return means

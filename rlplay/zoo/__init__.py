@@ -11,7 +11,8 @@
 :mod:`rlplay.zoo.pages`
     A complete program for each algorithm.
 :mod:`rlplay.zoo.envs`
-    Environments whose best return is known. This module imports gym; :mod:`rlplay.zoo.actors` does not.
+    Environments whose best return is known. This module imports gymnasium, or gym if gymnasium is not installed;
+    :mod:`rlplay.zoo.actors` imports neither.
 """
 
 __all__: list[str] = []

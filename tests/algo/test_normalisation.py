@@ -84,14 +84,18 @@ def test_values_that_do_not_count_change_no_bit():
 
 def test_wrong_arguments_are_named():
     norm = RunningNorm((3,))
-    with pytest.raises(ValueError, match=r"Values must be \('...', 3\), got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"`x` must be \(\.\.\., 3\), got \(5, 2\)"):
         norm.update(torch.zeros(5, 2))
-    with pytest.raises(ValueError, match=r"Values must be \(4, 3\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"`x` must be \(4, 3\), got \(5, 3\)"):
         norm.update(torch.zeros(5, 3), torch.ones(4, dtype=torch.bool))
     with pytest.raises(TypeError, match=r"`shape` must be a sequence of integers, got 3: write `\(3,\)`"):
         RunningNorm(3)
     with pytest.raises(ValueError, match="`clip` must be a number > 0, or None"):
         RunningNorm((3,), clip=-1.0)
+    with pytest.raises(ValueError, match=r"`epsilon` must be a number > 0, got 0\.0"):
+        RunningNorm((3,), epsilon=0.0)
+    with pytest.raises(ValueError, match=r"`gamma` must be in \[0, 1\], got 99"):
+        ReturnNorm(3, gamma=99)
     with pytest.raises(ValueError, match="must have 3 environments, got 4"):
         ReturnNorm(3, gamma=0.9).update(random_fragment())
 

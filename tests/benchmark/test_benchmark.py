@@ -189,7 +189,9 @@ def test_environments_of_the_works_reset_and_step(work):
     env.close()
 
 
-@pytest.mark.parametrize(("lacking", "said"), [((), None), (("ale_py", "cv2"), "ale_py, cv2 not installed")])
+@pytest.mark.parametrize(
+    ("lacking", "said"), [((), None), (("ale_py", "cv2"), 'ale_py, cv2 not installed: pip install -e ".[atari]"')]
+)
 def test_a_library_that_is_not_installed_is_named(monkeypatch, lacking, said):
     monkeypatch.setattr(works, "find_spec", lambda name: None if name in lacking else name)
     assert works.missing_packages("breakout") == said
@@ -548,6 +550,17 @@ def test_works_and_engines_that_are_not_available_are_reported_and_not_raised(tm
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert [row.get("not available") for row in rows] == ["nothing to break out of", None, None, "some day"]
     assert "learner" not in rows[1]
+
+
+def test_works_of_which_none_is_available_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(works, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "--work", "breakout", "--work", "atari-vector"])
+    told = capsys.readouterr().err
+    assert "argument --work: breakout: ale_py, gymnasium, cv2 not installed: pip install" in told
+    assert "; atari-vector: ale_py, gymnasium not installed: pip install" in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_options_reach_the_engines(monkeypatch):

@@ -63,7 +63,7 @@ class Delivered:
         """The number of the snapshot that collected the last delivered fragment (fragment ``k``: ``max(0, k - lag)``).
 
         None before the first delivery. A tuple with one number for each part of the fragment, if fragments are made of
-        the parts that finish first (``multi`` with ``n_per_batch < n_actors``).
+        the parts that finish first (``multi`` and ``cluster`` with ``n_per_batch < n_actors``).
         """
         return self._version
 

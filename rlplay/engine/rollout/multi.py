@@ -60,8 +60,8 @@ def rollout(
         As for :func:`rlplay.engine.rollout.single.rollout`.
     state : dict, optional
         As for :func:`rlplay.engine.rollout.threaded.rollout`. A state of another engine with ``groups=n_actors`` fits
-        as well. With ``n_per_batch < n_actors`` only a state of ``multi`` with the same ``n_per_batch`` fits. Then each
-        process goes on where it was, but which parts make up a fragment still depends on timing.
+        as well. With ``n_per_batch < n_actors`` only a state of ``multi`` or ``cluster`` with the same ``n_per_batch``
+        fits. Then each process goes on where it was, but which parts make up a fragment still depends on timing.
     timeout, start_timeout : float
         As for :func:`rlplay.engine.rollout.threaded.rollout`.
 

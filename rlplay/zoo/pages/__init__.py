@@ -71,7 +71,7 @@ def run(train: Callable[[str, int, int], Training], *, env: str, steps: int, eve
     env, steps
         The defaults of the options.
     every : int
-        The number of environment steps between two lines.
+        The number of environment steps between two lines. There is a line for the end of the training as well.
     """
     parser = argparse.ArgumentParser(description=train.__doc__)
     parser.add_argument("--env", default=env, help="the environment's name; default: %(default)s")
@@ -82,9 +82,17 @@ def run(train: Callable[[str, int, int], Training], *, env: str, steps: int, eve
         parser.error(f"--seed must be at least 0, and --steps at least 1; got {options.seed} and {options.steps}")
     torch.set_num_threads(1)  # for networks this small, one thread is the fastest
     returns: list[float] = []
-    due = every
+    step = printed = 0
     for step, ended in train(options.env, options.seed, options.steps):
         returns = [*returns, *ended][-20:]
-        if step >= due and returns:
-            print(f"{step:9,} steps: mean return of the last {len(returns)} episodes {sum(returns) / len(returns):.3g}")
-            due = step + every
+        if step >= printed + every and returns:
+            print(_line(step, returns))
+            printed = step
+    if step > printed:
+        print(_line(step, returns))
+
+
+def _line(step: int, returns: list[float]) -> str:
+    if not returns:
+        return f"{step:9,} steps: no episode has ended"
+    return f"{step:9,} steps: mean return of the last {len(returns)} episodes {sum(returns) / len(returns):.3g}"
