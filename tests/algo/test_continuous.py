@@ -220,6 +220,17 @@ def test_a_next_state_that_is_not_known_changes_no_bit():
         assert all(map(torch.equal, nested.leaves(got), nested.leaves(expected)))
 
 
+def test_a_learnt_reward_gets_no_gradient_from_the_targets():
+    expected = list(losses_of(batch_of()))
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    batch = batch_of()._replace(rew=batch_of().rew * scale)
+    got = list(losses_of(batch))
+    exactly(got, expected)
+    for loss, _ in got:
+        loss.backward()
+    assert scale.grad is None
+
+
 class Rounded(nn.Module):
     """Two critics in bfloat16, which has no number between 256 and 258; their values do not depend on the state."""
 
