@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, Normal
@@ -233,6 +234,11 @@ def test_one_ppo_minibatch_is_the_fragment(recurrent):
     torch.testing.assert_close(got, info)
 
 
+def test_the_numbers_of_epochs_and_minibatches_may_be_those_of_numpy():
+    options = {"n_epochs": np.int64(2), "n_minibatches": np.int32(3)}
+    assert len(list(ppo.losses(random_fragment(5), Dense(), gamma=GAMMA, **options))) == 6
+
+
 @recurrence
 @kinds
 @pytest.mark.parametrize("n", [3, 4])
@@ -349,6 +355,16 @@ def test_infos_that_losses_do_not_use_may_be_nan(loss):
     got = loss(fragment, actor)[0]
     assert torch.equal(got, expected)
     assert all(map(torch.equal, gradients(got, actor), kept))
+
+
+@each_actor_critic
+def test_an_info_that_was_computed_anew_is_a_constant(loss):
+    fragment, actor = random_fragment(7), Dense()
+    anew, _, final = unroll(fragment, actor)
+    final = fragment.env.final._replace(actor=final)
+    fragment = fragment._replace(actor=anew, env=fragment.env._replace(final=final))
+    expected, _ = loss(nested.map(torch.Tensor.detach, fragment), actor)
+    assert_same_loss_and_gradients(loss(fragment, actor)[0], expected, actor)
 
 
 @every
