@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rlplay import nested
 from rlplay.algo import sac, td3
@@ -258,6 +259,29 @@ def test_a_critic_is_not_called_for_no_last_states(kind):
     args = {"target": critic, "gamma": GAMMA, **options}
     loss, _ = module.sequence_critic_loss(fragment, make(), critic, **args)
     exactly(loss, module.sequence_critic_loss(without, make(), critic, **args)[0])
+
+
+class Parallel(DistributedDataParallel):
+    """Calls its module as its base class does, without a process group."""
+
+    def __init__(self, module):
+        nn.Module.__init__(self)
+        self.module = module
+
+    def forward(self, *args):
+        return self.module(*args)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_is_used_in_a_critic_of_several_learners(kind):
+    """Without its memory the critic would take the observations, which are as wide as its features."""
+    make, _, _, module, options = KINDS[kind]
+    fragment, critic = random_fragment(0, recurrent=True, box=True), RecurrentCritics(nn.GRU(4, 2), 2, 8).double()
+    args = {"target": critic, "gamma": GAMMA, **options}
+    expected, _ = module.sequence_critic_loss(fragment, make(), critic, **args)
+    loss, _ = module.sequence_critic_loss(fragment, make(), Parallel(critic), **args)
+    exactly(loss, expected)
+    exactly(gradients(loss, critic), gradients(expected, critic))
 
 
 @pytest.mark.parametrize("weight", [torch.ones(3), torch.ones(9, 1)])
