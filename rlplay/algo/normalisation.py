@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import Fragment
+from .columns import fraction
 from .masked import like
 from .returns import returns
 
@@ -152,7 +153,7 @@ class ReturnNorm(nn.Module):
 
     def __init__(self, n_envs: int, *, gamma: float, clip: float | None = 10.0, epsilon: float = 1e-8) -> None:
         super().__init__()
-        self.stats, self._gamma = RunningNorm((), clip=clip, epsilon=epsilon), gamma
+        self.stats, self._gamma = RunningNorm((), clip=clip, epsilon=epsilon), fraction("gamma", gamma)
         self._clip, self._epsilon = clip, epsilon
         self.register_buffer("ret", torch.zeros(n_envs, dtype=torch.float64))
 
