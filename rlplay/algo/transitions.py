@@ -106,7 +106,7 @@ def taken(fragment: Fragment) -> Nested:
 
 
 def blank_padding(fragment: Fragment) -> Fragment:
-    """Replace the actor's inputs by zeros in the rows for which the actor's output is not used.
+    """Replace the actor's inputs in the rows for which the actor's output is not used.
 
     Masking a loss does not keep NaN out of its gradients: a zero gradient times a NaN activation is NaN. So the inputs
     are masked as well: in rows from which no valid transition starts, and in a look-ahead row to which no valid
@@ -121,22 +121,28 @@ def blank_padding(fragment: Fragment) -> Fragment:
     Returns
     -------
     Fragment
-        With zeros in the float leaves of ``obs`` (other dtypes cannot hold NaN, and copying them may be slow), and in
-        ``act`` and ``rew`` unless a valid transition led to the row and they belong to it. All other tensors are shared
-        with the argument.
+        The float leaves of ``obs`` (other dtypes cannot hold NaN, and copying them may be slow) have, in these rows,
+        the observation of the first row that is used: an actor need not be defined where all numbers are zero, as
+        where it takes their logarithm. They are zero if no row is used. ``act`` and ``rew`` are zero unless a valid
+        transition led to the row and they belong to it. All other tensors are shared with the argument.
     """
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
     unused = torch.cat([unused, ~valid[-1:]])
     # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
     unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
+    first = (~unused).flatten().long().argmax(dim=0, keepdim=True)  # the first row that is used; 0 if none is
+    t, b = first // valid.shape[1], first % valid.shape[1]
 
-    def blank(mask: Tensor, x: Tensor) -> Tensor:
-        blanked: Tensor = move(lambda x: x.masked_fill(like(mask, x), 0), x)
-        return blanked
+    def filled(x: Tensor) -> Tensor:
+        usual = x[t, b].masked_fill(unused.all(), 0)
+        return torch.where(like(unused, x), usual, x)
 
-    obs = nested.map(lambda x: blank(unused, x) if x.is_floating_point() else x, state.obs)
-    act, rew = nested.map(partial(blank, unused_act), (state.act, state.rew))
+    def zeroed(x: Tensor) -> Tensor:
+        return x.masked_fill(like(unused_act, x), 0)
+
+    obs = nested.map(lambda x: move(filled, x) if x.is_floating_point() else x, state.obs)
+    act, rew = nested.map(partial(move, zeroed), (state.act, state.rew))
     return fragment._replace(state=state._replace(obs=obs, act=act, rew=rew))
 
 

@@ -123,7 +123,7 @@ def test_blank_padding_keeps_the_rows_that_losses_use():
         x.env.valid.fill_(True)[3, 1] = False
         x.state.fin[4, 1] = bool(fin)
         shown = blank_padding(x).state
-        assert (shown.obs[3, 1] == 0).all() == blank
+        assert torch.equal(shown.obs[3, 1], x.state.obs[0, 0] if blank else x.state.obs[3, 1])
         shown.obs[3, 1] = x.state.obs[3, 1]
         assert torch.equal(shown.obs, x.state.obs)
     x.env.valid[-1, 2] = False
@@ -131,8 +131,9 @@ def test_blank_padding_keeps_the_rows_that_losses_use():
     assert blank_padding(x).state.act[-1, 2] == 0
     images = fragment_of(torch.ones(3, 1, dtype=torch.uint8), torch.ones(2, 1), valid=[1, 0])
     assert blank_padding(images).state.obs is images.state.obs
-    coarse = fragment_of(torch.ones(3, 1).to(torch.float8_e4m3fn), torch.ones(2, 1), valid=[1, 0])
-    assert blank_padding(coarse).state.obs.float().flatten().tolist() == [1, 0, 0]
+    for valid, expected in (([0, 1], [2, 2, 4]), ([1, 0], [1, 1, 1]), ([0, 0], [0, 0, 0])):
+        coarse = fragment_of(torch.tensor([[1.0], [2.0], [4.0]]).to(torch.float8_e4m3fn), torch.ones(2, 1), valid=valid)
+        assert blank_padding(coarse).state.obs.float().flatten().tolist() == expected
 
 
 # The loss

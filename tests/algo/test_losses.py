@@ -332,6 +332,28 @@ def test_padding_changes_neither_losses_nor_gradients(loss, recurrent, garbage):
     assert_same_loss_and_gradients(loss(longer, actor)[0], expected, actor)
 
 
+class Logarithmic(Dense):
+    """Takes the logarithm of observations, so that it is not defined where they are zero."""
+
+    def forward(self, obs, **rest):
+        return super().forward(obs.log(), **rest)
+
+
+@every
+@recurrence
+def test_padding_is_an_observation_for_which_the_actor_is_defined(loss, recurrent):
+    fragment = made_sticky(random_fragment(8, recurrent=recurrent))
+    state, final = fragment.state, fragment.env.final
+    positive = fragment._replace(
+        state=state._replace(obs=state.obs.exp()),
+        env=fragment.env._replace(final=final._replace(obs=final.obs.exp())),
+    )
+    expected, _ = loss(fragment, actor := Dense(recurrent))
+    got, _ = loss(positive, other := Logarithmic(recurrent))
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(gradients(got, other), gradients(expected, actor))
+
+
 @every
 @recurrence
 @pytest.mark.parametrize("seed", range(4))
