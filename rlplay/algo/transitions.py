@@ -110,8 +110,9 @@ def blank_padding(fragment: Fragment) -> Fragment:
 
     Masking a loss does not keep NaN out of its gradients: a zero gradient times a NaN activation is NaN. So the inputs
     are masked as well: in rows from which no valid transition starts, and in a look-ahead row to which no valid
-    transition leads. With a recurrent actor, such a row is kept if the recurrent state is carried over from it to a row
-    without ``fin`` (in the NEXT_STEP mode of vector environments).
+    transition leads, or with ``fin``, so that no return continues there. With a recurrent actor, a row other than the
+    look-ahead row is kept if the recurrent state is carried over from it to a row without ``fin`` (in the NEXT_STEP
+    mode of vector environments).
 
     Parameters
     ----------
@@ -128,7 +129,7 @@ def blank_padding(fragment: Fragment) -> Fragment:
     """
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
-    unused = torch.cat([unused, ~valid[-1:]])
+    unused = torch.cat([unused, ~valid[-1:] | state.fin[-1:]])
     # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
     unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
     first = (~unused).flatten().long().argmax(dim=0, keepdim=True)  # the first row that is used; 0 if none is

@@ -115,7 +115,13 @@ def test_transitions_refuse_values_of_a_wrong_shape():
 
 def test_blank_padding_keeps_the_rows_that_losses_use():
     fragment = random_fragment(2, recurrent=True)
-    assert all(map(torch.equal, nested.leaves(blank_padding(fragment)), nested.leaves(fragment)))
+    ended = fragment.state.fin[-1]
+    assert 0 < ended.sum() < len(ended)
+    shown = blank_padding(fragment).state
+    assert (shown.obs[-1] == fragment.state.obs[-1]).all(dim=-1).equal(~ended)
+    shown.obs[-1] = fragment.state.obs[-1]
+    assert all(map(torch.equal, nested.leaves(shown), nested.leaves(fragment.state)))
+    fragment.state.fin[-1] = False
 
     # a recurrent state is carried over from a row that begins no transition, unless it is reset next
     for fin, hx, blank in ((0, fragment.hx, False), (0, (), True), (1, fragment.hx, True)):

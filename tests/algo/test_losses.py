@@ -332,6 +332,19 @@ def test_padding_changes_neither_losses_nor_gradients(loss, recurrent, garbage):
     assert_same_loss_and_gradients(loss(longer, actor)[0], expected, actor)
 
 
+@every
+@recurrence
+def test_a_look_ahead_row_behind_an_end_changes_no_bit(loss, recurrent):
+    """In the NEXT_STEP mode it holds the last observation, which a simulator that has diverged fills with NaN."""
+    fragment, actor = random_fragment(8, recurrent=recurrent), Dense(recurrent)
+    spoilt, ended = nested.map(torch.clone, fragment), fragment.state.fin[-1]
+    assert 0 < ended.sum() < len(ended)
+    spoilt.state.obs[-1][ended] = math.nan
+    expected, got = loss(fragment, actor)[0], loss(spoilt, actor)[0]
+    assert torch.equal(got, expected)
+    assert all(map(torch.equal, gradients(got, actor), gradients(expected, actor)))
+
+
 class Logarithmic(Dense):
     """Takes the logarithm of observations, so that it is not defined where they are zero."""
 
