@@ -251,6 +251,15 @@ def test_values_in_half_precision_are_compared_in_float32():
     assert td3.actor_loss(batch, hard_actor(), critic)[0].dtype == torch.float32
 
 
+def test_actions_may_be_of_a_wider_dtype_than_observations():
+    batch = nested.map(lambda x: x.float() if x.is_floating_point() else x, batch_of())
+    wide = batch._replace(act=batch.act.double())
+    actor, critic = hard_actor().float(), critics().float()
+    options = {"target": critic, "low": -1.0, "high": 1.0, "noise": 0.0}
+    expected, _ = td3.critic_loss(batch, actor, critic, **options)
+    assert torch.equal(td3.critic_loss(wide, actor, critic, **options)[0], expected)
+
+
 def test_losses_never_wait_for_the_device():
     batch = nested.map(lambda x: x.to("meta"), batch_of())
     actor, hard, critic = soft_actor().to("meta"), hard_actor().to("meta"), critics().to("meta")
