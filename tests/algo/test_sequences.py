@@ -272,14 +272,26 @@ class Parallel(DistributedDataParallel):
         return self.module(*args)
 
 
+class Compiled(nn.Module):
+    """Calls its module as what `torch.compile` returns."""
+
+    def __init__(self, module):
+        super().__init__()
+        self._orig_mod = module
+
+    def forward(self, *args):
+        return self._orig_mod(*args)
+
+
+@pytest.mark.parametrize("wrap", [Parallel, lambda module: Compiled(Parallel(module))])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_memory_is_used_in_a_critic_of_several_learners(kind):
+def test_a_memory_is_used_in_a_critic_that_is_wrapped(kind, wrap):
     """Without its memory the critic would take the observations, which are as wide as its features."""
     make, _, _, module, options = KINDS[kind]
     fragment, critic = random_fragment(0, recurrent=True, box=True), RecurrentCritics(nn.GRU(4, 2), 2, 8).double()
     args = {"target": critic, "gamma": GAMMA, **options}
     expected, _ = module.sequence_critic_loss(fragment, make(), critic, **args)
-    loss, _ = module.sequence_critic_loss(fragment, make(), Parallel(critic), **args)
+    loss, _ = module.sequence_critic_loss(fragment, make(), wrap(critic), **args)
     exactly(loss, expected)
     exactly(gradients(loss, critic), gradients(expected, critic))
 

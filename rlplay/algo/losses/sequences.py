@@ -60,9 +60,10 @@ def rows_of(fragment: Fragment, critic: nn.Module, burn_in: int) -> Rows:
 def _memory_of(critic: nn.Module) -> Any:
     """Return a critic's memory, or None; of a critic in DistributedDataParallel, which passes no attributes on, too."""
     memory = getattr(critic, "memory", None)
-    if memory is not None or not isinstance(critic, DistributedDataParallel):
+    inner = getattr(critic, "_orig_mod", critic)  # of `torch.compile`
+    if memory is not None or not isinstance(inner, DistributedDataParallel):
         return memory
-    return _memory_of(critic.module)
+    return _memory_of(inner.module)
 
 
 def _first_state(memory: Actor, fragment: Fragment) -> Nested:
