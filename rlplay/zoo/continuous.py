@@ -127,8 +127,8 @@ class Deterministic(_Bounded):
 class Critics(nn.Module):
     """Several independent critics ``Q(obs, act)``, multilayer perceptrons over flat observations and actions.
 
-    Takes observations ``(n_seq, B, O)`` and actions ``(n_seq, B, D)``, and returns values ``(n_seq, B, n)``. Actions are
-    converted to the dtype of the observations, since an action space may have float64.
+    Takes observations ``(n_seq, B, O)`` and actions ``(n_seq, B, D)``, and returns values ``(n_seq, B, n)``.
+    Actions are converted to the dtype of the observations, since an action space may have float64.
 
     Parameters
     ----------
