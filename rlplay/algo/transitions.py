@@ -6,7 +6,6 @@ functions of :mod:`rlplay.algo.returns` take arrays of ``T`` transitions with on
 
 from __future__ import annotations
 
-from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -123,28 +122,32 @@ def blank_padding(fragment: Fragment) -> Fragment:
     -------
     Fragment
         The float leaves of ``obs`` (other dtypes cannot hold NaN, and copying them may be slow) have, in these rows,
-        the observation of the first row that is used: an actor need not be defined where all numbers are zero, as
-        where it takes their logarithm. They are zero if no row is used. ``act`` and ``rew`` are zero unless a valid
-        transition led to the row and they belong to it. All other tensors are shared with the argument.
+        the observation of the first row that is used; ``act`` has the action of the first valid transition, and ``rew``
+        zero, unless a valid transition led to the row and they belong to it. Observations and actions are zero only if
+        there is no such row: a network need not be defined there, as where it takes a logarithm. All other tensors are
+        shared with the argument.
     """
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
     unused = torch.cat([unused, ~valid[-1:] | state.fin[-1:]])
     # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
-    unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
-    first = (~unused).flatten().long().argmax(dim=0, keepdim=True)  # the first row that is used; 0 if none is
-    t, b = first // valid.shape[1], first % valid.shape[1]
+    led_to = torch.cat([torch.zeros_like(valid[:1]), valid])
+    unused_act = unused & ~led_to
+    obs = nested.map(lambda x: _filled(x, unused, ~unused) if x.is_floating_point() else x, state.obs)
+    act = nested.map(lambda x: _filled(x, unused_act, led_to), state.act)
+    return fragment._replace(state=state._replace(obs=obs, act=act, rew=state.rew.masked_fill(unused_act, 0)))
 
-    def filled(x: Tensor) -> Tensor:
-        usual = x[t, b].masked_fill(unused.all(), 0)
-        return torch.where(like(unused, x), usual, x)
 
-    def zeroed(x: Tensor) -> Tensor:
-        return x.masked_fill(like(unused_act, x), 0)
+def _filled(x: Tensor, where: Tensor, source: Tensor) -> Tensor:
+    """Fill some rows of ``x``, ``(1+T, B, ...)``, with its first row in the mask ``source``; with zeros if none is."""
+    first = source.flatten().long().argmax(dim=0, keepdim=True)
+    t, b = first // source.shape[1], first % source.shape[1]
 
-    obs = nested.map(lambda x: move(filled, x) if x.is_floating_point() else x, state.obs)
-    act, rew = nested.map(partial(move, zeroed), (state.act, state.rew))
-    return fragment._replace(state=state._replace(obs=obs, act=act, rew=rew))
+    def fill(x: Tensor) -> Tensor:
+        return torch.where(like(where, x), x[t, b].masked_fill(~source.any(), 0), x)
+
+    filled: Tensor = move(fill, x)
+    return filled
 
 
 def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing: tuple[int, ...]) -> None:

@@ -133,8 +133,8 @@ def test_blank_padding_keeps_the_rows_that_losses_use():
         shown.obs[3, 1] = x.state.obs[3, 1]
         assert torch.equal(shown.obs, x.state.obs)
     x.env.valid[-1, 2] = False
-    x.state.fin[-1, 2] = x.state.act[-1, 2] = 1
-    assert blank_padding(x).state.act[-1, 2] == 0
+    x.state.fin[-1, 2], x.state.act[-1, 2], x.state.act[1, 0] = True, 1, 2
+    assert blank_padding(x).state.act[-1, 2] == 2
     images = fragment_of(torch.ones(3, 1, dtype=torch.uint8), torch.ones(2, 1), valid=[1, 0])
     assert blank_padding(images).state.obs is images.state.obs
     for valid, expected in (([0, 1], [2, 2, 4]), ([1, 0], [1, 1, 1]), ([0, 0], [0, 0, 0])):

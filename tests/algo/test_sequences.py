@@ -227,6 +227,18 @@ def test_what_is_not_valid_changes_no_bit():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_padding_is_an_action_for_which_the_critic_is_defined(kind):
+    class Directed(RecurrentCritics):
+        def forward(self, rows, act):
+            return super().forward(rows, act / act.norm(dim=-1, keepdim=True))  # NaN where the action is zero
+
+    make, _, _, module, options = KINDS[kind]
+    fragment, critic = made_sticky(random_fragment(1, recurrent=True, box=True)), Directed(nn.GRU(4, 5), 2, 8).double()
+    loss, _ = module.sequence_critic_loss(fragment, make(), critic, target=critics(1), gamma=GAMMA, **options)
+    assert all(x.isfinite().all() for x in gradients(loss, critic))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_values_in_half_precision_are_averaged_in_float32(kind):
     """Of several hundred transitions, whose errors alternate: a sum in bfloat16 would be far off."""
     make, _, _, module, options = KINDS[kind]
