@@ -88,27 +88,28 @@ def test_pages_take_their_hyperparameters_as_arguments(name, options):
     assert counts == list(range(counts[0], 129, options["n_steps"] * options.get("n_envs", 1)))
 
 
-def test_environments_of_pages_have_float32_observations_and_get_clipped_actions():
+@pytest.mark.parametrize("dtype", [np.float64, np.int16])
+def test_environments_of_pages_have_float32_observations_and_get_clipped_actions(dtype):
     gymnasium = pytest.importorskip("gymnasium")
 
     class Echo(gymnasium.Env):
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        observation_space = gymnasium.spaces.Box(-9, 9, (2,), dtype)
         action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 
         def reset(self, *, seed=None, options=None):
-            return np.zeros(2), {}
+            return np.zeros(2, dtype), {}
 
         def step(self, action):
-            return action.astype(np.float64), 0.0, False, False, {}
+            return action.astype(dtype), 0.0, False, False, {}
 
     gymnasium.register("Echo-v0", Echo, disable_env_checker=True)
     try:
         (clipped,), (plain,) = pages.make("Echo-v0", 1, clip=True), pages.make("Echo-v0", 1)
     finally:
         del gymnasium.registry["Echo-v0"]
-    for env, expected in ((clipped, [0.5, -1.0]), (plain, [0.5, -3.0])):
+    for env, expected in ((clipped, [1.0, -1.0]), (plain, [1.0, -3.0])):
         env.reset()
-        obs, *_ = env.step(np.array([0.5, -3.0], np.float32))
+        obs, *_ = env.step(np.array([1.0, -3.0], np.float32))
         assert env.observation_space.dtype == obs.dtype == np.float32
         np.testing.assert_array_equal(obs, expected)
 

@@ -133,6 +133,9 @@ class ReturnNorm(nn.Module):
 
     This makes the scale of returns, and so of the critic's errors, independent of the environment's units.
 
+    An actor that takes ``rew`` as an input has acted on unscaled rewards, and would be given scaled ones by the losses.
+    For such an actor scale rewards by a constant, in a wrapper of the environment.
+
     Parameters
     ----------
     n_envs : int

@@ -6,7 +6,6 @@ functions of :mod:`rlplay.algo.returns` take arrays of ``T`` transitions with on
 
 from __future__ import annotations
 
-from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -106,12 +105,13 @@ def taken(fragment: Fragment) -> Nested:
 
 
 def blank_padding(fragment: Fragment) -> Fragment:
-    """Replace the actor's inputs by zeros in the rows for which the actor's output is not used.
+    """Replace the actor's inputs in the rows for which the actor's output is not used.
 
     Masking a loss does not keep NaN out of its gradients: a zero gradient times a NaN activation is NaN. So the inputs
     are masked as well: in rows from which no valid transition starts, and in a look-ahead row to which no valid
-    transition leads. With a recurrent actor, such a row is kept if the recurrent state is carried over from it to a row
-    without ``fin`` (in the NEXT_STEP mode of vector environments).
+    transition leads, or with ``fin``, so that no return continues there. With a recurrent actor, a row other than the
+    look-ahead row is kept if the recurrent state is carried over from it to a row without ``fin`` (in the NEXT_STEP
+    mode of vector environments).
 
     Parameters
     ----------
@@ -121,23 +121,33 @@ def blank_padding(fragment: Fragment) -> Fragment:
     Returns
     -------
     Fragment
-        With zeros in the float leaves of ``obs`` (other dtypes cannot hold NaN, and copying them may be slow), and in
-        ``act`` and ``rew`` unless a valid transition led to the row and they belong to it. All other tensors are shared
-        with the argument.
+        The float leaves of ``obs`` (other dtypes cannot hold NaN, and copying them may be slow) have, in these rows,
+        the observation of the first row that is used; ``act`` has the action of the first valid transition, and ``rew``
+        zero, unless a valid transition led to the row and they belong to it. Observations and actions are zero only if
+        there is no such row: a network need not be defined there, as where it takes a logarithm. All other tensors are
+        shared with the argument.
     """
     state, valid = fragment.state, fragment.env.valid
     unused = ~valid & state.fin[1:] if nested.leaves(fragment.hx) else ~valid
-    unused = torch.cat([unused, ~valid[-1:]])
+    unused = torch.cat([unused, ~valid[-1:] | state.fin[-1:]])
     # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
-    unused_act = unused & ~torch.cat([torch.zeros_like(valid[:1]), valid])
+    led_to = torch.cat([torch.zeros_like(valid[:1]), valid])
+    unused_act = unused & ~led_to
+    obs = nested.map(lambda x: _filled(x, unused, ~unused) if x.is_floating_point() else x, state.obs)
+    act = nested.map(lambda x: _filled(x, unused_act, led_to), state.act)
+    return fragment._replace(state=state._replace(obs=obs, act=act, rew=state.rew.masked_fill(unused_act, 0)))
 
-    def blank(mask: Tensor, x: Tensor) -> Tensor:
-        blanked: Tensor = move(lambda x: x.masked_fill(like(mask, x), 0), x)
-        return blanked
 
-    obs = nested.map(lambda x: blank(unused, x) if x.is_floating_point() else x, state.obs)
-    act, rew = nested.map(partial(blank, unused_act), (state.act, state.rew))
-    return fragment._replace(state=state._replace(obs=obs, act=act, rew=rew))
+def _filled(x: Tensor, where: Tensor, source: Tensor) -> Tensor:
+    """Fill some rows of ``x``, ``(1+T, B, ...)``, with its first row in the mask ``source``; with zeros if none is."""
+    first = source.flatten().long().argmax(dim=0, keepdim=True)
+    t, b = first // source.shape[1], first % source.shape[1]
+
+    def fill(x: Tensor) -> Tensor:
+        return torch.where(like(where, x), x[t, b].masked_fill(~source.any(), 0), x)
+
+    filled: Tensor = move(fill, x)
+    return filled
 
 
 def _check_final_value(final: Nested, final_value: Tensor | tuple[()], trailing: tuple[int, ...]) -> None:

@@ -73,7 +73,7 @@ class Buffer:
         ValueError
             A field has the name of an entry of the environment's info. The fragment is larger than the capacity, or
             differs from the first fragment in T, B, structure, shapes, dtypes, the presence of ``final`` or the fields.
-            The buffer is unchanged.
+            On the CPU: ``final`` names a transition that the fragment lacks. The buffer is unchanged.
         """
         if not self._holds_sequences:
             fragment = _strip_for_transitions(fragment, self._keep)

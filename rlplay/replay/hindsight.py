@@ -58,7 +58,8 @@ class Hindsight:
     ) -> None:
         check_count("capacity", capacity)
         check_fraction("fraction", fraction)
-        self.capacity, self._outcome, self._fraction, self._device = int(capacity), outcome, fraction, device
+        self.capacity, self._outcome, self._fraction = int(capacity), outcome, fraction
+        self._device = None if device is None else torch.device(device)
         self._rows: Any = None  # made of the first episode: State, terminated, and the number of the episode's last row
         self._n_rows = 0
 
@@ -88,7 +89,7 @@ class Hindsight:
         self._check(episode)
         n_rows = len(episode.state.fin)
         if self._rows is None:
-            device = torch.device(self._device) if self._device is not None else episode.state.fin.device
+            device = episode.state.fin.device if self._device is None else self._device
             new = partial(torch.zeros, device=device)
             state = nested.map(lambda x: new((self.capacity, *x.shape[2:]), dtype=x.dtype), episode.state)
             self._rows = state, new(self.capacity, dtype=torch.bool), new(self.capacity, dtype=torch.int64)

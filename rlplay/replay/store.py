@@ -176,8 +176,8 @@ class Store:
         Raises
         ------
         ValueError
-            The structure, or the shape or dtype of a leaf, differs; or ``final`` is present in the fragment and not in
-            the store, or the other way round.
+            The structure, or the shape or dtype of a leaf, differs; ``final`` is present in the fragment and not in
+            the store, or the other way round; or it is on the CPU and names a transition that the fragment lacks.
         """
         final = fragment.env.final
         if isinstance(final, Final) != (self.finals is not None):
@@ -192,6 +192,8 @@ class Store:
         stored_rows = self.finals.rows if self.finals is not None else ()
         _check_alike("fragment", _without_final(fragment), self.columns)
         _check_alike("(final.obs, final.actor)", final_rows, stored_rows, dropped=1)
+        if isinstance(final, Final) and final.t.device.type == "cpu":  # the host would wait for another device
+            _check_inside(final, self.n_steps, self.n_envs)
 
     def commit(self, fragment: Fragment) -> None:
         """Copy a fragment, which :meth:`check` has accepted, over the oldest one."""
@@ -250,6 +252,17 @@ def _check_leading(fragment: Fragment) -> None:
                 )
     if isinstance(env.final, Final):
         _check_alike("fragment.env.final.obs", env.final.obs, nested.map(lambda leaf: leaf[0], state.obs), dropped=1)
+
+
+def _check_inside(final: Final, n_steps: int, n_envs: int) -> None:
+    """Raise if an episode ended outside of a fragment's ``n_steps`` steps and ``n_envs`` environments."""
+    outside = (final.t < 0) | (final.t >= n_steps) | (final.b < 0) | (final.b >= n_envs)
+    if outside.any():
+        t, b = final.t[outside][0].item(), final.b[outside][0].item()
+        raise ValueError(
+            f"`fragment.env.final` must be of the fragment's T x B = {n_steps} x {n_envs} transitions, got t = {t}, "
+            f"b = {b}. If you cut the fragment, keep those rows of `final` that are inside, and shift `t` and `b`."
+        )
 
 
 def _check_alike(root: str, tree: Nested, columns: Nested, dropped: int = 0) -> None:

@@ -128,6 +128,7 @@ class Critics(nn.Module):
     """Several independent critics ``Q(obs, act)``, multilayer perceptrons over flat observations and actions.
 
     Takes observations ``(n_seq, B, O)`` and actions ``(n_seq, B, D)``, and returns values ``(n_seq, B, n)``.
+    Actions are converted to the dtype of the observations, since an action space may have float64.
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ class Critics(nn.Module):
 
     def forward(self, obs: Tensor, act: Tensor) -> Tensor:
         """Compute the values of observations and actions."""
-        both = torch.cat([obs, act], dim=-1)
+        both = torch.cat([obs, act.to(obs.dtype)], dim=-1)
         return torch.cat([critic(both) for critic in self.each], dim=-1)
 
 

@@ -115,7 +115,13 @@ def test_transitions_refuse_values_of_a_wrong_shape():
 
 def test_blank_padding_keeps_the_rows_that_losses_use():
     fragment = random_fragment(2, recurrent=True)
-    assert all(map(torch.equal, nested.leaves(blank_padding(fragment)), nested.leaves(fragment)))
+    ended = fragment.state.fin[-1]
+    assert 0 < ended.sum() < len(ended)
+    shown = blank_padding(fragment).state
+    assert (shown.obs[-1] == fragment.state.obs[-1]).all(dim=-1).equal(~ended)
+    shown.obs[-1] = fragment.state.obs[-1]
+    assert all(map(torch.equal, nested.leaves(shown), nested.leaves(fragment.state)))
+    fragment.state.fin[-1] = False
 
     # a recurrent state is carried over from a row that begins no transition, unless it is reset next
     for fin, hx, blank in ((0, fragment.hx, False), (0, (), True), (1, fragment.hx, True)):
@@ -123,16 +129,17 @@ def test_blank_padding_keeps_the_rows_that_losses_use():
         x.env.valid.fill_(True)[3, 1] = False
         x.state.fin[4, 1] = bool(fin)
         shown = blank_padding(x).state
-        assert (shown.obs[3, 1] == 0).all() == blank
+        assert torch.equal(shown.obs[3, 1], x.state.obs[0, 0] if blank else x.state.obs[3, 1])
         shown.obs[3, 1] = x.state.obs[3, 1]
         assert torch.equal(shown.obs, x.state.obs)
     x.env.valid[-1, 2] = False
-    x.state.fin[-1, 2] = x.state.act[-1, 2] = 1
-    assert blank_padding(x).state.act[-1, 2] == 0
+    x.state.fin[-1, 2], x.state.act[-1, 2], x.state.act[1, 0] = True, 1, 2
+    assert blank_padding(x).state.act[-1, 2] == 2
     images = fragment_of(torch.ones(3, 1, dtype=torch.uint8), torch.ones(2, 1), valid=[1, 0])
     assert blank_padding(images).state.obs is images.state.obs
-    coarse = fragment_of(torch.ones(3, 1).to(torch.float8_e4m3fn), torch.ones(2, 1), valid=[1, 0])
-    assert blank_padding(coarse).state.obs.float().flatten().tolist() == [1, 0, 0]
+    for valid, expected in (([0, 1], [2, 2, 4]), ([1, 0], [1, 1, 1]), ([0, 0], [0, 0, 0])):
+        coarse = fragment_of(torch.tensor([[1.0], [2.0], [4.0]]).to(torch.float8_e4m3fn), torch.ones(2, 1), valid=valid)
+        assert blank_padding(coarse).state.obs.float().flatten().tolist() == expected
 
 
 # The loss

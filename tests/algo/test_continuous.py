@@ -220,6 +220,17 @@ def test_a_next_state_that_is_not_known_changes_no_bit():
         assert all(map(torch.equal, nested.leaves(got), nested.leaves(expected)))
 
 
+def test_a_learnt_reward_gets_no_gradient_from_the_targets():
+    expected = list(losses_of(batch_of()))
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    batch = batch_of()._replace(rew=batch_of().rew * scale)
+    got = list(losses_of(batch))
+    exactly(got, expected)
+    for loss, _ in got:
+        loss.backward()
+    assert scale.grad is None
+
+
 class Rounded(nn.Module):
     """Two critics in bfloat16, which has no number between 256 and 258; their values do not depend on the state."""
 
@@ -238,6 +249,15 @@ def test_values_in_half_precision_are_compared_in_float32():
     torch.testing.assert_close(info["td_error"], torch.full((N,), 0.25))
     torch.testing.assert_close(info["target"], torch.tensor(256.25))
     assert td3.actor_loss(batch, hard_actor(), critic)[0].dtype == torch.float32
+
+
+def test_actions_may_be_of_a_wider_dtype_than_observations():
+    batch = nested.map(lambda x: x.float() if x.is_floating_point() else x, batch_of())
+    wide = batch._replace(act=batch.act.double())
+    actor, critic = hard_actor().float(), critics().float()
+    options = {"target": critic, "low": -1.0, "high": 1.0, "noise": 0.0}
+    expected, _ = td3.critic_loss(batch, actor, critic, **options)
+    assert torch.equal(td3.critic_loss(wide, actor, critic, **options)[0], expected)
 
 
 def test_losses_never_wait_for_the_device():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, Normal
@@ -233,6 +234,11 @@ def test_one_ppo_minibatch_is_the_fragment(recurrent):
     torch.testing.assert_close(got, info)
 
 
+def test_the_numbers_of_epochs_and_minibatches_may_be_those_of_numpy():
+    options = {"n_epochs": np.int64(2), "n_minibatches": np.int32(3)}
+    assert len(list(ppo.losses(random_fragment(5), Dense(), gamma=GAMMA, **options))) == 6
+
+
 @recurrence
 @kinds
 @pytest.mark.parametrize("n", [3, 4])
@@ -328,6 +334,41 @@ def test_padding_changes_neither_losses_nor_gradients(loss, recurrent, garbage):
 
 @every
 @recurrence
+def test_a_look_ahead_row_behind_an_end_changes_no_bit(loss, recurrent):
+    """In the NEXT_STEP mode it holds the last observation, which a simulator that has diverged fills with NaN."""
+    fragment, actor = random_fragment(8, recurrent=recurrent), Dense(recurrent)
+    spoilt, ended = nested.map(torch.clone, fragment), fragment.state.fin[-1]
+    assert 0 < ended.sum() < len(ended)
+    spoilt.state.obs[-1][ended] = math.nan
+    expected, got = loss(fragment, actor)[0], loss(spoilt, actor)[0]
+    assert torch.equal(got, expected)
+    assert all(map(torch.equal, gradients(got, actor), gradients(expected, actor)))
+
+
+class Logarithmic(Dense):
+    """Takes the logarithm of observations, so that it is not defined where they are zero."""
+
+    def forward(self, obs, **rest):
+        return super().forward(obs.log(), **rest)
+
+
+@every
+@recurrence
+def test_padding_is_an_observation_for_which_the_actor_is_defined(loss, recurrent):
+    fragment = made_sticky(random_fragment(8, recurrent=recurrent))
+    state, final = fragment.state, fragment.env.final
+    positive = fragment._replace(
+        state=state._replace(obs=state.obs.exp()),
+        env=fragment.env._replace(final=final._replace(obs=final.obs.exp())),
+    )
+    expected, _ = loss(fragment, actor := Dense(recurrent))
+    got, _ = loss(positive, other := Logarithmic(recurrent))
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(gradients(got, other), gradients(expected, actor))
+
+
+@every
+@recurrence
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sticky_column_is_a_fragment_that_stops_where_its_episode_ended(loss, recurrent, seed):
     whole, actor = made_sticky(random_fragment(seed, B=1, recurrent=recurrent)), Dense(recurrent)
@@ -349,6 +390,16 @@ def test_infos_that_losses_do_not_use_may_be_nan(loss):
     got = loss(fragment, actor)[0]
     assert torch.equal(got, expected)
     assert all(map(torch.equal, gradients(got, actor), kept))
+
+
+@each_actor_critic
+def test_an_info_that_was_computed_anew_is_a_constant(loss):
+    fragment, actor = random_fragment(7), Dense()
+    anew, _, final = unroll(fragment, actor)
+    final = fragment.env.final._replace(actor=final)
+    fragment = fragment._replace(actor=anew, env=fragment.env._replace(final=final))
+    expected, _ = loss(nested.map(torch.Tensor.detach, fragment), actor)
+    assert_same_loss_and_gradients(loss(fragment, actor)[0], expected, actor)
 
 
 @every

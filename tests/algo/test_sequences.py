@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rlplay import nested
 from rlplay.algo import sac, td3
@@ -226,6 +227,18 @@ def test_what_is_not_valid_changes_no_bit():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_padding_is_an_action_for_which_the_critic_is_defined(kind):
+    class Directed(RecurrentCritics):
+        def forward(self, rows, act):
+            return super().forward(rows, act / act.norm(dim=-1, keepdim=True))  # NaN where the action is zero
+
+    make, _, _, module, options = KINDS[kind]
+    fragment, critic = made_sticky(random_fragment(1, recurrent=True, box=True)), Directed(nn.GRU(4, 5), 2, 8).double()
+    loss, _ = module.sequence_critic_loss(fragment, make(), critic, target=critics(1), gamma=GAMMA, **options)
+    assert all(x.isfinite().all() for x in gradients(loss, critic))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_values_in_half_precision_are_averaged_in_float32(kind):
     """Of several hundred transitions, whose errors alternate: a sum in bfloat16 would be far off."""
     make, _, _, module, options = KINDS[kind]
@@ -258,6 +271,41 @@ def test_a_critic_is_not_called_for_no_last_states(kind):
     args = {"target": critic, "gamma": GAMMA, **options}
     loss, _ = module.sequence_critic_loss(fragment, make(), critic, **args)
     exactly(loss, module.sequence_critic_loss(without, make(), critic, **args)[0])
+
+
+class Parallel(DistributedDataParallel):
+    """Calls its module as its base class does, without a process group."""
+
+    def __init__(self, module):
+        nn.Module.__init__(self)
+        self.module = module
+
+    def forward(self, *args):
+        return self.module(*args)
+
+
+class Compiled(nn.Module):
+    """Calls its module as what `torch.compile` returns."""
+
+    def __init__(self, module):
+        super().__init__()
+        self._orig_mod = module
+
+    def forward(self, *args):
+        return self._orig_mod(*args)
+
+
+@pytest.mark.parametrize("wrap", [Parallel, lambda module: Compiled(Parallel(module))])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_is_used_in_a_critic_that_is_wrapped(kind, wrap):
+    """Without its memory the critic would take the observations, which are as wide as its features."""
+    make, _, _, module, options = KINDS[kind]
+    fragment, critic = random_fragment(0, recurrent=True, box=True), RecurrentCritics(nn.GRU(4, 2), 2, 8).double()
+    args = {"target": critic, "gamma": GAMMA, **options}
+    expected, _ = module.sequence_critic_loss(fragment, make(), critic, **args)
+    loss, _ = module.sequence_critic_loss(fragment, make(), wrap(critic), **args)
+    exactly(loss, expected)
+    exactly(gradients(loss, critic), gradients(expected, critic))
 
 
 @pytest.mark.parametrize("weight", [torch.ones(3), torch.ones(9, 1)])

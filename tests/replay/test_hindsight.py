@@ -154,3 +154,5 @@ def test_what_is_no_episode_is_refused(episodes):
         filled([]).sample(3, gamma=GAMMA)
     with pytest.raises(ValueError, match="`fraction`"):
         filled([], fraction=1.5)
+    with pytest.raises(RuntimeError, match="device type"):  # torch's
+        filled([], device="gpu")

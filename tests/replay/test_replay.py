@@ -439,6 +439,10 @@ UNLIKE = {
         FIRST._replace(env=FIRST.env._replace(final=FIRST.env.final._replace(t=torch.zeros(99, dtype=torch.int64)))),
         "same first dimension",
     ),
+    "ends outside": (
+        FIRST._replace(env=FIRST.env._replace(final=FIRST.env.final._replace(t=FIRST.env.final.t + T))),
+        r"`fragment.env.final` must be of the fragment's T x B = 5 x 3 transitions, got t = \d, b = \d. If you cut",
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from numbers import Integral
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
@@ -194,7 +195,7 @@ def losses(
         # each transition becomes a column of one step
         batch = nested.map(lambda x: x[: len(batch.valid)].flatten(0, 1)[None], batch)
     n_columns, unit = batch.valid.shape[1], "columns" if nested.leaves(fragment.hx) else "transitions"
-    if not (isinstance(n_epochs, int) and isinstance(n_minibatches, int)):
+    if not (isinstance(n_epochs, Integral) and isinstance(n_minibatches, Integral)):
         raise TypeError(f"`n_epochs` and `n_minibatches` must be integers, got {n_epochs!r} and {n_minibatches!r}.")
     if not (n_epochs >= 0 and 1 <= n_minibatches <= n_columns):
         raise ValueError(
@@ -224,12 +225,13 @@ def _prepare(fragment: Fragment, *, gamma: float, C: float, normalise: bool | st
     final = fragment.env.final.actor if isinstance(fragment.env.final, Final) else ()
     x = transitions_with_values(fragment, fragment.actor, final, gamma=gamma)
     act = carried_out(fragment)
-    behaviour = policy_terms(fragment.actor, act, x.valid)
+    # if the user has computed the info anew by `unroll`, its gradients would cancel those of the current policy
+    log_p = policy_terms(fragment.actor, act, x.valid).log_p.detach()
     advantage = gae(x.rew, x.fin, x.val, gamma=gamma, C=C, bootstrap=x.bootstrap)
     scaled = masked.normalised(advantage, x.valid) if normalise and normalise != "minibatch" else advantage
     # `final` is not needed any more, since the rewards contain the values of the last states
     inputs = blank_padding(fragment)._replace(actor=(), env=fragment.env._replace(info={}, final=()))
-    return _Batch(inputs, act, behaviour.log_p, scaled, x.val, advantage + x.val, x.valid)
+    return _Batch(inputs, act, log_p, scaled, x.val, advantage + x.val, x.valid)
 
 
 class _Options(NamedTuple):

@@ -95,7 +95,7 @@ def critic_terms(batch: Batch, critic: nn.Module, value: Tensor) -> tuple[Tensor
         The values of the critics have another shape.
     """
     q = values_of(critic, batch.state, batch.act)
-    y = backed_up(batch, value).unsqueeze(-1).to(q.dtype)
+    y = backed_up(batch, value).detach().unsqueeze(-1).to(q.dtype)  # a learnt reward may have a gradient
     loss = weighted_mean((q - y).square().sum(dim=-1) / 2, batch.weight)
     q = q.detach()
     return loss, {"td_error": (y - q).mean(dim=-1).squeeze(0), "q": q.mean(), "target": y.mean()}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ... import nested
 from ...engine import Final, Fragment
@@ -46,7 +47,7 @@ def prepared(fragment: Fragment, actor: Actor, burn_in: int) -> Fragment:
 
 def rows_of(fragment: Fragment, critic: nn.Module, burn_in: int) -> Rows:
     """Return the rows for a critic, behind the steps to burn in, with gradients to its memory if it has one."""
-    memory: Any = getattr(critic, "memory", None)
+    memory = _memory_of(critic)
     if memory is None:
         rest = r2d2.burn_in(blank_padding(fragment)._replace(hx=()), critic, burn_in)
         final = rest.env.final
@@ -54,6 +55,15 @@ def rows_of(fragment: Fragment, critic: nn.Module, burn_in: int) -> Rows:
     fragment = blank_padding(fragment._replace(hx=_first_state(memory, fragment)))
     info, _, last = unroll(r2d2.burn_in(fragment, memory, burn_in), memory)
     return Rows(info, nested.map(lambda x: x[None], last) if isinstance(fragment.env.final, Final) else ())
+
+
+def _memory_of(critic: nn.Module) -> Any:
+    """Return a critic's memory, or None; of a critic in DistributedDataParallel, which passes no attributes on, too."""
+    memory = getattr(critic, "memory", None)
+    inner = getattr(critic, "_orig_mod", critic)  # of `torch.compile`
+    if memory is not None or not isinstance(inner, DistributedDataParallel):
+        return memory
+    return _memory_of(inner.module)
 
 
 def _first_state(memory: Actor, fragment: Fragment) -> Nested:

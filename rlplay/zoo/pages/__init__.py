@@ -43,8 +43,8 @@ def make(env: str, n: int, *, clip: bool = False) -> list[Any]:
     Parameters
     ----------
     env : str
-        The name of one of :mod:`rlplay.zoo.envs`, or of one that gymnasium (or gym) knows. Observations of float64,
-        such as MuJoCo's, are converted to float32, which networks take; that needs gymnasium.
+        The name of one of :mod:`rlplay.zoo.envs`, or of one that gymnasium (or gym) knows. Observations of a Box are
+        converted to float32, which networks take: MuJoCo's are float64, others integers. That needs gymnasium.
     n : int
         The number of environments.
     clip : bool
@@ -56,7 +56,7 @@ def make(env: str, n: int, *, clip: bool = False) -> list[Any]:
 
 def _made(name: str, clip: bool) -> Any:
     env = gym.make(name)
-    if env.observation_space.dtype == np.float64:
+    if isinstance(env.observation_space, gym.spaces.Box) and env.observation_space.dtype != np.float32:
         env = gym.wrappers.DtypeObservation(env, np.float32)
     return gym.wrappers.ClipAction(env) if clip and isinstance(env.action_space, gym.spaces.Box) else env
 

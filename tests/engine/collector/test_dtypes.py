@@ -234,7 +234,7 @@ def test_actions_of_unsigned_integers_pass_too():
     assert (fragment.state.act[1:].to(torch.int64)[fragment.env.valid] == 40000).all()
     blanked = blank_padding(fragment).state.act.to(torch.int64)
     assert (blanked[1:][fragment.env.valid] == 40000).all()
-    assert (blanked[-1] == 0).all()
+    assert (blanked[-1] == 40000).all()  # as in the first valid transition
     buffer = Uniform(40)
     buffer.commit(fragment)
     assert (buffer.sample(5, gamma=0.9).act.to(torch.int64) == 40000).all()
