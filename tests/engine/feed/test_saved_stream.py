@@ -326,3 +326,12 @@ def test_options_that_are_numbers_of_numpy_are_saved_as_those_of_python():
     options = {"lag": 1, "groups": 2, "sticky": True, "shard": (0, 2)}
     resumed = same.rollout(ENVIRONMENTS["noisy"](4), Changing(3, 2), 5, seed=3, state=saved, **options)
     assert torch.equal(next(resumed).state.obs, expected.state.obs)
+
+
+def test_a_shard_goes_on_with_the_seed_of_its_state():
+    actor = Changing(3, 2)
+    feed = same.rollout([Noisy], actor, 5, seed=3, shard=(1, 2))
+    next(feed)
+    saved, expected = through_torch(feed.state_dict()), next(feed)
+    resumed = same.rollout([Noisy], actor, 5, state=saved, shard=(1, 2))
+    assert_same_bytes([next(resumed)], [expected])
