@@ -342,6 +342,26 @@ def test_what_cannot_be_saved_is_refused_with_the_path_to_it(thing, path, why):
     assert "restart" in str(caught.value)
 
 
+class WritesLog(gymnasium.Wrapper):
+    """Its own methods are not called, as its attributes are saved in any case."""
+
+    def __init__(self, env, log):
+        super().__init__(env)
+        self.log = log
+
+    def get_state(self):
+        raise AssertionError
+
+    set_state = get_state
+
+
+def test_what_a_wrapper_holds_and_cannot_be_saved_is_refused_with_a_remedy_that_helps(tmp_path):
+    with (tmp_path / "log.csv").open("w") as log, pytest.raises(TypeError, match=r"`env\.log`.*pickle") as caught:
+        save(WritesLog(Noisy(), log), 0)
+    assert "Only the innermost environment is asked" in str(caught.value)
+    assert "restart" in str(caught.value)
+
+
 class Switching(Noisy):
     """Has several functions without a name, of which one is in use."""
 

@@ -30,14 +30,9 @@ from .functions import fingerprint, functions_in, named_in_script, refers_to_con
 from .parts import Part, attributes_of, kind_of, parts_of, stays
 from .pickling import CODE, FUNCTION, Key, Survey, common_key, dumps, find_culprit, loads
 
-__all__ = ["RESTART_OR_STATE", "restore_environments", "save_environments"]
+__all__ = ["restore_environments", "save_environments"]
 
 _OF_BASE_CLASS = ("_np_random", "_np_random_seed", "np_random", "action_space", "observation_space")
-
-RESTART_OR_STATE = (
-    "Give it methods `get_state()` and `set_state(state)`, or save with `feed.state_dict(environments='restart')`, "
-    "which begins new episodes"
-)
 
 _SCRIPT, _OTHER = "script", "environment"
 """The first elements of keys: for objects with a name in the user's script, and for objects of another environment."""
@@ -126,7 +121,7 @@ def _contents_of(env: Any, number: int) -> _Contents:
             except Exception as error:
                 raise TypeError(
                     f"environment {number} cannot be saved: `get_state` or `clone_state` of `{part.path}`, a "
-                    f"{kind_of(part.env)}, raised {error!r}. {RESTART_OR_STATE}."
+                    f"{kind_of(part.env)}, raised {error!r}. {_remedy(part)}."
                 ) from error
     return _Contents(number, parts, attributes, states)
 
@@ -248,7 +243,7 @@ def _check_whole(part: Part, number: int) -> None:
     if not hasattr(part.env, "__dict__") or type(part.env).__basicsize__ > _Plain.__basicsize__:
         raise TypeError(
             f"environment {number} cannot be saved: `{part.path}`, a {kind_of(part.env)}, keeps something outside of "
-            f"its `__dict__` (slots, or a class that is not written in Python). {RESTART_OR_STATE}."
+            f"its `__dict__` (slots, or a class that is not written in Python). {_remedy(part)}."
         )
 
 
@@ -264,14 +259,25 @@ def _refusing(contents: _Contents, kept: Mapping[int, Key], survey: Survey) -> I
 def _refusal(contents: _Contents, kept: Mapping[int, Key], survey: Survey) -> TypeError | None:
     """Return an error that names what cannot be pickled; None if that is not found."""
     pairs = zip(contents.parts, contents.attributes, strict=True)
-    named = [(part.path, name, one) for part, own in pairs for name, one in own.items()]
-    named += [(contents.parts[k].path, "<its own state>", state) for k, state in contents.states.items()]
-    for path, name, value in named:
-        found = find_culprit(value, f"{path}.{name}", lambda x: dumps(x, kept, survey))
+    named = [(part, name, one) for part, own in pairs for name, one in own.items()]
+    named += [(contents.parts[k], "<its own state>", state) for k, state in contents.states.items()]
+    for part, name, value in named:
+        found = find_culprit(value, f"{part.path}.{name}", lambda x: dumps(x, kept, survey))
         if found is not None:
             where, culprit, why = found
             return TypeError(
                 f"environment {contents.number} cannot be saved: `{where}`, a {kind_of(culprit)}, does not pickle: "
-                f"{why}. {RESTART_OR_STATE}."
+                f"{why}. {_remedy(part)}."
             )
     return None
+
+
+def _remedy(part: Part) -> str:
+    """Return what the user can do about a part of an environment that cannot be saved."""
+    first = (
+        "Give it methods `get_state()` and `set_state(state)`"
+        if part.innermost
+        else "Only the innermost environment is asked for a state of its own, so keep such a thing elsewhere than in "
+        "an attribute of what is around it, as in a global variable"
+    )
+    return f"{first}; or save with `feed.state_dict(environments='restart')`, which begins new episodes"
