@@ -335,3 +335,23 @@ def test_a_shard_goes_on_with_the_seed_of_its_state():
     saved, expected = through_torch(feed.state_dict()), next(feed)
     resumed = same.rollout([Noisy], actor, 5, state=saved, shard=(1, 2))
     assert_same_bytes([next(resumed)], [expected])
+
+
+class WithAnAttributeMore(Changing):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.temperature = 1.0
+
+    def forward(self, obs, **others):
+        return super().forward(obs / self.temperature, **others)
+
+
+@pytest.mark.parametrize(("engine", "lag"), [(same, 0), (threaded, 1)])
+def test_a_stream_goes_on_with_an_actor_that_has_got_another_plain_attribute(engine, lag):
+    actor, others = Changing(3, 2), WithAnAttributeMore(3, 2)
+    others.load_state_dict(actor.state_dict())
+    with engine.rollout([Noisy], actor, 5, seed=3, lag=lag) as feed:
+        next(feed)
+        saved, expected = through_torch(feed.state_dict()), [next(feed) for _ in range(3)]
+    with engine.rollout([Noisy], others, 5, state=saved, lag=lag) as feed:
+        assert_same_bytes([next(feed) for _ in range(3)], expected)
