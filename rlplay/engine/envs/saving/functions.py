@@ -108,7 +108,8 @@ def _describe(value: Any, outer: tuple[Any, ...]) -> Any:
     if isinstance(value, CodeType):
         arguments = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags
         names = value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
-        return value.co_code, value.co_exceptiontable, *arguments, *names, _describe(value.co_consts, outer)
+        handlers = getattr(value, "co_exceptiontable", b"")  # Python 3.10 has them in `co_code`
+        return value.co_code, handlers, *arguments, *names, _describe(value.co_consts, outer)
     if isinstance(value, tuple):
         return tuple(_describe(one, outer) for one in value)
     if isinstance(value, frozenset):
