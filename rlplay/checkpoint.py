@@ -53,7 +53,8 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
     ValueError
         ``keep`` is less than 1.
     OSError
-        The file cannot be written: the folder does not exist, or the disk is full. The old checkpoints stay.
+        The file cannot be written: the folder does not exist, ``path`` is a folder itself, or the disk is full. The old
+        checkpoints stay.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"a checkpoint is a dict, got {type(state).__name__}: name what is in it, {{'actor': ...}}.")
@@ -62,6 +63,10 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, got {keep}: the new checkpoint is one of them.")
     path = Path(path)
+    if path.is_dir():  # it would be renamed, as the checkpoint before
+        raise IsADirectoryError(
+            f"a checkpoint is a file, and {str(path)!r} is a folder: write {str(path / 'run.pt')!r}."
+        )
     beside = path.with_name(f".{path.name}.new")
     with _saving:
         try:

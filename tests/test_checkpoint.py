@@ -177,6 +177,13 @@ def test_wrong_arguments_are_refused(tmp_path):
     assert not names_in(tmp_path)
 
 
+def test_a_folder_in_the_place_of_the_file_is_refused_and_stays(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"is a folder: write .*runs/run\.pt"):
+        checkpoint.save(tmp_path / "runs", {"n": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """The one that was told, or the next one."""
     path, dice, told = tmp_path / "run.pt", random.Random(0), 0

@@ -126,10 +126,15 @@ def plain_of(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     return {name: _plain(module) for name, module in modules.items()}
 
 
-def load_plain(modules: Mapping[str, nn.Module], plain: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replace all plain attributes of modules by those that :func:`plain_of` returned."""
+def load_plain(
+    modules: Mapping[str, nn.Module], plain: Mapping[str, Mapping[str, Any]], *, keep_others: bool = False
+) -> None:
+    """Replace all plain attributes of modules by those that :func:`plain_of` returned.
+
+    With ``keep_others`` attributes stay that are not among these.
+    """
     for name, module in modules.items():
-        for key in _plain(module).keys() - plain[name].keys():
+        for key in () if keep_others else _plain(module).keys() - plain[name].keys():
             del module.__dict__[key]
         module.__dict__.update(plain[name])
 

@@ -3,7 +3,8 @@
 A new thread or process does not inherit them. The default dtype and the default device are those of the call of
 ``rollout``, and hold for actor and environments. Autocast is that of the thread that asks for the first fragment, and
 holds for the actor alone: environments are made, reset and stepped without autocast, with gradients enabled and outside
-inference mode. So an environment that is written in torch does the same in every engine.
+inference mode. So an environment that is written in torch does the same in every engine. A stream that goes on from a
+saved one keeps the autocast of the first ask of that one.
 
 Numeric switches, such as whether TF32 is allowed, belong to the process and hold at once. Collector processes get those
 of the call, then those of the first ask; evaluation processes those of the call. Worker processes, which do not run the
@@ -13,9 +14,9 @@ actor, get none.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -153,6 +154,15 @@ class TorchContext:
             defaults=TorchDefaults.here(switches=switches),
             sets_dtype=sets_dtype,
         )
+
+    def autocast_state(self) -> list[Any]:
+        """Return whether autocast is enabled for the actor, and the name of its dtype."""
+        return [self.autocast, str(self.autocast_dtype).removeprefix("torch.")]
+
+    def with_autocast(self, state: Sequence[Any]) -> TorchContext:
+        """Return these settings with the autocast that :meth:`autocast_state` has returned."""
+        enabled, dtype = state
+        return replace(self, autocast=enabled, autocast_dtype=getattr(torch, dtype))
 
     def at_first_ask(self) -> TorchContext:
         """Return the context of the calling thread, which asks for the first fragment; this is the one of the call.

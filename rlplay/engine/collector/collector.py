@@ -245,7 +245,7 @@ class Collector(SnapshotTaker):
 
         Raises ValueError if the state is of another actor or of other environments.
         """
-        self._behaviour.load_state_dict(state["copies"][0])
+        self._behaviour.load_state_dict(state["copies"][0], before_trial=True)
         self._behaviour.load_watch_state(state["watched"])
         with self._defaults.for_environments():
             if whole:

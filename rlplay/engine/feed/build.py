@@ -91,7 +91,7 @@ def open_feed(
         in_place = not options.background and options.lag == 0 and not lane.asynchronous
         behaviour = make_behaviour(actor, lane, compile=options.compile, snapshot_in_place=in_place)
         close_older_feeds(sources, stacklevel=4)
-        torch_context = TorchContext.here(lane.actor_device, sets_dtype=not options.background)
+        torch_context = stream.context(TorchContext.here(lane.actor_device, sets_dtype=not options.background))
         progress, defaults = Progress(), torch_context.defaults
 
         def make_collector(gate: Gate) -> Collecting:
@@ -141,7 +141,7 @@ def open_remote(
     stream = SavedStream(options, plan, None if actor_device.type == "cpu" else actor_device)
     with torch.inference_mode(False):  # the tensors made here are written to later
         behaviour = Behaviour(actor, lane)
-        progress, torch_context = Progress(), TorchContext.here(actor_device, switches=True)
+        progress, torch_context = Progress(), stream.context(TorchContext.here(actor_device, switches=True))
         specs = _collector_specs(factory, behaviour.to_send, actor_device, torch_context.defaults, plan, options)
 
         def make_collector(gate: Gate) -> Collecting:

@@ -130,7 +130,7 @@ class Feed(Delivered, Iterator[Fragment]):
         collector = self._driver.collector
         try:
             if not self._has_begun:
-                torch_context = collector.torch_context.at_first_ask()
+                torch_context = self._stream.context(collector.torch_context.at_first_ask(), asks=True)
                 if torch_context != collector.torch_context:
                     collector.prepare(torch_context)
             snapshot = collector.snapshot(self._actor)

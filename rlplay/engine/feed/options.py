@@ -50,7 +50,8 @@ class Options:
     ------
     TypeError, ValueError
         If a number is not an integer or is out of range, if a flag is no bool, if a timeout is not positive, if
-        ``n_per_batch`` is more than ``n_actors``, or if ``shard`` is no pair as described, or there is no ``seed``.
+        ``n_per_batch`` is more than ``n_actors``, or if ``shard`` is no pair as described, or there is neither a
+        ``seed`` nor a ``state``, which has one.
     """
 
     n_steps: int
@@ -108,7 +109,7 @@ class Options:
                 f"`autoreset` must be one of {', '.join(map(repr, AUTORESET_MODES))}, or None, got {self.autoreset!r}."
             )
         if self.shard is not None:
-            _check_shard(self.shard, self.seed)
+            _check_shard(self.shard, has_seed=self.seed is not None or self.state is not None)
             object.__setattr__(self, "shard", (int(self.shard[0]), int(self.shard[1])))
         if self.n_per_batch > self.n_actors:
             raise ValueError(f"`n_per_batch` must be at most `n_actors`, {self.n_actors}, got {self.n_per_batch}.")
@@ -205,7 +206,7 @@ def _plan(options: Options, groups: list[slice], n_collectors: int = 1) -> Plan:
     return Plan(options.n_steps, groups, seed, options.sticky, options.final, entries, first_group, first_env)
 
 
-def _check_shard(shard: Any, seed: int | None) -> None:
+def _check_shard(shard: Any, *, has_seed: bool) -> None:
     if not isinstance(shard, tuple) or len(shard) != 2:
         raise TypeError(f"`shard` must be a pair (i, n), or None, got {shard!r}: with torchrun, (rank, world size).")
     i, n = shard
@@ -213,7 +214,7 @@ def _check_shard(shard: Any, seed: int | None) -> None:
     at_least("i of `shard`", i, 0)
     if i >= n:
         raise ValueError(f"`shard` must be (i, n) with i from 0 to n - 1, got {shard!r}.")
-    if seed is None:
+    if not has_seed:
         raise ValueError(
             f"`shard={shard!r}` needs a `seed`, the same one in each of the {n} feeds: what they draw depends on it."
         )

@@ -10,6 +10,7 @@
 ``tokens``         snapshots under way, whose fragments are not collected yet
 ``deliveries``     fragments that are collected, but not delivered
 ``asked``          the number of asks so far
+``autocast``       the actor's (``TorchContext.autocast_state``)
 ``delivered``      version, number of steps, and episodes that were not taken
 =================  =====================================================================================================
 
@@ -27,6 +28,7 @@ import torch
 
 from ... import __version__
 from ..acting.noise import seed_from
+from ..acting.torch_context import TorchContext
 from ..collector.messages import Collecting, Plan, Token
 from ..collector.saving import check_same, pack_delivery, unpack_delivery
 from ..memory.lane import Lane
@@ -67,6 +69,15 @@ class SavedStream:
         """The number of asks, and what was delivered, of the state that the feed goes on from; None without one."""
         return None if self._saved is None else (self._saved["asked"], self._saved["delivered"])
 
+    def context(self, now: TorchContext, *, asks: bool = False) -> TorchContext:
+        """Return the settings for the actor: those of the calling thread, but with the autocast of the saved stream.
+
+        ``asks``: the calling thread asks for the first fragment of this feed. If the saved stream was not asked for any
+        fragment, this is the first ask, which decides the autocast.
+        """
+        saved = self._saved
+        return now if saved is None or (asks and not saved["asked"]) else now.with_autocast(saved["autocast"])
+
     def put_under_way(self, driver: Driver, lane: Lane) -> None:
         """Hand the saved deliveries and tokens to the driver; in the consumer's thread, before its first token."""
         if self._saved is None:
@@ -102,6 +113,7 @@ class SavedStream:
             "tokens": tokens,
             "deliveries": deliveries,
             "asked": asked,
+            "autocast": driver.collector.torch_context.autocast_state(),
             "delivered": dict(delivered),
         }
 

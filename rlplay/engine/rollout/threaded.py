@@ -88,7 +88,7 @@ def rollout(
         ``(i, n)``: this feed is the ``i``-th of ``n`` equal ones, in as many processes: with ``torchrun`` the rank and
         the world size. Environments, groups and their seeds are numbered as in the whole, so ``n`` such feeds with
         ``groups=g`` yield the parts of one feed with ``groups=n * g``. ``Episode.env`` and messages have these numbers.
-        It needs a ``seed``, the same one in all of them.
+        It needs a ``seed``, the same one in all of them, or a ``state``, which has it.
     state : dict, optional
         What ``feed.state_dict()`` has returned, maybe in another process: the stream goes on from there. The fragments
         that follow are, bit for bit, those that would have followed. Environments, actor, ``n_steps``, ``lag``,

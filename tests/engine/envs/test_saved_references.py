@@ -276,6 +276,34 @@ def test_environments_go_on_with_what_they_share():
     assert_goes_on(make_sharing)
 
 
+class Calls(Tells):
+    """It shares a function with other environments, and that function counts its calls."""
+
+    def __init__(self, rule):
+        self.rule = rule
+
+    def advance(self):
+        self.n = self.rule()
+
+    def told(self):
+        return [self.n if self.t else 0, 0, 0, 0]
+
+
+def make_that_call():
+    n = 0
+
+    def count():
+        nonlocal n
+        n += 1
+        return n
+
+    return [Calls(count) for _ in range(3)]
+
+
+def test_environments_go_on_with_the_variables_of_a_function_that_they_share():
+    assert_goes_on(make_that_call)
+
+
 class Meets(Counts):
     """It reads the other environments."""
 

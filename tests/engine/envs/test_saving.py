@@ -41,9 +41,17 @@ def scaled():
     return TransformObservation(env, lambda obs: obs * 3, env.observation_space)
 
 
+def clipped(env):
+    env = gymnasium.wrappers.ClipAction(gymnasium.wrappers.RescaleAction(env, -1.0, 1.0))
+    return gymnasium.wrappers.TransformAction(env, lambda act: np.array([act - 2.5]), gymnasium.spaces.Discrete(6))
+
+
 MAKERS = [
     Noisy, lambda: gymnasium.make("CartPole-v1"), lambda: gymnasium.make("Acrobot-v1"), scaled, breakout,
     lambda: gymnasium.wrappers.NormalizeObservation(gymnasium.make("CartPole-v1")),
+    lambda: gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.ReshapeObservation(Noisy(), (3, 1))),
+    lambda: gymnasium.wrappers.TimeAwareObservation(gymnasium.make("CartPole-v1")),
+    lambda: clipped(gymnasium.make("Pendulum-v1", max_episode_steps=9)),
     lambda: gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make("Taxi-v4")),
 ]  # fmt: skip
 
@@ -334,6 +342,26 @@ def test_what_cannot_be_saved_is_refused_with_the_path_to_it(thing, path, why):
     assert "restart" in str(caught.value)
 
 
+class WritesLog(gymnasium.Wrapper):
+    """Its own methods are not called, as its attributes are saved in any case."""
+
+    def __init__(self, env, log):
+        super().__init__(env)
+        self.log = log
+
+    def get_state(self):
+        raise AssertionError
+
+    set_state = get_state
+
+
+def test_what_a_wrapper_holds_and_cannot_be_saved_is_refused_with_a_remedy_that_helps(tmp_path):
+    with (tmp_path / "log.csv").open("w") as log, pytest.raises(TypeError, match=r"`env\.log`.*pickle") as caught:
+        save(WritesLog(Noisy(), log), 0)
+    assert "Only the innermost environment is asked" in str(caught.value)
+    assert "restart" in str(caught.value)
+
+
 class Switching(Noisy):
     """Has several functions without a name, of which one is in use."""
 
@@ -396,12 +424,12 @@ def test_a_function_without_a_name_that_the_other_environment_lacks_is_refused()
 
 def appends():
     count = [0]
-    return lambda x: count.append(x)
+    return lambda: count.append(len(count)) or sum(count)
 
 
 def calls_what_appends():
     inside = appends()
-    return lambda x: inside(x)
+    return lambda: inside()
 
 
 def calls_what_counts():
@@ -415,14 +443,93 @@ def counts_inside():
         def inner():
             nonlocal n
             n += 1
+            return n
 
         return inner()
 
     return outer
 
 
-@pytest.mark.parametrize("make", [appends, calls_what_appends, lambda: counter(0), counts_inside])
-def test_a_function_that_refers_to_what_may_change_is_refused(make):
+def counts_in_defaults():
+    return lambda count=[0], *, also={"n": 1}: count.append(also["n"]) or len(count)
+
+
+def two_with_one_variable():
+    n = 0
+
+    def count():
+        nonlocal n
+        n += 1
+
+    def told():
+        count()
+        return n
+
+    return told
+
+
+def calls_itself():
+    seen = []
+
+    def rule(n=3):
+        seen.append(n)
+        return rule(n - 1) if n else sum(seen)
+
+    return rule
+
+
+def calls_equal_ones():
+    counts = [], []
+    rules = (lambda count: lambda: count.append(1))(counts[0]), (lambda count: lambda: count.append(1))(counts[1])
+    return lambda: [rule() for rule in rules[:1]] and [len(count) for count in counts]
+
+
+def has_a_module_and_an_array():
+    module, array = np, np.zeros(3)
+    return lambda: module.add(array, 1, out=array).sum()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        appends, calls_what_appends, lambda: counter(0), counts_inside, counts_in_defaults, two_with_one_variable,
+        calls_itself, calls_equal_ones, has_a_module_and_an_array,
+    ],
+)  # fmt: skip
+def test_a_function_goes_on_with_what_it_refers_to(make):
+    one, other = Noisy(), Noisy()
+    one.rules, other.rules = [make(), make()], [make(), make()]
+    one.rule, other.rule = one.rules[1], other.rules[0]
+    for rule in (one.rule, one.rule, one.rules[0], other.rule):
+        rule()
+    saved = save(one, 0)
+    expected = [[rule() for rule in [one.rule, *one.rules]] for _ in range(2)]
+    restore(other, saved, 0)
+    assert [[rule() for rule in [other.rule, *other.rules]] for _ in range(2)] == expected
+
+
+def test_functions_that_an_environment_makes_at_each_reset_go_on_as_many_as_there_are():
+    one, other = Noisy(), Noisy()
+    other.rules, one.rules = [counter(0)], [counter(3), counter(5)]
+    restore(other, save(one, 0), 0)
+    assert [rule() for rule in other.rules] == [4, 6]
+
+
+def refers_to_a_lock():
+    lock = threading.Lock()
+    return lambda: lock
+
+
+def has_attributes():
+    def rule():
+        rule.n += 1
+
+    rule.n = 0
+    return rule
+
+
+@pytest.mark.parametrize("make", [refers_to_a_lock, has_attributes])
+def test_a_function_that_refers_to_what_cannot_be_saved_or_has_attributes_is_refused(make):
     env = Noisy()
     env.rule = make()
     with pytest.raises(TypeError, match=r"`env\.rule`"):

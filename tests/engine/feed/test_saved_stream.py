@@ -1,6 +1,8 @@
 """A stream that was saved goes on as if nothing had happened: in another feed, another engine, another process."""
 
 import threading
+from contextlib import nullcontext
+from functools import partial
 from importlib.util import find_spec
 
 import gymnasium
@@ -11,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlplay import checkpoint
-from rlplay.engine.rollout import same, threaded
+from rlplay.engine.rollout import same, single, threaded
 from rlplay.testing import LaggingLane
+from rlplay.zoo.actors import ActorCritic, mlp
 from tests.support.assertions import assert_same_bytes
 from tests.support.noisy import Noisy
 from tests.support.saving import (
@@ -34,6 +37,10 @@ LISTS = ["gym", "noisy", "recall", "autoreset", "factories"]
 VECTORS = ["SAME_STEP", "NEXT_STEP", "DISABLED"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*reset.*mask:RuntimeWarning")
+
+
+def single_rollout(envs, *args, **options):
+    return single.rollout(envs[0], *args, n_envs=len(envs), **options)
 
 
 @st.composite
@@ -186,6 +193,26 @@ def test_restarted_environments_begin_new_episodes_with_other_seeds_and_all_else
         assert not torch.equal(next(feed).state.obs[0], state.obs[0])  # not the seeds of the beginning
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize(
+    "open_feed", [same.rollout, threaded.rollout, pytest.param(single_rollout, marks=pytest.mark.soak)]
+)
+def test_the_actor_goes_on_under_the_autocast_of_the_first_ask_wherever_the_feed_is_made(open_feed, asked):
+    """As in the guide's program for mixed precision: the feed is made before the block, and asked inside of it."""
+    actor, envs, options = ActorCritic(mlp(3, 4, 2), mlp(3, 4, 1)), [Noisy, Noisy], {"n_steps": 5, "lag": 1}
+    mixed = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    with open_feed(envs, actor, seed=3, **options) as feed, mixed():
+        for _ in range(asked):
+            next(feed)
+        saved, expected = through_torch(feed.state_dict()), [next(feed) for _ in range(3)]
+    assert expected[0].actor["logits"].dtype == torch.bfloat16
+    for made_in, asked_in in ((nullcontext, mixed), (mixed, nullcontext if asked else mixed)):
+        with made_in():
+            feed = open_feed(envs, actor, state=saved, **options)
+        with feed, asked_in():
+            assert_same_bytes([next(feed) for _ in range(3)], expected)
+
+
 def test_a_state_draws_nothing_from_the_global_generator(saved):
     before = torch.get_rng_state()
     actor = Changing(3, 2)
@@ -299,3 +326,32 @@ def test_options_that_are_numbers_of_numpy_are_saved_as_those_of_python():
     options = {"lag": 1, "groups": 2, "sticky": True, "shard": (0, 2)}
     resumed = same.rollout(ENVIRONMENTS["noisy"](4), Changing(3, 2), 5, seed=3, state=saved, **options)
     assert torch.equal(next(resumed).state.obs, expected.state.obs)
+
+
+def test_a_shard_goes_on_with_the_seed_of_its_state():
+    actor = Changing(3, 2)
+    feed = same.rollout([Noisy], actor, 5, seed=3, shard=(1, 2))
+    next(feed)
+    saved, expected = through_torch(feed.state_dict()), next(feed)
+    resumed = same.rollout([Noisy], actor, 5, state=saved, shard=(1, 2))
+    assert_same_bytes([next(resumed)], [expected])
+
+
+class WithAnAttributeMore(Changing):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.temperature = 1.0
+
+    def forward(self, obs, **others):
+        return super().forward(obs / self.temperature, **others)
+
+
+@pytest.mark.parametrize(("engine", "lag"), [(same, 0), (threaded, 1)])
+def test_a_stream_goes_on_with_an_actor_that_has_got_another_plain_attribute(engine, lag):
+    actor, others = Changing(3, 2), WithAnAttributeMore(3, 2)
+    others.load_state_dict(actor.state_dict())
+    with engine.rollout([Noisy], actor, 5, seed=3, lag=lag) as feed:
+        next(feed)
+        saved, expected = through_torch(feed.state_dict()), [next(feed) for _ in range(3)]
+    with engine.rollout([Noisy], others, 5, state=saved, lag=lag) as feed:
+        assert_same_bytes([next(feed) for _ in range(3)], expected)

@@ -133,9 +133,9 @@ class CompiledBehaviour(Behaviour):
             warnings.warn(warning, RuntimeWarning, stacklevel=3)
         return snapshot
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, before_trial: bool = False) -> None:
         """Continue from a saved state; so does the second copy."""
-        super().load_state_dict(state)
+        super().load_state_dict(state, before_trial=before_trial)
         load_plain(dict(self._twin.named_modules()), plain_of(self._modules))
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:

@@ -128,15 +128,18 @@ class CopiedActor:
         restore_stores(self._stores)  # the next snapshot does so, too
         return {**copy_state(self._modules), "adopted": self._plain_adopted}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, before_trial: bool = False) -> None:
         """Continue from what :meth:`state_dict` returned, before the copy acts for the first time.
+
+        With ``before_trial``, before a trial step, plain attributes stay that the learner's actor has got since: the
+        next snapshot would bring them, but the trial step may read them, too.
 
         Raises
         ------
         ValueError
             The state is of another actor.
         """
-        load_copy_state(self._modules, state)
+        load_copy_state(self._modules, state, keep_others=before_trial)
         self._plain_adopted = state["adopted"]
 
     def watch_state(self) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def copy_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     return {"plain": _pack(plain_of(modules)), **kept_values(modules)}
 
 
-def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) -> None:
-    """Put a copy into a state that :func:`copy_state` returned.
+def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any], *, keep_others: bool) -> None:
+    """Put a copy into a state that :func:`copy_state` returned. ``keep_others`` as for :func:`.load_plain`.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def load_copy_state(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) 
         raise ValueError(
             f"the state is of another actor: it had the modules {sorted(plain)}, and has {sorted(modules)}."
         )
-    load_plain(modules, plain)
+    load_plain(modules, plain, keep_others=keep_others)
     load_kept_values(modules, state, _device_of(modules))
 
 

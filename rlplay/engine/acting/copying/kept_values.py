@@ -62,7 +62,7 @@ def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any],
     Raises
     ------
     ValueError
-        The actor has other tensors in attributes of which not all could be saved, or no longer has a generator.
+        The actor has other tensors in attributes of which not all could be saved.
     """
     found = _Found(modules)
     digests = {(name, key): digest for name, key, digest in state["values"]}
@@ -80,11 +80,7 @@ def load_kept_values(modules: Mapping[str, nn.Module], state: Mapping[str, Any],
             own_one = own_others[k] if k < len(own_others) else None
             if taken.setdefault(id(own_one), saved_id) != saved_id:
                 own_one = None  # it was one object, and had become several
-            made = _unpack(one, own_one)
-            if made is None:
-                raise ValueError(
-                    f"the state is of another actor: its {dotted((name, key))!r} is no generator any more."
-                )
+            made = _unpack(one, own_one, device)
             objects["other", name, key, k] = made
             changed |= made is not own_one
     if changed:
@@ -212,17 +208,20 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _pack(one: Any) -> Any:
-    """Return the state of a generator of torch, which is a tensor; pickle any other object."""
-    return one.get_state() if isinstance(one, torch.Generator) else pickle.dumps(one)
+    """Return the type of the device and the state of a generator of torch; pickle any other object."""
+    return [one.device.type, one.get_state()] if isinstance(one, torch.Generator) else pickle.dumps(one)
 
 
-def _unpack(packed: Any, own: Any) -> Any:
+def _unpack(packed: Any, own: Any, device: torch.device) -> Any:
     """Put ``own`` into the packed state and return it; if its kind or shape differs, return a new object.
 
-    A generator of torch is not made anew: None is returned if ``own`` is not a generator of torch.
+    A generator of torch for this type of device is made for ``device``.
     """
-    if isinstance(packed, Tensor):
-        return own.set_state(packed.cpu()) if isinstance(own, torch.Generator) else None
+    if isinstance(packed, list):
+        kind, state = packed
+        if not (isinstance(own, torch.Generator) and own.device.type == kind):
+            own = torch.Generator(device if device.type == kind else kind)
+        return own.set_state(state.cpu())
     made = pickle.loads(packed)
     if type(own) is not type(made):
         return made

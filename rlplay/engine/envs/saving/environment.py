@@ -18,7 +18,7 @@ In the first two cases the random generator and the spaces that gym's base class
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,18 +26,13 @@ from ....contexts import contextmanager
 from ...concurrency.progress import Progress
 from ..dialects import takes
 from .ale import restore_ale, save_ale
-from .functions import fingerprint, functions_in, named_in_script
+from .functions import fingerprint, functions_in, named_in_script, refers_to_constants
 from .parts import Part, attributes_of, kind_of, parts_of, stays
-from .pickling import FUNCTION, Key, Survey, common_key, dumps, find_culprit, loads
+from .pickling import CODE, FUNCTION, Key, Survey, common_key, dumps, find_culprit, loads
 
-__all__ = ["RESTART_OR_STATE", "restore_environments", "save_environments"]
+__all__ = ["restore_environments", "save_environments"]
 
 _OF_BASE_CLASS = ("_np_random", "_np_random_seed", "np_random", "action_space", "observation_space")
-
-RESTART_OR_STATE = (
-    "Give it methods `get_state()` and `set_state(state)`, or save with `feed.state_dict(environments='restart')`, "
-    "which begins new episodes"
-)
 
 _SCRIPT, _OTHER = "script", "environment"
 """The first elements of keys: for objects with a name in the user's script, and for objects of another environment."""
@@ -91,9 +86,8 @@ def save_environments(
         with progress.during("env.save", number):
             found.append(_contents_of(env, number))
     objects = {one.number: _kept_objects(one.parts) for one in found}
-    own_kept = [{id(x): key for key, x in pairs} for pairs in objects.values()]
-    kept_by_all = _kept_by_all({number: dict(pairs) for number, pairs in objects.items()})
-    survey = Survey({id(x): key for key, x in kept_by_all.items()})
+    own_kept = [_by_id(pairs) for pairs in objects.values()]
+    survey = Survey(_by_id(_kept_by_all(objects)))
     for contents, own in zip(found, own_kept, strict=True):
         with progress.during("env.save", contents.number), _refusing(contents, own, survey):
             survey.look_at(contents.value, own, contents.number)
@@ -127,7 +121,7 @@ def _contents_of(env: Any, number: int) -> _Contents:
             except Exception as error:
                 raise TypeError(
                     f"environment {number} cannot be saved: `get_state` or `clone_state` of `{part.path}`, a "
-                    f"{kind_of(part.env)}, raised {error!r}. {RESTART_OR_STATE}."
+                    f"{kind_of(part.env)}, raised {error!r}. {_remedy(part)}."
                 ) from error
     return _Contents(number, parts, attributes, states)
 
@@ -150,14 +144,14 @@ def restore_environments(envs: Sequence[Any], saved: Sequence[dict[str, Any]], f
                 f"the state is of another environment: environment {number} was {' > '.join(one['kinds'])}, and is "
                 f"{' > '.join(kinds)}. Pass environments that are made and wrapped alike."
             )
-    objects = {number: dict(_kept_objects(own)) for number, own in parts.items()}
-    kept, common = _kept_by_all(objects), dict[bytes, dict[Key, Any]]()
+    objects = {number: _kept_objects(own) for number, own in parts.items()}
+    kept, common = dict(_kept_by_all(objects)), dict[bytes, dict[Key, Any]]()
     for (number, own), one in zip(parts.items(), saved, strict=True):
         with progress.during("env.restore", number):
             shared = one.get("common")
             if shared is not None and shared not in common:
                 common[shared] = {common_key(k): x for k, x in enumerate(_read(shared, kept, number))}
-            here = ChainMap(objects[number], kept, common[shared] if shared is not None else {})
+            here = ChainMap(dict(objects[number]), kept, common[shared] if shared is not None else {})
             _restore(own, _read(one["data"], here, number), number)
 
 
@@ -186,16 +180,21 @@ def _restore(parts: list[Part], value: Any, number: int) -> None:
             raise ValueError(f"the state of environment {number} does not fit `{parts[k].path}`: {error!r}.") from error
 
 
-def _kept_by_all(objects: Mapping[int, Mapping[Key, Any]]) -> dict[Key, Any]:
-    """Return what is not pickled of several environments, by keys that begin with the number of the environment.
+def _kept_by_all(objects: Mapping[int, Sequence[tuple[Key, Any]]]) -> list[tuple[Key, Any]]:
+    """Return what is not pickled of several environments, with keys that begin with the number of the environment.
 
     What has a name in the user's script is the same for all of them, and so are functions with equal fingerprints.
     """
-    return {
-        key if key[0] in (_SCRIPT, FUNCTION) else (_OTHER, n, *key): one
+    return [
+        (key if key[0] in (_SCRIPT, FUNCTION, CODE) else (_OTHER, n, *key), one)
         for n, own in objects.items()
-        for key, one in own.items()
-    }
+        for key, one in own
+    ]
+
+
+def _by_id(pairs: Iterable[tuple[Key, Any]]) -> dict[int, Key]:
+    """Return the keys of what is not pickled, by its ``id()``: by that of its code if a function is made anew."""
+    return {id(one.__code__ if key[0] == CODE else one): key for key, one in pairs}
 
 
 def _kept_objects(parts: list[Part]) -> list[tuple[Key, Any]]:
@@ -203,12 +202,19 @@ def _kept_objects(parts: list[Part]) -> list[tuple[Key, Any]]:
 
     Functions with equal fingerprints have the same key. If an object has several keys, the last one counts.
     """
-    functions = [one for part in parts for value in attributes_of(part.env).values() for one in functions_in(value)]
+    seen = set[int]()
+    functions = [one for part in parts for x in attributes_of(part.env).values() for one in functions_in(x, seen)]
     return [
         *(((k,), part.env) for k, part in enumerate(parts)),
-        *(((FUNCTION, f"{one.__module__}.{one.__qualname__}", fingerprint(one)), one) for one in functions),
+        *(_kept_function(one) for one in functions),
         *(((_SCRIPT, name), one) for name, one in named_in_script(parts).items()),
     ]
+
+
+def _kept_function(function: Any) -> tuple[Key, Any]:
+    """Return the key of a function, or that of its code if what it refers to may change; and the function."""
+    kind, of = (FUNCTION, function) if refers_to_constants(function) else (CODE, function.__code__)
+    return (kind, f"{function.__module__}.{function.__qualname__}", fingerprint(of)), function
 
 
 def _own_methods(part: Part) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
@@ -237,7 +243,7 @@ def _check_whole(part: Part, number: int) -> None:
     if not hasattr(part.env, "__dict__") or type(part.env).__basicsize__ > _Plain.__basicsize__:
         raise TypeError(
             f"environment {number} cannot be saved: `{part.path}`, a {kind_of(part.env)}, keeps something outside of "
-            f"its `__dict__` (slots, or a class that is not written in Python). {RESTART_OR_STATE}."
+            f"its `__dict__` (slots, or a class that is not written in Python). {_remedy(part)}."
         )
 
 
@@ -253,14 +259,25 @@ def _refusing(contents: _Contents, kept: Mapping[int, Key], survey: Survey) -> I
 def _refusal(contents: _Contents, kept: Mapping[int, Key], survey: Survey) -> TypeError | None:
     """Return an error that names what cannot be pickled; None if that is not found."""
     pairs = zip(contents.parts, contents.attributes, strict=True)
-    named = [(part.path, name, one) for part, own in pairs for name, one in own.items()]
-    named += [(contents.parts[k].path, "<its own state>", state) for k, state in contents.states.items()]
-    for path, name, value in named:
-        found = find_culprit(value, f"{path}.{name}", lambda x: dumps(x, kept, survey))
+    named = [(part, name, one) for part, own in pairs for name, one in own.items()]
+    named += [(contents.parts[k], "<its own state>", state) for k, state in contents.states.items()]
+    for part, name, value in named:
+        found = find_culprit(value, f"{part.path}.{name}", lambda x: dumps(x, kept, survey))
         if found is not None:
             where, culprit, why = found
             return TypeError(
                 f"environment {contents.number} cannot be saved: `{where}`, a {kind_of(culprit)}, does not pickle: "
-                f"{why}. {RESTART_OR_STATE}."
+                f"{why}. {_remedy(part)}."
             )
     return None
+
+
+def _remedy(part: Part) -> str:
+    """Return what the user can do about a part of an environment that cannot be saved."""
+    first = (
+        "Give it methods `get_state()` and `set_state(state)`"
+        if part.innermost
+        else "Only the innermost environment is asked for a state of its own, so keep such a thing elsewhere than in "
+        "an attribute of what is around it, as in a global variable"
+    )
+    return f"{first}; or save with `feed.state_dict(environments='restart')`, which begins new episodes"

@@ -1,47 +1,98 @@
 """Functions that pickle does not find by their name, in the attributes of environments.
 
-Such a function is not saved. What is saved is its fingerprint, by which it is found among those of the environment that
-goes on. Imports nothing else of ``rlplay`` than :mod:`.parts`.
+The code of such a function is not saved. What is saved is a fingerprint, by which it is found among the functions of
+the environment that goes on. If a function refers to constants alone, the fingerprint is that of all of it, and the
+very function is taken. Of all others what they refer to is saved, and they are made anew with the code that is found.
+Imports nothing else of ``rlplay`` than :mod:`.parts`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dis import get_instructions
 from hashlib import sha256
-from types import CodeType, FunctionType, ModuleType
+from importlib import import_module
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from .parts import Part, attributes_of
 
-__all__ = ["fingerprint", "found_by_name", "functions_in", "named_in_script"]
+__all__ = [
+    "fingerprint",
+    "found_by_name",
+    "functions_in",
+    "named_in_script",
+    "reduced",
+    "refers_to_constants",
+]
 
 _SCRIPT = "__main__"
 
 _CONSTANTS = (int, float, complex, str, bytes, type(None), type, FunctionType, ModuleType)
 
 
-def functions_in(value: Any) -> Iterator[FunctionType]:
-    """Yield the functions in an attribute that cannot be found again by their name.
+def functions_in(value: Any, seen: set[int]) -> Iterator[FunctionType]:
+    """Yield the functions in an attribute that cannot be found again by their name, and those that these refer to.
 
     Such are lambdas, functions that were made in functions, and those of the user's script, which a worker process does
-    not find. Those that refer to anything but constants are left out, since what they refer to may change.
+    not find. ``seen`` has the ``id()`` of all that has been looked at, which the caller keeps alive.
     """
-    if isinstance(value, FunctionType):
-        if not _has_name(value) and _refers_to_constants(value):
-            yield value
+    if isinstance(value, FunctionType) and not _has_name(value):
+        inside: Any = _referred_by(value)
     elif type(value) in (list, tuple, dict):
-        for one in value.values() if type(value) is dict else value:
-            yield from functions_in(one)
+        inside = value.values() if type(value) is dict else value
+    else:
+        return
+    if id(value) not in seen:
+        seen.add(id(value))
+        if isinstance(value, FunctionType):
+            yield value
+        for one in inside:
+            yield from functions_in(one, seen)
 
 
-def fingerprint(function: FunctionType) -> str:
-    """Return what tells a function that refers to constants from all others: equal ones do the same.
+def reduced(value: Any, kept: Container[int]) -> tuple[Any, ...] | None:
+    """Return how a function is pickled that is made anew with code that is found; None for anything else.
+
+    A variable that it refers to (a cell) is pickled as an object, since several functions may share it. A module, which
+    pickle refuses, is found by its name.
+
+    Parameters
+    ----------
+    kept : container of int
+        Has the ``id()`` of the code of each such function, which is not pickled.
+    """
+    if isinstance(value, CellType):
+        return _cell, (), (value.cell_contents,) if _is_filled(value) else None, None, None, _fill
+    if isinstance(value, ModuleType) and sys.modules.get(value.__name__) is value:
+        return import_module, (value.__name__,)
+    if not isinstance(value, FunctionType) or id(value.__code__) not in kept or value.__dict__:
+        return None
+    return _function, (value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__)
+
+
+def _function(found: FunctionType, defaults: Any, keyword_defaults: Any, cells: Any) -> FunctionType:
+    """Return a function with the code of one that has been found, and with what it refers to itself."""
+    made = FunctionType(found.__code__, found.__globals__, found.__name__, defaults, cells)
+    made.__kwdefaults__, made.__qualname__, made.__module__ = keyword_defaults, found.__qualname__, found.__module__
+    return made
+
+
+def _cell() -> CellType:
+    return CellType()
+
+
+def _fill(cell: CellType, content: tuple[Any]) -> None:
+    (cell.cell_contents,) = content
+
+
+def fingerprint(of: FunctionType | CodeType) -> str:
+    """Return what tells a function that refers to constants, or code, from all others: equal ones do the same.
 
     It depends on the version of Python, but not on the file and the line.
     """
-    return sha256(repr(_describe(function, ())).encode()).hexdigest()
+    return sha256(repr(_describe(of, ())).encode()).hexdigest()
 
 
 def _describe(value: Any, outer: tuple[Any, ...]) -> Any:
@@ -57,7 +108,8 @@ def _describe(value: Any, outer: tuple[Any, ...]) -> Any:
     if isinstance(value, CodeType):
         arguments = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags
         names = value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
-        return value.co_code, value.co_exceptiontable, *arguments, *names, _describe(value.co_consts, outer)
+        handlers = getattr(value, "co_exceptiontable", b"")  # Python 3.10 has them in `co_code`
+        return value.co_code, handlers, *arguments, *names, _describe(value.co_consts, outer)
     if isinstance(value, tuple):
         return tuple(_describe(one, outer) for one in value)
     if isinstance(value, frozenset):
@@ -100,16 +152,21 @@ def found_by_name(module: str | None, name: str) -> Any:
     return found
 
 
-def _refers_to_constants(function: FunctionType, outer: tuple[FunctionType, ...] = ()) -> bool:
-    """Whether neither what a function refers to, nor what these functions refer to, may change."""
+def _referred_by(function: FunctionType) -> list[Any]:
+    """Return what a function refers to: its variables of outer functions, and its defaults."""
     values = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [*values, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def refers_to_constants(function: FunctionType, outer: tuple[FunctionType, ...] = ()) -> bool:
+    """Whether neither what a function refers to, nor what these functions refer to, may change."""
+    values = _referred_by(function)
     if function.__dict__ or not all(isinstance(value, _CONSTANTS) for value in values):
         return False
     if _writes_to(function.__code__, frozenset(function.__code__.co_freevars)):
         return False
     inside = [one for one in values if isinstance(one, FunctionType) and not _has_name(one) and one not in outer]
-    return all(_refers_to_constants(one, (*outer, function)) for one in inside)
+    return all(refers_to_constants(one, (*outer, function)) for one in inside)
 
 
 def _writes_to(code: CodeType, variables: frozenset[str]) -> bool:

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from .functions import reduced
 from .memory import Block, Span, blocks_of, is_tensor, span_of, view_of, with_gradient
 from .whole import NotSavedError, check_whole, why_not_whole
 
-__all__ = ["FUNCTION", "Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
+__all__ = ["CODE", "FUNCTION", "Key", "Survey", "common_key", "dumps", "find_culprit", "loads"]
 
 Key = tuple[Any, ...]
 """Says where an object is that is not pickled, but taken from the environment into which the state is restored."""
 
-FUNCTION = "function"
-"""The keys of functions that pickle does not find by their names are this word, the name and the fingerprint."""
+FUNCTION, CODE = "function", "code"
+"""The keys of functions that pickle does not find by their names, and of the code of those that are made anew, are one
+of these words, the name of the function and the fingerprint."""
 
 _DEPTH = 30
 
@@ -127,6 +129,7 @@ class _Surveyor(pickle.Pickler):
         if type(obj) is np.ndarray and not obj.dtype.hasobject:
             return _nothing, ()
         found = with_gradient(obj, (_nothing, (), vars(obj)) if is_tensor(obj) and view_of(obj, None) else None)
+        found = found or reduced(obj, self._kept_by_all)
         return NotImplemented if found is None else found
 
 
@@ -160,7 +163,7 @@ class _Pickler(pickle.Pickler):
                 f"it shares memory with {other}; only NumPy arrays of numbers and tensors on the CPU, of no subclass, "
                 "share it again once they are restored"
             )
-        found = with_gradient(obj, view)
+        found = with_gradient(obj, view) or reduced(obj, self._kept_by_all)
         return NotImplemented if found is None else found
 
 
@@ -170,7 +173,7 @@ class _Unpickler(pickle.Unpickler):
         self._kept = kept
 
     def persistent_load(self, pid: Any) -> Any:
-        if pid not in self._kept and pid[0] == FUNCTION:
+        if pid not in self._kept and pid[0] in (FUNCTION, CODE):
             raise ValueError(
                 f"the function `{pid[1]}`, as it was when it was saved, is in none of the environments that go on; "
                 "define it at the top level of a module, or hold all such functions from the beginning"
