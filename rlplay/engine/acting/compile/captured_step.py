@@ -18,6 +18,7 @@ from ..weights import WeightPlace, addresses, adds_fills_or_empties, put_back, r
 from .attribute_reads import Operations
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
+    DIFFERS,
     FILLS_OR_EMPTIES,
     Modes,
     NoGraph,
@@ -155,6 +156,11 @@ class StepTrials:
                 check_reset(twin, memory.hx, noise)
             step(check := OperationCheck(noise))
             self.draws = self.draws or bool(check.drawn)
+            once, again = Operations(), Operations()
+            step(once)
+            step(again)
+            if once.listed != again.listed:
+                raise NoGraph(DIFFERS)
 
     def operations(self, twin: BaseActorModule, noise: BlockNoise, modes: Modes) -> list[str]:
         """Return what steps do in these modes, as a list of their operations."""

@@ -30,6 +30,7 @@ from .fingerprint import fingerprints
 
 __all__ = [
     "ArraysUnread",
+    "DIFFERS",
     "FILLS_OR_EMPTIES",
     "Modes",
     "NoGraph",
@@ -51,6 +52,9 @@ Modes = tuple[bool, ...]
 
 FILLS_OR_EMPTIES = "it adds or fills a buffer, or empties one"
 """The reason for refusing a step that registers a buffer, fills one that is None, or sets one to None."""
+
+DIFFERS = "it computes with other numbers each time, which it has from elsewhere than buffers and its inputs"
+"""The reason for refusing a step that runs other operations each time, as with a counter in a global variable."""
 
 
 class NoGraph(Exception):
@@ -129,19 +133,25 @@ def no_foreign_draws() -> Iterator[None]:
     Raises
     ------
     NoGraph
-        If the block draws from either.
+        If the block draws from either, also if the block itself raises another NoGraph, whose reason that may be.
     """
     with generators_held():
         python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        reason: NoGraph | None = None
         try:
             yield
-            if random.getstate() != python:
-                raise NoGraph("it draws from `random`")
-            if pickle.dumps(np.random.get_state()) != pickle.dumps(numpy):  # noqa: NPY002
-                raise NoGraph("it draws from `numpy.random`")
+        except NoGraph as error:
+            reason = error
         finally:
+            python_now, numpy_now = random.getstate(), np.random.get_state()  # noqa: NPY002
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+        if python_now != python:
+            raise NoGraph("it draws from `random`") from reason
+        if pickle.dumps(numpy_now) != pickle.dumps(numpy):
+            raise NoGraph("it draws from `numpy.random`") from reason
+        if reason is not None:
+            raise reason
 
 
 class OperationCheck(TorchDispatchMode):
