@@ -32,6 +32,7 @@ from tests.support.actors import (
     DrawsFirstState,
     DrawsFromNumpyRandom,
     DrawsFromPythonRandom,
+    KeepsStateFromVirtualSteps,
     RemembersObservation,
     ReportsModes,
     SwapsState,
@@ -129,6 +130,7 @@ ACTORS = {
     "hx that goes round": SwapsState,
     "hx that is the observation": RemembersObservation,
     "hx in place": AdvancesStateInPlace,
+    "no hx in virtual steps": KeepsStateFromVirtualSteps,
     "a reset that draws": DrawsFirstState,
     "a convolution": Convolves,
 }

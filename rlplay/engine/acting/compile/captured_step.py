@@ -80,6 +80,7 @@ def make_step(
         raise NoGraph("it gives a parameter or a buffer other memory, as by `.data =`")
     if adds_fills_or_empties(module, places, replaced):
         raise NoGraph(FILLS_OR_EMPTIES)
+    new_hx = memory.hx if virtual else new_hx  # that of a virtual step is ignored
     answer: list[Any] = spec.leaves(act, info)
     acts, infos = answer[: spec.n_acts], answer[spec.n_acts :]
     hx_pairs = zip(memory.hx_leaves, nested.leaves(new_hx), strict=False)  # the structures are compared below
