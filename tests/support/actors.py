@@ -46,6 +46,14 @@ class AdvancesStateInPlace(BaseActorModule):
         return zeros_like_act(fin), hx, {"hx": hx.clone()}
 
 
+class KeepsStateFromVirtualSteps(BaseActorModule):
+    """Counts rows; a virtual step returns no recurrent state, unless it is given none."""
+
+    def forward(self, obs, *, fin, virtual, hx=None, **ignored):
+        before = torch.zeros(1, fin.shape[1], 1) if hx is None else hx
+        return zeros_like_act(fin), None if virtual and hx is not None else before + 1, {"before": before}
+
+
 class DrawsFirstState(BaseActorModule):
     """Draws its first recurrent state."""
 

@@ -38,6 +38,7 @@ from tests.support.actors import (
     DrawsFromOwnGenerator,
     DrawsFromPythonRandom,
     DrawsFromTorchGenerator,
+    KeepsStateFromVirtualSteps,
     RemembersObservation,
     ReportsModes,
     SwapsState,
@@ -168,6 +169,7 @@ ACTORS = {
     "hx that goes round": (SwapsState, ledgers),
     "hx that is the observation": (RemembersObservation, ledgers),
     "hx in place": (AdvancesStateInPlace, ledgers),
+    "no hx in virtual steps": (KeepsStateFromVirtualSteps, ledgers),
     "a convolution": (Convolves, ledgers),
 }
 

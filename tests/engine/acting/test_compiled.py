@@ -32,6 +32,7 @@ from tests.support.actors import (
     DrawsFirstState,
     DrawsFromNumpyRandom,
     DrawsFromPythonRandom,
+    KeepsStateFromVirtualSteps,
     RemembersObservation,
     ReportsModes,
     SwapsState,
@@ -129,6 +130,7 @@ ACTORS = {
     "hx that goes round": SwapsState,
     "hx that is the observation": RemembersObservation,
     "hx in place": AdvancesStateInPlace,
+    "no hx in virtual steps": KeepsStateFromVirtualSteps,
     "a reset that draws": DrawsFirstState,
     "a convolution": Convolves,
 }
@@ -512,6 +514,25 @@ class SelectsByItsBuffer(ReadsItsBuffer):
         return obs + len(self.mask.nonzero())
 
 
+class KeepsAView(ReadsItsBuffer):
+    def __init__(self):
+        super().__init__()
+        self.views = [self.scale.view(1)]
+
+    def answer(self, obs, fin):
+        return obs * self.views[0]
+
+
+class ReadsAView(KeepsAView):
+    def answer(self, obs, fin):
+        return obs * self.views[0].item()
+
+
+class ListsAView(KeepsAView):
+    def answer(self, obs, fin):
+        return obs * self.scale.detach().tolist()
+
+
 class KeepsANumber(AnswerActor):
     """Makes a Python number of a tensor that no snapshot brings."""
 
@@ -535,6 +556,9 @@ NOT_COMPILED = {
     "an array of a buffer, by NumPy": (BuffersAsArrayByNumpy, "it reads a parameter or buffer by `__array__`"),
     "control flow over a buffer": (BranchesOnItsBuffer, "it needs the value of a parameter or buffer"),
     "a number of elements": (SelectsByItsBuffer, "it needs the value of a parameter or buffer"),
+    "a view that it keeps": (KeepsAView, "it uses a view of a parameter or buffer that it keeps"),
+    "the value of a view": (ReadsAView, "it needs the value of a parameter or buffer"),
+    "a list of a view": (ListsAView, "it reads a parameter or buffer by `tolist`"),
     "control flow": (BranchesOnData, "tracing it failed"),
     "numpy": (UsesNumpy, "tracing it failed"),
     "an attribute": (CountsInAttribute, "changes `n`, which is not a buffer"),

@@ -12,6 +12,7 @@ import torch
 
 from rlplay import nested
 from rlplay.engine import BaseActorModule
+from rlplay.engine.acting.compile import inductor
 from rlplay.engine.rollout import same
 from rlplay.testing import LaggingLane
 from tests.support.assertions import assert_same_bytes
@@ -206,6 +207,29 @@ CASES = {
 def test_what_an_actor_keeps_in_attributes_goes_on(case):
     saved, expected = saved_and_expected(lambda: Keeps(*case))
     assert_same_bytes(resumed(lambda: Keeps(*case), saved), expected)
+
+
+class Projects(BaseActorModule):
+    """Has random numbers in attributes, which its step uses and does not change."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = {"factor": random.random(), "table": torch.rand(1)}
+
+    def forward(self, obs, *, fin, hx=None, **ignored):
+        answer = obs.flatten(2).sum(-1) * self.held["table"] + self.held["factor"]
+        return torch.zeros(fin.shape, dtype=torch.int64), (), {"answer": answer}
+
+
+@pytest.mark.usefixtures("no_monitor")
+@pytest.mark.parametrize("options", [{"compile": True}, {"compile": True, "device": LaggingLane(haste=1.0)}], ids=str)
+def test_a_compiled_step_goes_on_with_what_the_saved_actor_had_in_attributes(options, monkeypatch):
+    monkeypatch.setattr(inductor, "compile_graph", lambda graph: lambda operands: graph(*operands))  # takes no seconds
+    with same.rollout([Noisy(), Noisy()], Projects(), 4, seed=0, **options) as feed:
+        saved = through_torch(feed.state_dict())
+        expected = nested.map(torch.clone, next(feed))
+    with same.rollout([Noisy(), Noisy()], Projects(), 4, state=saved, **options) as feed:
+        assert_same_bytes(next(feed), expected)
 
 
 class Endless(Noisy):

@@ -24,8 +24,9 @@ from ...memory.slot import GroupBlocks
 from ..actor_spec import note_obs
 from ..behaviour import Behaviour, Snapshot
 from ..copying.copy_actor import copy_actor
+from ..copying.copy_state import load_copy_state
 from ..group import Group
-from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes, load_plain, plain_of
+from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes
 from ..torch_context import TorchContext
 from ..weights import restore_stores, weight_stores
 from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffer, changed_since
@@ -68,10 +69,8 @@ class CompiledBehaviour(Behaviour):
     def __init__(self, actor: BaseActorModule, lane: Lane, *, snapshot_in_place: bool = False) -> None:
         """Copy the actor twice: the second copy is for tracing."""
         super().__init__(actor, lane, snapshot_in_place=snapshot_in_place)
-        self._weights_by_kind = {
-            "parameter": [weight.detach() for weight in self._module.parameters()],
-            "buffer": list(self._module.buffers()),
-        }
+        parameters = [weight.detach() for weight in self._module.parameters()]
+        self._weights_by_kind = {"parameter": parameters, "buffer": list(self._module.buffers())}
         self._twin = copy_actor(self._module, lane.actor_device).module
         self._twin_stores = weight_stores(self._twin)
         self._torch_context = TorchContext.here(lane.actor_device)  # of the latest probe
@@ -136,7 +135,7 @@ class CompiledBehaviour(Behaviour):
     def load_state_dict(self, state: Mapping[str, Any], *, before_trial: bool = False) -> None:
         """Continue from a saved state; so does the second copy."""
         super().load_state_dict(state, before_trial=before_trial)
-        load_plain(dict(self._twin.named_modules()), plain_of(self._modules))
+        load_copy_state(dict(self._twin.named_modules()), state, keep_others=before_trial)
 
     def start_fragment(self, group: Group, fin: Tensor, begun: Sequence[int]) -> list[Tensor]:
         """Reset the group's recurrent state where an episode has just begun, and return its leaves."""

@@ -17,6 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from ....dtypes import as_bytes
 from ....process_state import compiling
+from ..copying.shared_memory import address_of_storage
 from .draws import Draw, RecordedNoise
 from .step_checks import NoGraph, draws_numbers
 
@@ -94,6 +95,9 @@ def make_graph(
     kinds = {"parameter": parameters, "buffer": buffers, "noise": noise.tensors, "input": inputs}
     known = {id(x): (kind, i) for kind, members in kinds.items() for i, x in enumerate(members)}
     constants = [x for x in held if id(x) not in known]
+    memory = {address_of_storage(x) for x in (*parameters, *buffers)} - {0}
+    if any(address_of_storage(x) in memory for x in constants):
+        raise NoGraph("it uses a view of a parameter or buffer that it keeps")
     known |= {id(x): ("constant", i) for i, x in enumerate(constants)}
     operand_of: dict[Node, Operand] = dict(
         zip(graph.find_nodes(op="placeholder"), (known[id(x)] for x in tensors), strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,11 +25,13 @@ from ....contexts import contextmanager
 from ....nested import Nested
 from ....process_state import generators_held
 from ...core import BaseActorModule
+from ..copying.shared_memory import address_of_storage
 from ..recurrent.reset import numbered_like
 from .fingerprint import fingerprints
 
 __all__ = [
     "ArraysUnread",
+    "DIFFERS",
     "FILLS_OR_EMPTIES",
     "Modes",
     "NoGraph",
@@ -51,6 +53,9 @@ Modes = tuple[bool, ...]
 
 FILLS_OR_EMPTIES = "it adds or fills a buffer, or empties one"
 """The reason for refusing a step that registers a buffer, fills one that is None, or sets one to None."""
+
+DIFFERS = "it computes with other numbers each time, which it has from elsewhere than buffers and its inputs"
+"""The reason for refusing a step that runs other operations each time, as with a counter in a global variable."""
 
 
 class NoGraph(Exception):
@@ -129,19 +134,25 @@ def no_foreign_draws() -> Iterator[None]:
     Raises
     ------
     NoGraph
-        If the block draws from either.
+        If the block draws from either, also if the block itself raises another NoGraph, whose reason that may be.
     """
     with generators_held():
         python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        reason: NoGraph | None = None
         try:
             yield
-            if random.getstate() != python:
-                raise NoGraph("it draws from `random`")
-            if pickle.dumps(np.random.get_state()) != pickle.dumps(numpy):  # noqa: NPY002
-                raise NoGraph("it draws from `numpy.random`")
+        except NoGraph as error:
+            reason = error
         finally:
+            python_now, numpy_now = random.getstate(), np.random.get_state()  # noqa: NPY002
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+        if python_now != python:
+            raise NoGraph("it draws from `random`") from reason
+        if pickle.dumps(numpy_now) != pickle.dumps(numpy):
+            raise NoGraph("it draws from `numpy.random`") from reason
+        if reason is not None:
+            raise reason
 
 
 class OperationCheck(TorchDispatchMode):
@@ -198,14 +209,17 @@ _READS_ALL = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
 class _OfWeights:
-    """Knows the parameters and buffers whose values a step must not read.
+    """Knows the parameters and buffers whose values a step must not read, nor those of their views.
 
     A tracer runs a call that reads a value on the weight itself, so that the graph would keep the value of that moment.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
-        self._weights = {id(x) for x in weights}
+        self._memory = {address_of_storage(x) for x in weights} - {0}
+
+    def _are_read(self, values: Iterable[Any]) -> bool:
+        return any(isinstance(x, Tensor) and address_of_storage(x) in self._memory for x in values)
 
 
 class ArraysUnread(_OfWeights, TorchFunctionMode):
@@ -213,7 +227,7 @@ class ArraysUnread(_OfWeights, TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Check one call and make it."""
-        if func in _READS_ALL and id(args[0]) in self._weights:
+        if func in _READS_ALL and self._are_read(args[:1]):
             raise NoGraph(f"it reads a parameter or buffer by `{func.__name__}`")
         return func(*args, **(kwargs or {}))
 
@@ -227,7 +241,7 @@ class ValuesUnread(_OfWeights, TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Check one operation and run it."""
         kwargs = kwargs or {}
-        if reads_values(func, args, kwargs) and any(id(x) in self._weights for x in tree_leaves((args, kwargs))):
+        if reads_values(func, args, kwargs) and self._are_read(tree_leaves((args, kwargs))):
             raise NoGraph(f"it needs the value of a parameter or buffer as a Python number or a shape (`{func}`)")
         return func(*args, **kwargs)
 
