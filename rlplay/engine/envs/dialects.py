@@ -32,6 +32,7 @@ __all__ = [
     "split_reset",
     "takes",
     "takes_any_keyword",
+    "warn_of_factory",
     "warn_of_lost_seed",
 ]
 
@@ -159,13 +160,8 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         There is no seed, and the factory cannot be called without one.
     """
     bound = getattr(factory, "keywords", {})  # of a functools.partial
-    if "seed" in bound:
+    if not takes(factory, "seed") or "seed" in bound:
         return factory()
-    if not takes(factory, "seed"):
-        env = factory()
-        if seed is not None:
-            warn_of_lost_seed(env)
-        return env
     if seed is not None:
         return factory(seed=seed)
     if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory)):
@@ -186,6 +182,7 @@ def make_each(
         env = make_environment(source, seed) if is_factory(source) else source
         if env is not source and not any(env is other for other in made):
             made.append(env)
+            warn_of_factory(source, env, seed)
         envs.append(env)
     return envs
 
@@ -232,6 +229,12 @@ def refuses_seed(reset: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return not takes(reset, "seed") and not takes_any_keyword(reset)
+
+
+def warn_of_factory(factory: Callable[..., Any], env: Any, seed: int | None) -> None:
+    """Warn if a wrapper keeps the seed from an environment that a factory has made, and that takes no seed either."""
+    if seed is not None and not takes(factory, "seed"):
+        warn_of_lost_seed(env)
 
 
 def warn_of_lost_seed(env: Any, *, stacklevel: int = 2) -> None:
