@@ -7,8 +7,8 @@
 ``environment_list``, ``dialects``
     A list of single environments, and the APIs that a single environment may have.
 ``vector_environment``, ``vectors``
-    One vector environment, and what follows from its autoreset mode; its first reset, its steps in the background, its
-    infos, and how environments are closed.
+    One vector environment, and what follows from its autoreset mode; its first reset, its infos, its steps in the
+    background, also those that Ctrl-C has interrupted, and how environments are closed.
 ``autoreset``
     Environments that reset themselves, vectors and single ones: when they do it, and where their info has what.
 ``actions``, ``returned``

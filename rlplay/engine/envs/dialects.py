@@ -32,6 +32,7 @@ __all__ = [
     "split_reset",
     "takes",
     "takes_any_keyword",
+    "warn_of_factory",
     "warn_of_lost_seed",
 ]
 
@@ -165,13 +166,8 @@ def make_environment(factory: Callable[..., Any], seed: int | None) -> Any:
         There is no seed, and the factory cannot be called without one.
     """
     bound = getattr(factory, "keywords", {})  # of a functools.partial
-    if "seed" in bound:
+    if not takes(factory, "seed") or "seed" in bound:
         return factory()
-    if not takes(factory, "seed"):
-        env = factory()
-        if seed is not None:
-            warn_of_lost_seed(env)
-        return env
     if seed is not None:
         return factory(seed=seed)
     if any(p.name == "seed" and p.default is p.empty for p in _parameters_of(factory) or ()):
@@ -192,6 +188,7 @@ def make_each(
         env = make_environment(source, seed) if is_factory(source) else source
         if env is not source and not any(env is other for other in made):
             made.append(env)
+            warn_of_factory(source, env, seed)
         envs.append(env)
     return envs
 
@@ -225,6 +222,12 @@ def _reset_takes_seed(env: Any) -> bool:
     if takes(env.reset, "seed"):
         return True
     return not refuses(env.reset, "seed") and not has_seed_method(env)  # which environments of the old API have
+
+
+def warn_of_factory(factory: Callable[..., Any], env: Any, seed: int | None) -> None:
+    """Warn if a wrapper keeps the seed from an environment that a factory has made, and that takes no seed either."""
+    if seed is not None and not takes(factory, "seed"):
+        warn_of_lost_seed(env)
 
 
 def warn_of_lost_seed(env: Any, *, stacklevel: int = 2) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ..concurrency.exceptions import closed_on_error
 from ..concurrency.progress import Progress, vector_number
 from .autoreset import read_autoreset_mode
-from .dialects import check_environments, is_factory, is_vector, make_environment
+from .dialects import check_environments, is_factory, is_vector, make_environment, warn_of_factory
 from .environment_list import EnvironmentList
 from .gym_on_numpy2 import patch_gym
 from .identity import check_distinct
@@ -167,9 +167,11 @@ def _make_all(
     for source in sources:
         progress.env, env = start, source
         if is_factory(source):
-            env = make_environment(source, seeds_of(seed, 1, reseed=reseed, first=start)[0])
+            seed_of_env = seeds_of(seed, 1, reseed=reseed, first=start)[0]
+            env = make_environment(source, seed_of_env)
             if not any(env is other for other in owned):
                 owned.append(env)
+                warn_of_factory(source, env, seed_of_env)
         envs.append(env)
         start += int(env.num_envs) if is_vector(env) else 1
     return envs

@@ -262,6 +262,25 @@ def test_a_wrapper_that_keeps_the_seed_from_an_environment_is_named(call):
         getattr(call(), "close", bool)()
 
 
+@pytest.mark.parametrize("how", [{}, {"workers": 1, "worker": "thread"}])
+def test_if_that_warning_is_an_error_what_a_factory_has_made_is_closed(how):
+    class Closes(Unseeded):
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    made = []
+
+    def make():
+        made.append(Closes("env", Random()))
+        return made[-1]
+
+    with pytest.raises(RuntimeWarning, match="has no parameter `seed`"):  # warnings are errors in these tests
+        threaded.rollout([make, make], ScriptedActor(), 2, **how)
+    assert [env.closed for env in made] == [True]
+
+
 def test_a_wrapper_around_a_vector_environment_that_keeps_the_seed_from_it_is_named():
     gymnasium = pytest.importorskip("gymnasium")
 

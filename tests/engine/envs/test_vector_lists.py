@@ -465,6 +465,12 @@ class InterruptedPipe:
         return self._pipe.recv()
 
 
+@engines
+def test_a_class_of_the_users_own_may_have_the_name_of_those_with_processes(engine):
+    named = type("AsyncVectorEnv", (SyncVectorEnv,), {})
+    assert_identical(*(fragments_of(engine, make_cartpoles(cls=cls), 1)[0] for cls in (named, SyncVectorEnv)))
+
+
 class LatePipe:
     """Never has anything to receive within a time limit."""
 

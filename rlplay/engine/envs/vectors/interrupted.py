@@ -38,7 +38,8 @@ def reset_async(env: Any, reset: Callable[[], Any]) -> Any:
     RuntimeError
         A process has ended, or the environment is still in an earlier call.
     """
-    parts = zip(env.parent_pipes, env.processes, strict=True)  # a process that has told its error has no pipe any more
+    # a class of the user's own may have the name; a process that has told its error has no pipe any more
+    parts = zip(getattr(env, "parent_pipes", ()), getattr(env, "processes", ()), strict=False)
     ended = [k for k, (pipe, process) in enumerate(parts) if pipe is None or process.exitcode is not None]
     if ended and not env.closed:
         raise RuntimeError(
