@@ -222,7 +222,9 @@ class Projects(BaseActorModule):
 
 
 @pytest.mark.usefixtures("no_monitor")
-@pytest.mark.parametrize("options", [{"compile": True}, {"compile": True, "device": LaggingLane(haste=1.0)}], ids=["host", "device"])
+@pytest.mark.parametrize(
+    "options", [{"compile": True}, {"compile": True, "device": LaggingLane(haste=1.0)}], ids=["host", "device"]
+)
 def test_a_compiled_step_goes_on_with_what_the_saved_actor_had_in_attributes(options, monkeypatch):
     monkeypatch.setattr(inductor, "compile_graph", lambda graph: lambda operands: graph(*operands))  # takes no seconds
     with same.rollout([Noisy(), Noisy()], Projects(), 4, seed=0, **options) as feed:
