@@ -35,7 +35,7 @@ def check_actor(actor: Any) -> None:
         compiling or data parallelism, a TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set
         on the instance; or if a ``generator`` is no :class:`torch.Generator`.
     ValueError
-        If parameters or buffers are not initialised yet, are on the meta device, or are sparse or expanded.
+        If parameters or buffers are not initialised yet, are on the meta device, or are sparse, quantized or expanded.
     """
     parts = list(actor.named_modules()) if isinstance(actor, nn.Module) else []
     if parts:
@@ -83,6 +83,11 @@ def check_actor(actor: Any) -> None:
             raise ValueError(
                 f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
                 "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
+            )
+        if weight.is_quantized:
+            raise ValueError(
+                f"the actor's {name!r} is quantized ({weight.dtype}), and snapshots of the learner's weights cannot be "
+                "copied into such a tensor: keep its `int_repr()`, and compute the numbers inside `step`."
             )
         if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
             raise ValueError(

@@ -230,6 +230,15 @@ def test_sparse_buffers_are_refused(engine, sparse):
         ENGINES[engine](Keeps(sparse(torch.eye(3))))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this version of torch has no such tensors")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_quantized_buffers_are_refused(engine):
+    buffer = torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)
+    with pytest.raises(ValueError, match=r"the actor's 'table' is quantized \(torch\.qint8\).*`int_repr\(\)`"):
+        ENGINES[engine](Keeps(buffer))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_expanded_buffers_are_refused(engine):
     with pytest.raises(ValueError, match=r"the actor's 'table' .*several of its elements in one place.*`clone\(\)`"):
