@@ -295,3 +295,18 @@ def test_an_actor_that_changes_its_inputs_in_place_is_refused(kind, form, name):
         threaded.rollout(envs, kind(), 3)
     with pytest.raises(ValueError, match=rf"changes its input `{name}` in place"):
         evaluate(envs, kind())
+
+
+class TakesPlainGenerators(BaseActorModule):
+    """Cannot draw from generators of a derived class, as code under `torch.compile` cannot."""
+
+    def forward(self, obs, *, fin, **ignored):
+        if type(self.generator) is not torch.Generator:
+            raise TypeError("not a plain generator")
+        return zeros(fin)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_actor_that_cannot_draw_from_the_generator_of_the_copy_fails_at_the_call(engine):
+    with pytest.raises(TypeError, match="not a plain generator"):
+        ENGINES[engine](TakesPlainGenerators())
