@@ -15,6 +15,7 @@ from torch import Tensor
 from ... import nested
 from ...nested import Nested
 from ...process_state import global_generator_kept
+from ...sampling import Source
 from ..core import BaseActorModule, State
 from ..envs.spaces import along
 from ..memory.lane import Lane, Place
@@ -243,7 +244,7 @@ class Behaviour(CopiedActor):
         make_fast(self._module)
         self._step = fast_step(self._module)
         device = self._lane.actor_device
-        self._draw_from(torch.Generator(device).manual_seed(0))
+        self._draw_from(Source(device).manual_seed(0))
         for group, first in zip(groups, inputs, strict=True):
             part = nested.map(torch.clone, first.state)
             with global_generator_kept(device):

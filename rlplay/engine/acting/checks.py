@@ -35,7 +35,7 @@ def check_actor(actor: Any) -> None:
         compiling or data parallelism, a TorchScript module, or a module whose ``forward``, ``reset`` or ``step`` is set
         on the instance; or if a ``generator`` is no :class:`torch.Generator`.
     ValueError
-        If parameters or buffers are not initialised yet, are on the meta device, or are sparse or expanded.
+        If parameters or buffers are not initialised yet, are on the meta device, or are sparse, quantized or expanded.
     """
     parts = list(actor.named_modules()) if isinstance(actor, nn.Module) else []
     if parts:

@@ -131,7 +131,7 @@ def check_can_be_written(name: str, weight: Tensor) -> None:
     Raises
     ------
     ValueError
-        It is not initialised yet, is on the meta device, or is sparse or expanded.
+        It is not initialised yet, is on the meta device, or is sparse, quantized or expanded.
     """
     if nn.parameter.is_lazy(weight):
         raise ValueError(
@@ -143,6 +143,11 @@ def check_can_be_written(name: str, weight: Tensor) -> None:
         raise ValueError(
             f"the actor's {name!r} is no dense tensor, but {weight.layout}, into which snapshots of the learner's "
             "weights cannot be copied: keep it dense (`to_dense()`), and make the sparse one of it inside `step`."
+        )
+    if weight.is_quantized:
+        raise ValueError(
+            f"the actor's {name!r} is quantized ({weight.dtype}), and snapshots of the learner's weights cannot be "
+            "copied into such a tensor: keep its `int_repr()`, and compute the numbers inside `step`."
         )
     if weight.numel() and any(n > 1 and step == 0 for n, step in zip(weight.shape, weight.stride(), strict=True)):
         raise ValueError(

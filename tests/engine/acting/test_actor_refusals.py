@@ -230,6 +230,15 @@ def test_sparse_buffers_are_refused(engine, sparse):
         ENGINES[engine](Keeps(sparse(torch.eye(3))))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this version of torch has no such tensors")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_quantized_buffers_are_refused(engine):
+    buffer = torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)
+    with pytest.raises(ValueError, match=r"the actor's 'table' is quantized \(torch\.qint8\).*`int_repr\(\)`"):
+        ENGINES[engine](Keeps(buffer))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_expanded_buffers_are_refused(engine):
     with pytest.raises(ValueError, match=r"the actor's 'table' .*several of its elements in one place.*`clone\(\)`"):
@@ -286,3 +295,18 @@ def test_an_actor_that_changes_its_inputs_in_place_is_refused(kind, form, name):
         threaded.rollout(envs, kind(), 3)
     with pytest.raises(ValueError, match=rf"changes its input `{name}` in place"):
         evaluate(envs, kind())
+
+
+class TakesPlainGenerators(BaseActorModule):
+    """Cannot draw from generators of a derived class, as code under `torch.compile` cannot."""
+
+    def forward(self, obs, *, fin, **ignored):
+        if type(self.generator) is not torch.Generator:
+            raise TypeError("not a plain generator")
+        return zeros(fin)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_actor_that_cannot_draw_from_the_generator_of_the_copy_fails_at_the_call(engine):
+    with pytest.raises(TypeError, match="not a plain generator"):
+        ENGINES[engine](TakesPlainGenerators())

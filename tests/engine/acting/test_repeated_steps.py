@@ -1,4 +1,4 @@
-"""`compile=True`: a step that remembers or draws something outside of the actor is found out, and runs eagerly."""
+"""`compile=True`: a step that remembers or draws something elsewhere than in buffers is found out, and runs eagerly."""
 
 import random
 import re
@@ -12,7 +12,7 @@ import torch
 from rlplay.testing import LaggingLane
 from tests.support.actors import AnswerActor
 from tests.support.assertions import assert_identical
-from tests.support.collecting import collected, compile_warnings_of
+from tests.support.collecting import collected, compile_warnings_of, switch_mode
 
 pytestmark = pytest.mark.usefixtures("no_monitor")
 
@@ -99,6 +99,32 @@ def test_a_step_that_is_not_the_same_each_time_runs_eagerly_with_one_warning(mak
     options = {"device": device()} if device else {}
     _, (warning,) = compile_warnings_of(lambda: collected(make_actor, n_fragments=1, compile=True, **options))
     assert re.search(f"runs eagerly, since {why}", str(warning.message))
+
+
+class AveragesInTrainMode(AnswerActor):
+    """Subtracts the mean of what it has seen in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.n, self.mean = 0, torch.zeros(())
+
+    def answer(self, obs, fin):
+        if self.training:
+            self.n += 1
+            self.mean = self.mean + (obs.mean() - self.mean) / self.n
+        return obs - self.mean
+
+
+@pytest.mark.parametrize("device", [None, LaggingLane], ids=["compiled", "captured"])
+@pytest.mark.parametrize("begin", ["train", "eval"])
+def test_no_mode_is_compiled_of_a_step_that_remembers_something_in_another(begin, device):
+    def make_actor():
+        return AveragesInTrainMode().train(begin == "train")
+
+    options = {"compile": True, **({"device": device()} if device else {})}
+    got, (warning,) = compile_warnings_of(lambda: collected(make_actor, update=switch_mode, **options))
+    assert "runs eagerly, since it changes `" in str(warning.message)
+    assert_identical(collected(make_actor, update=switch_mode), got)
 
 
 def test_what_a_function_refers_to_and_does_not_change_keeps_no_step_from_being_captured():

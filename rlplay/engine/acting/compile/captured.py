@@ -33,7 +33,7 @@ from .attribute_reads import Alterations
 from .capture_memory import CaptureMemory, copy_at_once
 from .captured_step import CapturedSteps, StepTrials, make_step
 from .environment_steps import EnvironmentSteps
-from .step_checks import Modes, NoGraph, describe_error, eager_warning, no_foreign_draws, set_modes
+from .step_checks import Modes, NoGraph, Remembers, describe_error, eager_warning, no_foreign_draws, set_modes
 
 __all__ = ["CapturedBehaviour"]
 
@@ -54,6 +54,7 @@ class CapturedBehaviour(Behaviour):
         self._memory: dict[int, CaptureMemory] = {}  # by the number of the group
         self._checked_modes: list[Modes] = []
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
+        self._remembers = ""  # why it runs eagerly in all modes, if it changes attributes in one of them
         self._captured_steps: dict[Modes, CapturedSteps] = {}
         self._active_steps: CapturedSteps = {}  # empty while the step is eager
         self._environment_steps = EnvironmentSteps()
@@ -79,6 +80,8 @@ class CapturedBehaviour(Behaviour):
         with global_generator_kept(self._lane.actor_device):
             for modes in dict.fromkeys([self._present_modes, (True,) * n, (False,) * n]):
                 self._check_step(modes)
+        if self._remembers:
+            self._refusals = dict.fromkeys(self._checked_modes, self._remembers)
         for modes, why in self._refusals.items():
             self._report(modes, why)
         self._probed = True
@@ -243,6 +246,7 @@ class CapturedBehaviour(Behaviour):
                 self._trials.check(*self._copy_module(), modes)
         except NoGraph as error:
             self._refusals[modes] = str(error)
+            self._remembers = self._remembers or (str(error) if isinstance(error, Remembers) else "")
         except Exception as error:
             self._refusals[modes] = f"trying it out failed with {describe_error(error)}"
 

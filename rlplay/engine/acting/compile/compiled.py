@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,14 +29,15 @@ from ..group import Group
 from ..plain_attributes import NO_CHANGES, PlainChanges, apply_changes
 from ..torch_context import TorchContext
 from ..weights import restore_stores, weight_stores
-from .attribute_reads import Reads, ReadWatch, Retraces, StepTable, advise_buffer, changed_since
+from .attribute_reads import ReadWatch, Retraces, StepTable, advise_buffer, changed_since
 from .draws import DrawsOutside, RecordedNoise, check_repeats
-from .graph import StepGraph, make_graph
+from .graph import StepGraph, TracedStep, make_graph
 from .inductor import Program, copy_all
 from .step_checks import (
     ArraysUnread,
     Modes,
     NoGraph,
+    Remembers,
     ValuesUnread,
     describe_error,
     eager_warning,
@@ -46,21 +47,6 @@ from .step_checks import (
 from .workspace import Workspace
 
 __all__ = ["CompiledBehaviour"]
-
-
-class TracedStep(NamedTuple):
-    """The step as it was traced in some modes, with some values of plain attributes."""
-
-    graphs: dict[tuple[int, bool], StepGraph]
-    """By the width of the group, and whether the step is virtual; empty where the step is eager."""
-    why_eager: str = ""
-    reads: Reads = None
-    """The plain attributes that it reads."""
-
-    @property
-    def outcome(self) -> tuple[list[Any], str]:
-        """Equal for steps that do the same."""
-        return [graph.key for graph in self.graphs.values()], self.why_eager
 
 
 class CompiledBehaviour(Behaviour):
@@ -103,6 +89,9 @@ class CompiledBehaviour(Behaviour):
                     self._steps.put(modes, NO_CHANGES, None, self._try_to_trace(modes))
         except NoGraph as error:
             self._steps.replace_all(TracedStep({}, str(error)))
+        remembering = next((step for _, step in self._steps if step.remembers), None)
+        if remembering is not None:
+            self._steps.replace_all(remembering)
         self._compile_in(present, NO_CHANGES)
         self._probed = True
         return info, hx
@@ -260,7 +249,7 @@ class CompiledBehaviour(Behaviour):
             with global_generator_kept(torch.device("cpu")):
                 return TracedStep(self._traced(modes))
         except NoGraph as error:
-            return TracedStep({}, str(error))
+            return TracedStep({}, str(error), remembers=isinstance(error, Remembers))
         except Exception as error:
             return TracedStep({}, f"tracing it failed with {describe_error(error)}")
 

@@ -18,10 +18,11 @@ from torch.fx import Graph, GraphModule, Node
 from ....dtypes import as_bytes
 from ....process_state import compiling
 from ..copying.shared_memory import address_of_storage
+from .attribute_reads import Reads
 from .draws import Draw, RecordedNoise
 from .step_checks import NoGraph, draws_numbers
 
-__all__ = ["StepGraph", "make_graph"]
+__all__ = ["StepGraph", "TracedStep", "make_graph"]
 
 Operand = tuple[str, int]
 """Kind and number of a tensor: ``("parameter", 3)`` is the fourth parameter. See :attr:`StepGraph.operands`."""
@@ -49,6 +50,23 @@ class StepGraph(NamedTuple):
     """All draws of the step. The noise operands are those of them that are used."""
     key: Any
     """Equal for graphs that do the same with the same constants."""
+
+
+class TracedStep(NamedTuple):
+    """The step as it was traced in some modes, with some values of plain attributes."""
+
+    graphs: dict[tuple[int, bool], StepGraph]
+    """By the width of the group, and whether the step is virtual; empty where the step is eager."""
+    why_eager: str = ""
+    reads: Reads = None
+    """The plain attributes that it reads."""
+    remembers: bool = False
+    """Whether it is eager since it changes attributes, which a step in other modes may read."""
+
+    @property
+    def outcome(self) -> tuple[list[Any], str]:
+        """Equal for steps that do the same."""
+        return [graph.key for graph in self.graphs.values()], self.why_eager
 
 
 def make_graph(

@@ -36,6 +36,7 @@ __all__ = [
     "Modes",
     "NoGraph",
     "OperationCheck",
+    "Remembers",
     "ValuesUnread",
     "check_changes_only_buffers",
     "check_reset",
@@ -62,6 +63,10 @@ class NoGraph(Exception):
     """The step cannot be made into a graph. The message says why, in a clause such as "it draws from `random`"."""
 
 
+class Remembers(NoGraph):
+    """The step changes an attribute that is no buffer. A step in another mode may read it, so none can be a graph."""
+
+
 def set_modes(module: nn.Module, modes: Modes) -> None:
     """Set the train/eval mode of each submodule."""
     for part, mode in zip(module.modules(), modes, strict=True):
@@ -69,18 +74,12 @@ def set_modes(module: nn.Module, modes: Modes) -> None:
 
 
 def check_changes_only_buffers(module: nn.Module, step: Callable[[], None]) -> None:
-    """Run a step once, and check that it changes no attribute of the module but buffers.
-
-    Raises
-    ------
-    NoGraph
-        If the step changes another attribute.
-    """
+    """Run a step once; raise :class:`Remembers` if it changes an attribute of the module that is no buffer."""
     before = fingerprints(module)
     step()
     changed = [name for name, fingerprint in fingerprints(module).items() if before.get(name) != fingerprint]
     if changed:
-        raise NoGraph(f"it changes `{changed[0]}`, which is not a buffer")
+        raise Remembers(f"it changes `{changed[0]}`, which is not a buffer")
 
 
 def check_reset(actor: BaseActorModule, hx: Nested, generator: torch.Generator) -> None:

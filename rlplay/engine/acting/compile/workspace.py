@@ -30,7 +30,7 @@ class Workspace:
     hx, hx_leaves, hx_structure : nested tensors, list of their leaves, and their structure, ``(L, b, ...)``
         The recurrent state, which compiled steps advance.
     virtual_hx_leaves : list of tensors, ``(L, b, ...)``
-        A copy of the recurrent state, which virtual steps may change in place.
+        A copy of the recurrent state, which virtual steps advance.
     acts, infos, rows : lists of tensors, ``(1, b, ...)``
         Memory for the leaves of an action, for those of an info, and both together.
     """
@@ -59,17 +59,20 @@ class Workspace:
     ) -> None:
         """Run a step of an actor; write answers, recurrent state and changed buffers in place.
 
-        The recurrent state that a virtual step returns is ignored. ``stores`` are those of the actor's weights. Raises
-        :class:`NoGraph` if the step cannot be written in place.
+        The recurrent state that a virtual step returns may have any structure, since it is ignored. It is written if it
+        has that of real steps, so that both kinds of step may have the same graph. ``stores`` are those of the actor's
+        weights. Raises :class:`NoGraph` if the step cannot be written in place.
         """
         state, hx, rows = self.split_inputs(inputs)
         act, new_hx, info = twin.step(*state, hx=self.hx_structure.unflatten(hx), virtual=virtual)
-        values: list[Any] = [*spec.leaves(act, info), *([] if virtual else nested.leaves(new_hx))]
+        if virtual and nested.structure(new_hx) != self.hx_structure:
+            new_hx = hx
+        values: list[Any] = [*spec.leaves(act, info), *nested.leaves(new_hx)]
         replaced: list[Any] = replaced_weights(stores)
         if adds_fills_or_empties(twin, stores, replaced):
             raise NoGraph(FILLS_OR_EMPTIES)
         restore_stores(stores)
-        targets = rows if virtual else [*rows, *hx]
+        targets = [*rows, *hx]
         pairs = [*zip(targets, values, strict=False), *replaced]
         forms = [(x.shape, dtype) for x, dtype in zip(rows, spec.dtypes, strict=True)]
         forms += [(target.shape, target.dtype) for target, _ in pairs[len(rows) :]]
