@@ -117,11 +117,11 @@ def rollout(
         attributes. If a plain attribute that the step reads has changed, the step is compiled again; after several such
         changes it runs eagerly, with a warning: keep a schedule in a buffer. A step runs eagerly, with one
         RuntimeWarning that states the reason, if it branches on the values of a tensor, changes attributes that are not
-        buffers, draws from a third generator, or draws otherwise than by: ``rlplay.sampling``; the functions and
-        methods of torch whose distribution numbers describe (``rand``, ``normal_``, dropout); ``torch.normal``;
-        ``torch.multinomial`` of one sample, which gives -1 where the eager function raises an error; and what rests on
-        these, such as ``Categorical`` and ``Normal`` of ``torch.distributions`` without checks of their arguments
-        (``validate_args=False``).
+        buffers (in train or in eval mode), uses a view of a weight that it keeps, draws from a third generator, or
+        draws otherwise than by: ``rlplay.sampling``; the functions and methods of torch whose distribution numbers
+        describe (``rand``, ``normal_``, dropout); ``torch.normal``; ``torch.multinomial`` of one sample, which gives -1
+        where the eager function raises an error; and what rests on these, such as ``Categorical`` and ``Normal`` of
+        ``torch.distributions`` without checks of their arguments (``validate_args=False``).
 
         On CUDA, a step is captured as a CUDA graph during the ``next()`` of the first fragment, and replayed with one
         launch. It returns, bit for bit, what an eager step returns. There, too, the Python code runs only once. While a
