@@ -94,7 +94,7 @@ def warn_of_missing_names(app, env):
     documented = {*python.objects, *python.modules}
     for name in sorted(PUBLIC):
         module = importlib.import_module(name)
-        constants = {e for e in module.__all__ if isinstance(vars(module)[e], str | tuple)}
+        constants = {e for e in module.__all__ if isinstance(getattr(module, e), str | tuple)}
         named = {constant for constant in constants if f"``{constant}``" in module.__doc__}
         for missing in {name, *(f"{name}.{entry}" for entry in set(module.__all__) - named)} - documented:
             logging.getLogger(__name__).warning("%s is public, but has no docstring, or no page", missing)

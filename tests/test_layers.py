@@ -132,6 +132,14 @@ def test_a_process_that_steps_environments_loads_no_torch(modules):
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("name", ["rlplay.engine", "rlplay.testing", "rlplay.zoo.envs"])
+def test_names_that_are_imported_on_first_use_are_listed(name):
+    module = importlib.import_module(name)
+    assert set(module.__all__) <= set(dir(module))
+    assert all(hasattr(module, one) for one in module.__all__)
+    assert not hasattr(module, "no_such_name")
+
+
 @MODULES
 def test_only_the_cuda_lane_names_streams_and_events(module, path):
     for node in ast.walk(ast.parse(path.read_text())):

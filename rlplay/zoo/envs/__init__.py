@@ -61,3 +61,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(batches, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List names that are imported on first use, too: for completion, and for the documentation."""
+    return sorted({*globals(), *__all__})
