@@ -63,7 +63,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], keep: int = 3) 
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1, got {keep}: the new checkpoint is one of them.")
     path = Path(path)
-    if path.is_dir():  # it would be renamed, as the checkpoint before
+    if path.is_dir():  # a folder would be renamed, as if it were an earlier checkpoint
         raise IsADirectoryError(
             f"a checkpoint is a file, and {str(path)!r} is a folder: write {str(path / 'run.pt')!r}."
         )

@@ -13,7 +13,7 @@ import rlplay
 ROOT = Path(rlplay.__file__).parent
 
 LAYERS = """
-    nested interpreter contexts
+    nested interpreter contexts lazy_imports
     engine.concurrency
     engine.envs
     engine.stepping
@@ -36,7 +36,9 @@ LAYERS = """
 """
 """One layer a line. A module imports from its own package and from the lines above it, never from those below."""
 
-WITHOUT_TORCH = ("nested", "interpreter", "contexts", "engine.concurrency", "engine.envs", "engine.stepping")
+WITHOUT_TORCH = (
+    *("nested", "interpreter", "contexts", "lazy_imports", "engine.concurrency", "engine.envs", "engine.stepping"),
+)
 """A process that only steps environments loads no PyTorch."""
 
 ONLY_IN = {

@@ -6,6 +6,7 @@ functions of :mod:`rlplay.algo.returns` take arrays of ``T`` transitions with on
 
 from __future__ import annotations
 
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -133,18 +134,31 @@ def blank_padding(fragment: Fragment) -> Fragment:
     # `act` and `rew` of a row belong to the transition that led to the row, and losses and last states use them
     led_to = torch.cat([torch.zeros_like(valid[:1]), valid])
     unused_act = unused & ~led_to
-    obs = nested.map(lambda x: _filled(x, unused, ~unused) if x.is_floating_point() else x, state.obs)
-    act = nested.map(lambda x: _filled(x, unused_act, led_to), state.act)
+    fill_obs = partial(_fill, where=unused, source=_first(~unused))
+    obs = nested.map(lambda x: fill_obs(x) if x.is_floating_point() else x, state.obs)
+    act = nested.map(partial(_fill, where=unused_act, source=_first(led_to)), state.act)
     return fragment._replace(state=state._replace(obs=obs, act=act, rew=state.rew.masked_fill(unused_act, 0)))
 
 
-def _filled(x: Tensor, where: Tensor, source: Tensor) -> Tensor:
-    """Fill some rows of ``x``, ``(1+T, B, ...)``, with its first row in the mask ``source``; with zeros if none is."""
-    first = source.flatten().long().argmax(dim=0, keepdim=True)
-    t, b = first // source.shape[1], first % source.shape[1]
+class _First(NamedTuple):
+    """The place of the first True in a mask ``(1+T, B)``: tensors, so that nobody waits for a device."""
+
+    t: Tensor
+    b: Tensor
+    exists: Tensor
+
+
+def _first(mask: Tensor) -> _First:
+    """Find the first True in a mask, in the order (t, b)."""
+    place = mask.flatten().long().argmax(dim=0, keepdim=True)
+    return _First(place // mask.shape[1], place % mask.shape[1], mask.any())
+
+
+def _fill(x: Tensor, where: Tensor, source: _First) -> Tensor:
+    """Fill the rows of ``x``, ``(1+T, B, ...)``, that a mask selects, with its row at ``source``; else with zeros."""
 
     def fill(x: Tensor) -> Tensor:
-        return torch.where(like(where, x), x[t, b].masked_fill(~source.any(), 0), x)
+        return torch.where(like(where, x), x[source.t, source.b].masked_fill(~source.exists, 0), x)
 
     filled: Tensor = move(fill, x)
     return filled

@@ -13,7 +13,7 @@ from ..contexts import contextmanager
 from ..engine import BaseActorModule, State
 from ..nested import Nested
 
-__all__ = ["Actor", "call_step", "synchronised_once", "unwrap"]
+__all__ = ["Actor", "call_step", "parallel_in", "synchronised_once", "unwrap"]
 
 Actor: TypeAlias = nn.Module
 """A :class:`~rlplay.engine.BaseActorModule`, or one in a wrapper of torch."""
@@ -70,11 +70,9 @@ def synchronised_once(actor: Actor) -> AbstractContextManager[None]:
     The number of calls depends on the fragment: on whether episodes ended, and for recurrent actors on where. Processes
     that send a different number of times wait for one another forever.
     """
-    inner: Any = actor
-    while inner is not None and not isinstance(inner, BaseActorModule | DistributedDataParallel):
-        inner = _within(inner)
-    if isinstance(inner, DistributedDataParallel) and inner.broadcast_buffers:
-        return _synchronised_once(actor, inner)
+    parallel = parallel_in(actor)
+    if parallel is not None and parallel.broadcast_buffers:
+        return _synchronised_once(actor, parallel)
     return nullcontext()
 
 
@@ -86,6 +84,14 @@ def _synchronised_once(actor: Actor, parallel: DistributedDataParallel) -> Itera
     finally:
         hook.remove()
         parallel.broadcast_buffers = True
+
+
+def parallel_in(module: nn.Module) -> DistributedDataParallel | None:
+    """Return the DistributedDataParallel that a module is, or that is inside of its wrappers; None if there is none."""
+    inner: Any = module
+    while inner is not None and not isinstance(inner, BaseActorModule | DistributedDataParallel):
+        inner = _within(inner)
+    return inner if isinstance(inner, DistributedDataParallel) else None
 
 
 def _within(module: Any) -> Any:

@@ -27,9 +27,9 @@
 The engine must not import this package.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy_imports import import_on_first_use
 from .forms import ACTIONS, FORMS, Origin, action_space, decode, encode, observation_space
 from .ledger import LedgerEnv, OldLedgerEnv, make_ledger
 
@@ -54,17 +54,6 @@ __all__ = [
     "ACTIONS",
 ]
 
-_NEED_TORCH = {"CountingActor": ".actors", "ClockedLane": ".clocked", "LaggingLane": ".lagging"}
-"""The module of each name that is imported on first use."""
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch on first use, so that processes that only step the environments load no torch."""
-    if name in _NEED_TORCH:
-        return getattr(import_module(_NEED_TORCH[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List names that are imported on first use, too: for completion, and for the documentation."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = import_on_first_use(
+    __name__, {"ClockedLane": ".clocked", "CountingActor": ".actors", "LaggingLane": ".lagging"}
+)

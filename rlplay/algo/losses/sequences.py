@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ... import nested
 from ...engine import Final, Fragment
@@ -24,7 +23,7 @@ from .. import masked
 from ..returns import multistep
 from ..transitions import blank_padding, taken, transitions
 from ..unroll import react_with_actions, unroll
-from ..wrapped import Actor, unwrap
+from ..wrapped import Actor, parallel_in, unwrap
 from . import r2d2
 from .replayed import checked_values
 
@@ -58,12 +57,10 @@ def rows_of(fragment: Fragment, critic: nn.Module, burn_in: int) -> Rows:
 
 
 def _memory_of(critic: nn.Module) -> Any:
-    """Return a critic's memory, or None; of a critic in DistributedDataParallel, which passes no attributes on, too."""
+    """Return a critic's memory, or None if it has none. DistributedDataParallel hides the attributes of its module."""
     memory = getattr(critic, "memory", None)
-    inner = getattr(critic, "_orig_mod", critic)  # of `torch.compile`
-    if memory is not None or not isinstance(inner, DistributedDataParallel):
-        return memory
-    return _memory_of(inner.module)
+    parallel = parallel_in(critic) if memory is None else None
+    return memory if parallel is None else getattr(parallel.module, "memory", None)
 
 
 def _first_state(memory: Actor, fragment: Fragment) -> Nested:

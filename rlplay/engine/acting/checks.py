@@ -58,7 +58,7 @@ def check_actor(actor: Any) -> None:
 
 
 def _check_module(name: str, part: nn.Module) -> None:
-    """Check that a module of the actor is copied with its weights, and that the copy is called as it is called."""
+    """Check that the copy of a module would compute with its own weights, instead of those of the original."""
     if isinstance(part, torch.jit.ScriptModule):
         raise TypeError(
             f"the actor{f' has in `{name}`' if name else ' is'} a TorchScript module (`torch.jit.script` or "

@@ -131,7 +131,7 @@ def load_plain(
 ) -> None:
     """Replace all plain attributes of modules by those that :func:`plain_of` returned.
 
-    With ``keep_others`` attributes stay that are not among these.
+    ``keep_others``: attributes that are not among these stay; otherwise they are deleted.
     """
     for name, module in modules.items():
         for key in () if keep_others else _plain(module).keys() - plain[name].keys():

@@ -4,7 +4,7 @@ A new thread or process does not inherit them. The default dtype and the default
 ``rollout``, and hold for actor and environments. Autocast is that of the thread that asks for the first fragment, and
 holds for the actor alone: environments are made, reset and stepped without autocast, with gradients enabled and outside
 inference mode. So an environment that is written in torch does the same in every engine. A stream that goes on from a
-saved one keeps the autocast of the first ask of that one.
+saved state keeps the autocast that the state contains.
 
 Numeric switches, such as whether TF32 is allowed, belong to the process and hold at once. Collector processes get those
 of the call, then those of the first ask; evaluation processes those of the call. Worker processes, which do not run the

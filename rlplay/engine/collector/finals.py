@@ -24,7 +24,13 @@ from ..memory.layout import Leaf
 from .staging import Staging
 
 __all__ = [
-    *("Finals", "blank_finals", "complete_last", "on_consumer", "react_to_last", "reserve_places", "stage_final"),
+    "Finals",
+    "blank_finals",
+    "complete_last",
+    "on_consumer",
+    "react_to_last",
+    "reserve_places",
+    "stage_final",
 ]
 
 

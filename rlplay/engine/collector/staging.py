@@ -37,7 +37,14 @@ from ..stepping.stepper import Step
 from .views import GroupViews, columns_of, split_blocks, split_rows
 
 __all__ = [
-    *("Staging", "carry_over", "copy_fragment", "deliver", "download", "make_slots", "make_stagings", "upload"),
+    "Staging",
+    "carry_over",
+    "copy_fragment",
+    "deliver",
+    "download",
+    "make_slots",
+    "make_stagings",
+    "upload",
 ]
 
 RING = 2
@@ -168,11 +175,6 @@ class Staging:
             self.copied = event
 
 
-def _on_one_device(lane: Lane) -> bool:
-    """Return whether actor and consumer are on one device, and not on the host: there fragments are put together."""
-    return not lane.shared(Place.ACTOR, Place.HOST) and lane.shared(Place.ACTOR, Place.CONSUMER)
-
-
 def make_slots(
     layouts: Sequence[RowLayout],
     absent: Sequence[Any],
@@ -195,7 +197,7 @@ def make_slots(
         return lane.empty(Place.HOST, shape, dtype) if own is None else lane.lock(own)
 
     # a slot that is copied out of later must not be filled meanwhile: then there are two
-    ring = _on_one_device(lane)
+    ring = lane.has_both_on_device
     n_rows, n_slots = (RING, 1) if ring else (1 + n_steps, 1 + lane.asynchronous)
     return [Slot(layouts, absent, n_rows, allocate) for _ in range(n_slots)]
 
@@ -230,7 +232,7 @@ def make_stagings(
 
     rows, lasts, (actor, hx) = blocks(1 + n_steps), blocks(1), infos_and_hx()
     acts = [allocate((len(one.actions(0)),), torch.uint8) for one in rows]
-    ring = _on_one_device(lane)
+    ring = lane.has_both_on_device
     return [Staging(k, slot, rows, lasts, acts, actor, hx, groups, turns, ring=ring) for k, slot in enumerate(slots)]
 
 
@@ -254,7 +256,7 @@ def carry_over(previous: Staging | None, staging: Staging, lane: Lane) -> None:
         for turn in range(len(staging.blocks)) if on_device else ():
             upload(staging, lane, turn, staging.host_row(0), 0)
         return
-    if _on_one_device(lane):
+    if lane.has_both_on_device:
         staging.begin_fragment()  # the row is in the ring already
     else:
         for rows, before in zip(staging.host_blocks, previous.host_blocks, strict=True):
@@ -290,6 +292,6 @@ def copy_fragment(
     target: Nested = blank.state, blank.env
     targets: Nested = [target] if len(blocks) == 1 else [columns_of(target, part) for part in columns]
     sources: Nested = [one.fragment for one in blocks]
-    if _on_one_device(lane):
+    if lane.has_both_on_device:
         targets, sources = (nested.map(in_words, tree) for tree in (targets, sources))
     lane.copy([*targets, blank.actor, blank.hx], [*sources, actor, hx])

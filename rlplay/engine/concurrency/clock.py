@@ -6,8 +6,17 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 __all__ = [
-    *("COLLECTING", "INFERENCE", "KINDS", "NOTHING", "STEPPING", "TRAINING", "TRANSFER", "WAITING"),
-    *("Clock", "Log", "Span"),
+    "COLLECTING",
+    "INFERENCE",
+    "KINDS",
+    "NOTHING",
+    "STEPPING",
+    "TRAINING",
+    "TRANSFER",
+    "WAITING",
+    "Clock",
+    "Log",
+    "Span",
 ]
 
 KINDS = ("stepping", "inference", "transfer", "waiting", "collecting", "training")

@@ -258,7 +258,7 @@ class SharedProgress(Progress):
         first = max(self._n_read, n_written - self._CAPACITY)
         ring, places = self._ring, map(self._place, range(first, n_written))
         spans = [(ring[at], ring[at + 1], ring[at + 2]) for at in places]
-        overwritten = self._integers[_N_WRITTEN] - self._CAPACITY  # so many by now: some while they were read
+        overwritten = self._integers[_N_WRITTEN] - self._CAPACITY  # by now: maybe some of those just read
         intact = min(max(first, overwritten), n_written)
         for kind, start, end in spans[intact - first :]:
             self._local_log.append((int(kind), start, end))

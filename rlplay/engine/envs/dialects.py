@@ -221,7 +221,7 @@ def _reset_takes_seed(env: Any) -> bool:
         env = inner
     if takes(env.reset, "seed"):
         return True
-    return not refuses(env.reset, "seed") and not has_seed_method(env)  # which environments of the old API have
+    return not refuses(env.reset, "seed") and not has_seed_method(env)  # environments of the old API have that method
 
 
 def warn_of_factory(factory: Callable[..., Any], env: Any, seed: int | None) -> None:
@@ -231,7 +231,7 @@ def warn_of_factory(factory: Callable[..., Any], env: Any, seed: int | None) -> 
 
 
 def warn_of_lost_seed(env: Any, *, stacklevel: int = 2) -> None:
-    """Warn if a wrapper keeps seeds from an environment: ``reset`` of the wrapper takes none, but that inside does.
+    """Warn if a seed does not reach an environment, since ``reset`` of a wrapper around it has no parameter ``seed``.
 
     ``stacklevel`` is that of :func:`warnings.warn`, called from here.
     """

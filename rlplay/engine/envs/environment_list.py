@@ -260,7 +260,8 @@ class EnvironmentList:
         for source, target in zip(now.obs + now.act, then.obs + then.act, strict=True):
             target[j] = source[j]
         then.stepno[j], then.rew[j], then.fin[j] = 0, 0.0, True
-        outcome.terminated[j], outcome.truncated[j], outcome.valid[j] = *self._stopped[j], False
+        outcome.terminated[j], outcome.truncated[j] = self._stopped[j]
+        outcome.valid[j] = False
 
     def save_state(self, *, whole: bool) -> list[dict[str, Any]]:
         """Return for each environment its own state, which is None unless ``whole``, and the state of its episode."""

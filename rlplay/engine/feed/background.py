@@ -242,7 +242,10 @@ def _serve_next(
     gate: Gate,
     progress: Progress,
 ) -> None:
-    """Wait for the next message and serve it. While it waits, no frame keeps memory of the consumer's alive."""
+    """Wait for the next message and serve it.
+
+    The local variables end with each message: during the wait for the next one they keep no memory of the consumer.
+    """
     message = tokens.get()
     answer: Delivery | _Call | None = None
     if message is None:  # the gate has been shut or opened

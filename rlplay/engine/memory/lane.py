@@ -45,7 +45,7 @@ from torch import Tensor
 
 from ... import nested
 from ...contexts import contextmanager
-from ...nested import Nested, leaves
+from ...nested import Nested
 from .counters import Counters
 
 __all__ = ["Lane", "Place"]
@@ -93,6 +93,11 @@ class Lane:
         """Return whether two places are on the same device, so that nothing need be copied between them."""
         return True
 
+    @property
+    def has_both_on_device(self) -> bool:
+        """Whether actor and consumer are on one device, and not on the host. Then fragments are put together there."""
+        return not self.shared(Place.ACTOR, Place.HOST) and self.shared(Place.ACTOR, Place.CONSUMER)
+
     def empty(self, place: Place, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Allocate uninitialised memory, to be used on the current stream."""
         return torch.empty(tuple(shape), dtype=dtype, device="cpu")
@@ -107,7 +112,7 @@ class Lane:
         Inside of work that is launched, the copy is a part of that work. Inside of work that is captured, it is made
         and counted at each replay.
         """
-        targets, sources = leaves(target), leaves(source)
+        targets, sources = nested.leaves(target), nested.leaves(source)
         if targets:
             torch._foreach_copy_(targets, sources, non_blocking=self.asynchronous)
 

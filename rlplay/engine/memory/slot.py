@@ -240,7 +240,7 @@ def in_words(rows: Tensor) -> Tensor:
 
 
 def _as_words(blocks: Tensor) -> Tensor:
-    """View bytes as int64, for the reason that :func:`in_words` gives."""
+    """View bytes as int64: a device that copies number by number has eight times fewer to copy."""
     return blocks.view(torch.int64)
 
 

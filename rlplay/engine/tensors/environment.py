@@ -10,7 +10,7 @@ the three autoreset modes. No step reads a value of a tensor, so in each mode al
 ``DISABLED``
     After each step ``reset(options={"reset_mask": mask})`` is called; the mask, a bool tensor ``(n,)``, may be all
     False. The observations that it returns are used where the mask is True. (gymnasium's own vector environments refuse
-    a mask that is all False. They step on the host, so a look at the mask makes nobody wait.)
+    a mask that is all False. They step on the host, so reading the mask waits for no device.)
 ``NEXT_STEP``
     Whatever the environment says of the step that resets a part (flags, reward, info) is ignored, but for the
     observation.

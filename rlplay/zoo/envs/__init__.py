@@ -26,8 +26,9 @@ expected undiscounted return of uniformly random actions.
     return tensors on their device, and draw from their own ``generator``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...lazy_imports import import_on_first_use
 from .bit_flip import BitFlip
 from .catch import Catch
 from .chain import Chain
@@ -53,16 +54,4 @@ __all__ = [
     "RegulatorBatch",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch on first use, so that processes that only step the other environments load no torch."""
-    if name in ("CartPoleBatch", "RegulatorBatch"):
-        from . import batches
-
-        return getattr(batches, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List names that are imported on first use, too: for completion, and for the documentation."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = import_on_first_use(__name__, dict.fromkeys(("CartPoleBatch", "RegulatorBatch"), ".batches"))

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from rlplay import nested, sampling
+from rlplay import sampling
 from rlplay.engine import BaseActorModule
 from rlplay.engine.memory.counters import Counters
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane, lagging
 from rlplay.testing.operation_log import OperationLog
 from rlplay.zoo.actors import ActorCritic, mlp
+from tests.support.copies import copied_forms
 
 WIDTH = 4  # environments of a group
 STEPS = 8, 24
@@ -125,13 +126,7 @@ def test_the_copies_of_a_captured_step_are_part_of_its_graph(groups, monkeypatch
 
 def test_observations_are_copied_into_the_fragment_as_words_instead_of_bytes(monkeypatch):
     """A device copies rows that have gaps between them number by number."""
-    copied, copy = [], LaggingLane.copy
-
-    def noting_copy(lane, target, source):
-        copied.extend((leaf.dtype, leaf.numel()) for leaf in nested.leaves(target) if len(leaf) == 9)
-        copy(lane, target, source)
-
-    monkeypatch.setattr(LaggingLane, "copy", noting_copy)
+    copied = copied_forms(monkeypatch, n_rows=9)
     with same.rollout([Pixels() for _ in range(WIDTH)], Nature(), 8, device=LaggingLane()) as feed:
         next(feed)
     assert (torch.int64, 9 * WIDTH * 4 * 84 * 84 // 8) in copied

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from rlplay import nested
 from rlplay.engine.memory.counters import Counters
 from rlplay.engine.rollout import same, threaded
 from rlplay.testing import LaggingLane
 from rlplay.zoo.actors import ActorCritic, mlp
 from rlplay.zoo.envs import CartPoleBatch
+from tests.support.copies import copied_forms
 from tests.support.tensors import Script, ScriptActor
 
 WIDTH, STEPS = 16, (8, 24)
@@ -92,13 +92,7 @@ def test_a_step_takes_no_copy_and_no_wait_and_captured_together_one_launch(compi
 
 def test_observations_are_copied_into_the_fragment_as_words_instead_of_numbers(monkeypatch):
     """A device copies rows that have gaps between them number by number; here two numbers are a word."""
-    copied, copy = [], LaggingLane.copy
-
-    def noting_copy(lane, target, source):
-        copied.extend((leaf.dtype, leaf.numel()) for leaf in nested.leaves(target) if len(leaf) == 9)
-        copy(lane, target, source)
-
-    monkeypatch.setattr(LaggingLane, "copy", noting_copy)
+    copied = copied_forms(monkeypatch, n_rows=9)
     count(8, n_fragments=1)
     assert (torch.int64, 9 * WIDTH * 2) in copied
     assert (torch.float32, 9 * WIDTH * 4) not in copied

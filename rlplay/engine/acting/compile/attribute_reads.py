@@ -14,9 +14,19 @@ from torch.utils._pytree import tree_map
 
 from ...core import BaseActorModule
 from ..plain_attributes import NOT_LOOKED_AT, AttributeName, PlainChanges, dotted
-from .step_checks import Modes
+from .step_checks import Modes, NoGraph
 
-__all__ = ["Alterations", "Operations", "ReadWatch", "Reads", "Retraces", "StepTable", "advise_buffer", "changed_since"]
+__all__ = [
+    "Alterations",
+    "Operations",
+    "ReadWatch",
+    "Reads",
+    "Retraces",
+    "StepTable",
+    "advise_buffer",
+    "changed_since",
+    "check_same_operations",
+]
 
 T = TypeVar("T")
 
@@ -224,6 +234,26 @@ class Alterations:
             return advise_buffer(often, "from now on")
         why = advise_buffer(changed, "while it has another value than at the first fragment")
         return why if differs and not warned else ""
+
+
+def check_same_operations(run: Callable[[Operations], object]) -> None:
+    """Make a step twice, and check that it runs the same operations both times.
+
+    Parameters
+    ----------
+    run : callable
+        Makes the step inside of a ``with`` block of the :class:`Operations` that it is given.
+
+    Raises
+    ------
+    NoGraph
+        The operations differ, as with a counter in a global variable.
+    """
+    once, again = Operations(), Operations()
+    run(once)
+    run(again)
+    if once.listed != again.listed:
+        raise NoGraph("it computes with other numbers each time, which come neither from buffers nor from its inputs")
 
 
 class Operations(TorchDispatchMode):

@@ -54,7 +54,7 @@ class CapturedBehaviour(Behaviour):
         self._memory: dict[int, CaptureMemory] = {}  # by the number of the group
         self._checked_modes: list[Modes] = []
         self._refusals: dict[Modes, str] = {}  # why the step runs eagerly in these modes
-        self._remembers = ""  # why it runs eagerly in all modes, if it changes attributes in one of them
+        self._remembers = ""  # if the step changes attributes in one of the modes: why it runs eagerly in all
         self._captured_steps: dict[Modes, CapturedSteps] = {}
         self._active_steps: CapturedSteps = {}  # empty while the step is eager
         self._environment_steps = EnvironmentSteps()

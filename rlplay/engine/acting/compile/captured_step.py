@@ -15,10 +15,9 @@ from ...memory.slot import RowCopies
 from ..actor_spec import ActorSpec, Form
 from ..noise import BlockNoise
 from ..weights import WeightStore, addresses, adds_fills_or_empties, replaced_weights, restore_stores, weight_stores
-from .attribute_reads import Operations
+from .attribute_reads import Operations, check_same_operations
 from .capture_memory import CaptureMemory, copy_at_once
 from .step_checks import (
-    DIFFERS,
     FILLS_OR_EMPTIES,
     Modes,
     NoGraph,
@@ -82,7 +81,7 @@ def make_step(
         raise NoGraph("it gives a parameter or a buffer other memory, as by `.data =`")
     if fills_or_empties:
         raise NoGraph(FILLS_OR_EMPTIES)
-    new_hx = memory.hx if virtual else new_hx  # that of a virtual step is ignored
+    new_hx = memory.hx if virtual else new_hx  # the recurrent state that a virtual step returns is ignored
     answer: list[Any] = spec.leaves(act, info)
     acts, infos = answer[: spec.n_acts], answer[spec.n_acts :]
     hx_pairs = zip(memory.hx_leaves, nested.leaves(new_hx), strict=False)  # the structures are compared below
@@ -159,11 +158,7 @@ class StepTrials:
                 check_reset(twin, memory.hx, noise)
             step(check := OperationCheck(noise))
             self.draws = self.draws or bool(check.drawn)
-            once, again = Operations(), Operations()
-            step(once)
-            step(again)
-            if once.listed != again.listed:
-                raise NoGraph(DIFFERS)
+            check_same_operations(step)
 
     def operations(self, twin: BaseActorModule, noise: BlockNoise, modes: Modes) -> list[str]:
         """Return what steps do in these modes, as a list of their operations."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ....sampling import Source
-from .attribute_reads import Operations
-from .step_checks import DIFFERS, NoGraph, check_changes_only_buffers, draws_numbers, same_generator
+from .attribute_reads import Operations, check_same_operations
+from .step_checks import NoGraph, check_changes_only_buffers, draws_numbers, same_generator
 
 __all__ = ["Draw", "DrawsOutside", "RecordedNoise", "check_repeats"]
 
@@ -170,15 +170,15 @@ class DrawsOutside(TorchDispatchMode):
 
 
 def check_repeats(module: nn.Module, noise: RecordedNoise, step: Callable[[], None]) -> None:
-    """Check that a step changes only buffers of the module, and else does the same each time; record what it draws.
+    """Check that a step changes only buffers of the module, and otherwise repeats itself; record what it draws.
 
     The step runs four times. What the first run creates and keeps is allowed.
 
     Raises
     ------
     NoGraph
-        If the second run changes anything else, or draws otherwise, if the others, which get the same random numbers,
-        run other operations, or if the step seeds a generator.
+        If the second run changes anything else, or draws otherwise; if the third and the fourth, which get the same
+        random numbers, differ in their operations; or if the step seeds a generator.
     """
     step()
     first = list(noise.draws)
@@ -187,16 +187,13 @@ def check_repeats(module: nn.Module, noise: RecordedNoise, step: Callable[[], No
     if noise.draws != first:
         raise NoGraph("it does not draw alike each time")
     noise.check_global_state()
-    if _operations(noise, step) != _operations(noise, step):
-        raise NoGraph(DIFFERS)
 
+    def run(operations: Operations) -> None:
+        noise.rewind()
+        with operations:
+            step()
 
-def _operations(noise: RecordedNoise, step: Callable[[], None]) -> list[str]:
-    noise.rewind()
-    operations = Operations()
-    with operations:
-        step()
-    return operations.listed
+    check_same_operations(run)
 
 
 _Draw = Callable[..., Tensor]

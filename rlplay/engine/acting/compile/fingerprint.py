@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 import random
 from io import BytesIO
-from types import CellType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 from torch import Generator, Tensor, nn
 
 from ...envs.saving.functions import found_by_name
+from ..copying.parts import held_parts
 from ..copying.walk import Walk
 
 __all__ = ["fingerprints"]
@@ -83,11 +84,7 @@ class _FingerprintPickler(pickle.Pickler):
         if not isinstance(value, FunctionType | type) or found_by_name(value.__module__, value.__qualname__) is value:
             return NotImplemented
         self.by_identity.append(value)
-        parts: tuple[Any, ...] = ()
-        if isinstance(value, FunctionType):
-            cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
-            parts = cells, value.__defaults__, value.__kwdefaults__, vars(value)
-        return object, (), (id(value), *parts)
+        return object, (), (id(value), list(held_parts(value)))
 
 
 class _References(list[Any]):

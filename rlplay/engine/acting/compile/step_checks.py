@@ -31,7 +31,6 @@ from .fingerprint import fingerprints
 
 __all__ = [
     "ArraysUnread",
-    "DIFFERS",
     "FILLS_OR_EMPTIES",
     "Modes",
     "NoGraph",
@@ -55,16 +54,13 @@ Modes = tuple[bool, ...]
 FILLS_OR_EMPTIES = "it adds or fills a buffer, or empties one"
 """The reason for refusing a step that registers a buffer, fills one that is None, or sets one to None."""
 
-DIFFERS = "it computes with other numbers each time, which it has from elsewhere than buffers and its inputs"
-"""The reason for refusing a step that runs other operations each time, as with a counter in a global variable."""
-
 
 class NoGraph(Exception):
     """The step cannot be made into a graph. The message says why, in a clause such as "it draws from `random`"."""
 
 
 class Remembers(NoGraph):
-    """The step changes an attribute that is no buffer. A step in another mode may read it, so none can be a graph."""
+    """The step changes an attribute that is no buffer. Steps in other modes may read it: the step is eager in all."""
 
 
 def set_modes(module: nn.Module, modes: Modes) -> None:
@@ -133,7 +129,7 @@ def no_foreign_draws() -> Iterator[None]:
     Raises
     ------
     NoGraph
-        If the block draws from either, also if the block itself raises another NoGraph, whose reason that may be.
+        If the block draws from either. It replaces a NoGraph that the block has raised, which the draws may explain.
     """
     with generators_held():
         python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -208,7 +204,7 @@ _READS_ALL = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
 class _OfWeights:
-    """Knows the parameters and buffers whose values a step must not read, nor those of their views.
+    """Recognises parameters and buffers, and views of these, whose values a step must not read.
 
     A tracer runs a call that reads a value on the weight itself, so that the graph would keep the value of that moment.
     """

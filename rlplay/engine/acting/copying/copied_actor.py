@@ -131,8 +131,8 @@ class CopiedActor:
     def load_state_dict(self, state: Mapping[str, Any], *, before_trial: bool = False) -> None:
         """Continue from what :meth:`state_dict` returned, before the copy acts for the first time.
 
-        With ``before_trial``, before a trial step, plain attributes stay that the learner's actor has got since: the
-        next snapshot would bring them, but the trial step may read them, too.
+        ``before_trial``: a trial step comes before the first snapshot. Then plain attributes that the state lacks keep
+        their values, since the trial step may read them.
 
         Raises
         ------

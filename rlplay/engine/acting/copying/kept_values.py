@@ -215,7 +215,7 @@ def _pack(one: Any) -> Any:
 def _unpack(packed: Any, own: Any, device: torch.device) -> Any:
     """Put ``own`` into the packed state and return it; if its kind or shape differs, return a new object.
 
-    A generator of torch for this type of device is made for ``device``.
+    A new generator of torch is made on ``device`` if that has the type of the packed one's device.
     """
     if isinstance(packed, list):
         kind, state = packed

@@ -193,7 +193,10 @@ def _kept_by_all(objects: Mapping[int, Sequence[tuple[Key, Any]]]) -> list[tuple
 
 
 def _by_id(pairs: Iterable[tuple[Key, Any]]) -> dict[int, Key]:
-    """Return the keys of what is not pickled, by its ``id()``: by that of its code if a function is made anew."""
+    """Return the keys of objects that are not pickled, by their ``id()``.
+
+    For a function that is made anew that is the ``id()`` of its code.
+    """
     return {id(one.__code__ if key[0] == CODE else one): key for key, one in pairs}
 
 

@@ -53,10 +53,10 @@ def functions_in(value: Any, seen: set[int]) -> Iterator[FunctionType]:
 
 
 def reduced(value: Any, kept: Container[int]) -> tuple[Any, ...] | None:
-    """Return how a function is pickled that is made anew with code that is found; None for anything else.
+    """Return how pickle is to make a function anew, as ``__reduce__`` does; None for objects that pickle knows itself.
 
-    A variable that it refers to (a cell) is pickled as an object, since several functions may share it. A module, which
-    pickle refuses, is found by its name.
+    The code of the function is found, not pickled. Each variable of its closure (a cell) is pickled as an object of its
+    own, since several functions may share it. A module, which pickle refuses, is found by its name.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def reduced(value: Any, kept: Container[int]) -> tuple[Any, ...] | None:
 
 
 def _function(found: FunctionType, defaults: Any, keyword_defaults: Any, cells: Any) -> FunctionType:
-    """Return a function with the code of one that has been found, and with what it refers to itself."""
+    """Make a function with the code of the function ``found``, but with defaults and a closure of its own."""
     made = FunctionType(found.__code__, found.__globals__, found.__name__, defaults, cells)
     made.__kwdefaults__, made.__qualname__, made.__module__ = keyword_defaults, found.__qualname__, found.__module__
     return made
@@ -88,9 +88,9 @@ def _fill(cell: CellType, content: tuple[Any]) -> None:
 
 
 def fingerprint(of: FunctionType | CodeType) -> str:
-    """Return what tells a function that refers to constants, or code, from all others: equal ones do the same.
+    """Return the fingerprint of a function that refers to constants, or of code. Those with equal ones do the same.
 
-    It depends on the version of Python, but not on the file and the line.
+    The fingerprint depends on the version of Python, but not on the file and the line.
     """
     return sha256(repr(_describe(of, ())).encode()).hexdigest()
 

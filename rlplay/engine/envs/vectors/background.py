@@ -40,9 +40,10 @@ def background_methods(env: Any) -> tuple[Callable[[Any], Any], Callable[[], Any
 
 
 def wait_at_end(env: Any) -> None:
-    """Wait for the step of an ``AsyncVectorEnv``, without wrappers, whose result nobody needs.
+    """Wait for a step of an ``AsyncVectorEnv`` whose result nobody needs; ``env`` must not be a wrapper around it.
 
-    After the time limit of its own ``step_wait``, it would take the results of this step for those of its next call.
+    The time limit of its ``step_wait`` is not used: after that limit the environment would take the results of this
+    step for those of its next call.
 
     Raises
     ------

@@ -19,8 +19,8 @@ __all__ = ["reset_async", "take_results"]
 def take_results(env: Any) -> None:
     """Take the results of a step that Ctrl-C has interrupted, so that the environment can be reset.
 
-    The interrupted wait has taken results one after the other. Those that it has taken do not come again, and a second
-    wait for them would never end. So results are left where they are unless all come within a few seconds.
+    The interrupted wait may have taken the results of some parts. These results do not come again, and a second wait
+    for them would never end. So no result is taken unless those of all parts come within a few seconds.
 
     Other vector environments have no such results. No other thread may wait for the environment.
     """
